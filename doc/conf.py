@@ -1,0 +1,54 @@
+"""How Sphinx builds the documentation: `make doc`."""
+
+import os
+from importlib.metadata import version as version_of
+
+# The gallery runs every example in its quick form; the tests do the same.
+os.environ["SKVAE_EXAMPLE_FAST"] = "1"
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+project = "skvae"
+author = "The skvae developers"
+copyright = "2026, The skvae developers"
+release = version = version_of("skvae")
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "numpydoc",
+    "sphinx_gallery.gen_gallery",
+]
+exclude_patterns = ["_build", "changes"]
+templates_path = ["_templates"]
+nitpicky = False  # numpydoc types are prose: "{ndarray, csr_matrix} of shape (n_users, n_items)"
+
+autosummary_generate = True
+autodoc_default_options = {"members": True, "inherited-members": True}
+autodoc_typehints = "none"  # the docstrings say more: shapes and units
+numpydoc_show_class_members = False  # autodoc lists them
+
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "gallery",
+    "filename_pattern": r"\.py$",  # run them all, not those named plot_*
+    "ignore_pattern": r"[/\\]_",
+    "abort_on_example_error": False,  # a failure is a warning, hence an error at the end, after all have run
+    "show_memory": False,
+    "min_reported_time": 5,
+}
+
+html_theme = "pydata_sphinx_theme"
+html_title = "skvae"
+html_show_sourcelink = False
+html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False}
+
+
+def skip_inherited_from_sklearn(app, what, name, obj, skip, options):
+    """Leave out what scikit-learn adds to every estimator: its docstrings refer to pages of its own guide."""
+    foreign = callable(obj) and not (getattr(obj, "__module__", None) or "").startswith("skvae")
+    return True if skip or foreign else None
+
+
+def setup(app):
+    app.connect("autodoc-skip-member", skip_inherited_from_sklearn)
