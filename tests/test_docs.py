@@ -203,7 +203,7 @@ def test_the_block_runner_shares_names_along_a_page_and_sees_failures():
     run_page("    .. code:: python\n\n        x = 2\n\n>>> x\n2\n\ntext\n\n>>> y = x + 1\n>>> y\n3\n", "page.rst")
     with pytest.raises(NameError, match="name 'x'"):
         run_page(">>> x\n2\n", "page.rst")
-    with pytest.raises(pytest.fail.Exception, match=r"page.rst:5: 1 \+ 1\nexpected\n3\n\ngot\n2"):
+    with pytest.raises(pytest.fail.Exception, match=r"page.rst:5: 1 \+ 1\nexpected\n3\ngot\n2"):
         run_page("text\n\n>>> 2\n2\n>>> 1 + 1\n3\n", "page.rst")
 
 
@@ -248,7 +248,7 @@ def sections_of(docstring):
     lines = inspect.cleandoc(docstring).splitlines()
     heads = [i for i in range(len(lines) - 1) if lines[i].strip() and re.fullmatch(r"-{3,}", lines[i + 1])]
     parts = {"": lines[: heads[0]] if heads else lines}
-    for i, end in zip(heads, heads[1:] + [len(lines)], strict=True):
+    for i, end in zip(heads, heads[1:] + [len(lines)]):
         parts[lines[i].strip()] = lines[i + 2 : end]
     return {title: Section(entries_of(part), "\n".join(part).strip()) for title, part in parts.items()}
 
