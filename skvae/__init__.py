@@ -1,0 +1,27 @@
+"""Latent-variable models and variational autoencoders for people who think in scikit-learn."""
+
+from importlib import import_module
+from importlib.metadata import version
+
+__version__ = version("skvae")
+
+# Public names and their modules. They load when first used: importing torch takes seconds, and
+# `skvae.metrics` and `skvae.datasets` do without it.
+_PUBLIC = {
+    "MultVAERecommender": "skvae.estimators.recommender",
+}
+_SUBMODULES = ("datasets", "metrics")
+
+__all__ = [*_PUBLIC, *_SUBMODULES, "__version__"]
+
+
+def __getattr__(name):
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    if name in _SUBMODULES:
+        return import_module(f"skvae.{name}")
+    raise AttributeError(f"module 'skvae' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted(__all__)

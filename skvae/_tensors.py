@@ -1,0 +1,230 @@
+"""The one seam between NumPy and torch: devices, keyed noise, rows and their batches.
+
+Engines and models see tensors only, and never ask whether rows are sparse or where they live.
+"""
+
+import contextlib
+import math
+import warnings
+from zlib import crc32
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from skvae._hash import combine
+from skvae._topk import top_k as _numpy_top_k
+
+_BLOCK_CELLS = 2**23  # rows x columns handled at once when scoring: 32 MB of float32
+
+
+# ---------------------------------------------------------------------------------------------------------- devices
+def resolve_device(device):
+    """Turn a `device` parameter into a `torch.device` that exists here.
+
+    Parameters
+    ----------
+    device : str
+        "auto" (a CUDA GPU when there is one, else the CPU) or any name torch knows: "cpu", "cuda", "cuda:1", "mps".
+
+    Raises
+    ------
+    ValueError
+        If torch does not know the name or the device is not on this machine.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+        torch.empty(0, device=resolved)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"device={device!r} cannot be used here: {reason}. Use 'auto', 'cpu', or a device this machine has."
+        ) from error
+    if resolved.type == "meta":
+        raise ValueError("device='meta' holds no numbers. Use 'auto', 'cpu', or a device this machine has.")
+    return resolved
+
+
+def inference_device(device):
+    """As `resolve_device`, but fall back on the CPU: what was fitted on a GPU must predict without one."""
+    try:
+        return resolve_device(device)
+    except ValueError as error:
+        warnings.warn(f"Predicting on the CPU: {error}", UserWarning, stacklevel=3)
+        return torch.device("cpu")
+
+
+@contextlib.contextmanager
+def explain_out_of_memory(advice):
+    """Re-raise a GPU's out-of-memory error with what the user can do about it."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(f"The GPU ran out of memory; {advice}. ({str(error).splitlines()[0]})") from error
+
+
+def to_device(arrays, device, dtype=torch.float32):
+    """Place a dict of arrays on a device, as tensors of one dtype; never an alias of the arrays."""
+    return {name: torch.tensor(array, dtype=dtype, device=device) for name, array in arrays.items()}
+
+
+def to_numpy(tensors):
+    """Bring a dict of tensors home as NumPy arrays of their own."""
+    return {name: tensor.detach().to("cpu", copy=True).numpy() for name, tensor in tensors.items()}
+
+
+# ------------------------------------------------------------------------------------------------------------ noise
+class Noise:
+    """Random numbers as a pure function of (seed, path, row, column).
+
+    No state and no stream to advance: a row draws the same numbers whatever batch, shard or order it comes in, and
+    a column the same whatever the number of columns asked for.
+
+    Parameters
+    ----------
+    seed : int
+    """
+
+    def __init__(self, seed):
+        self._key = int(seed)
+
+    def fold(self, *path):
+        """Noise of its own for a purpose, such as `noise.fold("dropout", epoch)`."""
+        key = np.array(self._key, dtype=np.int64)[None]
+        for step in path:
+            key = combine(key, np.array([crc32(step.encode()) if isinstance(step, str) else step], dtype=np.int64))
+        return Noise(key[0])
+
+    def bits(self, row, column):
+        """64 random bits for each cell; `row` and `column` (int64) broadcast against each other."""
+        return combine(combine(self._key, row), column)
+
+    def uniform_at(self, row, column, dtype=torch.float32):
+        """Uniform on the open interval (0, 1), one number for each cell."""
+        return _unit(self.bits(row, column) >> 40, dtype)
+
+    def uniform(self, row, n_columns, dtype=torch.float32):
+        """Uniform on (0, 1), of shape (len(row), n_columns)."""
+        return self.uniform_at(row[:, None], torch.arange(n_columns, device=row.device), dtype)
+
+    def normal(self, row, n_columns, dtype=torch.float32):
+        """Standard normal, of shape (len(row), n_columns); Box and Muller (1958) on two parts of the 64 bits."""
+        bits = self.bits(row[:, None], torch.arange(n_columns, device=row.device))
+        radius = _unit(bits >> 40, dtype).log_().mul_(-2).sqrt_()
+        return radius.mul_(_unit(bits, dtype).mul_(2 * math.pi).cos_())
+
+    def permutation(self, n):
+        """An order of n rows, as an int64 array: the rows sorted by their own random bits."""
+        return np.argsort(self.bits(np.arange(n, dtype=np.int64), 0), kind="stable")
+
+
+def _unit(bits, dtype):
+    """Map the lowest 24 bits to the midpoints of 2**24 cells of (0, 1), exact in float32 but for the topmost."""
+    return (bits & 0xFFFFFF).to(dtype).add_(0.5).mul_(2.0**-24).clamp_(max=1 - 2.0**-24)
+
+
+# ------------------------------------------------------------------------------------------------------------- rows
+class Rows:
+    """The rows of a CSR matrix, handed out in batches of tensors.
+
+    The matrix stays where it is (it may be a read-only memory map); a batch copies its own rows only.
+
+    Parameters
+    ----------
+    X : CSR matrix or array of shape (n_rows, n_columns)
+        Canonical: indices sorted, no duplicates, no stored zeros.
+    device : torch.device
+    dtype : torch.dtype, default=torch.float32
+    """
+
+    def __init__(self, X, device, dtype=torch.float32):
+        self.indptr, self.indices, self.data = X.indptr, X.indices, X.data
+        self.shape, self.device, self.dtype = X.shape, device, dtype
+
+    def __len__(self):
+        return self.shape[0]
+
+    def batch(self, index):
+        """The rows numbered `index` (int array), in that order."""
+        start = self.indptr[index].astype(np.int64)
+        count = self.indptr[np.asarray(index) + 1] - start
+        offset = np.cumsum(count) - count
+        position = np.repeat(start - offset, count) + np.arange(count.sum())
+        place = self._place
+        return Batch(
+            row=place(index, torch.int64),
+            user=place(np.repeat(np.arange(len(index)), count), torch.int64),
+            item=place(self.indices[position], torch.int64),
+            value=place(self.data[position], self.dtype),
+            offset=place(offset, torch.int64),
+            n_columns=self.shape[1],
+        )
+
+    def batches(self, batch_size, order=None):
+        """All rows in ceil(n / batch_size) batches whose sizes differ by at most one: no small batch at the end."""
+        order = np.arange(len(self)) if order is None else order
+        for index in np.array_split(order, max(1, math.ceil(len(self) / batch_size))):
+            yield self.batch(index)
+
+    def _place(self, array, dtype):
+        return torch.from_numpy(np.ascontiguousarray(array)).to(device=self.device, dtype=dtype)
+
+
+class Batch:
+    """Some rows of a sparse matrix x, as its stored entries x[user, item] = value.
+
+    Attributes
+    ----------
+    row : int64 Tensor of shape (n_rows,)
+        Global number of each row, the key of its noise.
+    user, item : int64 Tensors of shape (n_stored,)
+        Row within the batch, and column, of each stored entry; ordered by row.
+    value : Tensor of shape (n_stored,)
+    offset : int64 Tensor of shape (n_rows,)
+        Where each row starts among the entries.
+    n_columns : int
+    """
+
+    def __init__(self, row, user, item, value, offset, n_columns):
+        self.row, self.user, self.item, self.value, self.offset = row, user, item, value, offset
+        self.n_columns = n_columns
+
+    def __len__(self):
+        return len(self.row)
+
+    def with_values(self, value):
+        """The same cells holding other values."""
+        return Batch(self.row, self.user, self.item, value, self.offset, self.n_columns)
+
+    def sum(self, value=None):
+        """Sum over each row of its values (or of others in their place), of shape (n_rows,)."""
+        value = self.value if value is None else value
+        return value.new_zeros(len(self)).index_add_(0, self.user, value)
+
+    def linear(self, weight, bias):
+        """x @ weight + bias, touching only the rows of `weight` (n_columns, n_out) that x stores."""
+        return F.embedding_bag(self.item, weight, self.offset, mode="sum", per_sample_weights=self.value) + bias
+
+    def inner(self, f):
+        """sum_d x_d f_d for each row; f of shape (n_rows, n_columns), the result (n_rows,)."""
+        return self.sum(self.value * f[self.user, self.item])
+
+
+def block_rows(n_columns):
+    """How many rows of this width to score at once."""
+    return max(1, min(4096, _BLOCK_CELLS // max(1, n_columns)))
+
+
+def top_k(scores, k):
+    """Columns and values of the k largest entries of each row, best first, as NumPy arrays.
+
+    Ties go to the lower column on the CPU; a GPU does not say which of two equal scores comes first.
+    """
+    if scores.device.type == "cpu":
+        scores = scores.numpy()
+        columns = _numpy_top_k(scores, k)
+        return columns, np.take_along_axis(scores, columns, axis=1)
+    values, columns = scores.topk(k, dim=1)
+    return columns.cpu().numpy(), values.cpu().numpy()

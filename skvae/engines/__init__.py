@@ -1,0 +1,1 @@
+"""The two ways up the bound; no engine knows a model by name."""

@@ -1,0 +1,1 @@
+"""The scikit-learn face: parameters, docstrings and fitted attributes; no mathematics."""

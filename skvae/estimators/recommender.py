@@ -1,0 +1,363 @@
+"""Recommenders: users x items in, ranked items out."""
+
+import math
+from dataclasses import replace
+from functools import partial
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+
+from skvae._compat import Interval, StrOptions, fit_context
+from skvae._tensors import Noise, Rows, block_rows, explain_out_of_memory, inference_device, to_device
+from skvae.engines import gradient, schedules
+from skvae.estimators._base import Climb, EpochWatcher, Model, draw_seed
+from skvae.estimators._recommending import RecommenderMixin, rank
+from skvae.likelihoods import Bernoulli, Gaussian, Multinomial
+from skvae.metrics import content_holdout, ndcg_at_k
+from skvae.models.mult_vae import MultVAE
+from skvae.networks import ACTIVATIONS
+
+_MANY_USERS = 10_000  # from here on, early_stopping="auto" can spare a tenth of them
+_ELBO_DRAWS = 32
+_LIST_LENGTH = 100  # of the NDCG that validates and scores
+
+
+class MultVAERecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Model):
+    _parameter_constraints = {
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "activation": [StrOptions(set(ACTIVATIONS))],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "beta": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
+        "annealing": [StrOptions({"linear", "cyclical", "sigmoid"}), callable, None],
+        "anneal_fraction": [Interval(Real, 0, 1, closed="both")],
+        "n_cycles": [Interval(Integral, 1, None, closed="left")],
+        "likelihood": [StrOptions({"multinomial", "bernoulli", "gaussian"})],
+        "confidence": [tuple, list],
+        "weight_decay": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
+        "learning_rate": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
+        "learning_rate_schedule": [StrOptions({"cosine", "constant"})],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "max_iter": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "early_stopping": [StrOptions({"auto"}), "boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "warm_start": ["boolean"],
+        "device": [str],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        n_components=200,
+        *,
+        hidden_layer_sizes=(),
+        activation="tanh",
+        dropout=0.5,
+        beta="auto",
+        annealing="linear",
+        anneal_fraction=0.25,
+        n_cycles=4,
+        likelihood="multinomial",
+        confidence=(1.0, 10.0),
+        weight_decay="auto",
+        learning_rate="auto",
+        learning_rate_schedule="cosine",
+        batch_size="auto",
+        max_iter="auto",
+        early_stopping="auto",
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        warm_start=False,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self.n_components = n_components
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.dropout = dropout
+        self.beta = beta
+        self.annealing = annealing
+        self.anneal_fraction = anneal_fraction
+        self.n_cycles = n_cycles
+        self.likelihood = likelihood
+        self.confidence = confidence
+        self.weight_decay = weight_decay
+        self.learning_rate = learning_rate
+        self.learning_rate_schedule = learning_rate_schedule
+        self.batch_size = batch_size
+        self.max_iter = max_iter
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.warm_start = warm_start
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    # ------------------------------------------------------------------------------------------------------- fitting
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None, X_val=None):
+        """Raise the bound on the users of X.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_users, n_items)
+            Interactions: counts, ratings or ones; non-negative, zero where there was none. Never made dense as a
+            whole. Users without interactions teach nothing and are left out.
+        y : ignored
+            Present for scikit-learn's convention.
+        X_val : {array-like, sparse matrix} of shape (n_validation_users, n_items) or None, default=None
+            Other users, a fifth of whose interactions are hidden and ranked after every epoch
+            (`validation_scores_`). With None and early stopping, `validation_fraction` of the users of X is set aside.
+
+        Returns
+        -------
+        self : MultVAERecommender
+
+        Raises
+        ------
+        ValueError
+            If X holds negative values, NaN or infinity, no interaction at all, values above 1 for the bernoulli
+            likelihood, or if a parameter is out of its range.
+        FloatingPointError
+            If the bound diverges even at half the learning rate.
+        """
+        with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
+            goes_on = self.warm_start and hasattr(self, "parameters_")
+            users = self._check_X(X, reset=not goes_on)
+            X_val = None if X_val is None else self._check_X(X_val, reset=False)
+            noise = Noise(draw_seed(self.random_state))
+            early = self._stops_early(users, X_val)
+            if early and X_val is None:
+                users, X_val = self._set_aside(users, noise)
+            climb = Climb(self, users, noise, goes_on)
+            plan = self._plan(climb, early)
+            with EpochWatcher(self, X, y, plan.max_iter, climb.attributes) as watcher:
+                fit = climb.ascend(plan, X_val, watcher)
+            return self._set(**climb.attributes(fit.params), **climb.record(fit, keep_moments=self.warm_start))
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y=None):
+        """Make one pass over the users of X, at full beta and a constant learning rate, without early stopping.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_users, n_items)
+            Interactions of new users, or of known ones as they are now; the same items in every call.
+        y : ignored
+            Present for scikit-learn's convention.
+
+        Returns
+        -------
+        self : MultVAERecommender
+        """
+        with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
+            goes_on = hasattr(self, "parameters_")
+            users = self._check_X(X, reset=not goes_on)
+            climb = Climb(self, users, Noise(draw_seed(self.random_state)), goes_on)
+            fit = climb.ascend(self._one_pass(climb))
+            return self._set(**climb.attributes(fit.params), **climb.record(fit, keep_moments=True))
+
+    def _architecture_of(self, X):
+        """What fixes the shapes and the meaning of the parameters."""
+        sizes = self.hidden_layer_sizes
+        return {
+            "n_items": X.shape[1],
+            "n_components": int(self.n_components),
+            "hidden_layer_sizes": tuple(int(size) for size in ([sizes] if isinstance(sizes, Integral) else sizes)),
+            "activation": self.activation,
+            "likelihood": self.likelihood,
+            "confidence": tuple(self.confidence),
+        }
+
+    def _stops_early(self, users, X_val):
+        if self.early_stopping == "auto":
+            return X_val is not None or users.shape[0] >= _MANY_USERS
+        return self.early_stopping
+
+    def _set_aside(self, users, noise):
+        """Part the users into those to train on and those to validate on, at random."""
+        n_users = users.shape[0]
+        n_val = math.ceil(self.validation_fraction * n_users)
+        if n_val >= n_users:
+            raise ValueError(
+                f"early_stopping would set aside validation_fraction={self.validation_fraction} of n_samples = {n_users} "
+                "users and leave none to train on; lower the fraction, pass X_val or use early_stopping=False."
+            )
+        order = noise.fold("validation").permutation(n_users)
+        return users[np.sort(order[n_val:])], users[np.sort(order[:n_val])]
+
+    def _plan(self, climb, early):
+        n_users, n_items = climb.rows.shape
+        auto = _defaults(n_users, n_items)
+        chosen = {name: auto[name] if getattr(self, name) == "auto" else getattr(self, name) for name in auto}
+        cap = chosen.pop("beta")
+        multiplier, ends = self._annealing()
+        return gradient.Plan(
+            **chosen,
+            rate_schedule=getattr(schedules, self.learning_rate_schedule),
+            beta=lambda fraction: cap * multiplier(fraction),
+            patience=self.n_iter_no_change if early else None,
+            earliest_stop=ends,
+            first_epoch=climb.n_iter,
+        )
+
+    def _one_pass(self, climb):
+        plan = self._plan(climb, early=False)
+        cap = plan.beta(1.0)
+        return replace(plan, max_iter=1, rate_schedule=schedules.constant, beta=lambda fraction: cap)
+
+    def _annealing(self):
+        """The multiplier of beta over the fit, and the fraction of the fit at which it has reached 1 for good."""
+        ramp = self.anneal_fraction
+        if self.annealing is None:
+            return schedules.constant, 0.0
+        if self.annealing == "cyclical":
+            last_cycle = (self.n_cycles - 1 + ramp) / self.n_cycles
+            return partial(schedules.cyclical, ramp=ramp, n_cycles=self.n_cycles), last_cycle
+        if callable(self.annealing):
+            return partial(_called, self.annealing), ramp
+        return partial(getattr(schedules, self.annealing), ramp=ramp), ramp
+
+    # ---------------------------------------------------------------------------------------------------- prediction
+    def transform(self, X):
+        """Embed each user: the mean of q(z | x).
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_users, n_items)
+            Interactions of the users, whether `fit` saw them or not.
+
+        Returns
+        -------
+        mean : ndarray of shape (n_users, n_components)
+            All zeros, the mean of the prior, for a user without interactions.
+        """
+        return self.posterior(X)[0]
+
+    def posterior(self, X):
+        """Give q(z | x) of each user.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_users, n_items)
+            Interactions of the users, whether `fit` saw them or not.
+
+        Returns
+        -------
+        mean, std : ndarrays of shape (n_users, n_components)
+            Means and standard deviations of the factorised normal posterior.
+        """
+        X = self._check_fitted_X(X)
+        model, params, rows = self._at_work(X)
+        with torch.no_grad():
+            parts = [model.encode(params, batch) for batch in rows.batches(block_rows(model.n_components))]
+        mean = torch.cat([q.mean for q in parts])
+        std = torch.cat([(0.5 * q.log_variance).exp() for q in parts])
+        return mean.cpu().numpy(), std.cpu().numpy()
+
+    def elbo(self, X):
+        """Bound log p(x) of each user from below, at beta = 1.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_users, n_items)
+            Interactions of the users, whether `fit` saw them or not.
+
+        Returns
+        -------
+        bound : ndarray of shape (n_users,)
+            Nats. The KL term is exact, the expected log-likelihood a mean over 32 draws of z that are the same for
+            every user and every call. It includes the multinomial coefficient: 0 for a user without interactions.
+        """
+        X = self._check_fitted_X(X)
+        model, params, rows = self._at_work(X)
+        draws = Noise(0).fold("elbo").normal(torch.arange(_ELBO_DRAWS), model.n_components, rows.dtype)
+        size = block_rows(X.shape[1])
+        bounds = [_expected_bound(model, params, batch, draws.to(rows.device)) for batch in rows.batches(size)]
+        return torch.cat(bounds).cpu().numpy()
+
+    def _at_work(self, X):
+        """The fitted model, its parameters as tensors of the dtype of X, and X as rows beside them."""
+        device = inference_device(self.device)
+        rows = Rows(X, device, torch.from_numpy(X.data[:0]).dtype)
+        return self._build(self._architecture), to_device(self.parameters_, device, rows.dtype), rows
+
+    def _scorer(self, X):
+        model, params, _ = self._at_work(X)
+        return partial(_score, model, params)
+
+    @property
+    def _n_features_out(self):
+        return self._architecture["n_components"]
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.input_tags.positive_only = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    def _build(self, architecture):
+        return MultVAE(
+            architecture["n_items"],
+            architecture["n_components"],
+            architecture["hidden_layer_sizes"],
+            ACTIVATIONS[architecture["activation"]],
+            self.dropout,
+            _likelihood(architecture),
+        )
+
+    def _validation_score(self, model, params, X_val):
+        foldin, heldout = content_holdout(X_val)
+        ids, _ = rank(partial(_score, model, params), foldin, _LIST_LENGTH)
+        return float(ndcg_at_k(heldout, ranked=ids, k=_LIST_LENGTH))
+
+
+def _likelihood(architecture):
+    if architecture["likelihood"] == "gaussian":
+        return Gaussian(architecture["confidence"])
+    return {"multinomial": Multinomial, "bernoulli": Bernoulli}[architecture["likelihood"]]()
+
+
+def _defaults(n_users, n_items):
+    """What "auto" stands for."""
+    batch_size = int(np.clip(n_users // 16, 50, 500))
+    steps = math.ceil(n_users / batch_size)
+    return {
+        "beta": 0.02,
+        "weight_decay": 4e-5,
+        "learning_rate": 5e-3,
+        "batch_size": batch_size,
+        "max_iter": max(30, math.ceil(500 / steps)),
+    }
+
+
+def _called(annealing, fraction):
+    """A user's schedule, held to what a weight must be."""
+    weight = float(annealing(fraction))
+    if not 0 <= weight < math.inf:
+        raise ValueError(f"annealing({fraction:g}) returned {weight}; it must return a finite weight >= 0.")
+    return weight
+
+
+@torch.no_grad()
+def _score(model, params, X):
+    """Scores of all items for the users of X, at the mean of their posteriors."""
+    bias = next(iter(params.values()))
+    batch = Rows(X, bias.device, bias.dtype).batch(np.arange(X.shape[0]))
+    return model.decode(params, model.encode(params, batch).mean)
+
+
+@torch.no_grad()
+def _expected_bound(model, params, batch, draws):
+    """The normalised bound of each row, its expectation taken over the given standard normal draws (S, K)."""
+    q = model.encode(params, batch)
+    std = (0.5 * q.log_variance).exp()
+    log_prob = torch.stack([model.log_prob(params, batch, q.mean + std * draw) for draw in draws]).mean(0)
+    return log_prob + model.likelihood.log_base(batch) - model.kl(q).sum(-1)

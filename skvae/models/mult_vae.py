@@ -1,0 +1,100 @@
+"""Variational autoencoder with a multinomial likelihood for implicit feedback.
+
+    z_u ~ N(0, I_K),   pi(z_u) = softmax(f_theta(z_u)),   x_u ~ Mult(N_u, pi(z_u)),
+    q(z_u | x_u) = N(mu_phi(x_u), diag sigma_phi^2(x_u))
+
+Notation and equations of Liang, Krishnan, Hoffman and Jebara, *Variational Autoencoders for Collaborative Filtering*,
+WWW 2018. With zero noise and beta = 0 the bound is the objective of their Mult-DAE.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from skvae.elbo import Bound, kl_to_standard_normal
+from skvae.networks import hidden, init_mlp, layer
+
+
+class Posterior(NamedTuple):
+    """q(z | x), factorised.
+
+    Attributes
+    ----------
+    mean, log_variance : Tensors of shape (n_rows, n_components)
+    """
+
+    mean: Tensor
+    log_variance: Tensor
+
+
+class MultVAE:
+    """The model of one architecture; parameters are passed in and returned.
+
+    Parameters
+    ----------
+    n_items, n_components : int
+    hidden_layer_sizes : sequence of int
+        Of the encoder; the decoder mirrors them.
+    activation : callable
+    dropout : float
+        Share of the input's entries that training hides.
+    likelihood : object of `skvae.likelihoods`
+    """
+
+    def __init__(self, n_items, n_components, hidden_layer_sizes, activation, dropout, likelihood):
+        self.n_components, self.activation = n_components, activation
+        self.dropout, self.likelihood = dropout, likelihood
+        self.encoder_sizes = (n_items, *hidden_layer_sizes, 2 * n_components)
+        self.decoder_sizes = (n_components, *reversed(hidden_layer_sizes), n_items)
+        self.last = len(hidden_layer_sizes)  # index of each network's last layer
+
+    def init(self, noise, mean_row):
+        """Random weights; the decoder's last biases at the marginal maximum likelihood of `mean_row` (n_items,)."""
+        params = init_mlp("encoder", self.encoder_sizes, noise) | init_mlp("decoder", self.decoder_sizes, noise)
+        params[f"decoder.{self.last}.bias"] = self.likelihood.init_bias(mean_row)
+        return params
+
+    def bound(self, params, x, noise=None):
+        """The evidence lower bound by one draw of z; without noise, z = mu and nothing is dropped."""
+        q = self.encode(params, x, noise)
+        z = q.mean
+        if noise is not None:
+            epsilon = noise.fold("z").normal(x.row, self.n_components, z.dtype)
+            z = z + (0.5 * q.log_variance).exp() * epsilon
+        return Bound(self.log_prob(params, x, z), self.kl(q))
+
+    def kl(self, q):
+        """KL(q(z_k | x) || N(0, 1)), of shape (n_rows, n_components)."""
+        return kl_to_standard_normal(*q)
+
+    def encode(self, params, x, noise=None):
+        """q(z | x). A row without entries tells nothing: its posterior is the prior, exactly."""
+        weight, bias = layer(params, "encoder", 0)
+        h = self.normalise(x, noise).linear(weight, bias)
+        if self.last:
+            h = hidden(params, "encoder", self.activation(h), range(1, self.last), self.activation)
+            weight, bias = layer(params, "encoder", self.last)
+            h = h @ weight + bias
+        return Posterior(*(h * (x.sum() > 0)[:, None]).chunk(2, dim=-1))
+
+    def normalise(self, x, noise=None):
+        """The rows at unit length, then entries hidden at random: zeros stay zeros, so only stored entries draw."""
+        length = x.sum(x.value.square()).sqrt().clamp(min=torch.finfo(x.value.dtype).tiny)
+        value = x.value / length[x.user]
+        if noise is not None and self.dropout:
+            kept = noise.fold("dropout").uniform_at(x.row[x.user], x.item, value.dtype) >= self.dropout
+            value = value * kept / (1 - self.dropout)
+        return x.with_values(value)
+
+    def log_prob(self, params, x, z):
+        """log p(x | z) less the part that is constant in the parameters, of shape (n_rows,)."""
+        return self.likelihood.log_prob_of_linear(x, self._before_last(params, z), *layer(params, "decoder", self.last))
+
+    def decode(self, params, z):
+        """f_theta(z): the scores of all items, of shape (n_rows, n_items)."""
+        weight, bias = layer(params, "decoder", self.last)
+        return torch.addmm(bias, self._before_last(params, z), weight)
+
+    def _before_last(self, params, z):
+        return hidden(params, "decoder", z, range(self.last), self.activation)
