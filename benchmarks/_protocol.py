@@ -124,7 +124,7 @@ def load_split(name, seed=0):
         return strong_generalisation(datasets.load_api_usage().data, seed=SEED + seed)
     n_users, n_items = {"draw-100": (100, 200), "draw-100k": (100_000, 3000)}[name]
     draw = datasets.make_interactions(n_users, n_items, random_state=seed)
-    return strong_generalisation(getattr(draw, "data", draw), seed=SEED + seed)
+    return strong_generalisation(draw, seed=SEED + seed)
 
 
 def movielens(name):
