@@ -1,0 +1,34 @@
+"""How good are the lists: ranking metrics, splits of interactions, and scorers for scikit-learn's model selection.
+
+A recommender is judged by *strong generalisation* (Marlin, 2004; Liang et al., WWW 2018): fit on some users; of every
+other user show the model one part of the interactions (the fold-in) and ask it to rank the part that was hidden.
+`make_ranking_scorer` does this inside `GridSearchCV`, `cross_validate` and `HalvingGridSearchCV`: their folds split the
+users, the scorer hides a part of every test row. `holdout_split` makes the same split by hand.
+"""
+
+from skvae.metrics._holdout import content_holdout, holdout_split
+from skvae.metrics._ranking import (
+    average_precision_at_k,
+    coverage,
+    dcg_at_k,
+    hit_rate_at_k,
+    mrr,
+    ndcg_at_k,
+    precision_at_k,
+    recall_at_k,
+)
+from skvae.metrics._scorer import make_ranking_scorer
+
+__all__ = [
+    "average_precision_at_k",
+    "content_holdout",
+    "coverage",
+    "dcg_at_k",
+    "hit_rate_at_k",
+    "holdout_split",
+    "make_ranking_scorer",
+    "mrr",
+    "ndcg_at_k",
+    "precision_at_k",
+    "recall_at_k",
+]

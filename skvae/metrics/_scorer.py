@@ -1,0 +1,234 @@
+"""Scorers for scikit-learn's model selection: strong generalisation inside any cross-validation over users."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+from sklearn.pipeline import Pipeline
+
+from skvae.metrics import _ranking
+from skvae.metrics._holdout import check_seed, check_test_size, content_holdout
+from skvae.metrics._ranking import best_items, canonical_csr, check_k, row_blocks
+
+_METRICS = {
+    "ndcg": _ranking.ndcg_at_k,
+    "recall": _ranking.recall_at_k,
+    "precision": _ranking.precision_at_k,
+    "dcg": _ranking.dcg_at_k,
+    "average_precision": _ranking.average_precision_at_k,
+    "hit_rate": _ranking.hit_rate_at_k,
+    "mrr": _ranking.mrr,
+}
+
+
+def make_ranking_scorer(metric="ndcg", *, k=100, holdout=0.2, seed=0):
+    """Make a scorer for recommenders, to be given as `scoring=` to `GridSearchCV`, `cross_validate` and their like.
+
+    Their folds split the users. Of every test user the scorer hides a part of the interactions, lets the recommender
+    rank given the rest, and asks how high the hidden part stands: the strong generalisation of Liang et al. (2018).
+
+    Parameters
+    ----------
+    metric : str or list of str, default="ndcg"
+        "ndcg", "recall", "precision", "dcg", "average_precision", "hit_rate" or "mrr", also with the length of the
+        list: "recall@20". Several in a list are computed from one ranking and returned as a dict, as `cross_validate`
+        and `GridSearchCV(..., refit="ndcg@100")` take it; `HalvingGridSearchCV` knows single metrics only.
+    k : int, default=100
+        Length of the list of every metric that does not name its own.
+    holdout : float, default=0.2
+        Share of each row to hide, inside (0, 1), where no held-out interactions are given as y.
+    seed : int, default=0
+        Seed of that choice. It is made by `content_holdout`, so all candidates face the same hidden items, and order,
+        batches and n_jobs do not matter.
+
+    Returns
+    -------
+    scorer : callable
+        `scorer(estimator, X, y=None)` gives a float, or a dict of floats for a list of metrics; greater is better.
+
+    Raises
+    ------
+    ValueError
+        If a metric is unknown or named twice, or another argument is out of its range.
+
+    See Also
+    --------
+    holdout_split : Makes a pair of X and y once, before the search.
+
+    Notes
+    -----
+    - The recommender gives `recommend(X, k=...)`, which returns `(ids, scores)` of items not in X, or else
+      `decision_function(X)`, users x items; then items in X are masked here. It is called on blocks of users.
+    - A y of two dimensions has the shape of X and holds the interactions to be found; all of X is then visible. Items
+      of y that are in X too are not counted: nobody recommends what was seen. A y of one dimension is ignored.
+    - Of a Pipeline, all steps but the last transform X, and y where it is given; the items are hidden after that. So
+      where the first step drops ratings below 4, a hidden rating of 2 is no hit. A fitted search stands for its
+      `best_estimator_`.
+    - Users with nothing to find (fewer than two interactions) are left out. With none at all the scorer raises
+      ValueError.
+
+    References
+    ----------
+    Liang, Krishnan, Hoffman and Jebara, *Variational autoencoders for collaborative filtering*, WWW 2018, section 4.2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.base import BaseEstimator
+    >>> from sklearn.model_selection import cross_validate
+    >>> from skvae.metrics import make_ranking_scorer
+    >>> class Popularity(BaseEstimator):
+    ...     def fit(self, X, y=None):
+    ...         self.clicks_ = X.sum(axis=0)
+    ...         return self
+    ...
+    ...     def decision_function(self, X):
+    ...         return np.tile(self.clicks_, (X.shape[0], 1))
+    >>> X = (np.random.RandomState(0).rand(60, 30) < np.linspace(0.05, 0.5, 30)).astype(float)
+    >>> scoring = make_ranking_scorer(["ndcg@100", "recall@5"])
+    >>> scoring
+    make_ranking_scorer(['ndcg@100', 'recall@5'], k=100, holdout=0.2, seed=0)
+    >>> results = cross_validate(Popularity(), X, scoring=scoring, cv=3)
+    >>> sorted(name for name in results if name.startswith("test_"))
+    ['test_ndcg@100', 'test_recall@5']
+    """
+    check_k(k)
+    check_test_size(holdout, "holdout")
+    check_seed(seed)
+    several = not isinstance(metric, str)
+    names = tuple(metric) if several else (metric,)
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"metric must name one metric or several different ones, but it is {metric!r}.")
+    for name in names:
+        _parse(name, k)
+    return _RankingScorer(names, several, int(k), float(holdout), int(seed))
+
+
+@dataclass(frozen=True, repr=False)
+class _RankingScorer:
+    names: tuple
+    several: bool
+    k: int
+    holdout: float
+    seed: int
+
+    def __call__(self, estimator, X, y=None):
+        transforms, model = _unwrap(estimator)
+        foldin, truth = self._foldin_and_truth(transforms, X, y)
+        metrics = {name: _parse(name, self.k) for name in self.names}
+        ranked = _rank(model, foldin, min(foldin.shape[1], max(k for _, k in metrics.values())))
+        scores = {name: metric(truth, ranked=ranked, k=k) for name, (metric, k) in metrics.items()}
+        return scores if self.several else scores[self.names[0]]
+
+    def _foldin_and_truth(self, transforms, X, y):
+        if y is None or np.ndim(y) == 1:
+            X = _transform(transforms, X)
+            foldin, heldout = content_holdout(X, self.holdout, self.seed)
+            return _like(foldin, X), heldout
+        if np.shape(y) != np.shape(X):
+            raise ValueError(
+                f"y must hold the held-out interactions, in the shape of X, {np.shape(X)}, but it has {np.shape(y)}; "
+                "give y=None to have a part of X hidden."
+            )
+        X, y = _transform(transforms, X), _transform(transforms, _like(y, X))
+        return X, _without_seen(y, X)
+
+    def __repr__(self):
+        metric = list(self.names) if self.several else self.names[0]
+        return f"make_ranking_scorer({metric!r}, k={self.k}, holdout={self.holdout}, seed={self.seed})"
+
+    def __sklearn_clone__(self):
+        return self  # nothing in it can change
+
+
+def _parse(name, k):
+    """The metric and the length of the list that "recall@20" or "recall" asks for."""
+    metric, at, length = str(name).partition("@")
+    if metric not in _METRICS or (at and not (length.isdecimal() and int(length) >= 1)):
+        raise ValueError(
+            f"{name!r} is no ranking metric; choose from {', '.join(_METRICS)}, with the length of the list if you "
+            "like: 'recall@20'."
+        )
+    return _METRICS[metric], int(length) if at else k
+
+
+def _unwrap(estimator):
+    """The transforms that come before a recommender, in order, and the recommender itself."""
+    transforms = []
+    while True:
+        if hasattr(estimator, "best_estimator_"):
+            estimator = estimator.best_estimator_
+        elif isinstance(estimator, Pipeline):
+            if len(estimator) > 1:
+                transforms.append(estimator[:-1])
+            estimator = estimator[-1]
+        else:
+            break
+    if not (hasattr(estimator, "recommend") or hasattr(estimator, "decision_function")):
+        raise TypeError(
+            f"A ranking scorer needs a recommender, with recommend or decision_function, but "
+            f"{type(estimator).__name__} has neither. (A search must be fitted, with refit, to be scored.)"
+        )
+    return transforms, estimator
+
+
+def _transform(transforms, X):
+    for transform in transforms:
+        X = transform.transform(X)
+    return _indexable(X)
+
+
+def _rank(model, foldin, k):
+    """Lists of the k best unseen items of each user, of shape (n_users, k or more); k is at most n_items."""
+    if hasattr(model, "recommend"):
+        ids, _ = model.recommend(foldin, k=k)
+        return ids
+    return np.concatenate([_rank_block(model, _rows(foldin, rows), k) for rows in row_blocks(*foldin.shape)])
+
+
+def _rank_block(model, foldin, k):
+    scores = np.array(
+        model.decision_function(foldin), dtype=np.float64
+    )  # a copy: what the model returns may be its own
+    if scores.shape != foldin.shape:
+        raise ValueError(
+            f"{type(model).__name__}.decision_function must score every item, shape {foldin.shape}, but it returned "
+            f"{scores.shape}."
+        )
+    seen = canonical_csr(foldin)
+    scores[np.repeat(np.arange(seen.shape[0]), np.diff(seen.indptr)), seen.indices] = -np.inf
+    return best_items(scores, k)
+
+
+def _without_seen(y, X):
+    """The cells of y that are not stored in X."""
+    y, X = canonical_csr(y, "y", sp.csr_array), canonical_csr(X, "X", sp.csr_array)
+    if y.shape != X.shape:
+        raise ValueError(f"The transformed y must have the shape of the transformed X, {X.shape}; it has {y.shape}.")
+    relevant, seen = y.astype(bool), X.astype(bool)
+    return relevant > seen
+
+
+# --- containers: what the model was fitted on is what it should see, a data frame with its names included ----------
+
+
+def _indexable(X):
+    if sp.issparse(X):
+        return X.tocsr()
+    return X if _is_frame(X) else np.asarray(X)
+
+
+def _is_frame(X):
+    return hasattr(X, "iloc") and hasattr(X, "columns")
+
+
+def _like(values, X):
+    """`values` with the column names of X if that is a data frame, without names if not."""
+    if _is_frame(values) == _is_frame(X):
+        return values
+    values = values.toarray() if sp.issparse(values) else np.asarray(values)
+    return type(X)(values, index=X.index, columns=X.columns) if _is_frame(X) else values
+
+
+def _rows(X, rows):
+    return X.iloc[rows] if _is_frame(X) else X[rows]
