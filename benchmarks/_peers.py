@@ -134,3 +134,27 @@ class PlainMultVAE:
             scores[rows.nonzero()] = -np.inf
             ids.append(np.argsort(-scores, axis=1)[:, :k])
         return np.vstack(ids)
+
+
+def published(epochs=30, batch_size=100, seed=0, **changes):
+    """`MultVAERecommender` with the network and the training of `PlainMultVAE`."""
+    from skvae import MultVAERecommender  # here, so that a process that measures the port alone does not load it
+
+    setting = {
+        "n_components": 200,
+        "hidden_layer_sizes": (600,),
+        "activation": "tanh",
+        "dropout": 0.5,
+        "beta": 0.2,
+        "annealing": "linear",
+        "anneal_fraction": 0.5,
+        "weight_decay": 0.0,
+        "learning_rate": 1e-3,
+        "learning_rate_schedule": "constant",
+        "batch_size": batch_size,
+        "max_iter": epochs,
+        "early_stopping": False,
+        "device": "cpu",
+        "random_state": seed,
+    }
+    return MultVAERecommender(**(setting | changes))

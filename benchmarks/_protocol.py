@@ -17,11 +17,11 @@ from skvae.metrics import ndcg_at_k, recall_at_k
 
 SEED = 98765  # the authors' own, for the order of the users and again for the hidden items
 DATA = ("ml-100k", "ml-1m", "api", "draw-100", "draw-100k")
-DRAW_SEEDS = {"draw-100": range(10), "draw-100k": range(1), "api": range(3), "ml-100k": range(3), "ml-1m": range(1)}
+DEALS = {"ml-100k": 3, "ml-1m": 1, "api": 3, "draw-100": 10, "draw-100k": 1}  # few held-out users: deal more often
 
 
 class Split(NamedTuple):
-    """CSR matrices of ones over the same items; row i of `*_in` and of `*_out` are one user's shown and hidden items."""
+    """CSR matrices of ones over the same items; rows i of `*_in` and `*_out` are one user's shown and hidden items."""
 
     train: sp.csr_matrix
     val_in: sp.csr_matrix
