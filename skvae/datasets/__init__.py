@@ -1,0 +1,8 @@
+"""Users x items data: real sets to download or to read off the machine, long tables made sparse, and planted draws."""
+
+from ._api_usage import load_api_usage
+from ._generators import make_interactions
+from ._interactions import to_interactions
+from ._movielens import fetch_movielens
+
+__all__ = ["fetch_movielens", "load_api_usage", "make_interactions", "to_interactions"]
