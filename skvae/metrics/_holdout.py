@@ -125,7 +125,9 @@ def _hide(X, row_keys, test_size):
     check_test_size(test_size)
     n_stored = np.diff(X.indptr).astype(np.int64)
     rows = np.repeat(np.arange(X.shape[0]), n_stored)
-    order = np.lexsort((combine(row_keys[rows], X.indices.astype(np.int64)), rows))
+    # Row and half of the hash in one integer: one sort, many times faster than a sort by two keys.
+    hashed = combine(row_keys[rows], X.indices.astype(np.int64)) & 0xFFFFFFFF
+    order = np.argsort(rows << 32 | hashed, kind="stable")
     place = np.arange(X.nnz) - X.indptr[rows]  # of the cells in that order, within their row
     hidden = np.empty(X.nnz, dtype=bool)
     hidden[order] = place < _n_hidden(n_stored, test_size)[rows]
