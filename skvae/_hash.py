@@ -1,8 +1,11 @@
 """One integer hash behind every keyed random number: the same bits in NumPy and torch, on any device."""
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
-_MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
-_MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
+_ROUNDS = (  # shift, mask that makes it an unsigned shift, factor: 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, none
+    (30, 2**34 - 1, -4658895280553007687),
+    (27, 2**37 - 1, -7723592293110705685),
+    (31, 2**33 - 1, None),
+)
 
 
 def mix(x):
@@ -18,11 +21,16 @@ def mix(x):
     -------
     hashed : same type and shape as x
     """
-    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * _MIX_1
-    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * _MIX_2
-    return x ^ ((x >> 31) & 0x1FFFFFFFF)
+    for shift, mask, factor in _ROUNDS:
+        shifted = x >> shift
+        shifted &= mask
+        shifted ^= x
+        if factor:
+            shifted *= factor
+        x = shifted
+    return x
 
 
 def combine(key, x):
     """Hash `x` under `key` (both int64, broadcast): `combine(combine(seed, row), column)` keys a cell."""
-    return mix((key ^ x * _GOLDEN) + _GOLDEN)
+    return mix((x * _GOLDEN ^ key) + _GOLDEN)

@@ -97,32 +97,33 @@ class Noise:
             key = combine(key, np.array([crc32(step.encode()) if isinstance(step, str) else step], dtype=np.int64))
         return Noise(key[0])
 
-    def bits(self, row, column):
-        """64 random bits for each cell; `row` and `column` (int64) broadcast against each other."""
-        return combine(combine(self._key, row), column)
-
-    def uniform_at(self, row, column, dtype=torch.float32):
-        """Uniform on the open interval (0, 1), one number for each cell."""
-        return _unit(self.bits(row, column) >> 40, dtype)
+    def keys(self, row):
+        """A key for each row, from which its cells draw."""
+        return combine(self._key, row)
 
     def uniform(self, row, n_columns, dtype=torch.float32):
-        """Uniform on (0, 1), of shape (len(row), n_columns)."""
-        return self.uniform_at(row[:, None], torch.arange(n_columns, device=row.device), dtype)
+        """Uniform on the open interval (0, 1), of shape (len(row), n_columns)."""
+        return uniform_at(self.keys(row)[:, None], torch.arange(n_columns, device=row.device), dtype)
 
     def normal(self, row, n_columns, dtype=torch.float32):
         """Standard normal, of shape (len(row), n_columns); Box and Muller (1958) on two parts of the 64 bits."""
-        bits = self.bits(row[:, None], torch.arange(n_columns, device=row.device))
+        bits = combine(self.keys(row)[:, None], torch.arange(n_columns, device=row.device))
         radius = _unit(bits >> 40, dtype).log_().mul_(-2).sqrt_()
         return radius.mul_(_unit(bits, dtype).mul_(2 * math.pi).cos_())
 
     def permutation(self, n):
         """An order of n rows, as an int64 array: the rows sorted by their own random bits."""
-        return np.argsort(self.bits(np.arange(n, dtype=np.int64), 0), kind="stable")
+        return np.argsort(self.keys(np.arange(n, dtype=np.int64)), kind="stable")
+
+
+def uniform_at(key, column, dtype=torch.float32):
+    """Uniform on (0, 1) for single cells, by the `keys` of their rows and their columns, which broadcast."""
+    return _unit(combine(key, column) >> 40, dtype)
 
 
 def _unit(bits, dtype):
-    """Map the lowest 24 bits to the midpoints of 2**24 cells of (0, 1), exact in float32 but for the topmost."""
-    return (bits & 0xFFFFFF).to(dtype).add_(0.5).mul_(2.0**-24).clamp_(max=1 - 2.0**-24)
+    """Map the lowest 23 bits to the midpoints of 2**23 equal parts of (0, 1): float32 holds each of them exactly."""
+    return (bits & 0x7FFFFF).to(dtype).add_(0.5).mul_(2.0**-23)
 
 
 # ------------------------------------------------------------------------------------------------------------- rows

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from skvae._tensors import uniform_at
 from skvae.elbo import Bound, kl_to_standard_normal
 from skvae.networks import hidden, init_mlp, layer
 
@@ -83,7 +84,8 @@ class MultVAE:
         length = x.sum(x.value.square()).sqrt().clamp(min=torch.finfo(x.value.dtype).tiny)
         value = x.value / length[x.user]
         if noise is not None and self.dropout:
-            kept = noise.fold("dropout").uniform_at(x.row[x.user], x.item, value.dtype) >= self.dropout
+            key = noise.fold("dropout").keys(x.row)
+            kept = uniform_at(key[x.user], x.item, value.dtype) >= self.dropout
             value = value * kept / (1 - self.dropout)
         return x.with_values(value)
 
