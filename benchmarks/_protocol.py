@@ -151,7 +151,7 @@ def rank(scores, seen, k=100):
 
 def figures(ranked, X_out):
     """Figures of the ranked ids of shape (n_users, k >= 100 or all items)."""
-    per_user = [metric(X_out, ranked=ranked, k=k, average=None) for metric, k in METRICS]
+    per_user = [metric(X_out, ranked=ranked, k=k, per_user=True) for metric, k in METRICS]
     per_user = [values[np.isfinite(values)] for values in per_user]
     means = [float(values.mean()) for values in per_user]
     return Figures(*means, *(float(values.std(ddof=1) / np.sqrt(len(values))) for values in per_user))
