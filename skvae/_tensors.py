@@ -88,14 +88,16 @@ class Noise:
     """
 
     def __init__(self, seed):
-        self._key = int(seed)
+        self._key, self._folded = int(seed), {}
 
     def fold(self, *path):
         """Noise of its own for a purpose, such as `noise.fold("dropout", epoch)`."""
-        key = np.array(self._key, dtype=np.int64)[None]
-        for step in path:
-            key = combine(key, np.array([crc32(step.encode()) if isinstance(step, str) else step], dtype=np.int64))
-        return Noise(key[0])
+        if path not in self._folded:  # remembered: a loop asks for the same one at every step
+            key = np.array([self._key], dtype=np.int64)
+            for step in path:
+                key = combine(key, np.array([crc32(step.encode()) if isinstance(step, str) else step], dtype=np.int64))
+            self._folded[path] = Noise(key[0])
+        return self._folded[path]
 
     def keys(self, row):
         """A key for each row, from which its cells draw."""

@@ -54,9 +54,7 @@ def start():
 
 def climb(rows, start, model=None, noise=0, **changes):
     keywords = {name: changes.pop(name) for name in ("validate", "watcher", "moments", "log_base") if name in changes}
-    return gradient.ascend(
-        model or Line(), start, rows, plan=replace(PLAN, **changes), noise=Noise(noise), **keywords
-    )
+    return gradient.ascend(model or Line(), start, rows, plan=replace(PLAN, **changes), noise=Noise(noise), **keywords)
 
 
 def equal(a, b):

@@ -1,6 +1,6 @@
 """The one road from X to fitted attributes, shared by every estimator.
 
-    check -> engine climbs with a model -> NumPy attributes, set together at the end
+check -> engine climbs with a model -> NumPy attributes, set together at the end
 """
 
 import contextlib
@@ -110,7 +110,7 @@ class Climb:
         changed = {k: v for k, v in self.architecture.items() if estimator._architecture[k] != v}
         if changed:
             raise ValueError(
-                f"{type(estimator).__name__} was fitted with {({k: estimator._architecture[k] for k in changed})} and "
+                f"{type(estimator).__name__} was fitted with { ({k: estimator._architecture[k] for k in changed}) } and "
                 f"cannot go on with {changed}; set warm_start=False to fit from the beginning."
             )
         device = self.rows.device

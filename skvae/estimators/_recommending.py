@@ -6,7 +6,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skvae._tensors import block_rows, explain_out_of_memory, top_k
-from skvae.metrics import content_holdout, ndcg_at_k
+from skvae.metrics import make_ranking_scorer
 
 _PADDING = -1  # in place of an item where none is left
 
@@ -135,15 +135,8 @@ class RecommenderMixin:
         ValueError
             If y has two dimensions but not the shape of X, or no user has a held-out interaction.
         """
-        X = self._check_fitted_X(X)
-        if y is None or np.ndim(y) == 1:
-            X, y = content_holdout(X)
-        else:
-            y = canonical_csr(y)
-            if y.shape != X.shape:
-                raise ValueError(f"score needs held-out interactions of the shape of X, {X.shape}; y has {y.shape}.")
-        ids, _ = rank(self._scorer(X), X, 100)
-        return float(ndcg_at_k(y, ranked=ids, k=100))
+        check_is_fitted(self)
+        return make_ranking_scorer("ndcg", k=100)(self, X, y)
 
 
 def rank(scorer, X, k, *, exclude_seen=True, barred=None):
@@ -194,7 +187,7 @@ def _columns(items, n_items, name):
     if items.ndim != 1 or items.dtype.kind not in "iu":
         raise ValueError(
             f"{name} takes column numbers or a mask of shape ({n_items},), but it has dtype {items.dtype} "
-            f"and shape {items.shape}; map names to columns first, for example by np.flatnonzero(np.isin(names, wanted))."
+            f"and shape {items.shape}; map names to columns first: np.flatnonzero(np.isin(names, wanted))."
         )
     outside = items[(items < 0) | (items >= n_items)]
     if len(outside):

@@ -186,8 +186,9 @@ class MultVAERecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         n_val = math.ceil(self.validation_fraction * n_users)
         if n_val >= n_users:
             raise ValueError(
-                f"early_stopping would set aside validation_fraction={self.validation_fraction} of n_samples = {n_users} "
-                "users and leave none to train on; lower the fraction, pass X_val or use early_stopping=False."
+                f"early_stopping would set aside validation_fraction={self.validation_fraction} of n_samples = "
+                f"{n_users} users and leave none to train on; lower the fraction, pass X_val or use "
+                "early_stopping=False."
             )
         order = noise.fold("validation").permutation(n_users)
         return users[np.sort(order[n_val:])], users[np.sort(order[:n_val])]
@@ -327,14 +328,14 @@ def _likelihood(architecture):
 
 def _defaults(n_users, n_items):
     """What "auto" stands for."""
-    batch_size = int(np.clip(n_users // 16, 50, 500))
+    batch_size = int(np.clip(n_users // 16, 8, 500))
     steps = math.ceil(n_users / batch_size)
     return {
         "beta": 0.02,
         "weight_decay": 4e-5,
         "learning_rate": 5e-3,
         "batch_size": batch_size,
-        "max_iter": max(30, math.ceil(500 / steps)),
+        "max_iter": max(30, math.ceil(240 / steps)),
     }
 
 
