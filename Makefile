@@ -29,13 +29,14 @@ lint: $(VENV)/.with-ruff  ## check style and formatting
 
 doc: $(VENV)/.with-docs  ## build the documentation, warnings as errors, into doc/_build/html
 	@$(PY) -m docutils --halt=warning README.rst doc/_readme_check.html && rm doc/_readme_check.html
+	@rm -rf doc/generated  # pages of names that are gone
 	@$(PY) -m sphinx -W --keep-going -b html doc doc/_build/html $(ARGS)
 
 bench: $(VENV)/.with-bench  ## run the benchmarks, each peer side by side
 	@for script in benchmarks/bench_*.py; do echo "== $$script" && $(PY) $$script $(ARGS) || exit 1; done
 
 clean:  ## remove everything that make made, .venv included
-	rm -rf $(VENV) doc/_build doc/gallery doc/generated build skvae.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) doc/_build doc/gallery doc/generated doc/sg_execution_times.rst build skvae.egg-info .pytest_cache .ruff_cache .hypothesis
 	find skvae tests examples benchmarks doc -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is written only after success: what was interrupted half-way is done again by the next call.

@@ -2,6 +2,7 @@
 
 import os
 from importlib.metadata import version as version_of
+from pathlib import Path
 
 # The gallery runs every example in its quick form; the tests do the same.
 os.environ["SKVAE_EXAMPLE_FAST"] = "1"
@@ -37,6 +38,13 @@ sphinx_gallery_conf = {
     "show_memory": False,
     "min_reported_time": 5,
 }
+
+# The gallery keeps what it has run; a page whose example is gone would be a document without a place.
+here = Path(__file__).parent
+for page in (here / "gallery").rglob("*.rst"):
+    example = here.parent / "examples" / page.relative_to(here / "gallery").with_suffix(".py")
+    if page.stem not in {"index", "sg_execution_times"} and not example.exists():
+        page.unlink()
 
 html_theme = "pydata_sphinx_theme"
 html_title = "skvae"
