@@ -207,7 +207,7 @@ def mrr(y_true, y_score=None, *, ranked=None, k=100, per_user=False):
     >>> from skvae.metrics import mrr
     >>> y_true = [[1, 0, 1, 0], [0, 0, 0, 1]]
     >>> y_score = [[0.9, 0.8, 0.1, 0.0], [0.1, 0.2, 0.3, 0.4]]
-    >>> mrr([[0, 0, 1, 0], [0, 0, 0, 1]], y_score).__round__(3)
+    >>> round(mrr([[0, 0, 1, 0], [0, 0, 0, 1]], y_score), 3)
     0.667
     """
     return _evaluate(_reciprocal_rank, y_true, y_score, ranked, k, per_user)

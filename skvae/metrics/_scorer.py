@@ -61,6 +61,7 @@ def make_ranking_scorer(metric="ndcg", *, k=100, holdout=0.2, seed=0):
       `decision_function(X)`, users x items; then items in X are masked here. It is called on blocks of users.
     - A y of two dimensions has the shape of X and holds the interactions to be found; all of X is then visible. Items
       of y that are in X too are not counted: nobody recommends what was seen. A y of one dimension is ignored.
+    - Without y, a search fits on whole rows of its training users; with y, on what X shows of them.
     - The searches take a sparse y. `cross_validate` and `cross_val_score` refuse one, whatever the scorer is:
       cross-validate by `GridSearchCV(recommender, {}, scoring=..., refit=False)` there, or give no y.
     - Of a Pipeline, all steps but the last transform X, and y where it is given; the items are hidden after that. So
