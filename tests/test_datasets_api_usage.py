@@ -89,18 +89,32 @@ def test_names_are_resolved_through_the_imports(package, case):
 def test_one_thing_under_several_names_is_one_column(package):
     package(
         {
-            "skp/__init__.py": "from ._impl import *\nfrom .api import open_door as unlock",
+            "skp/__init__.py": """\
+                from ._impl import *
+                from ._c import f as last_resort
+                from .api import open_door as unlock
+                """,
+            "skp/_c.py": "def f(): ...",
             "skp/_impl/__init__.py": "from .core import solve, _hidden\nfrom ._c import *",
             "skp/_impl/core.py": "def solve(): ...\ndef _hidden(): ...",
             "skp/api.py": "def open_door(): ...",
-            "skp/a.py": "import skp\nskp.solve(), skp.unlock()",
-            "skp/b.py": "from ._impl.core import solve\nfrom .api import open_door\nsolve(), open_door()",
-            "skp/c.py": "from skp._impl import solve, _hidden as h\nfrom skp import api\nsolve(), api.open_door(), h()",
+            "skp/a.py": "import skp\nskp.solve(), skp.unlock(), skp.last_resort()",
+            "skp/b.py": """\
+                from ._impl.core import solve
+                from .api import open_door
+                from ._c import f
+                solve(), open_door(), f()
+                """,
+            "skp/c.py": """\
+                from skp._impl import solve, _hidden as h
+                from skp import _c, api
+                solve(), api.open_door(), h(), _c.f()
+                """,
         }
     )
     usage = load_api_usage(packages=["skp"], min_files=3, cache=False)
-    assert usage.item_names.tolist() == ["skp.solve", "skp.unlock"]
-    assert usage.data.toarray().tolist() == [[1, 1]] * 3
+    assert usage.item_names.tolist() == ["skp.last_resort", "skp.solve", "skp.unlock"]
+    assert usage.data.toarray().tolist() == [[1, 1, 1]] * 3
 
 
 def test_warnings_about_the_code_change_nothing(package, recwarn):

@@ -32,6 +32,16 @@ def test_items_are_drawn_in_the_planted_proportions():
     assert 0.5 < error.std() < 1.5
 
 
+@pytest.mark.parametrize(("uniform", "item"), [(0.0, 0), (1 - 2.0**-53, 3), (0.25, 1), (0.2499, 0)])
+def test_draws_at_the_borders_stay_in_their_row(uniform, item):
+    class Stub:
+        def random_sample(self, n):
+            return np.full(n, uniform)
+
+    cells = _generators._draw_cells(np.zeros((3, 4)), np.array([1, 2, 1]), Stub())
+    assert cells.tolist() == [item, 4 + item, 4 + item, 8 + item]
+
+
 def test_returned_factors_are_those_of_the_draw():
     X, Z, V, b = make_interactions(
         400, 30, n_factors=3, mean_interactions=300, binary=False, return_factors=True, random_state=0
