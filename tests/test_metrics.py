@@ -388,6 +388,12 @@ def test_a_split_hides_its_share_and_loses_nothing(split, test_size, ratings):
 
 
 @every_split
+@pytest.mark.parametrize("test_size, n_hidden", [(0.29, 29), (0.57, 57), (0.999, 99), (1 - 1e-15, 99), (1e-15, 1)])
+def test_rounding_does_not_show_in_the_share(split, test_size, n_hidden):  # 0.29 * 100 is a hair below 29
+    assert split(np.ones((1, 100)), test_size)[1].nnz == n_hidden
+
+
+@every_split
 @every_container
 def test_a_split_does_not_depend_on_the_container(split, container, ratings):
     X = container(ratings)
