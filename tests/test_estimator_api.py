@@ -1,0 +1,84 @@
+"""scikit-learn's own checks on every public estimator: all pass, none is expected to fail, none is skipped."""
+
+import inspect
+import unittest
+
+import numpy as np
+import pytest
+from sklearn.base import BaseEstimator, clone
+from sklearn.utils import estimator_checks, get_tags
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import skvae
+
+PUBLIC = [getattr(skvae, name) for name in skvae.__all__]
+ESTIMATORS = [found() for found in PUBLIC if inspect.isclass(found) and issubclass(found, BaseEstimator)]
+
+# Checks that scikit-learn leaves out when a tag, a missing method or the environment says so.
+EASILY_LOST = {
+    "check_array_api_input",
+    "check_estimator_sparse_array",
+    "check_estimator_sparse_matrix",
+    "check_fit_idempotent",
+    "check_methods_sample_order_invariance",
+    "check_methods_subset_invariance",
+    "check_n_features_in_after_fitting",
+    "check_positive_only_tag_during_fit",
+    "check_readonly_memmap_input",
+    "check_transformer_preserve_dtypes",
+}
+
+# Checks that scikit-learn runs on its own estimators, beyond those that it asks of others.
+OF_ITS_OWN = [
+    "check_dataframe_column_names_consistency",
+    "check_estimators_partial_fit_n_features",
+    "check_global_output_transform_pandas",
+    "check_param_validation",
+    "check_set_output_transform",
+    "check_set_output_transform_pandas",
+    "check_transformer_get_feature_names_out",
+    "check_transformer_get_feature_names_out_pandas",
+]
+
+DRAWS_GLOBALLY = {"check_methods_sample_order_invariance"}  # the check itself, from np.random
+
+
+def _name(check):
+    return getattr(check, "func", check).__name__
+
+
+def _pass(check, *arguments):
+    state = np.random.get_state() if _name(check) in DRAWS_GLOBALLY else None  # noqa: NPY002 (to put it back)
+    try:
+        check(*arguments)
+    except (unittest.SkipTest, pytest.skip.Exception) as skipped:
+        pytest.fail(f"{_name(check)} was skipped ({skipped}); a check that does not run has not passed.")
+    finally:
+        if state is not None:
+            np.random.set_state(state)  # noqa: NPY002
+
+
+@parametrize_with_checks(ESTIMATORS)
+def test_scikit_learns_checks_pass(estimator, check):
+    _pass(check, estimator)
+
+
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")  # some of them mix frames and arrays
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda estimator: type(estimator).__name__)
+@pytest.mark.parametrize("name", OF_ITS_OWN)
+def test_scikit_learns_checks_of_its_own_estimators_pass(name, estimator):
+    _pass(getattr(estimator_checks, name), type(estimator).__name__, clone(estimator))
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda estimator: type(estimator).__name__)
+def test_no_tag_switches_checks_off(estimator):
+    tags = get_tags(estimator)
+    assert not (tags.no_validation or tags.non_deterministic or tags._skip_test)
+    assert tags.requires_fit
+    assert not tags.input_tags.allow_nan  # would drop the check on NaN
+
+
+def test_the_recommender_takes_part_in_the_checks_that_are_easily_lost():
+    _, pairs = next(mark.args for mark in test_scikit_learns_checks_pass.pytestmark if mark.name == "parametrize")
+    taken = {_name(check) for estimator, check in pairs if isinstance(estimator, skvae.MultVAERecommender)}
+    assert not EASILY_LOST - taken
