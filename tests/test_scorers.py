@@ -132,7 +132,7 @@ def test_with_y_all_of_X_is_shown_and_y_is_ranked(X):
     foldin, heldout = holdout_split(X[80:], random_state=0)
     expected = recall_at_k(heldout, masked(model.decision_function(foldin), foldin), k=5)
     scorer = make_ranking_scorer("recall@5")
-    for kind in (sp.csr_array, sp.csr_matrix, sp.coo_array, sp.lil_matrix, lambda m: m.toarray()):
+    for kind in (sp.csr_array, sp.csr_matrix, sp.coo_matrix, sp.lil_matrix, sp.bsr_array, lambda m: m.toarray()):
         assert scorer(model, kind(foldin), kind(heldout)) == expected
 
 
@@ -367,6 +367,9 @@ def test_a_finished_search_is_scored_by_its_winner(X):
     search = GridSearchCV(ItemNeighbours(), GRID, scoring=scorer, cv=FOLDS).fit(train)
     assert search.score(test) == scorer(search, test) == scorer(search.best_estimator_, test)
     assert cross_val_score(search, X, scoring=scorer, cv=2, error_score="raise").shape == (2,)
+    pipe = make_pipeline(FunctionTransformer(likes, accept_sparse=True), Recommending())
+    search = GridSearchCV(pipe, {"recommending__shrinkage": [1.0]}, scoring=scorer, cv=FOLDS).fit(train)
+    assert scorer(search, test) == scorer(search.best_estimator_[-1], likes(test))
 
 
 # --- the scorer as an object ------------------------------------------------------------------------------------------

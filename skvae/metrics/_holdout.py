@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from skvae._hash import combine
-from skvae.metrics._ranking import canonical_csr
+from skvae._sparse import canonical_csr
 
 
 def holdout_split(X, test_size=0.2, *, random_state=None):

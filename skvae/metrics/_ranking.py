@@ -9,8 +9,8 @@ from numbers import Integral
 
 import numpy as np
 import scipy.sparse as sp
-from sklearn.utils import check_array
 
+from skvae._sparse import canonical_csr
 from skvae._topk import top_k
 
 # Cells of users x items that are ranked at a time: 16 MB of scores, and as much twice over while they are sorted.
@@ -518,21 +518,6 @@ def best_items(scores, k, first_row=0):
 
 
 # --- checks -----------------------------------------------------------------------------------------------------------
-
-
-def canonical_csr(X, name="X", kind=None):
-    """Check a matrix and return it as CSR: indices sorted, duplicates summed, no stored zeros; X is not changed.
-
-    `kind` is csr_array or csr_matrix; None keeps that of X (dense becomes csr_array).
-    """
-    X = check_array(X, accept_sparse="csr", ensure_min_samples=0, input_name=name)
-    kind = kind or (sp.csr_matrix if sp.isspmatrix(X) else sp.csr_array)
-    X = kind(X)
-    if not (X.has_canonical_format and X.data.all()):
-        X = X.copy()
-        X.sum_duplicates()
-        X.eliminate_zeros()
-    return X
 
 
 def check_k(k):

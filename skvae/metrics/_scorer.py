@@ -6,9 +6,10 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.pipeline import Pipeline
 
+from skvae._sparse import canonical_csr
 from skvae.metrics import _ranking
 from skvae.metrics._holdout import check_seed, check_test_size, content_holdout
-from skvae.metrics._ranking import best_items, canonical_csr, check_k, row_blocks
+from skvae.metrics._ranking import best_items, check_k, row_blocks
 
 _METRICS = {
     "ndcg": _ranking.ndcg_at_k,
@@ -190,9 +191,8 @@ def _rank(model, foldin, k):
 
 
 def _rank_block(model, foldin, k):
-    scores = np.array(
-        model.decision_function(foldin), dtype=np.float64
-    )  # a copy: what the model returns may be its own
+    scores = model.decision_function(foldin)
+    scores = np.array(scores, dtype=np.float64)  # a copy: what the model returns may be its own
     if scores.shape != foldin.shape:
         raise ValueError(
             f"{type(model).__name__}.decision_function must score every item, shape {foldin.shape}, but it returned "
