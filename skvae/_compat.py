@@ -6,6 +6,15 @@ moves them, this file follows and no other does.
 
 from sklearn.base import _fit_context as fit_context
 from sklearn.callback import CallbackSupportMixin
-from sklearn.utils._param_validation import HasMethods, Interval, InvalidParameterError, StrOptions
+from sklearn.utils._param_validation import Interval, StrOptions
 
-__all__ = ["CallbackSupportMixin", "HasMethods", "Interval", "InvalidParameterError", "StrOptions", "fit_context"]
+# What scikit-learn keeps on an estimator while a fit with callbacks runs, and needs afterwards to end them.
+CALLBACK_STATE = ("_callback_fit_ctx", "_skl_callbacks_to_teardown")
+
+__all__ = [
+    "CALLBACK_STATE",
+    "CallbackSupportMixin",
+    "Interval",
+    "StrOptions",
+    "fit_context",
+]

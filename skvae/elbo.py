@@ -1,6 +1,6 @@
 """The bound that every model raises, and the record of an ascent.
 
-    L(q, theta) = E_q[log p(x | z, theta)] - beta KL(q(z | x) || p(z))   <=   log p(x | theta)      (beta = 1)
+L(q, theta) = E_q[log p(x | z, theta)] - beta KL(q(z | x) || p(z))   <=   log p(x | theta)      (beta = 1)
 """
 
 from dataclasses import dataclass, field

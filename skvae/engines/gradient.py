@@ -123,16 +123,16 @@ def ascend(model, params, rows, *, plan, noise, log_base=0.0, validate=None, wat
     for number in range(plan.max_iter):
         watcher.begins(number)
         epoch_noise = noise.fold(plan.first_epoch + number)
-        sums = torch.zeros(3, dtype=torch.float64, device=rows.device)  # log_prob, kl, steps refused
+        sums = []  # of each batch: log_prob, kl, steps refused; they stay on the device until the epoch's end
         for batch in rows.batches(plan.batch_size, epoch_noise.fold("order").permutation(len(rows))):
             fraction = step / n_steps
             bound = model.bound(params, batch, epoch_noise)
             (-bound.value(plan.beta(fraction)).mean()).backward()
             refused = optimiser.step(bound, plan.rate_schedule(fraction))
-            sums += torch.stack([bound.log_prob.detach().sum(), bound.kl.detach().sum(), refused])
+            sums.append(torch.stack([bound.log_prob.detach().sum(), bound.kl.detach().sum(), refused]))
             step += 1
-        (sums,) = _reduce.total(sums)
-        log_prob, kl, refused = sums.tolist()  # the epoch's one wait for the device
+        (sums,) = _reduce.total(torch.stack(sums).cpu().double().sum(0))  # the epoch's one wait for the device
+        log_prob, kl, refused = sums.tolist()
         optimiser.review(refused, plan.first_epoch + number)
         score = None if validate is None else validate(params)
         n_rows = max(1, len(rows))

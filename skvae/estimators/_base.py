@@ -15,7 +15,7 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.utils import check_random_state
 
-from skvae._compat import CallbackSupportMixin
+from skvae._compat import CALLBACK_STATE, CallbackSupportMixin
 from skvae._tensors import Rows, resolve_device, to_device, to_numpy
 from skvae.engines import gradient
 
@@ -49,8 +49,9 @@ class Model(CallbackSupportMixin, BaseEstimator):
         try:
             yield
         except BaseException:
+            running = {name: value for name, value in vars(self).items() if name in CALLBACK_STATE}
             vars(self).clear()
-            vars(self).update(before)
+            vars(self).update(before | running)
             raise
 
     def _set(self, **attributes):
@@ -92,7 +93,6 @@ class Climb:
         self.estimator, self.noise = estimator, noise
         self.architecture = estimator._architecture_of(X)
         self.model = estimator._build(self.architecture)
-        self.model.likelihood.check(X)
         X = X[np.flatnonzero(np.diff(X.indptr))]
         self.rows = Rows(X, resolve_device(estimator.device))
         if goes_on:
@@ -107,11 +107,12 @@ class Climb:
         self.n_iter, self.lower_bounds, self.validation_scores = 0, [], []
 
     def _go_on(self, estimator):
-        changed = {k: v for k, v in self.architecture.items() if estimator._architecture[k] != v}
+        changed = {name: value for name, value in self.architecture.items() if estimator._architecture[name] != value}
         if changed:
+            fitted = {name: estimator._architecture[name] for name in changed}
             raise ValueError(
-                f"{type(estimator).__name__} was fitted with { ({k: estimator._architecture[k] for k in changed}) } and "
-                f"cannot go on with {changed}; set warm_start=False to fit from the beginning."
+                f"{type(estimator).__name__} was fitted with {fitted} and cannot go on with {changed}; "
+                "set warm_start=False to fit from the beginning."
             )
         device = self.rows.device
         self.params, self.moments = to_device(estimator.parameters_, device), to_device(estimator._moments, device)
@@ -146,7 +147,7 @@ class Climb:
         }
 
     def record(self, fit, *, keep_moments):
-        """How the ascent went, after what went before it; moments only for those who go on, they weigh twice the rest."""
+        """How the ascent went, after what went before; the moments, twice the weights in size, for those who go on."""
         return {
             "n_iter_": self.n_iter + fit.n_iter,
             "lower_bounds_": np.array(self.lower_bounds + fit.lower_bounds),

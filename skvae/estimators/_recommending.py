@@ -5,20 +5,11 @@ import scipy.sparse as sp
 import torch
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from skvae._sparse import canonical_csr
 from skvae._tensors import block_rows, explain_out_of_memory, top_k
 from skvae.metrics import make_ranking_scorer
 
 _PADDING = -1  # in place of an item where none is left
-
-
-def canonical_csr(X):
-    """The same matrix as a CSR array: indices sorted, duplicates summed, no stored zeros; X itself is not changed."""
-    X = sp.csr_array(X)
-    if not (X.has_canonical_format and X.data.all()):
-        X = X.copy()
-        X.sum_duplicates()
-        X.eliminate_zeros()
-    return X
 
 
 class RecommenderMixin:
@@ -37,7 +28,7 @@ class RecommenderMixin:
             dtype=[np.float32, np.float64],
             ensure_non_negative=True,
         )
-        return canonical_csr(X)
+        return canonical_csr(X, kind=sp.csr_array)
 
     def _check_fitted_X(self, X):
         check_is_fitted(self)
@@ -136,6 +127,7 @@ class RecommenderMixin:
             If y has two dimensions but not the shape of X, or no user has a held-out interaction.
         """
         check_is_fitted(self)
+        validate_data(self, X, reset=False, skip_check_array=True)  # the items' names and number, before any is hidden
         return make_ranking_scorer("ndcg", k=100)(self, X, y)
 
 

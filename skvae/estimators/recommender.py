@@ -1,7 +1,6 @@
 """Recommenders: users x items in, ranked items out."""
 
 import math
-from dataclasses import replace
 from functools import partial
 from numbers import Integral, Real
 
@@ -25,6 +24,119 @@ _LIST_LENGTH = 100  # of the NDCG that validates and scores
 
 
 class MultVAERecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Model):
+    """Recommend items by a variational autoencoder of users' interactions.
+
+    A user's row of clicks is taken as draws from a multinomial over the items, whose log-probabilities a network
+    computes from a latent taste; another network infers the taste from the row:
+
+        z_u ~ N(0, I),   x_u ~ Mult(N_u, softmax(f(z_u))),   q(z_u | x_u) = N(mu(x_u), diag sigma^2(x_u))
+
+    Both are fitted together by stochastic ascent of E_q[log p(x | z)] - beta KL(q || p). A user whom `fit` never saw is
+    folded in by their row alone. Read more in the :doc:`user guide </user_guide/recommender>`.
+
+    Parameters
+    ----------
+    n_components : int, default=200
+        Dimension K of the latent taste.
+    hidden_layer_sizes : tuple of int, default=()
+        Widths of the encoder's hidden layers; the decoder mirrors them. Without any, both networks are linear maps
+        around the latent layer, which suits up to some ten thousand users. The paper: (600,).
+    activation : {"identity", "logistic", "tanh", "relu", "silu"}, default="tanh"
+        Of the hidden layers.
+    dropout : float, default=0.3
+        Share of a row's interactions that each training step hides from the encoder, in [0, 1). The paper: 0.5.
+    beta : float or "auto", default="auto"
+        Weight of the KL term once the annealing has ended. 1 trains the evidence lower bound itself; ranking is best
+        well below it. "auto": 0.02. The paper: 0.2.
+    annealing : {"linear", "sigmoid", "cyclical"}, callable or None, default="linear"
+        How the weight of the KL term rises to `beta`: along a line or a logistic curve over the first
+        `anneal_fraction` of all steps, in `n_cycles` cycles that each rise over their first `anneal_fraction`, as a
+        function from the fraction of all steps done to a multiplier of `beta`, or not at all (None: `beta` throughout).
+    anneal_fraction : float, default=0.25
+        In [0, 1]. A fraction of all steps, since a number of steps that suits many users leaves few at beta = 0.
+    n_cycles : int, default=4
+        Number of cycles of the cyclical annealing.
+    likelihood : {"multinomial", "bernoulli", "gaussian"}, default="multinomial"
+        Of a row given the decoder's output. The other two are the paper's comparisons: independent clicks (X in
+        [0, 1]) and confidence-weighted squares.
+    confidence : tuple of two floats, default=(1.0, 10.0)
+        Precisions (c_0, c_1) of the gaussian likelihood where a user did not and did interact, in 1 / value**2.
+    weight_decay : float or "auto", default="auto"
+        L2 penalty: the coefficient of half the sum of squares of all weights (biases are free), against the mean bound
+        per user. "auto": 4e-5.
+    learning_rate : float or "auto", default="auto"
+        Of Adam, at the start. "auto": 5e-3.
+    learning_rate_schedule : {"cosine", "constant"}, default="cosine"
+        Whether the rate falls to 2 % of its start along half a cosine over the fit, or stays. After the fall the last
+        epoch is nearly always the best, which spares the users that early stopping would set aside.
+    batch_size : int or "auto", default="auto"
+        Users a step. "auto": a sixteenth of the users, from 8 to 500.
+    max_iter : int or "auto", default="auto"
+        Epochs. "auto": 30, or as many as make 240 steps where 30 would make fewer.
+    early_stopping : bool or "auto", default="auto"
+        Whether to stop when NDCG@100 on held-out interactions of held-out users has not risen for `n_iter_no_change`
+        epochs, and to keep the best weights; no epoch counts before the annealing has ended. "auto": where `X_val` is
+        given or there are 10,000 users.
+    validation_fraction : float, default=0.1
+        Share of the users to set aside for early stopping where `fit` is given no `X_val`, inside (0, 1).
+    n_iter_no_change : int, default=10
+        Patience of early stopping, in epochs.
+    warm_start : bool, default=False
+        Whether `fit` goes on from the last fit's weights (and, from the second call on, the optimiser's state).
+    device : str, default="auto"
+        Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
+    random_state : int, RandomState instance or None, default=None
+        Seed of initial weights, order, dropout and draws. An int gives bit-equal fits on the CPU of one machine with
+        one number of threads. None draws a fresh seed from the system, without touching NumPy's global generator.
+    verbose : int, default=0
+        1 prints about ten lines a fit, 2 a line every epoch. For a bar: `set_callbacks(ProgressBar())`.
+
+    Attributes
+    ----------
+    parameters_ : dict of ndarray
+        Weights, of shape (n_in, n_out), and biases of the two networks: "encoder.0.weight", "decoder.0.bias", ...
+        Row i of the encoder's first weight and column i of the decoder's last belong to item i.
+    lower_bounds_ : ndarray of shape (n_iter_,)
+        Mean evidence lower bound per user of each epoch, in nats, at beta = 1 whatever beta trains with; by the noise
+        and dropout of training.
+    validation_scores_ : ndarray
+        NDCG@100 of the validation users after each epoch, where there are any.
+    n_iter_ : int
+        Epochs done, over all calls of `partial_fit` or of `fit` with `warm_start`.
+    device_ : str
+        Where the fit ran.
+    n_features_in_ : int
+        Number of items.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the items, where `fit` was given a DataFrame.
+
+    See Also
+    --------
+    skvae.metrics.make_ranking_scorer : Scores for `GridSearchCV` and its kin.
+    skvae.datasets.to_interactions : Makes X from a long table of users and items.
+
+    Notes
+    -----
+    The published setting is ``MultVAERecommender(hidden_layer_sizes=(600,), dropout=0.5, beta=0.2, weight_decay=0,
+    learning_rate=1e-3, learning_rate_schedule="constant", batch_size=500, max_iter=200, early_stopping=True)``.
+
+    References
+    ----------
+    Liang, Krishnan, Hoffman and Jebara, *Variational Autoencoders for Collaborative Filtering*, WWW 2018.
+
+    Examples
+    --------
+    >>> from skvae import MultVAERecommender
+    >>> from skvae.datasets import make_interactions
+    >>> X = make_interactions(300, 100, random_state=0)
+    >>> recommender = MultVAERecommender(n_components=20, random_state=0).fit(X)
+    >>> ids, scores = recommender.recommend(X[:2], k=3)
+    >>> ids.shape
+    (2, 3)
+    >>> recommender.transform(X).shape
+    (300, 20)
+    """
+
     _parameter_constraints = {
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
@@ -56,7 +168,7 @@ class MultVAERecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         *,
         hidden_layer_sizes=(),
         activation="tanh",
-        dropout=0.5,
+        dropout=0.3,
         beta="auto",
         annealing="linear",
         anneal_fraction=0.25,
@@ -129,7 +241,7 @@ class MultVAERecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         """
         with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
             goes_on = self.warm_start and hasattr(self, "parameters_")
-            users = self._check_X(X, reset=not goes_on)
+            users = self._check_training_X(X, reset=not goes_on)
             X_val = None if X_val is None else self._check_X(X_val, reset=False)
             noise = Noise(draw_seed(self.random_state))
             early = self._stops_early(users, X_val)
@@ -158,21 +270,25 @@ class MultVAERecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         """
         with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
             goes_on = hasattr(self, "parameters_")
-            users = self._check_X(X, reset=not goes_on)
+            users = self._check_training_X(X, reset=not goes_on)
             climb = Climb(self, users, Noise(draw_seed(self.random_state)), goes_on)
             fit = climb.ascend(self._one_pass(climb))
             return self._set(**climb.attributes(fit.params), **climb.record(fit, keep_moments=True))
 
+    def _check_training_X(self, X, *, reset):
+        X = self._check_X(X, reset=reset)
+        _likelihood(self._architecture_of(X)).check(X)
+        return X
+
     def _architecture_of(self, X):
         """What fixes the shapes and the meaning of the parameters."""
-        sizes = self.hidden_layer_sizes
         return {
             "n_items": X.shape[1],
             "n_components": int(self.n_components),
-            "hidden_layer_sizes": tuple(int(size) for size in ([sizes] if isinstance(sizes, Integral) else sizes)),
+            "hidden_layer_sizes": _checked_sizes(self.hidden_layer_sizes),
             "activation": self.activation,
             "likelihood": self.likelihood,
-            "confidence": tuple(self.confidence),
+            "confidence": _checked_confidence(self.confidence) if self.likelihood == "gaussian" else None,
         }
 
     def _stops_early(self, users, X_val):
@@ -194,10 +310,7 @@ class MultVAERecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         return users[np.sort(order[n_val:])], users[np.sort(order[:n_val])]
 
     def _plan(self, climb, early):
-        n_users, n_items = climb.rows.shape
-        auto = _defaults(n_users, n_items)
-        chosen = {name: auto[name] if getattr(self, name) == "auto" else getattr(self, name) for name in auto}
-        cap = chosen.pop("beta")
+        chosen, cap = self._chosen(climb)
         multiplier, ends = self._annealing()
         return gradient.Plan(
             **chosen,
@@ -209,9 +322,14 @@ class MultVAERecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         )
 
     def _one_pass(self, climb):
-        plan = self._plan(climb, early=False)
-        cap = plan.beta(1.0)
-        return replace(plan, max_iter=1, rate_schedule=schedules.constant, beta=lambda fraction: cap)
+        chosen, cap = self._chosen(climb)
+        return gradient.Plan(**chosen | {"max_iter": 1}, beta=lambda fraction: cap, first_epoch=climb.n_iter)
+
+    def _chosen(self, climb):
+        """The parameters that may be "auto", settled for these users, and beta's cap beside them."""
+        auto = _defaults(len(climb.rows))
+        chosen = {name: value if getattr(self, name) == "auto" else getattr(self, name) for name, value in auto.items()}
+        return chosen, chosen.pop("beta")
 
     def _annealing(self):
         """The multiplier of beta over the fit, and the fraction of the fit at which it has reached 1 for good."""
@@ -320,13 +438,26 @@ class MultVAERecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         return float(ndcg_at_k(heldout, ranked=ids, k=_LIST_LENGTH))
 
 
+def _checked_sizes(sizes):
+    sizes = (sizes,) if isinstance(sizes, Integral) else tuple(sizes)
+    if not all(isinstance(size, Integral) and size >= 1 for size in sizes):
+        raise ValueError(f"hidden_layer_sizes must hold whole numbers >= 1, such as (600,), but it is {sizes!r}.")
+    return tuple(int(size) for size in sizes)
+
+
+def _checked_confidence(confidence):
+    if len(confidence) != 2 or not all(isinstance(c, Real) and 0 < c < math.inf for c in confidence):
+        raise ValueError(f"confidence must be two positive numbers (c_0, c_1), but it is {confidence!r}.")
+    return tuple(float(c) for c in confidence)
+
+
 def _likelihood(architecture):
     if architecture["likelihood"] == "gaussian":
         return Gaussian(architecture["confidence"])
     return {"multinomial": Multinomial, "bernoulli": Bernoulli}[architecture["likelihood"]]()
 
 
-def _defaults(n_users, n_items):
+def _defaults(n_users):
     """What "auto" stands for."""
     batch_size = int(np.clip(n_users // 16, 8, 500))
     steps = math.ceil(n_users / batch_size)

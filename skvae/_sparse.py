@@ -1,0 +1,19 @@
+"""One form for users x items."""
+
+import scipy.sparse as sp
+from sklearn.utils import check_array
+
+
+def canonical_csr(X, name="X", kind=None):
+    """Check a matrix and return it as CSR: indices sorted, duplicates summed, no stored zeros; X is not changed.
+
+    `kind` is csr_array or csr_matrix; None keeps that of X (dense becomes csr_array).
+    """
+    X = check_array(X, accept_sparse="csr", ensure_min_samples=0, input_name=name)
+    kind = kind or (sp.csr_matrix if sp.isspmatrix(X) else sp.csr_array)
+    X = kind(X)
+    if not (X.has_canonical_format and X.data.all()):
+        X = X.copy()
+        X.sum_duplicates()
+        X.eliminate_zeros()
+    return X
