@@ -139,7 +139,9 @@ def test_x_is_left_as_it_was(method, model, X):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("method", ["decision_function", "transform", "posterior", "elbo", "recommend", "fit_transform"])
+@pytest.mark.parametrize(
+    "method", ["decision_function", "transform", "posterior", "elbo", "recommend", "fit_transform"]
+)
 def test_the_input_dtype_comes_back(method, dtype, model, X):
     estimator = tiny() if method == "fit_transform" else model
     assert per_user(estimator, method, X.astype(dtype))[-1].dtype == dtype
