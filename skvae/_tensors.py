@@ -206,6 +206,10 @@ class Batch:
         value = self.value if value is None else value
         return value.new_zeros(len(self)).index_add_(0, self.user, value)
 
+    def max(self):
+        """Largest value of each row, 0 for a row without entries, of shape (n_rows,)."""
+        return self.value.new_zeros(len(self)).scatter_reduce_(0, self.user, self.value, "amax")
+
     def linear(self, weight, bias):
         """x @ weight + bias, touching only the rows of `weight` (n_columns, n_out) that x stores."""
         return F.embedding_bag(self.item, weight, self.offset, mode="sum", per_sample_weights=self.value) + bias

@@ -163,7 +163,7 @@ class EpochWatcher(gradient.Watcher):
     ----------
     estimator : Model
     X, y : array-like
-        Of the fit. Callbacks that score skip a fit whose y is None, so X takes its place.
+        Of the fit, as callbacks are to see them.
     max_iter : int
     attributes : callable
         Live parameters -> dict of fitted attributes, called only when a callback asks for the estimator as it is.
@@ -171,7 +171,7 @@ class EpochWatcher(gradient.Watcher):
 
     def __init__(self, estimator, X, y, max_iter, attributes):
         self.estimator, self.max_iter, self.attributes = estimator, max_iter, attributes
-        self.data = {"estimator": estimator, "X": X, "y": X if y is None else y}
+        self.data = {"estimator": estimator, "X": X, "y": y}
         self.verbose, self.interval = estimator.verbose, 1 if estimator.verbose > 1 else max(1, max_iter // 10)
         self.root = estimator._init_callback_context(max_subtasks=max_iter)
         self.started = time.perf_counter()

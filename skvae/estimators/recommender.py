@@ -244,11 +244,10 @@ class MultVAERecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
             users = self._check_training_X(X, reset=not goes_on)
             X_val = None if X_val is None else self._check_X(X_val, reset=False)
             noise = Noise(draw_seed(self.random_state))
-            early = self._stops_early(users, X_val)
-            if early and X_val is None:
-                users, X_val = self._set_aside(users, noise)
+            users, X_val, early = self._validation(users, X_val, noise)
             climb = Climb(self, users, noise, goes_on)
             plan = self._plan(climb, early)
+            y = np.zeros(users.shape[0]) if y is None else y  # scikit-learn's ScoringMonitor scores no fit without y
             with EpochWatcher(self, X, y, plan.max_iter, climb.attributes) as watcher:
                 fit = climb.ascend(plan, X_val, watcher)
             return self._set(**climb.attributes(fit.params), **climb.record(fit, keep_moments=self.warm_start))
@@ -291,23 +290,26 @@ class MultVAERecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
             "confidence": _checked_confidence(self.confidence) if self.likelihood == "gaussian" else None,
         }
 
-    def _stops_early(self, users, X_val):
-        if self.early_stopping == "auto":
-            return X_val is not None or users.shape[0] >= _MANY_USERS
-        return self.early_stopping
-
-    def _set_aside(self, users, noise):
-        """Part the users into those to train on and those to validate on, at random."""
-        n_users = users.shape[0]
-        n_val = math.ceil(self.validation_fraction * n_users)
-        if n_val >= n_users:
+    def _validation(self, users, X_val, noise):
+        """Users to train on, users to validate on (or None), and whether to stop early."""
+        if X_val is not None:
+            if not len(_rankable(X_val)):
+                raise ValueError("X_val holds no user with two interactions: one to show, one to rank.")
+            return users, X_val, self.early_stopping in ("auto", True)
+        candidates = _rankable(users)
+        if self.early_stopping == "auto" and len(candidates) < _MANY_USERS or not self.early_stopping:
+            return users, None, False
+        aside = noise.fold("validation").permutation(len(candidates))
+        aside = candidates[aside[: math.ceil(self.validation_fraction * len(candidates))]]
+        rest = np.setdiff1d(np.arange(users.shape[0]), aside)
+        if not len(aside) or not users[rest].nnz:
             raise ValueError(
-                f"early_stopping would set aside validation_fraction={self.validation_fraction} of n_samples = "
-                f"{n_users} users and leave none to train on; lower the fraction, pass X_val or use "
+                f"early_stopping=True with validation_fraction={self.validation_fraction} would set aside {len(aside)} "
+                f"of the {len(candidates)} users with two interactions and leave {len(rest)} of n_samples = "
+                f"{users.shape[0]} to train on; it needs users in both parts. Change the fraction, pass X_val or use "
                 "early_stopping=False."
             )
-        order = noise.fold("validation").permutation(n_users)
-        return users[np.sort(order[n_val:])], users[np.sort(order[:n_val])]
+        return users[rest], users[np.sort(aside)], True
 
     def _plan(self, climb, early):
         chosen, cap = self._chosen(climb)
@@ -396,6 +398,7 @@ class MultVAERecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         """
         X = self._check_fitted_X(X)
         model, params, rows = self._at_work(X)
+        model.likelihood.check(X)
         draws = Noise(0).fold("elbo").normal(torch.arange(_ELBO_DRAWS), model.n_components, rows.dtype)
         size = block_rows(X.shape[1])
         bounds = [_expected_bound(model, params, batch, draws.to(rows.device)) for batch in rows.batches(size)]
@@ -404,7 +407,7 @@ class MultVAERecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
     def _at_work(self, X):
         """The fitted model, its parameters as tensors of the dtype of X, and X as rows beside them."""
         device = inference_device(self.device)
-        rows = Rows(X, device, torch.from_numpy(X.data[:0]).dtype)
+        rows = Rows(X, device, torch.from_numpy(np.empty(0, X.dtype)).dtype)
         return self._build(self._architecture), to_device(self.parameters_, device, rows.dtype), rows
 
     def _scorer(self, X):
@@ -436,6 +439,11 @@ class MultVAERecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         foldin, heldout = content_holdout(X_val)
         ids, _ = rank(partial(_score, model, params), foldin, _LIST_LENGTH)
         return float(ndcg_at_k(heldout, ranked=ids, k=_LIST_LENGTH))
+
+
+def _rankable(X):
+    """Rows with an interaction to show and another to rank."""
+    return np.flatnonzero(np.diff(X.indptr) >= 2)
 
 
 def _checked_sizes(sizes):
@@ -472,10 +480,10 @@ def _defaults(n_users):
 
 def _called(annealing, fraction):
     """A user's schedule, held to what a weight must be."""
-    weight = float(annealing(fraction))
-    if not 0 <= weight < math.inf:
-        raise ValueError(f"annealing({fraction:g}) returned {weight}; it must return a finite weight >= 0.")
-    return weight
+    weight = annealing(fraction)
+    if not isinstance(weight, Real) or not 0 <= weight < math.inf:
+        raise ValueError(f"annealing({fraction:g}) returned {weight!r}; it must return a finite number >= 0.")
+    return float(weight)
 
 
 @torch.no_grad()

@@ -81,8 +81,8 @@ class MultVAE:
 
     def normalise(self, x, noise=None):
         """The rows at unit length, then entries hidden at random: zeros stay zeros, so only stored entries draw."""
-        length = x.sum(x.value.square()).sqrt().clamp(min=torch.finfo(x.value.dtype).tiny)
-        value = x.value / length[x.user]
+        value = x.value / x.max()[x.user]  # first, so that no square leaves the range of the dtype
+        value = value / x.sum(value.square()).sqrt()[x.user]
         if noise is not None and self.dropout:
             key = noise.fold("dropout").keys(x.row)
             kept = uniform_at(key[x.user], x.item, value.dtype) >= self.dropout
