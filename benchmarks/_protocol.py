@@ -129,7 +129,7 @@ def load_split(name, seed=0):
 
 def movielens(name):
     """Ratings of 4 and 5 stars as clicks, from the archive in the folder named by SKVAE_TEST_DATA."""
-    ratings = datasets.fetch_movielens(name, data_home=os.environ.get("SKVAE_TEST_DATA")).data
+    ratings = datasets.fetch_movielens(name, data_home=os.environ.get("SKVAE_TEST_DATA") or None).data
     return ratings.multiply(ratings >= 4)
 
 

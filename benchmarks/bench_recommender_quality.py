@@ -19,7 +19,8 @@ def popularity(split, data, seed):
 def ease(split, data, seed):
     model, on_val = tuned_ease(split, evaluate)
     edge = " (edge of the grid)" if model.l2 in (EASE_GRID[0], EASE_GRID[-1]) else ""
-    return model, f"L2 {model.l2:g}{edge}, NDCG@100 of the validation users {on_val[model.l2]:.4f}"
+    print(f"  ease: NDCG@100 of the validation users by L2: { {l2: round(found, 4) for l2, found in on_val.items()} }")
+    return model, f"L2 {model.l2:g}{edge}"
 
 
 def plain(split, data, seed):
@@ -60,12 +61,15 @@ def run(data, names, n_deals):
             print(f"  {name:16} {show(found)}  {took:8.2f} s  {remark}", flush=True)
             figures.setdefault(name, []).append(found)
             seconds.setdefault(name, []).append(took)
-            remarks.setdefault(name, remark)
-    note = f"; {n_deals} deals" if n_deals > 1 else ""
-    return [
-        (data, name, *cells(mean(figures[name])), f"{np.median(seconds[name]):.2f}", remarks[name] + note)
-        for name in names
-    ]
+            remarks.setdefault(name, []).append(remark)
+    return [(data, name, *cells(mean(figures[name])), *last(seconds[name], remarks[name])) for name in names]
+
+
+def last(seconds, remarks):
+    """The cells of the last two columns."""
+    found = [" / ".join(dict.fromkeys(remark for remark in remarks if remark))]
+    deals = [f"{len(seconds)} deals"] if len(seconds) > 1 else []
+    return f"{np.median(seconds):.2f}", "; ".join(filter(None, found + deals))
 
 
 def mean(found):
