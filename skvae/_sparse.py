@@ -11,8 +11,8 @@ def canonical_csr(X, name="X", kind=None):
     `kind` is csr_array or csr_matrix; None keeps that of X (dense becomes csr_array).
     """
     X = check_array(X, accept_sparse="csr", ensure_min_samples=0, input_name=name)
-    if X.dtype == np.float16:  # scipy.sparse has none
-        X = X.astype(np.float32)
+    if X.dtype == np.float16 or not X.dtype.isnative:  # scipy.sparse has neither
+        X = X.astype(np.result_type(X.dtype, np.float32))
     kind = kind or (sp.csr_matrix if sp.isspmatrix(X) else sp.csr_array)
     X = kind(X)
     if not (X.has_canonical_format and X.data.all()):

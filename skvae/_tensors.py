@@ -6,6 +6,7 @@ Engines and models see tensors only, and never ask whether rows are sparse or wh
 import contextlib
 import math
 import warnings
+from functools import cached_property
 from zlib import crc32
 
 import numpy as np
@@ -25,7 +26,7 @@ def resolve_device(device):
     Parameters
     ----------
     device : str
-        "auto" (a CUDA GPU when there is one, else the CPU) or any name torch knows: "cpu", "cuda", "cuda:1", "mps".
+        "auto" (a CUDA GPU when there is one, else the CPU) or any name torch knows: "cpu", "cuda", "cuda:1".
 
     Raises
     ------
@@ -71,8 +72,8 @@ def to_device(arrays, device, dtype=torch.float32):
 
 
 def to_numpy(tensors):
-    """Bring a dict of tensors home as NumPy arrays of their own."""
-    return {name: tensor.detach().to("cpu", copy=True).numpy() for name, tensor in tensors.items()}
+    """Bring a dict of tensors home as NumPy arrays; tensors of the CPU keep their memory and share it."""
+    return {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
 
 
 # ------------------------------------------------------------------------------------------------------------ noise
@@ -162,6 +163,7 @@ class Rows:
             item=place(self.indices[position], torch.int64),
             value=place(self.data[position], self.dtype),
             offset=place(offset, torch.int64),
+            count=place(count, torch.int64),
             n_columns=self.shape[1],
         )
 
@@ -185,30 +187,36 @@ class Batch:
     user, item : int64 Tensors of shape (n_stored,)
         Row within the batch, and column, of each stored entry; ordered by row.
     value : Tensor of shape (n_stored,)
-    offset : int64 Tensor of shape (n_rows,)
-        Where each row starts among the entries.
+    offset, count : int64 Tensors of shape (n_rows,)
+        Where each row starts among the entries, and how many are its own.
     n_columns : int
+    cell : int64 Tensor of shape (n_stored,)
+        Place of each entry in a dense matrix of (n_rows, n_columns), row after row.
     """
 
-    def __init__(self, row, user, item, value, offset, n_columns):
-        self.row, self.user, self.item, self.value, self.offset = row, user, item, value, offset
-        self.n_columns = n_columns
+    def __init__(self, row, user, item, value, offset, count, n_columns):
+        self.row, self.user, self.item, self.value = row, user, item, value
+        self.offset, self.count, self.n_columns = offset, count, n_columns
+
+    @cached_property
+    def cell(self):
+        return self.user * self.n_columns + self.item
 
     def __len__(self):
         return len(self.row)
 
     def with_values(self, value):
         """The same cells holding other values."""
-        return Batch(self.row, self.user, self.item, value, self.offset, self.n_columns)
+        return Batch(self.row, self.user, self.item, value, self.offset, self.count, self.n_columns)
 
     def sum(self, value=None):
         """Sum over each row of its values (or of others in their place), of shape (n_rows,)."""
         value = self.value if value is None else value
-        return value.new_zeros(len(self)).index_add_(0, self.user, value)
+        return torch.segment_reduce(value, "sum", lengths=self.count, unsafe=True)
 
     def max(self):
         """Largest value of each row, 0 for a row without entries, of shape (n_rows,)."""
-        return self.value.new_zeros(len(self)).scatter_reduce_(0, self.user, self.value, "amax")
+        return torch.segment_reduce(self.value, "max", lengths=self.count, unsafe=True, initial=0)
 
     def linear(self, weight, bias):
         """x @ weight + bias, touching only the rows of `weight` (n_columns, n_out) that x stores."""
@@ -216,7 +224,11 @@ class Batch:
 
     def inner(self, f):
         """sum_d x_d f_d for each row; f of shape (n_rows, n_columns), the result (n_rows,)."""
-        return self.sum(self.value * f[self.user, self.item])
+        return self.sum(self.value * self.take(f))
+
+    def take(self, f):
+        """f at the stored entries, of shape (n_stored,)."""
+        return f.reshape(-1).index_select(0, self.cell)
 
 
 def block_rows(n_columns):

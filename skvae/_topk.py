@@ -2,9 +2,16 @@
 
 import numpy as np
 
+_SPARE = 4  # groups of columns for each item wanted: with more, fewer candidates are left but more maxima to sort
+_FEWEST = 128  # groups, so that the maxima of a short list are taken over long runs of memory
+_CROWDED = 8  # candidates for each item wanted, above which a row is sorted as a whole
+
 
 def top_k(scores, k):
     """Return the columns of the k largest entries of each row, best first.
+
+    The columns are dealt into groups. The k-th largest of the groups' maxima is no larger than the k-th largest entry,
+    so nothing below it can be wanted: one pass leaves little more than k candidates to sort.
 
     Parameters
     ----------
@@ -17,23 +24,46 @@ def top_k(scores, k):
     -------
     columns : int64 ndarray of shape (n_rows, min(k, n_columns))
     """
-    ascending = -scores
-    if k >= scores.shape[1]:
-        return np.argsort(ascending, axis=1, kind="stable")
-    # One pivot, then a count: partitioning around k - 1 and k at once, to see a tie, takes three times as long.
-    partitioned = np.argpartition(ascending, k - 1, axis=1)[:, :k]
-    border = np.take_along_axis(ascending, partitioned[:, -1:], axis=1)
-    chosen = np.sort(partitioned, axis=1)
-    tied = np.count_nonzero(ascending <= border, axis=1) > k
-    if tied.any():
-        chosen[tied] = _lowest_of_ties(ascending[tied], border[tied], k)
-    best_first = np.argsort(np.take_along_axis(ascending, chosen, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(chosen, best_first, axis=1)
+    n_groups = max(_FEWEST, _SPARE * k)
+    if scores.shape[1] < 2 * n_groups:
+        return _sort_rows(scores, k)
+    candidate = scores >= _lower_bounds(scores, k, n_groups)
+    crowded = np.count_nonzero(candidate, axis=1) > _CROWDED * k  # many ties, as in a row of zeros
+    candidate[crowded] = False
+    columns = _sort_candidates(scores, candidate, k)
+    if crowded.any():
+        columns[crowded] = _sort_rows(scores[crowded], k)
+    return columns
 
 
-def _lowest_of_ties(ascending, border, k):
-    """Columns below each row's border and, of those that equal it, the first ones until there are k; ascending."""
-    below, equal = ascending < border, ascending == border
-    room = k - np.count_nonzero(below, axis=1)
-    chosen = below | (equal & (np.cumsum(equal, axis=1) <= room[:, None]))
-    return np.nonzero(chosen)[1].reshape(-1, k)
+def _lower_bounds(scores, k, n_groups):
+    """A value for each row, (n_rows, 1), that at least k of its entries reach."""
+    depth = scores.shape[1] // n_groups
+    best = scores[:, : depth * n_groups].reshape(len(scores), depth, n_groups).max(axis=1)
+    return np.partition(best, n_groups - k, axis=1)[:, n_groups - k, None]
+
+
+def _sort_candidates(scores, candidate, k):
+    """The k best candidates of each row; a row without any gets columns that mean nothing."""
+    cell = np.flatnonzero(candidate)
+    row, column = np.divmod(cell, scores.shape[1])
+    count = np.bincount(row, minlength=len(scores))
+    width = max(k, count.max(initial=0))
+    # The candidates of a row stand in order of their columns, the padding after them: a stable sort keeps ties so.
+    place = row * width + np.arange(len(cell)) - (np.cumsum(count) - count)[row]
+    ascending = np.zeros((len(scores), width), dtype=scores.dtype)
+    padding = np.arange(width) >= count[:, None]
+    ascending[padding] = _last(scores.dtype)
+    columns = np.zeros(ascending.shape, dtype=np.int64)
+    ascending.reshape(-1)[place] = -scores.reshape(-1)[cell]
+    columns.reshape(-1)[place] = column
+    order = np.argsort(ascending, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(columns, order, axis=1)
+
+
+def _last(dtype):
+    return np.inf if dtype.kind == "f" else np.iinfo(dtype).max
+
+
+def _sort_rows(scores, k):
+    return np.argsort(-scores, axis=1, kind="stable")[:, :k]

@@ -72,7 +72,7 @@ class Gaussian:
         self.c0, self.c1 = confidence
 
     def log_prob(self, x, f):
-        clicked = f[x.user, x.item]
+        clicked = x.take(f)
         correction = self.c1 * (x.value - clicked).square() - self.c0 * clicked.square()
         return -0.5 * (self.c0 * f.square().sum(-1) + x.sum(correction))
 
@@ -117,5 +117,5 @@ class _MultinomialOfLinear(torch.autograd.Function):
         h, weight, softmax, scale = ctx.saved_tensors
         x = ctx.x
         gradient = softmax.mul_((-scale * upstream)[:, None])
-        gradient.view(-1).index_add_(0, x.user * x.n_columns + x.item, x.value * upstream[x.user])
+        gradient.view(-1).index_add_(0, x.cell, x.value * upstream[x.user])
         return gradient @ weight.T, h.T @ gradient, gradient.sum(0), None

@@ -350,6 +350,18 @@ def test_top_k_sorts_stably(scores, k):
     assert_array_equal(top_k(scores, k), np.argsort(-scores, axis=1, kind="stable")[:, :k])
 
 
+@pytest.mark.parametrize("k", [1, 7, 100, 450, 2000])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+@pytest.mark.parametrize("n_values", [2, 50, 10**9])
+def test_top_k_of_wide_rows_sorts_stably(dtype, k, n_values):
+    """Wide enough for candidates to be picked before they are sorted; with ties at the border, and without."""
+    scores = np.random.default_rng(k).integers(-n_values, n_values, (40, 1000)).astype(dtype)
+    scores[5] = 0
+    if dtype != np.int64:
+        scores[7], scores[8, 10:] = -np.inf, -np.inf
+    assert_array_equal(top_k(scores, k), np.argsort(-scores, axis=1, kind="stable")[:, :k])
+
+
 # --- splits -----------------------------------------------------------------------------------------------------------
 
 

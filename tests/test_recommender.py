@@ -337,7 +337,7 @@ def test_early_stopping_sets_its_own_users_aside(X):
 
 
 def test_beta_pulls_the_posterior_to_the_prior(X):
-    free, bound = (tiny(max_iter=30, beta=beta, annealing=None).fit(X).transform(X) for beta in (0.0, 100.0))
+    free, bound = (tiny(max_iter=100, beta=beta, annealing=None).fit(X).transform(X) for beta in (0.0, 100.0))
     assert np.abs(bound).mean() < 0.5 * np.abs(free).mean()
 
 
@@ -402,7 +402,7 @@ def test_the_published_setting_runs(X):
 
 def test_weight_decay_shrinks_the_weights(X):
     def size(weight_decay):
-        fitted = tiny(max_iter=40, weight_decay=weight_decay).fit(X)
+        fitted = tiny(max_iter=100, weight_decay=weight_decay).fit(X)
         return np.linalg.norm(fitted.parameters_["decoder.0.weight"])
 
     assert size(1.0) < 0.5 * size(0.0)

@@ -93,7 +93,7 @@ def ascend(model, params, rows, *, plan, noise, log_base=0.0, validate=None, wat
     ----------
     model : object with a method bound(params, batch, noise)
     params : dict of Tensor
-        Where to start; not modified.
+        Where to start. They are moved in place: a copy of the weights is memory that a wide catalogue feels.
     rows : Rows
     plan : Plan
     noise : Noise
@@ -103,7 +103,7 @@ def ascend(model, params, rows, *, plan, noise, log_base=0.0, validate=None, wat
         params -> score, greater is better; called after every epoch.
     watcher : Watcher or None
     moments : dict of Tensor or None
-        Of an earlier call, to go on with its optimiser's state.
+        Of an earlier call, to go on with its optimiser's state; changed in place too.
 
     Returns
     -------
@@ -114,7 +114,7 @@ def ascend(model, params, rows, *, plan, noise, log_base=0.0, validate=None, wat
     FloatingPointError
         If the bound is not finite in an epoch even at half the learning rate.
     """
-    params = {name: tensor.detach().clone().requires_grad_() for name, tensor in params.items()}
+    params = {name: tensor.detach().requires_grad_() for name, tensor in params.items()}
     optimiser = _Adam(params, plan, moments)
     watcher = watcher or Watcher()
     fit, best = Fit(params), _Best(plan)
@@ -179,7 +179,7 @@ class _Adam:
         self.checked = [tensor for name, tensor in params.items() if name.endswith("bias")]
         for name, tensor in params.items():
             if moments:
-                self.adam.state[tensor] = {key: moments[f"{name}.{key}"].clone() for key in _MOMENTS}
+                self.adam.state[tensor] = {key: moments[f"{name}.{key}"] for key in _MOMENTS}
 
     def step(self, bound, multiplier):
         """Take the step if loss and gradients are finite; return 1 where it was refused, a tensor.

@@ -112,7 +112,7 @@ class Climb:
             fitted = {name: estimator._architecture[name] for name in changed}
             raise ValueError(
                 f"{type(estimator).__name__} was fitted with {fitted} and cannot go on with {changed}; "
-                "set warm_start=False to fit from the beginning."
+                "call fit with warm_start=False to begin anew."
             )
         device = self.rows.device
         self.params, self.moments = to_device(estimator.parameters_, device), to_device(estimator._moments, device)
@@ -191,7 +191,7 @@ class EpochWatcher(gradient.Watcher):
         if self.verbose and ((epoch.number + 1) % self.interval == 0 or epoch.number + 1 == self.max_iter):
             self._print(epoch)
         return self.task.call_on_fit_task_end(
-            **self.data, reconstruction_attributes=lambda: self.attributes(epoch.params)
+            **self.data, reconstruction_attributes=lambda: self.attributes(_copies(epoch.params))
         )
 
     def _print(self, epoch):
@@ -201,3 +201,7 @@ class EpochWatcher(gradient.Watcher):
             f"[{type(self.estimator).__name__}] epoch {epoch.number + 1}/{self.max_iter}"
             f"  bound {epoch.lower_bound:.4g} nats a row (KL {epoch.kl:.3g}){score}  {seconds:.1f} s"
         )
+
+
+def _copies(params):
+    return {name: tensor.detach().clone() for name, tensor in params.items()}

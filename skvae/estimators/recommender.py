@@ -96,7 +96,7 @@ class MultVAERecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
     parameters_ : dict of ndarray
         Weights, of shape (n_in, n_out), and biases of the two networks: "encoder.0.weight", "decoder.0.bias", ...
         Row i of the encoder's first weight and column i of the decoder's last belong to item i.
-    lower_bounds_ : ndarray of shape (n_iter_,)
+    lower_bounds_ : ndarray of shape (n_epochs,)
         Mean evidence lower bound per user of each epoch, in nats, at beta = 1 whatever beta trains with; by the noise
         and dropout of training.
     validation_scores_ : ndarray
@@ -107,7 +107,7 @@ class MultVAERecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         Where the fit ran.
     n_features_in_ : int
         Number of items.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_items,)
         Names of the items, where `fit` was given a DataFrame.
 
     See Also
@@ -244,10 +244,10 @@ class MultVAERecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
             users = self._check_training_X(X, reset=not goes_on)
             X_val = None if X_val is None else self._check_X(X_val, reset=False)
             noise = Noise(draw_seed(self.random_state))
+            y = np.zeros(users.shape[0]) if y is None else y  # scikit-learn's ScoringMonitor scores no fit without y
             users, X_val, early = self._validation(users, X_val, noise)
             climb = Climb(self, users, noise, goes_on)
             plan = self._plan(climb, early)
-            y = np.zeros(users.shape[0]) if y is None else y  # scikit-learn's ScoringMonitor scores no fit without y
             with EpochWatcher(self, X, y, plan.max_iter, climb.attributes) as watcher:
                 fit = climb.ascend(plan, X_val, watcher)
             return self._set(**climb.attributes(fit.params), **climb.record(fit, keep_moments=self.warm_start))
@@ -306,8 +306,8 @@ class MultVAERecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
             raise ValueError(
                 f"early_stopping=True with validation_fraction={self.validation_fraction} would set aside {len(aside)} "
                 f"of the {len(candidates)} users with two interactions and leave {len(rest)} of n_samples = "
-                f"{users.shape[0]} to train on; it needs users in both parts. Change the fraction, pass X_val or use "
-                "early_stopping=False."
+                f"{users.shape[0]} users to train on; it needs some in both parts. Change the fraction, pass X_val or "
+                "use early_stopping=False."
             )
         return users[rest], users[np.sort(aside)], True
 
@@ -482,7 +482,7 @@ def _called(annealing, fraction):
     """A user's schedule, held to what a weight must be."""
     weight = annealing(fraction)
     if not isinstance(weight, Real) or not 0 <= weight < math.inf:
-        raise ValueError(f"annealing({fraction:g}) returned {weight!r}; it must return a finite number >= 0.")
+        raise ValueError(f"annealing({fraction:g}) returned {weight!r}; it must return a finite weight >= 0.")
     return float(weight)
 
 
