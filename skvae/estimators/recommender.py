@@ -47,7 +47,7 @@ class MultVAERecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         Share of a row's interactions that each training step hides from the encoder, in [0, 1). The paper: 0.5.
     beta : float or "auto", default="auto"
         Weight of the KL term once the annealing has ended. 1 trains the evidence lower bound itself; ranking is best
-        well below it. "auto": 0.02. The paper: 0.2.
+        well below it. "auto": the number of users / 400,000, from 0.02 to 0.2. The paper: 0.2.
     annealing : {"linear", "sigmoid", "cyclical"}, callable or None, default="linear"
         How the weight of the KL term rises to `beta`: along a line or a logistic curve over the first
         `anneal_fraction` of all steps, in `n_cycles` cycles that each rise over their first `anneal_fraction`, as a
@@ -72,7 +72,7 @@ class MultVAERecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
     batch_size : int or "auto", default="auto"
         Users a step. "auto": a sixteenth of the users, from 8 to 500.
     max_iter : int or "auto", default="auto"
-        Epochs. "auto": 30, or as many as make 240 steps where 30 would make fewer.
+        Epochs. "auto": as many as make 2,400 steps, from 10 to 30, but at least 240 steps.
     early_stopping : bool or "auto", default="auto"
         Whether to stop when NDCG@100 on held-out interactions of held-out users has not risen for `n_iter_no_change`
         epochs, and to keep the best weights; no epoch counts before the annealing has ended. "auto": where `X_val` is
@@ -466,15 +466,15 @@ def _likelihood(architecture):
 
 
 def _defaults(n_users):
-    """What "auto" stands for."""
+    """What "auto" stands for; the evidence is in doc/user_guide/recommender.rst."""
     batch_size = int(np.clip(n_users // 16, 8, 500))
-    steps = math.ceil(n_users / batch_size)
+    steps = math.ceil(n_users / batch_size)  # an epoch
     return {
-        "beta": 0.02,
+        "beta": float(np.clip(n_users / 400_000, 0.02, 0.2)),
         "weight_decay": 4e-5,
         "learning_rate": 5e-3,
         "batch_size": batch_size,
-        "max_iter": max(30, math.ceil(240 / steps)),
+        "max_iter": max(math.ceil(240 / steps), int(np.clip(2400 // steps, 10, 30))),
     }
 
 
