@@ -15,6 +15,10 @@ import argparse
 import os
 from pathlib import Path
 
+# One thread a fit, before torch is imported: the search runs fits side by side, and threads that share so small a model
+# mostly wait for each other, above all on a machine that does other work too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import joblib
 import matplotlib.pyplot as plt
 import numpy as np
