@@ -4,9 +4,11 @@ import os
 import sys
 from pathlib import Path
 
-# Before anything imports SciPy or matplotlib. Without the first, one of scikit-learn's checks skips itself.
+# Before anything imports SciPy, matplotlib or torch. Without the first, one of scikit-learn's checks skips itself.
 os.environ.setdefault("SCIPY_ARRAY_API", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# The fits here are small: on a machine with other work, waiting for a second thread takes longer than computing.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest

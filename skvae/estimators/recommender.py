@@ -72,7 +72,7 @@ class MultVAERecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
     batch_size : int or "auto", default="auto"
         Users a step. "auto": a sixteenth of the users, from 8 to 500.
     max_iter : int or "auto", default="auto"
-        Epochs. "auto": as many as make 2,400 steps, from 10 to 30, but at least 240 steps.
+        Epochs. "auto": as many as make 1,500 steps, from 10 to 30, but at least 240 steps.
     early_stopping : bool or "auto", default="auto"
         Whether to stop when NDCG@100 on held-out interactions of held-out users has not risen for `n_iter_no_change`
         epochs, and to keep the best weights; no epoch counts before the annealing has ended. "auto": where `X_val` is
@@ -474,7 +474,7 @@ def _defaults(n_users):
         "weight_decay": 4e-5,
         "learning_rate": 5e-3,
         "batch_size": batch_size,
-        "max_iter": max(math.ceil(240 / steps), int(np.clip(2400 // steps, 10, 30))),
+        "max_iter": max(math.ceil(240 / steps), int(np.clip(1500 // steps, 10, 30))),
     }
 
 
