@@ -12,6 +12,7 @@ from zlib import crc32
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
 from skvae._hash import combine
 from skvae._topk import top_k as _numpy_top_k
@@ -220,7 +221,14 @@ class Batch:
 
     def linear(self, weight, bias):
         """x @ weight + bias, touching only the rows of `weight` (n_columns, n_out) that x stores."""
-        return F.embedding_bag(self.item, weight, self.offset, mode="sum", per_sample_weights=self.value) + bias
+        return _SparseLinear.apply(weight, bias, self)
+
+    def transposed_times(self, f):
+        """Rows of x.T @ f that are not empty, (n_stored_columns, n_out), and their numbers; f (n_rows, n_out)."""
+        order = torch.argsort(self.item, stable=True)
+        column, count = torch.unique_consecutive(self.item[order], return_counts=True)
+        bags = {"offsets": count.cumsum(0) - count, "per_sample_weights": self.value[order], "mode": "sum"}
+        return F.embedding_bag(self.user[order], f, **bags), column
 
     def inner(self, f):
         """sum_d x_d f_d for each row; f of shape (n_rows, n_columns), the result (n_rows,)."""
@@ -229,6 +237,35 @@ class Batch:
     def take(self, f):
         """f at the stored entries, of shape (n_stored,)."""
         return f.reshape(-1).index_select(0, self.cell)
+
+
+class _SparseLinear(torch.autograd.Function):
+    """x @ weight + bias for a sparse x. Forward and backward cost what x stores, not what it could."""
+
+    @staticmethod
+    def forward(ctx, weight, bias, x):
+        ctx.save_for_backward(weight)
+        ctx.x = x
+        return F.embedding_bag(x.item, weight, x.offset, mode="sum", per_sample_weights=x.value) + bias
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, upstream):
+        (weight,) = ctx.saved_tensors
+        rows, column = ctx.x.transposed_times(upstream)
+        kept = kept_gradient(weight)
+        gradient = torch.zeros_like(weight) if kept is None else kept
+        gradient.index_add_(0, column, rows)
+        return gradient if kept is None else None, upstream.sum(0), None
+
+
+def kept_gradient(weight):
+    """The gradient that a leaf holds already, to be added to in place instead of returned; None where there is none.
+
+    A weight as wide as a catalogue has a gradient of tens of megabytes. To allocate it anew at every step, and have
+    autograd add it to the old one, costs more than to compute it.
+    """
+    return weight.grad if weight.is_leaf else None
 
 
 def block_rows(n_columns):

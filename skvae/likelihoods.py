@@ -8,6 +8,9 @@ import math
 
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
+
+from skvae._tensors import kept_gradient
 
 
 class Multinomial:
@@ -113,9 +116,12 @@ class _MultinomialOfLinear(torch.autograd.Function):
         return linear - total * (top[:, 0] + norm.log())
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, upstream):
         h, weight, softmax, scale = ctx.saved_tensors
         x = ctx.x
         gradient = softmax.mul_((-scale * upstream)[:, None])
         gradient.view(-1).index_add_(0, x.cell, x.value * upstream[x.user])
-        return gradient @ weight.T, h.T @ gradient, gradient.sum(0), None
+        kept = kept_gradient(weight)
+        of_weight = h.T @ gradient if kept is None else kept.addmm_(h.T, gradient)
+        return gradient @ weight.T, of_weight if kept is None else None, gradient.sum(0), None

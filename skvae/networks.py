@@ -8,6 +8,8 @@ import math
 
 import torch
 
+_BLOCK_CELLS = 2**18
+
 ACTIVATIONS = {
     "identity": lambda h: h,
     "logistic": torch.sigmoid,
@@ -33,10 +35,16 @@ def init_mlp(name, sizes, noise):
     """
     params = {}
     for layer, (n_in, n_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
-        unit = noise.fold(name, layer).uniform(torch.arange(n_in), n_out)
-        params[f"{name}.{layer}.weight"] = (2 * unit - 1) * math.sqrt(6 / (n_in + n_out))
+        params[f"{name}.{layer}.weight"] = _glorot(n_in, n_out, noise.fold(name, layer))
         params[f"{name}.{layer}.bias"] = torch.zeros(n_out)
     return params
+
+
+def _glorot(n_in, n_out, noise):
+    weight = torch.empty(n_in, n_out)
+    for rows in torch.arange(n_in).split(max(1, _BLOCK_CELLS // n_out)):  # random bits take several times the room
+        weight[rows[0] : rows[-1] + 1] = noise.uniform(rows, n_out)
+    return weight.mul_(2).sub_(1).mul_(math.sqrt(6 / (n_in + n_out)))
 
 
 def layer(params, name, index):

@@ -54,6 +54,21 @@ def test_multinomial_loss_and_gradient_are_the_dense_formula(counts):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
 
 
+def test_gradients_accumulate_in_place_as_autograds_do(counts):
+    """Two passes over leaves that keep their gradients add up, in both layers that are as wide as the catalogue."""
+    x = batch_of(counts)
+    leaves = [draw(N_ITEMS, 5).requires_grad_(), draw(5).requires_grad_(), draw(5, N_ITEMS).requires_grad_()]
+
+    def loss():
+        return Multinomial().log_prob_of_linear(x, x.linear(leaves[0], leaves[1]), leaves[2], draw(N_ITEMS)).sum()
+
+    once = torch.autograd.grad(loss(), leaves)
+    for _ in range(3):
+        loss().backward()
+    for leaf, gradient in zip(leaves, once, strict=True):
+        torch.testing.assert_close(leaf.grad, 3 * gradient)
+
+
 def test_multinomial_loss_survives_huge_scores(counts):
     h = torch.full((9, 1), 1e4, dtype=torch.float64)
     weight, bias = draw(1, N_ITEMS), torch.zeros(N_ITEMS, dtype=torch.float64)

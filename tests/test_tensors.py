@@ -103,6 +103,18 @@ def test_a_batch_is_its_rows(matrix):
     assert batch.row.tolist() == index.tolist() and len(batch) == 5 and batch.n_columns == 30
 
 
+def test_gradients_of_the_sparse_layer_are_the_dense_ones(matrix):
+    index = np.array([3, 7, 39, 0])
+    dense = torch.from_numpy(matrix.toarray()[index])
+    weight, bias = torch.ones(30, 4, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)
+    upstream = torch.arange(16, dtype=torch.float64).reshape(4, 4)
+    weight.requires_grad_(), bias.requires_grad_()
+    out = Rows(matrix, CPU, torch.float64).batch(index).linear(weight, bias)
+    of_weight, of_bias = torch.autograd.grad(out, (weight, bias), upstream)
+    torch.testing.assert_close(of_weight, dense.T @ upstream)
+    torch.testing.assert_close(of_bias, upstream.sum(0))
+
+
 @pytest.mark.parametrize("batch_size", [1, 7, 40, 1000])
 def test_batches_hold_every_row_once_and_are_even(matrix, batch_size):
     batches = list(Rows(matrix, CPU).batches(batch_size))

@@ -193,7 +193,7 @@ class _Adam:
             group["lr"] = self.rate * multiplier
         self.adam.found_inf = refused  # the fused kernel leaves parameters and moments alone where this is 1
         self.adam.step()
-        self.adam.zero_grad()
+        self.adam.zero_grad(set_to_none=False)  # wide gradients are added to in place: see `kept_gradient`
         return refused
 
     def review(self, refused, epoch):
