@@ -176,6 +176,8 @@ class _Adam:
         vectors = [tensor for tensor in params.values() if tensor.dim() <= 1]
         groups = [{"params": matrices, "weight_decay": plan.weight_decay}, {"params": vectors}]
         self.adam = torch.optim.Adam(groups, lr=plan.learning_rate, fused=True)
+        for tensor in matrices:  # kept and added to in place from the first step on: see `kept_gradient`
+            tensor.grad = torch.zeros_like(tensor)
         self.checked = [tensor for name, tensor in params.items() if name.endswith("bias")]
         for name, tensor in params.items():
             if moments:
@@ -193,7 +195,7 @@ class _Adam:
             group["lr"] = self.rate * multiplier
         self.adam.found_inf = refused  # the fused kernel leaves parameters and moments alone where this is 1
         self.adam.step()
-        self.adam.zero_grad(set_to_none=False)  # wide gradients are added to in place: see `kept_gradient`
+        self.adam.zero_grad(set_to_none=False)
         return refused
 
     def review(self, refused, epoch):
