@@ -2,6 +2,12 @@
 
 from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
+    from skvae import datasets as datasets
+    from skvae import metrics as metrics
+    from skvae.estimators.recommender import MultVAERecommender as MultVAERecommender
 
 __version__ = version("skvae")
 
