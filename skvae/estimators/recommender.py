@@ -63,7 +63,7 @@ class MultVAERecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         Precisions (c_0, c_1) of the gaussian likelihood where a user did not and did interact, in 1 / value**2.
     weight_decay : float or "auto", default="auto"
         L2 penalty: the coefficient of half the sum of squares of all weights (biases are free), against the mean bound
-        per user. "auto": 4e-5.
+        per user. "auto": 2e-4.
     learning_rate : float or "auto", default="auto"
         Of Adam, at the start. "auto": 5e-3.
     learning_rate_schedule : {"cosine", "constant"}, default="cosine"
@@ -471,7 +471,7 @@ def _defaults(n_users):
     steps = math.ceil(n_users / batch_size)  # an epoch
     return {
         "beta": float(np.clip(n_users / 400_000, 0.02, 0.2)),
-        "weight_decay": 4e-5,
+        "weight_decay": 2e-4,
         "learning_rate": 5e-3,
         "batch_size": batch_size,
         "max_iter": max(math.ceil(240 / steps), int(np.clip(1500 // steps, 10, 30))),
