@@ -1,7 +1,7 @@
-"""The one seam for distribution: every sum over rows passes here before anyone reads it.
+"""The one seam for distribution: the sums over rows that an engine reads pass here first.
 
-Bounds, counts and gradients are sums over rows, so a fit that is spread over processes differs from one on a single
-machine in this function alone. With one process, a sum over processes is the sum itself.
+Bounds and counts are sums over rows, and so are statistics and gradients: a fit that is spread over processes is to
+differ from one on a single machine in this function alone. With one process, a sum over processes is the sum itself.
 """
 
 

@@ -72,6 +72,16 @@ def to_device(arrays, device, dtype=torch.float32):
     return {name: torch.tensor(array, dtype=dtype, device=device) for name, array in arrays.items()}
 
 
+def to_read(arrays, device, dtype):
+    """As `to_device`, for who only reads: what need not be converted is not copied, so that one row costs no more."""
+    return {name: _alias(array).to(device=device, dtype=dtype) for name, array in arrays.items()}
+
+
+def _alias(array):
+    # torch warns of arrays that it could write to but must not, such as read-only memory maps.
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
 def to_numpy(tensors):
     """Bring a dict of tensors home as NumPy arrays; tensors of the CPU keep their memory and share it."""
     return {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
@@ -260,12 +270,13 @@ class _SparseLinear(torch.autograd.Function):
 
 
 def kept_gradient(weight):
-    """The gradient that a leaf holds already, to be added to in place instead of returned; None where there is none.
+    """The gradient of a leaf that asks, by an attribute `adds_in_place`, for additions to it in place of a new one.
 
-    A weight as wide as a catalogue has a gradient of tens of megabytes. To allocate it anew at every step, and have
-    autograd add it to the old one, costs more than to compute it.
+    None for any other tensor, whose gradient is returned as usual. A weight as wide as a catalogue has a gradient of
+    tens of megabytes: to allocate it anew at every step, and have autograd add it to the old one, costs more than to
+    compute it.
     """
-    return weight.grad if weight.is_leaf else None
+    return weight.grad if getattr(weight, "adds_in_place", False) else None
 
 
 def block_rows(n_columns):

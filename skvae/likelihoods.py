@@ -16,6 +16,8 @@ from skvae._tensors import kept_gradient
 class Multinomial:
     """x_u ~ Mult(N_u, softmax(f_u)): a row of clicks as N_u draws of items (Liang et al. 2018, eq. 2)."""
 
+    empty_rows_inform = False  # no draws, no evidence
+
     def log_prob(self, x, f):
         return x.inner(f) - x.sum() * f.logsumexp(-1)
 
@@ -26,11 +28,14 @@ class Multinomial:
     def log_base(self, x):
         return (x.sum() + 1).lgamma() - x.sum((x.value + 1).lgamma())
 
-    def init_bias(self, mean):
-        """Biases at the marginal maximum likelihood, from the mean row; unseen items get a hundredth of a click."""
+    def init_bias(self, mean, share):
+        """Biases at the marginal maximum likelihood, from the mean of each column and its share of stored entries.
+
+        Items that nobody has get a hundredth of the rarest one's.
+        """
         floor = 0.01 * mean[mean > 0].min() if (mean > 0).any() else 1.0
-        share = mean.clamp(min=floor)
-        return (share / share.sum()).log()
+        mean = mean.clamp(min=floor)
+        return (mean / mean.sum()).log()
 
     def check(self, X):
         """Any non-negative matrix will do."""
@@ -38,6 +43,8 @@ class Multinomial:
 
 class Bernoulli:
     """x_ui ~ Bern(sigmoid(f_ui)), the logistic likelihood (Liang et al. 2018, eq. 4)."""
+
+    empty_rows_inform = True
 
     def log_prob(self, x, f):
         return x.inner(f) - F.softplus(f).sum(-1)
@@ -48,9 +55,9 @@ class Bernoulli:
     def log_base(self, x):
         return x.value.new_zeros(len(x))
 
-    def init_bias(self, mean):
-        share = mean.clamp(1e-4, 1 - 1e-4)
-        return (share / (1 - share)).log()
+    def init_bias(self, mean, share):
+        mean = mean.clamp(1e-4, 1 - 1e-4)
+        return (mean / (1 - mean)).log()
 
     def check(self, X):
         if X.nnz and X.data.max() > 1:
@@ -62,7 +69,7 @@ class Bernoulli:
             )
 
 
-class Gaussian:
+class WeightedGaussian:
     """x_ui ~ N(f_ui, 1 / c_ui), with confidence c_1 where a user clicked and c_0 < c_1 elsewhere (eq. 3).
 
     Parameters
@@ -70,6 +77,8 @@ class Gaussian:
     confidence : tuple of two floats
         (c_0, c_1).
     """
+
+    empty_rows_inform = True
 
     def __init__(self, confidence):
         self.c0, self.c1 = confidence
@@ -87,10 +96,9 @@ class Gaussian:
         n_other = x.n_columns - n_clicked
         return 0.5 * (n_clicked * math.log(self.c1 / (2 * math.pi)) + n_other * math.log(self.c0 / (2 * math.pi)))
 
-    def init_bias(self, mean):
-        """The weighted mean, taking every click as worth what the average cell of a click is: one."""
-        share = mean.clamp(max=1)
-        return self.c1 * share / (self.c1 * share + self.c0 * (1 - share))
+    def init_bias(self, mean, share):
+        """The mean of each column, cells weighted by their confidence."""
+        return self.c1 * mean / (self.c1 * share + self.c0 * (1 - share))
 
     def check(self, X):
         """Any non-negative matrix will do."""

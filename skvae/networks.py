@@ -36,12 +36,12 @@ def init_mlp(name, sizes, noise):
     params = {}
     for layer, (n_in, n_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
         params[f"{name}.{layer}.weight"] = _glorot(n_in, n_out, noise.fold(name, layer))
-        params[f"{name}.{layer}.bias"] = torch.zeros(n_out)
+        params[f"{name}.{layer}.bias"] = torch.zeros(n_out, dtype=torch.float32)
     return params
 
 
 def _glorot(n_in, n_out, noise):
-    weight = torch.empty(n_in, n_out)
+    weight = torch.empty(n_in, n_out, dtype=torch.float32)
     for rows in torch.arange(n_in).split(max(1, _BLOCK_CELLS // n_out)):  # random bits take several times the room
         weight[rows[0] : rows[-1] + 1] = noise.uniform(rows, n_out)
     return weight.mul_(2).sub_(1).mul_(math.sqrt(6 / (n_in + n_out)))

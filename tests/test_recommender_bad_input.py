@@ -419,6 +419,7 @@ def test_bernoulli_takes_fractions(X):
     assert np.isfinite(tiny(likelihood="bernoulli").fit(0.5 * X).elbo(0.5 * X)).all()
 
 
+@pytest.mark.filterwarnings("ignore:The bound or its gradient:RuntimeWarning")
 def test_a_divergent_fit_says_so(X):
     with pytest.raises(FloatingPointError, match="not finite.*lower learning_rate"):
         tiny(learning_rate=1e38, max_iter=20).fit(X)

@@ -194,6 +194,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:The bound or its gradient:RuntimeWarning")
 @pytest.mark.parametrize("failure", FAILURES)
 def test_a_failed_first_fit_leaves_no_trace(failure):
     error, parameters, bad = FAILURES[failure]
@@ -204,6 +205,7 @@ def test_a_failed_first_fit_leaves_no_trace(failure):
     assert vars(model) == before
 
 
+@pytest.mark.filterwarnings("ignore:The bound or its gradient:RuntimeWarning")
 @pytest.mark.parametrize("failure", FAILURES)
 def test_a_failed_refit_leaves_the_model_as_it_was(failure, X):
     error, parameters, bad = FAILURES[failure]

@@ -6,6 +6,8 @@ The loop owns the order of the rows, the schedules, early stopping and the guard
 anything with `bound(params, batch, noise) -> Bound`; the loop knows no more of it.
 """
 
+import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -114,28 +116,31 @@ def ascend(model, params, rows, *, plan, noise, log_base=0.0, validate=None, wat
     FloatingPointError
         If the bound is not finite in an epoch even at half the learning rate.
     """
-    params = {name: tensor.detach().requires_grad_() for name, tensor in params.items()}
+    with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has set
+        return _ascend(model, params, rows, plan, noise, log_base, validate, watcher or Watcher(), moments)
+
+
+def _ascend(model, params, rows, plan, noise, log_base, validate, watcher, moments):
+    params = {name: _leaf(tensor) for name, tensor in params.items()}
     optimiser = _Adam(params, plan, moments)
-    watcher = watcher or Watcher()
     fit, best = Fit(params), _Best(plan)
     n_steps = plan.max_iter * max(1, -(-len(rows) // plan.batch_size))
     step = 0
     for number in range(plan.max_iter):
         watcher.begins(number)
         epoch_noise = noise.fold(plan.first_epoch + number)
-        sums = []  # of each batch: log_prob, kl, steps refused; they stay on the device until the epoch's end
+        sums = []  # of each step, kept on the device until the epoch's end
         for batch in rows.batches(plan.batch_size, epoch_noise.fold("order").permutation(len(rows))):
             fraction = step / n_steps
             bound = model.bound(params, batch, epoch_noise)
             (-bound.value(plan.beta(fraction)).mean()).backward()
-            refused = optimiser.step(bound, plan.rate_schedule(fraction))
-            sums.append(torch.stack([bound.log_prob.detach().sum(), bound.kl.detach().sum(), refused]))
+            sums.append(optimiser.step(bound, plan.rate_schedule(fraction)))
             step += 1
-        (sums,) = _reduce.total(torch.stack(sums).cpu().double().sum(0))  # the epoch's one wait for the device
-        log_prob, kl, refused = sums.tolist()
+        (sums,) = _reduce.total(torch.stack(sums).cpu().double().sum(0))
+        log_prob, kl, n_rows, refused = sums.tolist()
         optimiser.review(refused, plan.first_epoch + number)
         score = None if validate is None else validate(params)
-        n_rows = max(1, len(rows))
+        n_rows = n_rows or math.nan  # every step refused: there is no bound
         log_prob, kl = log_prob / n_rows + log_base, kl / n_rows
         fit.n_iter = number + 1
         fit.lower_bounds.append(log_prob - kl)
@@ -147,6 +152,10 @@ def ascend(model, params, rows, *, plan, noise, log_base=0.0, validate=None, wat
     fit.params = {name: tensor.detach() for name, tensor in (best.params or params).items()}
     fit.moments = optimiser.moments()
     return fit
+
+
+def _leaf(tensor):
+    return (tensor.clone() if tensor.is_inference() else tensor.detach()).requires_grad_()
 
 
 class _Best:
@@ -176,27 +185,29 @@ class _Adam:
         vectors = [tensor for tensor in params.values() if tensor.dim() <= 1]
         groups = [{"params": matrices, "weight_decay": plan.weight_decay}, {"params": vectors}]
         self.adam = torch.optim.Adam(groups, lr=plan.learning_rate, fused=True)
-        for tensor in matrices:  # kept and added to in place from the first step on: see `kept_gradient`
-            tensor.grad = torch.zeros_like(tensor)
-        self.checked = [tensor for name, tensor in params.items() if name.endswith("bias")]
+        for tensor in params.values():  # kept from the first step on: see `kept_gradient`
+            tensor.grad, tensor.adds_in_place = torch.zeros_like(tensor), True
         for name, tensor in params.items():
             if moments:
                 self.adam.state[tensor] = {key: moments[f"{name}.{key}"] for key in _MOMENTS}
 
     def step(self, bound, multiplier):
-        """Take the step if loss and gradients are finite; return 1 where it was refused, a tensor.
+        """Take the step if the bound and all gradients are finite.
 
-        A bias's gradient is the sum over rows of its layer's, so the biases stand for all gradients of their layers.
+        Returns the sums over the rows of the batch of log_prob and kl, their number, and how many steps were refused:
+        a refused one counts as 1 there and as nothing in the other three.
         """
-        witness = bound.log_prob.detach().sum() + bound.kl.detach().sum()
-        witness = witness + sum(tensor.grad.sum() for tensor in self.checked)
-        refused = (~torch.isfinite(witness)).float()
+        sums = torch.stack([bound.log_prob.detach().sum(), bound.kl.detach().sum()])
+        gradients = torch.stack([tensor.grad.sum() for tensor in self.params.values()])
+        taken = torch.isfinite(sums).all() & torch.isfinite(gradients).all()
+        refused = (~taken).float()
         for group in self.adam.param_groups:
             group["lr"] = self.rate * multiplier
         self.adam.found_inf = refused  # the fused kernel leaves parameters and moments alone where this is 1
         self.adam.step()
         self.adam.zero_grad(set_to_none=False)
-        return refused
+        n_rows = sums.new_full((1,), len(bound.log_prob))
+        return torch.cat([torch.where(taken, torch.cat([sums, n_rows]), 0), refused[None]])
 
     def review(self, refused, epoch):
         """Halve the rate once if steps were refused; then give up."""
@@ -205,9 +216,15 @@ class _Adam:
         if self.halved:
             raise FloatingPointError(
                 f"The bound or its gradient was not finite in {int(refused)} steps of epoch {epoch}, though the "
-                f"learning rate had been halved to {self.rate:g}; lower learning_rate or scale X down."
+                f"learning rate had been halved to {self.rate:g}; lower learning_rate, or look for outliers in X."
             )
         self.rate, self.halved = self.rate / 2, True
+        warnings.warn(
+            f"The bound or its gradient was not finite in {int(refused)} steps of epoch {epoch}. They were left out, "
+            f"and the learning rate is now {self.rate:g}.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
     def moments(self):
         return {

@@ -9,21 +9,23 @@ import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
 from skvae._compat import Interval, StrOptions, fit_context
-from skvae._tensors import Noise, Rows, block_rows, explain_out_of_memory, inference_device, to_device
+from skvae._tensors import Noise, Rows, block_rows, explain_out_of_memory, inference_device, to_read
 from skvae.engines import gradient, schedules
-from skvae.estimators._base import Climb, EpochWatcher, Model, draw_seed
+from skvae.estimators._base import Estimator, draw_seed
+from skvae.estimators._gradient import Climb, EpochWatcher
 from skvae.estimators._recommending import RecommenderMixin, rank
-from skvae.likelihoods import Bernoulli, Gaussian, Multinomial
+from skvae.likelihoods import Bernoulli, Multinomial, WeightedGaussian
 from skvae.metrics import content_holdout, ndcg_at_k
 from skvae.models.mult_vae import MultVAE
 from skvae.networks import ACTIVATIONS
 
 _MANY_USERS = 10_000  # from here on, early_stopping="auto" can spare a tenth of them
 _ELBO_DRAWS = 32
+_SMALLEST, _LARGEST = 1e-15, 1e15  # of an interaction
 _LIST_LENGTH = 100  # of the NDCG that validates and scores
 
 
-class MultVAERecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Model):
+class MultVAERecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimator):
     """Recommend items by a variational autoencoder of users' interactions.
 
     A user's row of clicks is taken as draws from a multinomial over the items, whose log-probabilities a network
@@ -103,6 +105,8 @@ class MultVAERecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         NDCG@100 of the validation users after each epoch, where there are any.
     n_iter_ : int
         Epochs done, over all calls of `partial_fit` or of `fit` with `warm_start`.
+    n_samples_seen_ : int
+        Users with interactions that `fit`, or all calls of `partial_fit`, learnt from.
     device_ : str
         Where the fit ran.
     n_features_in_ : int
@@ -117,8 +121,9 @@ class MultVAERecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
 
     Notes
     -----
-    The published setting is ``MultVAERecommender(hidden_layer_sizes=(600,), dropout=0.5, beta=0.2, weight_decay=0,
-    learning_rate=1e-3, learning_rate_schedule="constant", batch_size=500, max_iter=200, early_stopping=True)``.
+    The published setting is ``MultVAERecommender(hidden_layer_sizes=(600,), dropout=0.5, beta=0.2,
+    anneal_fraction=0.85, weight_decay=0, learning_rate=1e-3, learning_rate_schedule="constant", batch_size=500,
+    max_iter=200, early_stopping=True)``.
 
     References
     ----------
@@ -270,12 +275,13 @@ class MultVAERecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
             goes_on = hasattr(self, "parameters_")
             users = self._check_training_X(X, reset=not goes_on)
-            climb = Climb(self, users, Noise(draw_seed(self.random_state)), goes_on)
+            climb = Climb(self, users, Noise(draw_seed(self.random_state)), goes_on, adds_rows=True)
             fit = climb.ascend(self._one_pass(climb))
             return self._set(**climb.attributes(fit.params), **climb.record(fit, keep_moments=True))
 
     def _check_training_X(self, X, *, reset):
         X = self._check_X(X, reset=reset)
+        _check_range(X)
         _likelihood(self._architecture_of(X)).check(X)
         return X
 
@@ -314,6 +320,7 @@ class MultVAERecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
     def _plan(self, climb, early):
         chosen, cap = self._chosen(climb)
         multiplier, ends = self._annealing()
+        ends = ends() if early else 0.0
         return gradient.Plan(
             **chosen,
             rate_schedule=getattr(schedules, self.learning_rate_schedule),
@@ -329,21 +336,21 @@ class MultVAERecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
 
     def _chosen(self, climb):
         """The parameters that may be "auto", settled for these users, and beta's cap beside them."""
-        auto = _defaults(len(climb.rows))
+        auto = _defaults(len(climb.rows), climb.n_seen)
         chosen = {name: value if getattr(self, name) == "auto" else getattr(self, name) for name, value in auto.items()}
         return chosen, chosen.pop("beta")
 
     def _annealing(self):
-        """The multiplier of beta over the fit, and the fraction of the fit at which it has reached 1 for good."""
+        """The multiplier of beta over the fit, and what tells the fraction of the fit at which it is done rising."""
         ramp = self.anneal_fraction
         if self.annealing is None:
-            return schedules.constant, 0.0
+            return schedules.constant, lambda: 0.0
         if self.annealing == "cyclical":
             last_cycle = (self.n_cycles - 1 + ramp) / self.n_cycles
-            return partial(schedules.cyclical, ramp=ramp, n_cycles=self.n_cycles), last_cycle
+            return partial(schedules.cyclical, ramp=ramp, n_cycles=self.n_cycles), lambda: last_cycle
         if callable(self.annealing):
-            return partial(_called, self.annealing), ramp
-        return partial(getattr(schedules, self.annealing), ramp=ramp), ramp
+            return partial(_called, self.annealing), partial(_settled, self.annealing)
+        return partial(getattr(schedules, self.annealing), ramp=ramp), lambda: ramp
 
     # ---------------------------------------------------------------------------------------------------- prediction
     def transform(self, X):
@@ -394,7 +401,8 @@ class MultVAERecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         -------
         bound : ndarray of shape (n_users,)
             Nats. The KL term is exact, the expected log-likelihood a mean over 32 draws of z that are the same for
-            every user and every call. It includes the multinomial coefficient: 0 for a user without interactions.
+            every user and every call. It is normalised, with the multinomial coefficient: 0 for a user without
+            interactions. (Under the other likelihoods such a row is evidence too, and its bound is negative.)
         """
         X = self._check_fitted_X(X)
         model, params, rows = self._at_work(X)
@@ -408,7 +416,7 @@ class MultVAERecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         """The fitted model, its parameters as tensors of the dtype of X, and X as rows beside them."""
         device = inference_device(self.device)
         rows = Rows(X, device, torch.from_numpy(np.empty(0, X.dtype)).dtype)
-        return self._build(self._architecture), to_device(self.parameters_, device, rows.dtype), rows
+        return self._build(self._architecture), to_read(self.parameters_, device, rows.dtype), rows
 
     def _scorer(self, X):
         model, params, _ = self._at_work(X)
@@ -441,6 +449,17 @@ class MultVAERecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         return float(ndcg_at_k(heldout, ranked=ids, k=_LIST_LENGTH))
 
 
+def _check_range(X):
+    """Raise where a value, or its square in the optimiser, leaves the range of float32, in which training computes."""
+    outside = np.flatnonzero((X.data < _SMALLEST) | (X.data > _LARGEST))
+    if len(outside):
+        row = int(X.indptr.searchsorted(outside[0], side="right")) - 1
+        raise ValueError(
+            f"fit computes in float32 and takes interactions between {_SMALLEST:g} and {_LARGEST:g}, but "
+            f"X[{row}, {X.indices[outside[0]]}] = {X.data[outside[0]]:g}; scale X, or binarise it."
+        )
+
+
 def _rankable(X):
     """Rows with an interaction to show and another to rank."""
     return np.flatnonzero(np.diff(X.indptr) >= 2)
@@ -461,21 +480,31 @@ def _checked_confidence(confidence):
 
 def _likelihood(architecture):
     if architecture["likelihood"] == "gaussian":
-        return Gaussian(architecture["confidence"])
+        return WeightedGaussian(architecture["confidence"])
     return {"multinomial": Multinomial, "bernoulli": Bernoulli}[architecture["likelihood"]]()
 
 
-def _defaults(n_users):
-    """What "auto" stands for; the evidence is in doc/user_guide/recommender.rst."""
+def _defaults(n_users, n_seen):
+    """What "auto" stands for; the evidence is in doc/user_guide/recommender.rst.
+
+    `n_seen` is the number of users of this fit or, after calls of `partial_fit`, of all of them.
+    """
     batch_size = int(np.clip(n_users // 16, 8, 500))
     steps = math.ceil(n_users / batch_size)  # an epoch
     return {
-        "beta": float(np.clip(n_users / 400_000, 0.02, 0.2)),
+        "beta": float(np.clip(n_seen / 400_000, 0.02, 0.2)),
         "weight_decay": 2e-4,
         "learning_rate": 5e-3,
         "batch_size": batch_size,
         "max_iter": max(math.ceil(240 / steps), int(np.clip(1500 // steps, 10, 30))),
     }
+
+
+def _settled(annealing, n_points=400):
+    """The fraction of the fit from which on a user's schedule no longer changes, to within a grid."""
+    weights = np.array([_called(annealing, point / n_points) for point in range(n_points)])
+    changing = np.flatnonzero(weights != weights[-1])
+    return (changing[-1] + 1) / n_points if len(changing) else 0.0
 
 
 def _called(annealing, fraction):
@@ -489,8 +518,8 @@ def _called(annealing, fraction):
 @torch.no_grad()
 def _score(model, params, X):
     """Scores of all items for the users of X, at the mean of their posteriors."""
-    bias = next(iter(params.values()))
-    batch = Rows(X, bias.device, bias.dtype).batch(np.arange(X.shape[0]))
+    some = next(iter(params.values()))  # for the device and dtype they all share
+    batch = Rows(X, some.device, some.dtype).batch(np.arange(X.shape[0]))
     return model.decode(params, model.encode(params, batch).mean)
 
 

@@ -50,10 +50,13 @@ class MultVAE:
         self.decoder_sizes = (n_components, *reversed(hidden_layer_sizes), n_items)
         self.last = len(hidden_layer_sizes)  # index of each network's last layer
 
-    def init(self, noise, mean_row):
-        """Random weights; the decoder's last biases at the marginal maximum likelihood of `mean_row` (n_items,)."""
+    def init(self, noise, mean, share):
+        """Random weights; the decoder's last biases at the marginal maximum likelihood.
+
+        `mean` and `share`, both (n_items,), are the mean of each column and its share of stored entries.
+        """
         params = init_mlp("encoder", self.encoder_sizes, noise) | init_mlp("decoder", self.decoder_sizes, noise)
-        params[f"decoder.{self.last}.bias"] = self.likelihood.init_bias(mean_row)
+        params[f"decoder.{self.last}.bias"] = self.likelihood.init_bias(mean, share)
         return params
 
     def bound(self, params, x, noise=None):
