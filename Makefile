@@ -50,7 +50,9 @@ $(VENV)/.with-ruff: $(VENV)/.made constraints.txt
 	@$(INSTALL) ruff
 	@touch $@
 
+# The plain form of an editable install, a path: with setuptools' import hook, a script in the folder that holds the clone
+# would take the clone itself for the package.
 $(VENV)/.with-%: $(VENV)/.made pyproject.toml constraints.txt
 	@echo "Installing skvae[$*] into $(VENV) (minutes the first time: torch is large) ..."
-	@$(INSTALL) -e '.[$*]'
+	@$(INSTALL) --config-settings editable_mode=compat -e '.[$*]'
 	@touch $@

@@ -533,3 +533,19 @@ def test_a_single_row_may_be_given_as_a_matrix_only(model, X):
     with pytest.raises(ValueError, match="Expected 2D array, got 1D array"):
         model.recommend(X.toarray()[0])
     assert model.recommend(X[[0]], 2)[0].shape == (1, 2)
+
+
+# ------------------------------------------------------------------------------------- advice that fits a recommender
+def test_nan_is_answered_with_what_zero_means(X):
+    dense = X.toarray()
+    dense[3, 2] = np.nan
+    with pytest.raises(ValueError, match=r"Input X contains NaN\. Zero, not NaN.*fillna\(0\)"):
+        tiny().fit(dense)
+
+
+def test_score_says_why_there_is_nothing_to_find(X):
+    model = tiny().fit(X)
+    with pytest.raises(ValueError, match="y holds none that is not in X too"):
+        model.score(X, X)
+    with pytest.raises(ValueError, match="no user of X has two interactions"):
+        model.score(np.eye(X.shape[1]))

@@ -204,7 +204,9 @@ for (label, model), colour, line in zip(watched.items(), (COLOURS[0], GREY), ("-
     epochs = np.arange(1, model.n_iter_ + 1)
     axes["bound"].plot(epochs, model.lower_bounds_, color=colour, linestyle=line, label=label)
     axes["ndcg"].plot(epochs, model.validation_scores_, color=colour, linestyle=line, label=label)
-axes["bound"].set(title=f"Two fits, K = {best['recommender__n_components']}", ylabel=f"bound,\nnats per {row_word}")
+axes["bound"].set(
+    title=f"Two fits, K = {best['recommender__n_components']}", ylabel=f"bound at beta = 1,\nnats per {row_word}"
+)
 axes["bound"].legend()
 axes["ndcg"].set(xlabel="epoch", ylabel=f"NDCG@100 on\nvalidation {row_word}s")
 axes["bound"].sharex(axes["ndcg"])

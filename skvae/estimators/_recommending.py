@@ -20,14 +20,16 @@ class RecommenderMixin:
     """
 
     def _check_X(self, X, *, reset):
-        X = validate_data(
-            self,
-            X,
-            reset=reset,
-            accept_sparse="csr",
-            dtype=[np.float32, np.float64],
-            ensure_non_negative=True,
-        )
+        form = {"accept_sparse": "csr", "dtype": [np.float32, np.float64], "ensure_non_negative": True}
+        try:
+            X = validate_data(self, X, reset=reset, **form)
+        except ValueError as error:
+            if "contains NaN" not in str(error):
+                raise
+            raise ValueError(
+                "Input X contains NaN. Zero, not NaN, says that there was no interaction: pass X.fillna(0) of a pivot "
+                "table, or make X from the long table by skvae.datasets.to_interactions."
+            ) from None
         return canonical_csr(X, kind=sp.csr_array)
 
     def _check_fitted_X(self, X):

@@ -119,6 +119,15 @@ class _RankingScorer:
     def __call__(self, estimator, X, y=None):
         transforms, model = _unwrap(estimator)
         foldin, truth = self._foldin_and_truth(transforms, X, y)
+        if not truth.nnz:
+            raise ValueError(
+                "A ranking scorer needs a user with a held-out item, but "
+                + (
+                    "no user of X has two interactions, one to show and one to hide."
+                    if y is None or np.ndim(y) == 1
+                    else "y holds none that is not in X too: what was seen is not counted."
+                )
+            )
         metrics = {name: _parse(name, self.k) for name in self.names}
         ranked = _rank(model, foldin, min(foldin.shape[1], max(k for _, k in metrics.values())))
         scores = {name: metric(truth, ranked=ranked, k=k) for name, (metric, k) in metrics.items()}
