@@ -13,10 +13,20 @@ def canonical_csr(X, name="X", kind=None):
     X = check_array(X, accept_sparse="csr", ensure_min_samples=0, input_name=name)
     if X.dtype == np.float16 or not X.dtype.isnative:  # scipy.sparse has neither
         X = X.astype(np.result_type(X.dtype, np.float32))
-    kind = kind or (sp.csr_matrix if sp.isspmatrix(X) else sp.csr_array)
+    return merged(X, kind or (sp.csr_matrix if sp.isspmatrix(X) else sp.csr_array))
+
+
+def merged(X, kind):
+    """The last step of `canonical_csr`, for a matrix that has been checked."""
     X = kind(X)
     if not (X.has_canonical_format and X.data.all()):
         X = X.copy()
         X.sum_duplicates()
         X.eliminate_zeros()
     return X
+
+
+def entry(X, index):
+    """A stored entry of a CSR matrix in words: "X[3, 4] = 0.5"."""
+    row = int(X.indptr.searchsorted(index, side="right")) - 1
+    return f"X[{row}, {X.indices[index]}] = {X.data[index]:g}"

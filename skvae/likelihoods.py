@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
+from skvae._sparse import entry
 from skvae._tensors import kept_gradient
 
 
@@ -61,10 +62,8 @@ class Bernoulli:
 
     def check(self, X):
         if X.nnz and X.data.max() > 1:
-            entry = int(X.data.argmax())
-            row = int(X.indptr.searchsorted(entry, side="right")) - 1
             raise ValueError(
-                f"likelihood='bernoulli' expects X in [0, 1], but X[{row}, {X.indices[entry]}] = {X.data[entry]:g}; "
+                f"likelihood='bernoulli' expects X in [0, 1], but {entry(X, X.data.argmax())}; "
                 "binarise it, for example with sklearn.preprocessing.Binarizer(), or use likelihood='multinomial'."
             )
 

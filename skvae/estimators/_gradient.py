@@ -4,7 +4,6 @@ check -> the engine climbs with a model -> NumPy attributes, set together at the
 """
 
 import time
-from functools import partial
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ class Climb:
     ----------
     estimator : Estimator
         With `_architecture_of(X)` (a dict of what fixes shape and meaning of the parameters), `_build(architecture)`
-        (the model) and `_validation_score(model, params, X_val)`.
+        (the model) and `_validator(model, X_val)` (a function from parameters to a score).
     X : CSR array of shape (n_rows, n_columns)
         Checked training rows. Those without entries are left out where they add nothing to the bound.
     noise : Noise
@@ -76,7 +75,7 @@ class Climb:
 
     def ascend(self, plan, X_val=None, watcher=None):
         """Climb; returns the engine's `Fit`."""
-        validate = None if X_val is None else partial(self.estimator._validation_score, self.model, X_val=X_val)
+        validate = None if X_val is None else self.estimator._validator(self.model, X_val)
         return gradient.ascend(
             self.model,
             self.params,

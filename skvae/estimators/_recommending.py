@@ -5,10 +5,11 @@ import scipy.sparse as sp
 import torch
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skvae._sparse import canonical_csr
+from skvae._sparse import merged
 from skvae._tensors import block_rows, explain_out_of_memory, top_k
 from skvae.metrics import make_ranking_scorer
 
+LIST_LENGTH = 100  # of the NDCG that scores and validates
 _PADDING = -1  # in place of an item where none is left
 
 
@@ -30,7 +31,7 @@ class RecommenderMixin:
                 "Input X contains NaN. Zero, not NaN, says that there was no interaction: pass X.fillna(0) of a pivot "
                 "table, or make X from the long table by skvae.datasets.to_interactions."
             ) from None
-        return canonical_csr(X, kind=sp.csr_array)
+        return merged(X, sp.csr_array)
 
     def _check_fitted_X(self, X):
         check_is_fitted(self)
@@ -130,7 +131,7 @@ class RecommenderMixin:
         """
         check_is_fitted(self)
         validate_data(self, X, reset=False, skip_check_array=True)  # the items' names and number, before any is hidden
-        return make_ranking_scorer("ndcg", k=100)(self, X, y)
+        return make_ranking_scorer("ndcg", k=LIST_LENGTH)(self, X, y)
 
 
 def rank(scorer, X, k, *, exclude_seen=True, barred=None):

@@ -9,11 +9,12 @@ import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
 from skvae._compat import Interval, StrOptions, fit_context
+from skvae._sparse import entry
 from skvae._tensors import Noise, Rows, block_rows, explain_out_of_memory, inference_device, to_read
 from skvae.engines import gradient, schedules
 from skvae.estimators._base import Estimator, draw_seed
 from skvae.estimators._gradient import Climb, EpochWatcher
-from skvae.estimators._recommending import RecommenderMixin, rank
+from skvae.estimators._recommending import LIST_LENGTH, RecommenderMixin, rank
 from skvae.likelihoods import Bernoulli, Multinomial, WeightedGaussian
 from skvae.metrics import content_holdout, ndcg_at_k
 from skvae.models.mult_vae import MultVAE
@@ -22,7 +23,6 @@ from skvae.networks import ACTIVATIONS
 _MANY_USERS = 10_000  # from here on, early_stopping="auto" can spare a tenth of them
 _ELBO_DRAWS = 32
 _SMALLEST, _LARGEST = 1e-15, 1e15  # of an interaction
-_LIST_LENGTH = 100  # of the NDCG that validates and scores
 
 
 class MultVAERecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimator):
@@ -443,20 +443,24 @@ class MultVAERecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
             _likelihood(architecture),
         )
 
-    def _validation_score(self, model, params, X_val):
+    def _validator(self, model, X_val):
+        """A function from parameters to the NDCG of what is hidden of X_val, which is split once for all epochs."""
         foldin, heldout = content_holdout(X_val)
-        ids, _ = rank(partial(_score, model, params), foldin, _LIST_LENGTH)
-        return float(ndcg_at_k(heldout, ranked=ids, k=_LIST_LENGTH))
+
+        def validate(params):
+            ids, _ = rank(partial(_score, model, params), foldin, LIST_LENGTH)
+            return float(ndcg_at_k(heldout, ranked=ids, k=LIST_LENGTH))
+
+        return validate
 
 
 def _check_range(X):
     """Raise where a value, or its square in the optimiser, leaves the range of float32, in which training computes."""
     outside = np.flatnonzero((X.data < _SMALLEST) | (X.data > _LARGEST))
     if len(outside):
-        row = int(X.indptr.searchsorted(outside[0], side="right")) - 1
         raise ValueError(
             f"fit computes in float32 and takes interactions between {_SMALLEST:g} and {_LARGEST:g}, but "
-            f"X[{row}, {X.indices[outside[0]]}] = {X.data[outside[0]]:g}; scale X, or binarise it."
+            f"{entry(X, outside[0])}; scale X, or binarise it."
         )
 
 
