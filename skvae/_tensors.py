@@ -7,6 +7,7 @@ import contextlib
 import math
 import warnings
 from functools import cached_property
+from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -277,6 +278,127 @@ def kept_gradient(weight):
     compute it.
     """
     return weight.grad if getattr(weight, "adds_in_place", False) else None
+
+
+class Table:
+    """The rows of a dense matrix with weights and, where cells are NaN, without them; handed out in batches.
+
+    The matrix stays where it is and is not copied as a whole (on the CPU): a batch copies its own rows only, and is
+    made anew each time it is asked for. Complete rows come first, then the others sorted by which cells they miss, so
+    that few patterns meet in one batch.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_rows, n_columns)
+        float32 or float64; NaN where a cell is missing.
+    device : torch.device
+    dtype : torch.dtype, default=torch.float64
+        Of what the batches hold.
+    weight : ndarray of shape (n_rows,) or None, default=None
+        None: 1 for every row.
+    shift : ndarray of shape (n_columns,) or None, default=None
+        Subtracted from every row.
+    allow_missing : bool, default=True
+        False spares the search for NaN.
+    """
+
+    def __init__(self, X, device, dtype=torch.float64, *, weight=None, shift=None, allow_missing=True):
+        self.X, self.shape, self.device, self.dtype = X, X.shape, device, dtype
+        self.shift = None if shift is None else torch.tensor(shift, dtype=dtype, device=device)
+        self.weight = torch.ones(1, dtype=dtype).expand(len(X)) if weight is None else _alias(np.asarray(weight))
+        self.order = self.pattern = self.patterns = None
+        self.n_complete = len(X)
+        if allow_missing:
+            self._sort_by_pattern()
+        self.placed = None if device.type == "cpu" else _alias(X).to(device=device, dtype=dtype)
+
+    def __len__(self):
+        return self.shape[0]
+
+    def _sort_by_pattern(self):
+        missing = np.isnan(self.X)
+        incomplete = np.flatnonzero(missing.any(axis=1))
+        if not len(incomplete):
+            return
+        patterns, which = np.unique(missing[incomplete], axis=0, return_inverse=True)
+        which = which.reshape(-1)
+        by_pattern = np.argsort(which, kind="stable")
+        complete = np.delete(np.arange(len(self)), incomplete)
+        self.order = np.concatenate([complete, incomplete[by_pattern]])
+        self.n_complete = len(complete)
+        self.patterns, self.pattern = torch.from_numpy(~patterns).to(self.device), which[by_pattern]
+
+    def batches(self, batch_size):
+        """All rows in batches of at most `batch_size`, to be gone through as often as needed."""
+        return _Batches(self, batch_size)
+
+    def batch(self, start, stop):
+        """The rows from place `start` to place `stop` in the order of this table."""
+        index = slice(start, stop) if self.order is None else self.order[start:stop]
+        if self.placed is not None:
+            X = self.placed[index if self.order is None else torch.from_numpy(index).to(self.device)]
+        else:
+            X = _alias(self.X[index]).to(self.dtype)
+        X = X if self.shift is None else X - self.shift
+        row = torch.arange(start, stop) if self.order is None else torch.from_numpy(index)
+        w = self.weight[index].to(device=self.device, dtype=self.dtype)
+        if stop <= self.n_complete:
+            return TableBatch(X, w, row.to(self.device))
+        which = self.pattern[start - self.n_complete : stop - self.n_complete]
+        first, last = which[0], which[-1] + 1
+        patterns, which = self.patterns[first:last], torch.from_numpy(which - first).to(self.device)
+        return TableBatch(
+            X.nan_to_num(nan=0.0), w, row.to(self.device), patterns[which].to(self.dtype), patterns, which
+        )
+
+
+class TableBatch(NamedTuple):
+    """Some rows of a table.
+
+    Attributes
+    ----------
+    X : Tensor of shape (n_rows, n_columns)
+        Zero where a cell is missing. It may share the caller's memory: read it, do not write.
+    w : Tensor of shape (n_rows,)
+        Weight of each row.
+    row : int64 Tensor of shape (n_rows,)
+        Number of each row in the matrix, the key of its noise.
+    observed : Tensor of shape (n_rows, n_columns) or None
+        1 where a cell was seen, 0 where it is missing; None where all were seen.
+    patterns : bool Tensor of shape (n_patterns, n_columns) or None
+        The distinct rows of `observed`.
+    pattern : int64 Tensor of shape (n_rows,) or None
+        Which of them each row has; ascending.
+    """
+
+    X: torch.Tensor
+    w: torch.Tensor
+    row: torch.Tensor
+    observed: torch.Tensor | None = None
+    patterns: torch.Tensor | None = None
+    pattern: torch.Tensor | None = None
+
+
+class _Batches:
+    """A table's batches; complete and incomplete rows never share one."""
+
+    def __init__(self, table, batch_size):
+        self.table = table
+        complete, n = table.n_complete, len(table)
+        self.bounds = [*_equal_parts(0, complete, batch_size), *_equal_parts(complete, n, batch_size)]
+
+    def __len__(self):
+        return len(self.bounds)
+
+    def __iter__(self):
+        return (self.table.batch(start, stop) for start, stop in self.bounds)
+
+
+def _equal_parts(start, stop, size):
+    """Bounds of the fewest parts of at most `size` that differ by at most one."""
+    n_parts = math.ceil((stop - start) / size)
+    edges = [start + (stop - start) * part // n_parts for part in range(n_parts + 1)] if n_parts else []
+    return list(zip(edges[:-1], edges[1:]))
 
 
 def block_rows(n_columns):

@@ -39,8 +39,9 @@ class Fit:
 
     Attributes
     ----------
-    params : dict of Tensor
-        The parameters to keep: the last, or the best on the validation rows.
+    params : dict of Tensor, or NamedTuple of Tensor
+        The parameters to keep: the last, or the best on the validation rows. A network's are a dict, an EM model's
+        its own NamedTuple.
     lower_bounds : list of float
         Mean bound per row at beta = 1, one per iteration; nats.
     validation_scores : list of float
@@ -49,10 +50,16 @@ class Fit:
         Iterations done.
     moments : dict of Tensor
         State of the optimiser, from which a later call may go on.
+    converged : bool
+        Whether the rule for stopping was met.
+    memory : list
+        What an EM model remembers of each batch.
     """
 
-    params: dict
+    params: dict | tuple
     lower_bounds: list = field(default_factory=list)
     validation_scores: list = field(default_factory=list)
     n_iter: int = 0
     moments: dict = field(default_factory=dict)
+    converged: bool = False
+    memory: list | None = None

@@ -18,6 +18,7 @@ import torch
 from skvae import _reduce
 from skvae.elbo import Fit
 from skvae.engines import schedules
+from skvae.engines.watching import Watcher
 
 
 @dataclass
@@ -75,17 +76,6 @@ class Epoch(NamedTuple):
     kl: float
     validation_score: float | None
     params: dict
-
-
-class Watcher:
-    """Told of every epoch; stops the ascent by returning True. This one sees nothing."""
-
-    def begins(self, number):
-        """Before an epoch."""
-
-    def ends(self, epoch):
-        """After an epoch, with its `Epoch`; return True to stop here."""
-        return False
 
 
 def ascend(model, params, rows, *, plan, noise, log_base=0.0, validate=None, watcher=None, moments=None):

@@ -3,13 +3,12 @@
 check -> the engine climbs with a model -> NumPy attributes, set together at the end
 """
 
-import time
-
 import numpy as np
 import torch
 
 from skvae._tensors import Rows, resolve_device, to_device, to_numpy
 from skvae.engines import gradient
+from skvae.estimators._watching import FitWatcher
 
 
 class Climb:
@@ -111,50 +110,19 @@ class Climb:
         }
 
 
-class EpochWatcher(gradient.Watcher):
-    """Passes the engine's epochs on to scikit-learn's callbacks and, if verbose, to the screen.
+class EpochWatcher(FitWatcher):
+    """Watches the epochs of a network; `attributes` turns parameters into the fitted attributes."""
 
-    Parameters
-    ----------
-    estimator : Estimator
-    X, y : array-like
-        Of the fit, as callbacks are to see them.
-    max_iter : int
-    attributes : callable
-        Live parameters -> dict of fitted attributes, called only when a callback asks for the estimator as it is.
-    """
+    task = "epoch"
 
-    def __init__(self, estimator, X, y, max_iter, attributes):
-        self.estimator, self.max_iter, self.attributes = estimator, max_iter, attributes
-        self.data = {"estimator": estimator, "X": X, "y": y}
-        self.verbose, self.interval = estimator.verbose, 1 if estimator.verbose > 1 else max(1, max_iter // 10)
-        self.root = estimator._init_callback_context(max_subtasks=max_iter)
-        self.started = time.perf_counter()
+    def fitted(self, report):
+        return self.attributes(_copies(report.params))
 
-    def __enter__(self):
-        self.root.call_on_fit_task_begin(**self.data)
-        return self
-
-    def __exit__(self, error, *_):
-        if error is None:
-            self.root.call_on_fit_task_end(**self.data)
-
-    def begins(self, number):
-        self.task = self.root.subcontext(task_name="epoch").call_on_fit_task_begin(**self.data)
-
-    def ends(self, epoch):
-        if self.verbose and ((epoch.number + 1) % self.interval == 0 or epoch.number + 1 == self.max_iter):
-            self._print(epoch)
-        return self.task.call_on_fit_task_end(
-            **self.data, reconstruction_attributes=lambda: self.attributes(_copies(epoch.params))
-        )
-
-    def _print(self, epoch):
-        score = "" if epoch.validation_score is None else f"  validation score {epoch.validation_score:.4f}"
-        seconds = time.perf_counter() - self.started
-        print(
-            f"[{type(self.estimator).__name__}] epoch {epoch.number + 1}/{self.max_iter}"
-            f"  bound {epoch.lower_bound:.4g} nats a row (KL {epoch.kl:.3g}){score}  {seconds:.1f} s"
+    def line(self, report):
+        score = "" if report.validation_score is None else f"  validation score {report.validation_score:.4f}"
+        return (
+            f"epoch {report.number + 1}/{self.max_iter}"
+            f"  bound {report.lower_bound:.4g} nats a row (KL {report.kl:.3g}){score}"
         )
 
 

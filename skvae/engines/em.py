@@ -1,0 +1,212 @@
+"""Coordinate ascent of a bound whose posterior is exact: the one loop of every EM model.
+
+    e_step of each batch -> add -> reduce -> bound -> m_step -> stop?
+
+The loop owns restarts, stopping, the trace, the guard against bounds that are not finite, acceleration, and the sums
+over batches and processes. A model holds its settings only and is three pure functions, whatever it is a model of:
+
+    e_step(batch, params, memory) -> (stats, memory)    sums over the rows of one batch, under these parameters
+    bound(stats, params) -> Tensor ()                   weighted sum over all rows of their log-evidence, plus any prior
+    m_step(stats, params) -> params                     the parameters that raise it most
+
+`params` and `stats` are NamedTuples. Statistics add: those of a union are the sums of the statistics, field by field. A
+field that is no plain sum (the k farthest rows) brings its own `+`, which must be commutative and associative. What a
+model remembers of a batch from one iteration to the next (labels, bounds) it returns as `memory`; others return None.
+To be accelerated, a model has two functions more: to_free(params), a vector of unconstrained reals, and
+from_free(vector, params), back again, with the shapes of `params`.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
+from typing import NamedTuple
+
+from skvae import _reduce
+from skvae.elbo import Fit
+from skvae.engines.watching import Watcher
+
+_LONGEST_STEP = 4.0  # the first bound on the length of an extrapolation, in EM steps; it adapts by this factor
+
+
+class Iteration(NamedTuple):
+    """What is known when an iteration ends.
+
+    Attributes
+    ----------
+    start, number : int
+        Of the restart, and of the iteration within it; both from 0.
+    lower_bound : float
+        Mean bound per unit of weight under `before`, nats.
+    gain : float
+        By how much the last EM step raised it; infinite in the first iteration, NaN after an extrapolation.
+    before, params : NamedTuple of Tensor
+        Parameters that the iteration started from, and those that it found.
+    """
+
+    start: int
+    number: int
+    lower_bound: float
+    gain: float
+    before: tuple
+    params: tuple
+
+
+@dataclass
+class Plan:
+    """How to climb.
+
+    Attributes
+    ----------
+    max_iter : int
+        EM steps of one start.
+    converged : callable
+        Iteration -> bool, asked after every plain EM step.
+    weight : float
+        Total weight of the rows, over all processes.
+    accelerate : bool
+        Extrapolate by SQUAREM.
+    lower_bound : float
+        That of the step which led to the start, for an ascent that goes on from another.
+    """
+
+    max_iter: int
+    converged: Callable
+    weight: float
+    accelerate: bool = False
+    lower_bound: float = -math.inf
+
+
+def ascend(model, batches, starts, *, plan, watcher=None):
+    """Raise the model's bound on the rows of `batches`, once from each start; keep the best.
+
+    Parameters
+    ----------
+    model : object
+        With e_step, bound and m_step, and for acceleration to_free and from_free.
+    batches : iterable
+        Of whatever the model's `e_step` takes; gone through once an iteration.
+    starts : iterable of NamedTuple of Tensor
+        Parameters to start from. A generator computes each when it is needed.
+    plan : Plan
+    watcher : Watcher or None
+        Told of every `Iteration`.
+
+    Returns
+    -------
+    fit : Fit
+        `lower_bounds` has the bound before each M-step, `memory` what the model remembers of each batch.
+
+    Raises
+    ------
+    FloatingPointError
+        If a bound is not finite.
+    """
+    fits = (_climb(model, batches, params, start, plan, watcher or Watcher()) for start, params in enumerate(starts))
+    return reduce(lambda best, fit: fit if _height(fit) > _height(best) else best, fits)
+
+
+def _height(fit):
+    return fit.lower_bounds[-1] if fit.lower_bounds else -math.inf
+
+
+def _climb(model, batches, params, start, plan, watcher):
+    fit, memory = Fit(params), None
+    path = _Squarem(model) if plan.accelerate else _PlainPath()
+    last_bound = plan.lower_bound
+    for number in range(plan.max_iter):
+        watcher.begins(number)
+        stats, memory = collect(model, batches, params, memory)
+        bound = float(model.bound(stats, params)) / plan.weight
+        if path.refuses(bound, last_bound):
+            params = path.plain
+            stats, memory = collect(model, batches, params, memory)
+            bound = float(model.bound(stats, params)) / plan.weight
+        if not math.isfinite(bound):
+            raise FloatingPointError(
+                f"The bound of {type(model).__name__} was {bound} in iteration {number} of start {start}; "
+                "look for huge values or duplicated columns in X, or scale it."
+            )
+        gain = math.nan if path.extrapolated else bound - last_bound
+        found = model.m_step(stats, params)
+        report = Iteration(start, number, bound, gain, params, found)
+        fit.n_iter, last_bound = number + 1, bound
+        fit.lower_bounds.append(bound)
+        fit.converged = not path.extrapolated and bool(plan.converged(report))
+        stop = watcher.ends(report)
+        params = found if fit.converged or stop or number + 1 == plan.max_iter else path.next(params, found)
+        if fit.converged or stop:
+            break
+    fit.params, fit.memory = params, memory
+    return fit
+
+
+def collect(model, batches, params, memory=None):
+    """One E-step over all batches: the statistics of all rows, and what the model remembers of each batch."""
+    total, kept = None, []
+    for number, batch in enumerate(batches):
+        stats, remembered = model.e_step(batch, params, memory[number] if memory else None)
+        kept.append(remembered)
+        total = stats if total is None else add(total, stats)
+    return type(total)(*_reduce.total(*total)), kept
+
+
+def summed(function, batches):
+    """The sum over all batches, here and in other processes, of a function that returns a NamedTuple of sums."""
+    total = reduce(add, map(function, batches))
+    return type(total)(*_reduce.total(*total))
+
+
+def add(some, others):
+    """Statistics of a union: the sums of the statistics, field by field."""
+    return type(some)(*(a + b for a, b in zip(some, others)))
+
+
+class _PlainPath:
+    """From one EM step straight to the next."""
+
+    extrapolated = False
+
+    def refuses(self, bound, last_bound):
+        return False
+
+    def next(self, before, found):
+        return found
+
+
+class _Squarem:
+    """Extrapolation from two EM steps in a row (Varadhan and Roland 2008, SQUAREM, step length S3), guarded.
+
+    With r the first step and v the change from the first to the second, the next point is theta_0 - 2 a r + a^2 v, where
+    a = -|r| / |v|; a = -1 is where two EM steps lead. A point whose bound is below the last one is refused, and the
+    ascent goes on from the second EM step: the trace never falls.
+    """
+
+    def __init__(self, model):
+        self.model, self.longest = model, _LONGEST_STEP
+        self.begin, self.plain, self.extrapolated = None, None, False
+
+    def refuses(self, bound, last_bound):
+        """Whether the extrapolated point must be given up for `plain`, given the bounds there and before it."""
+        if not self.extrapolated or bound >= last_bound:
+            return False
+        self.extrapolated = False
+        self.longest = max(1.0, self.longest / _LONGEST_STEP)
+        return True
+
+    def next(self, before, found):
+        """Where to take the next E-step: `found` after the first step of a pair, the extrapolation after the second."""
+        if self.begin is None or self.extrapolated:
+            self.begin, self.extrapolated = before, False
+            return found
+        origin, middle, end = (self.model.to_free(params) for params in (self.begin, before, found))
+        r, v = middle - origin, end - 2 * middle + origin
+        ratio = float(r.norm() / v.norm())  # of a fixed point 0 / 0
+        length = min(self.longest, max(1.0, ratio)) if math.isfinite(ratio) else 1.0
+        if length == self.longest:
+            self.longest *= _LONGEST_STEP
+        self.begin, self.plain = None, found
+        if length == 1.0:
+            return found
+        self.extrapolated = True
+        return self.model.from_free(origin + 2 * length * r + length**2 * v, found)

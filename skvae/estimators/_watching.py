@@ -1,0 +1,67 @@
+"""Passes an engine's iterations on to scikit-learn's callbacks and, if asked, to the screen."""
+
+import time
+
+from skvae.engines.watching import Watcher
+
+
+class FitWatcher(Watcher):
+    """One fit as a task of scikit-learn's callbacks, and every iteration as a task within it.
+
+    A subclass names the inner task (`task`), writes a line about an iteration (`line`), and turns one into the fitted
+    attributes (`fitted`), which is done only when a callback asks for the estimator as it is.
+
+    Parameters
+    ----------
+    estimator : Estimator
+        Its `verbose` is read: 0 prints nothing, 1 about ten lines a start, 2 a line every iteration.
+    X, y : array-like
+        Of the fit, as callbacks are to see them.
+    max_iter : int
+    attributes : callable
+        Parameters -> dict of fitted attributes.
+    n_starts : int, default=1
+        Each of up to `max_iter` iterations.
+    interval : int or None, default=None
+        Iterations from line to line, in place of a tenth of `max_iter`.
+    """
+
+    task = "iteration"
+
+    def __init__(self, estimator, X, y, max_iter, attributes, *, n_starts=1, interval=None):
+        self.estimator, self.max_iter, self.attributes = estimator, max_iter, attributes
+        # scikit-learn's ScoringMonitor scores no fit without y
+        self.data = {"estimator": estimator, "X": X, "y": X if y is None else y}
+        self.verbose = estimator.verbose
+        self.interval = 1 if self.verbose > 1 else interval or max(1, max_iter // 10)
+        self.root = estimator._init_callback_context(max_subtasks=n_starts * max_iter)
+        self.started = time.perf_counter()
+
+    def __enter__(self):
+        self.root.call_on_fit_task_begin(**self.data)
+        return self
+
+    def __exit__(self, error, *_):
+        if error is None:
+            self.root.call_on_fit_task_end(**self.data)
+
+    def begins(self, number):
+        self.now = self.root.subcontext(task_name=self.task).call_on_fit_task_begin(**self.data)
+
+    def ends(self, report):
+        if self.verbose and ((report.number + 1) % self.interval == 0 or report.number + 1 == self.max_iter):
+            seconds = time.perf_counter() - self.started
+            print(f"[{type(self.estimator).__name__}] {self.line(report)}  {seconds:.1f} s")
+        return self.now.call_on_fit_task_end(**self.data, reconstruction_attributes=lambda: self.fitted(report))
+
+    def fitted(self, report):
+        """The attributes of an estimator fitted up to here."""
+        return self.attributes(report.params)
+
+    def line(self, report):
+        """What to print of an iteration."""
+        start = f"start {report.start + 1}, " if report.start else ""
+        return (
+            f"{start}{self.task} {report.number + 1}/{self.max_iter}"
+            f"  bound {report.lower_bound:.6g} nats a sample ({report.gain:+.1e})"
+        )
