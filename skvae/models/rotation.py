@@ -8,19 +8,21 @@ of x keeps its common part, L Phi L' = A A'. An orthogonal T makes L = A T and P
 Orthogonal, the orthomax family: raise  sum_k [ sum_d L_dk^4 - gamma / D (sum_d L_dk^2)^2 ],  with gamma = 1 for varimax
 (Kaiser 1958) and gamma = 0 for quartimax (Neuhaus and Wrigley 1954).
 Oblique: promax, the least-squares fit of L to a power of the varimax loadings (Hendrickson and White 1964); direct
-oblimin with gamma = 0, also named quartimin, which lowers  sum_{k != l} sum_d L_dk^2 L_dl^2 / 4  (Jennrich and Sampson
-1966) by gradient projection (Jennrich 2002).
+oblimin with gamma = 0, also named quartimin, which lowers  sum_{j != k} sum_d L_dj^2 L_dk^2 / 4  (Jennrich and Sampson
+1966) along the gradient projected on columns of unit length (Jennrich 2002).
 """
 
+import math
 from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
+from scipy.optimize import minimize
 
 _GAMMA = {"varimax": 1.0, "quartimax": 0.0}
 ORTHOGONAL = tuple(_GAMMA)
 OBLIQUE = ("promax", "oblimin")
-_SMALLEST = 1e-10  # radians in an orthogonal rotation, length of the gradient in an oblique one
+_SMALLEST = 1e-10  # slope at which a criterion counts as stationary
 _DIRECTIONLESS = 1e-12  # a criterion that changes by less, relative to its terms, names no angle
 
 
@@ -59,7 +61,7 @@ def rotate(loadings, method, *, normalize=False, power=4, max_iter=1000):
     power : float, default=4
         Of the target of promax, above 1; the higher, the more the factors may correlate.
     max_iter : int, default=1000
-        Steps of the gradient projection, and sweeps over all pairs of factors in an orthogonal rotation.
+        Quasi-Newton steps.
 
     Returns
     -------
@@ -121,7 +123,7 @@ def _scaled(A, normalize):
 
 def _oblique(A, method, power, max_iter):
     """T of an oblique rotation, the identity in the directions where A is zero."""
-    _, singular, Vt = np.linalg.svd(A, full_matrices=True)
+    _, singular, Vt = np.linalg.svd(np.linalg.qr(A, mode="r"))
     rank = int((singular > singular[0] * max(A.shape) * np.finfo(float).eps).sum())
     basis = np.eye(len(Vt)) if rank == len(Vt) else Vt.T
     A = (A @ basis)[:, :rank]
@@ -143,18 +145,16 @@ def orthomax_criterion(L, gamma):
 def orthomax(A, gamma, max_iter):
     """The orthogonal T of largest orthomax criterion near where the iteration of scikit-learn ends.
 
-    That iteration, T = U V' of the gradient's singular value decomposition, chooses the optimum; then pairs of factors
-    are turned by the best angle in their plane until no pair gains. The second is quadratic at the end where the first
-    is linear, never loses, and leaves saddle points, at which the first stays.
+    That iteration, T = U V' of the gradient's singular value decomposition, chooses the optimum; but it stops early,
+    and stays on saddle points. A sweep of the best turns in the planes of all pairs of factors leaves those, and a
+    quasi-Newton ascent goes on to the top.
     """
     T = _by_svd(A, gamma)
     if orthomax_criterion(A @ T, gamma) < orthomax_criterion(A, gamma):
         T = np.eye(len(T))
-    Lt, Tt = np.ascontiguousarray((A @ T).T), np.ascontiguousarray(T.T)
-    for _ in range(max_iter):
-        if _sweep(Lt, Tt, gamma) < _SMALLEST:
-            break
-    U, _, Vt = np.linalg.svd(Tt.T)  # many planes leave rounding; back to an orthogonal matrix
+    T = _turn_pairs(A, T, gamma)
+    T = T @ _cayley(_climb(A @ T, gamma, max_iter))
+    U, _, Vt = np.linalg.svd(T)  # many turns leave rounding; back to an orthogonal matrix
     return U @ Vt
 
 
@@ -170,16 +170,14 @@ def _by_svd(A, gamma, tol=1e-6, max_iter=100):
     return T
 
 
-def _sweep(Lt, Tt, gamma):
-    """Turn every pair of factors, rows of Lt and Tt, in place by its best angle; return the largest one, radians."""
-    largest = 0.0
+def _turn_pairs(A, T, gamma):
+    """T after every pair of factors in turn was rotated by its best angle."""
+    Lt, Tt = np.ascontiguousarray((A @ T).T), T.T.copy()
     for j, k in combinations(range(len(Lt)), 2):
         angle = _best_angle(Lt[j], Lt[k], gamma)
-        if angle:
-            turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-            Lt[[j, k]], Tt[[j, k]] = turn @ Lt[[j, k]], turn @ Tt[[j, k]]
-            largest = max(largest, abs(angle))
-    return largest
+        turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+        Lt[[j, k]], Tt[[j, k]] = turn @ Lt[[j, k]], turn @ Tt[[j, k]]
+    return Tt.T
 
 
 def _best_angle(x, y, gamma):
@@ -190,6 +188,36 @@ def _best_angle(x, y, gamma):
     if np.hypot(sine, cosine) <= _DIRECTIONLESS * (u @ u + v @ v):
         return 0.0
     return np.arctan2(sine, cosine) / 4
+
+
+def _climb(A, gamma, max_iter):
+    """The skew-symmetric S, above its diagonal, that makes the criterion of A (I - S)^-1 (I + S) largest."""
+    upper = np.triu_indices(A.shape[1], 1)
+
+    def criterion(skew):
+        T = _cayley(skew)
+        L = A @ T
+        slope = A.T @ (L**3 - gamma * L * (L**2).mean(0))  # of the criterion in T, over 4
+        # dT = (I - S)^-1 dS (I + T), and (I - S)^-1 = (I + T) / 2
+        slope = (np.eye(len(T)) + T).T @ slope @ (np.eye(len(T)) + T).T / 2
+        return -orthomax_criterion(L, gamma) / 4, (slope.T - slope)[upper]
+
+    return _descend(criterion, np.zeros(len(upper[0])), max_iter)
+
+
+def _cayley(skew):
+    """The orthogonal matrix (I - S)^-1 (I + S), from the part of S = -S' above its diagonal."""
+    K = (1 + math.isqrt(1 + 8 * len(skew))) // 2
+    S = np.zeros((K, K))
+    S[np.triu_indices(K, 1)] = skew
+    S -= S.T
+    return np.linalg.solve(np.eye(K) - S, np.eye(K) + S)
+
+
+def _descend(function, start, max_iter):
+    """Where L-BFGS finds no lower value of the function, which returns also its gradient."""
+    options = {"maxiter": max_iter, "maxfun": 2 * max_iter, "maxcor": 20, "ftol": 0.0, "gtol": _SMALLEST}
+    return minimize(function, start, jac=True, method="L-BFGS-B", options=options).x
 
 
 # --- oblique ----------------------------------------------------------------------------------------------------------
@@ -205,38 +233,30 @@ def promax(A, power, max_iter):
 
 
 def quartimin_criterion(L):
-    """sum_{k != l} sum_d L_dk^2 L_dl^2 / 4, to be lowered."""
+    """sum_{j != k} sum_d L_dj^2 L_dk^2 / 4, to be lowered."""
     squares = L**2
     return (squares.sum(1) ** 2 - (squares**2).sum(1)).sum() / 4
 
 
 def quartimin(A, max_iter):
-    """T with columns of unit length and the smallest quartimin criterion, by gradient projection (Jennrich 2002).
+    """T with columns of unit length and the smallest quartimin criterion near the quartimax rotation.
 
-    It starts from quartimax, the best that an orthogonal T can do by the same criterion.
+    Quartimax is the best that an orthogonal T does by this criterion. From there we go down Jennrich's projected
+    gradient by L-BFGS in T's columns of free length, which takes a tenth of the steps of his gradient projection.
     """
-    T, step = orthomax(A, 0.0, max_iter), 1.0
-    value, gradient = _quartimin(A, T)
-    for _ in range(max_iter):
-        squared = (gradient**2).sum()
-        if squared <= _SMALLEST**2:
-            break
-        step *= 2
-        while True:
-            trial = T - step * gradient
-            trial /= np.linalg.norm(trial, axis=0)
-            trial_value, trial_gradient = _quartimin(A, trial)
-            if trial_value <= value - step * squared / 2:
-                break
-            step /= 2
-            if step < np.finfo(float).eps:  # rounding hides what is left to gain
-                return T
-        T, value, gradient = trial, trial_value, trial_gradient
-    return T
+    start = orthomax(A, 0.0, max_iter)
+
+    def criterion(flat):
+        length = np.linalg.norm(flat.reshape(start.shape), axis=0)
+        value, gradient = quartimin_and_gradient(A, flat.reshape(start.shape) / length)
+        return value, (gradient / length).ravel()
+
+    found = _descend(criterion, start.ravel(), max_iter).reshape(start.shape)
+    return found / np.linalg.norm(found, axis=0)
 
 
-def _quartimin(A, T):
-    """The criterion at L = A (T')^-1, and its gradient in T within the columns of unit length."""
+def quartimin_and_gradient(A, T):
+    """The criterion at L = A (T')^-1, and its gradient in T within the columns of unit length (Jennrich 2002)."""
     inverse = np.linalg.inv(T)
     L = A @ inverse.T
     squares = L**2
