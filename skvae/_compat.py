@@ -1,7 +1,7 @@
 """The one place that touches scikit-learn's private or experimental names.
 
-`_fit_context`, `_param_validation` and `_check_sample_weight` carry no deprecation promise, `sklearn.callback` is experimental: when a release
-moves them, this file follows and no other does.
+`_fit_context`, `_param_validation` and `_check_sample_weight` carry no deprecation promise, `sklearn.callback` is
+experimental: when a release moves them, this file follows and no other does.
 """
 
 from sklearn.base import _fit_context as fit_context

@@ -5,6 +5,7 @@ Engines and models see tensors only, and never ask whether rows are sparse or wh
 
 import contextlib
 import math
+import sys
 import warnings
 from functools import cached_property
 from typing import NamedTuple
@@ -328,9 +329,9 @@ class Table:
         self.n_complete = len(complete)
         self.patterns, self.pattern = torch.from_numpy(~patterns).to(self.device), which[by_pattern]
 
-    def batches(self, batch_size):
-        """All rows in batches of at most `batch_size`, to be gone through as often as needed."""
-        return _Batches(self, batch_size)
+    def batches(self, batch_size, incomplete=sys.maxsize):
+        """All rows in batches of at most `batch_size`, those with missing cells of at most `incomplete`."""
+        return _Batches(self, batch_size, min(batch_size, incomplete))
 
     def batch(self, start, stop):
         """The rows from place `start` to place `stop` in the order of this table."""
@@ -380,12 +381,12 @@ class TableBatch(NamedTuple):
 
 
 class _Batches:
-    """A table's batches; complete and incomplete rows never share one."""
+    """A table's batches, to be gone through as often as needed; complete and incomplete rows never share one."""
 
-    def __init__(self, table, batch_size):
+    def __init__(self, table, batch_size, incomplete):
         self.table = table
         complete, n = table.n_complete, len(table)
-        self.bounds = [*_equal_parts(0, complete, batch_size), *_equal_parts(complete, n, batch_size)]
+        self.bounds = [*_equal_parts(0, complete, batch_size), *_equal_parts(complete, n, incomplete)]
 
     def __len__(self):
         return len(self.bounds)
@@ -399,6 +400,14 @@ def _equal_parts(start, stop, size):
     n_parts = math.ceil((stop - start) / size)
     edges = [start + (stop - start) * part // n_parts for part in range(n_parts + 1)] if n_parts else []
     return list(zip(edges[:-1], edges[1:]))
+
+
+def gram(A):
+    """A' A of a matrix; on the CPU by the routine that computes half of it."""
+    if A.device.type != "cpu":
+        return A.mT @ A
+    A = A.numpy()
+    return torch.from_numpy(A.T @ A)
 
 
 def block_rows(n_columns):

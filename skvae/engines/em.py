@@ -177,9 +177,9 @@ class _PlainPath:
 class _Squarem:
     """Extrapolation from two EM steps in a row (Varadhan and Roland 2008, SQUAREM, step length S3), guarded.
 
-    With r the first step and v the change from the first to the second, the next point is theta_0 - 2 a r + a^2 v, where
-    a = -|r| / |v|; a = -1 is where two EM steps lead. A point whose bound is below the last one is refused, and the
-    ascent goes on from the second EM step: the trace never falls.
+    With r the first step and v the change from the first to the second, the next point is theta_0 - 2 a r + a^2 v,
+    where a = -|r| / |v|; a = -1 is where two EM steps lead. A point whose bound is below the last one is refused, and
+    the ascent goes on from the second EM step: the trace never falls.
     """
 
     def __init__(self, model):

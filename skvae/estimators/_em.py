@@ -84,3 +84,35 @@ def refuse_empty_columns(X, name):
             f"{name} cannot learn a column without any observed value, but in X every cell is NaN in column(s) "
             f"{', '.join(map(str, empty[:10]))}; drop them."
         )
+
+
+def filled(X, checked, values):
+    """A copy of X as it was given (DataFrame, list or array) whose NaN cells hold `values`, of the same shape."""
+    missing = np.isnan(checked)
+    if hasattr(X, "iloc"):
+        out = X.copy()
+        for column in np.flatnonzero(missing.any(axis=0)):
+            series = out.iloc[:, column].to_numpy(dtype=np.float64, na_value=np.nan, copy=True)
+            series[missing[:, column]] = values[missing[:, column], column]
+            out.isetitem(column, series.astype(checked.dtype, copy=False))
+        return out
+    return np.where(missing, values, checked).astype(checked.dtype, copy=False)
+
+
+def columns_of(estimator, columns):
+    """Numbers of some, but not all, columns of a fitted estimator that are named by number, name or mask."""
+    n = estimator.n_features_in_
+    columns = np.asarray(columns)
+    if columns.dtype.kind in "OU":
+        names = list(getattr(estimator, "feature_names_in_", []))
+        unknown = [name for name in columns.tolist() if name not in names]
+        if unknown:
+            raise ValueError(f"no column is named {unknown[0]!r}; fit saw {names or 'no names'}.")
+        columns = np.array([names.index(name) for name in columns.tolist()])
+    elif columns.dtype == bool and columns.shape == (n,):
+        columns = np.flatnonzero(columns)
+    if columns.ndim != 1 or columns.dtype.kind != "i" or len(np.unique(columns % n)) != len(columns):
+        raise ValueError(f"expected numbers, names or a mask of distinct columns, but got {columns.tolist()}.")
+    if not 0 < len(columns) < n or columns.min() < -n or columns.max() >= n:
+        raise ValueError(f"expected some, but not all, of {n} columns, but got {columns.tolist()}.")
+    return columns % n

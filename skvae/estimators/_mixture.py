@@ -1,0 +1,476 @@
+"""What every mixture does: restarts, EM, stepwise EM, and what follows from log p(x, z = k)."""
+
+import warnings
+
+import numpy as np
+import torch
+from sklearn.base import DensityMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.validation import check_is_fitted
+
+from skvae._compat import check_sample_weight, fit_context
+from skvae._tensors import Noise, Table, explain_out_of_memory, inference_device, resolve_device
+from skvae.engines import em
+from skvae.estimators._base import draw_seed
+from skvae.estimators._em import refuse_empty_columns, rows_a_batch, weigh
+from skvae.estimators._watching import FitWatcher
+from skvae.models.kmeans import KMeans, seed_centres
+from skvae.models.mixing import posterior
+
+_SEEDING_ROWS = 20_000  # k-means that only gives a start sees no more
+_SEEDING_STEPS = 30
+_SMALL_TOL = 1e-4  # from here down EM needs hundreds of steps where it is slow at all, and acceleration pays
+_FORGETTING = 0.6  # kappa of Cappe and Moulines (2009): between 0.5 and 1
+
+
+class MixtureMixin(DensityMixin):
+    """Fitting and using a mixture, whatever its components are.
+
+    A subclass gives
+
+    - `_check_X(X, reset)`: checked rows, float, NaN where missing
+    - `_model(dtype_of_X)`: the EM model, with log_joint, start, stats_of, moved and incomplete_rows
+    - `_origin(X, weight)`: the point to measure rows from, or None
+    - `_given(params, origin, device)`: parameters with those that the user gave in place of the computed
+    - `_attributes(params, origin, dtype)`: fitted attributes; `_parameters()`: back again, as (params, origin)
+    - `_n_parameters()`, and `_draw(component, noise)`: rows drawn from the components of given numbers
+    """
+
+    # ------------------------------------------------------------------------------------------------------- fitting
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None, sample_weight=None):
+        """Raise the likelihood of X by expectation maximisation, from `n_init` starts; keep the best.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            NaN where a cell is missing; the likelihood is that of the observed cells.
+        y : ignored
+            Present for scikit-learn's convention.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            How often each row counts; integers say the same as repeated rows. None: once.
+
+        Returns
+        -------
+        self : estimator
+
+        Raises
+        ------
+        ValueError
+            If there are fewer rows than components, a column without any observed value, or a component collapses.
+        FloatingPointError
+            If the likelihood is not finite.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the best start stopped at `max_iter`.
+        """
+        with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
+            goes_on = self.warm_start and hasattr(self, "converged_")
+            checked = self._check_training_X(X, reset=True)
+            return self._set(**self._climb(checked, X, y, sample_weight, goes_on, self.max_iter))
+
+    def fit_predict(self, X, y=None, sample_weight=None):
+        """Fit to X and label its rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            NaN where a cell is missing.
+        y : ignored
+            Present for scikit-learn's convention.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            How often each row counts.
+
+        Returns
+        -------
+        labels : int64 ndarray of shape (n_samples,)
+            Most probable component of each row.
+        """
+        return self.fit(X, y, sample_weight=sample_weight).predict(X)
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y=None, sample_weight=None):
+        """Take one step of stepwise EM with the rows of X; the first call, if none was fitted before, fits to them.
+
+        The statistics of X under the present parameters enter those so far with the share (w / (w + w_before))**0.6,
+        where w is the weight of X and w_before that of all rows seen before.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            New rows; NaN where a cell is missing.
+        y : ignored
+            Present for scikit-learn's convention.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            How often each row counts.
+
+        Returns
+        -------
+        self : estimator
+
+        References
+        ----------
+        Cappe and Moulines, *On-line expectation-maximization algorithm for latent data models*, JRSS B 71(3), 2009.
+        """
+        with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
+            if not hasattr(self, "converged_"):
+                checked = self._check_training_X(X, reset=True)
+                with warnings.catch_warnings():  # converged on what is only the first part would mean little
+                    warnings.simplefilter("ignore", ConvergenceWarning)
+                    return self._set(**self._climb(checked, X, y, sample_weight, False, self.max_iter))
+            return self._set(**self._step(self._check_X(X, reset=False), sample_weight))
+
+    def _check_training_X(self, X, *, reset):
+        checked = self._check_X(X, reset=reset)
+        if len(checked) < self.n_components:
+            raise ValueError(
+                f"Expected n_samples >= n_components but got n_components = {self.n_components}, "
+                f"n_samples = {len(checked)}"
+            )
+        refuse_empty_columns(checked, type(self).__name__)
+        return checked
+
+    def _climb(self, checked, X, y, sample_weight, goes_on, max_iter):
+        """Fitted attributes after an ascent on the checked rows."""
+        device = resolve_device(self.device)
+        rows, weight = weigh(checked, sample_weight)
+        total = float(len(rows) if weight is None else weight.sum())
+        model, origin = self._model(), self._origin(rows, weight)
+        table = Table(rows, device, weight=weight, shift=origin)
+        batches = self._batches(table, model)
+        n_starts = 1 if goes_on else self.n_init
+        if goes_on:
+            starts = [self._moved_parameters(model, origin, device)]
+        else:
+            starts = self._starts(model, table, batches, Noise(draw_seed(self.random_state)), n_starts)
+        plan = em.Plan(
+            max_iter,
+            lambda step: abs(step.gain) < self.tol,
+            total,
+            accelerate=self._accelerates(),
+            lower_bound=self.lower_bound_ if goes_on else -np.inf,
+        )
+
+        def attributes(params):
+            return self._attributes(params, origin, checked.dtype)
+
+        with (
+            self._explained(),
+            FitWatcher(self, X, y, max_iter, attributes, n_starts=n_starts, interval=self.verbose_interval) as watcher,
+        ):
+            fit = em.ascend(model, batches, starts, plan=plan, watcher=watcher)
+        self._warn_of(fit, max_iter)
+        return {
+            **attributes(fit.params),
+            "converged_": fit.converged,
+            "n_iter_": fit.n_iter,
+            "lower_bound_": fit.lower_bounds[-1] if fit.lower_bounds else -np.inf,
+            "lower_bounds_": fit.lower_bounds,
+            "n_samples_seen_": total,
+            "device_": str(device),
+        }
+
+    def _accelerates(self):
+        return self.acceleration == "squarem" or (self.acceleration == "auto" and 0 < self.tol < _SMALL_TOL)
+
+    def _warn_of(self, fit, max_iter):
+        if fit.converged or not max_iter:
+            return
+        gain = fit.lower_bounds[-1] - fit.lower_bounds[-2] if fit.n_iter > 1 else np.inf
+        warnings.warn(
+            f"{type(self).__name__} did not converge: the best start stopped at iteration {fit.n_iter} "
+            f"(max_iter={max_iter}) with the bound rising by {gain:.1e} nats/sample (tol={self.tol:g}). Raise either, "
+            "try other init_params, or look for degenerate data.",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
+
+    def _step(self, checked, sample_weight):
+        """Fitted attributes after one step of stepwise EM."""
+        device = resolve_device(self.device)
+        rows, weight = weigh(checked, sample_weight)
+        new = float(len(rows) if weight is None else weight.sum())
+        model = self._model()
+        params, origin = self._parameters(device)
+        batches = self._batches(Table(rows, device, weight=weight, shift=origin), model)
+        with self._explained():
+            stats, _ = em.collect(model, batches, params)
+            bound = float(model.bound(stats, params)) / new
+            share = (new / (new + self.n_samples_seen_)) ** _FORGETTING
+            before = model.moved(model.stats_of(params), params.mu - params.origin)
+            mixed = type(stats)(*((1 - share) * a + share / new * b for a, b in zip(before, stats)))
+            found = model.m_step(mixed, params)
+        return {
+            **self._attributes(found, origin, checked.dtype),
+            "n_iter_": self.n_iter_ + 1,
+            "lower_bound_": bound,
+            "lower_bounds_": [*self.lower_bounds_, bound],
+            "n_samples_seen_": self.n_samples_seen_ + new,
+            "device_": str(device),
+        }
+
+    def _batches(self, table, model):
+        n_columns = table.shape[1]
+        size = rows_a_batch(self.batch_size, model.width(n_columns), table.device)
+        return table.batches(size, model.incomplete_rows(n_columns))
+
+    def _moved_parameters(self, model, origin, device):
+        """The fitted parameters, measured from another origin."""
+        params, old = self._parameters(device)
+        if origin is None:
+            return params
+        mu = params.mu + torch.as_tensor(old - origin, dtype=params.mu.dtype, device=device)
+        return model.params(params.pi, mu, params.sigma)
+
+    # ------------------------------------------------------------------------------------------------------- starting
+    def _starts(self, model, table, batches, noise, n_starts):
+        """Parameters to start from, one for each restart, computed when their turn comes."""
+        for number in range(n_starts):
+            params = None if self._all_given() else self._start(model, table, batches, noise.fold("start", number))
+            yield self._given(model, params, table)
+
+    def _start(self, model, table, batches, noise):
+        """The M-step's answer to first guesses of the responsibilities."""
+        K = self.n_components
+        if self.init_params == "random":
+
+            def R(batch):
+                share = noise.uniform(batch.row, K, torch.float64).mT
+                return share / share.sum(0)
+
+        else:
+            centres = self._centres(table, noise)
+
+            def R(batch):
+                return _nearest(batch.X, centres)
+
+        variance = _column_variance(table)
+        return model.m_step(em.summed(lambda batch: model.start(batch, R(batch), variance), batches), None)
+
+    def _centres(self, table, noise):
+        """Points (K, D) each of which claims the rows nearest to it."""
+        K, n = self.n_components, len(table)
+        few = _keyed_sample(noise.fold("rows"), table.weight.numpy(), K if self._from_data() else min(n, _SEEDING_ROWS))
+        X = np.nan_to_num(table.X[few] - (0 if table.shift is None else table.shift.cpu().numpy()))
+        X, w = torch.as_tensor(X, dtype=table.dtype), table.weight[few].to(table.dtype)
+        if not self._from_data():
+            drawn = Table(X.numpy(), X.device, weight=None if n > len(few) else w.numpy(), allow_missing=False)
+            centres = seed_centres(X, torch.ones_like(w) if n > len(few) else w, K, noise)
+            if self.init_params == "kmeans":
+                X = _lloyd(KMeans(K), drawn, centres)
+            else:
+                X = centres
+        return X.to(table.device)
+
+    def _from_data(self):
+        return self.init_params == "random_from_data"
+
+    # ------------------------------------------------------------------------------------------------------ predicting
+    def _by_row(self, X, function, *, moved=False):
+        """Checked rows of X through `function` of (model, batch, parameters), which returns a tensor with a row each.
+
+        `moved`: what it returns are rows of X measured from the origin, to be put back.
+        """
+        device = inference_device(self.device)
+        params, origin = self._parameters(device)
+        model, out = self._model(), None
+        for batch in self._batches(Table(X, device, shift=origin), model):
+            values = function(model, batch, params).cpu().numpy()
+            if out is None:
+                out = np.empty((len(X), *values.shape[1:]), dtype=values.dtype)
+            out[batch.row.cpu().numpy()] = values + origin if moved else values
+        return out if out.dtype.kind == "i" else out.astype(X.dtype, copy=False)
+
+    def _checked(self, X):
+        check_is_fitted(self)
+        return self._check_X(X, reset=False)
+
+    def predict(self, X):
+        """Label each row by its most probable component.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            NaN where a cell is missing.
+
+        Returns
+        -------
+        labels : int64 ndarray of shape (n_samples,)
+        """
+        return self._by_row(self._checked(X), _label)
+
+    def predict_proba(self, X):
+        """Posterior probability of each component.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            NaN where a cell is missing.
+
+        Returns
+        -------
+        probability : ndarray of shape (n_samples, n_components)
+            p(z = k | x); rows sum to 1.
+        """
+        return self._by_row(self._checked(X), _responsibilities)
+
+    def score_samples(self, X):
+        """Log-likelihood of each row: log p(x) of its observed cells.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            NaN where a cell is missing; 0 for a row without any observed cell.
+
+        Returns
+        -------
+        log_prob : ndarray of shape (n_samples,)
+            Nats.
+        """
+        return self._by_row(self._checked(X), _log_evidence)
+
+    def score(self, X, y=None, sample_weight=None):
+        """Mean log-likelihood of the rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            NaN where a cell is missing.
+        y : ignored
+            Present for scikit-learn's convention.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            How often each row counts.
+
+        Returns
+        -------
+        score : float
+            Nats a row.
+        """
+        log_prob = self.score_samples(X).astype(np.float64)
+        if sample_weight is not None:
+            sample_weight = check_sample_weight(sample_weight, log_prob, dtype=np.float64, ensure_non_negative=True)
+        return float(np.average(log_prob, weights=sample_weight))
+
+    def aic(self, X, sample_weight=None):
+        """Akaike's information criterion on X; lower is better.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            NaN where a cell is missing.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            How often each row counts.
+
+        Returns
+        -------
+        aic : float
+            -2 log p(X) + 2 (number of free parameters).
+        """
+        return -2 * self.score(X, sample_weight=sample_weight) * _size(X, sample_weight) + 2 * self._n_parameters()
+
+    def bic(self, X, sample_weight=None):
+        """Bayesian information criterion on X (Schwarz 1978); lower is better.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            NaN where a cell is missing.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            How often each row counts.
+
+        Returns
+        -------
+        bic : float
+            -2 log p(X) + (number of free parameters) log(n_samples).
+        """
+        n = _size(X, sample_weight)
+        return -2 * self.score(X, sample_weight=sample_weight) * n + self._n_parameters() * np.log(n)
+
+    def sample(self, n_samples=1, random_state=None):
+        """Draw rows from the mixture.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            How many.
+        random_state : int, RandomState instance or None, default=None
+            An int draws the same rows every time, None others at each call.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features)
+            Sorted by component.
+        labels : int64 ndarray of shape (n_samples,)
+            The component that each row was drawn from.
+
+        Raises
+        ------
+        ValueError
+            If n_samples is below 1.
+        """
+        check_is_fitted(self)
+        if n_samples < 1:
+            raise ValueError(f"sample needs n_samples >= 1 to draw, but got {n_samples}.")
+        noise = Noise(draw_seed(random_state))
+        row = torch.arange(int(n_samples))
+        u = noise.fold("component").uniform(row, 1, torch.float64)[:, 0].numpy()
+        edges = np.cumsum(self.weights_, dtype=np.float64)
+        labels = np.sort(np.minimum(np.searchsorted(edges / edges[-1], u), self.n_components - 1))
+        return self._draw(labels, noise.fold("cells")).astype(self.means_.dtype, copy=False), labels
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
+
+
+def _label(model, batch, params):
+    return model.log_joint(batch, params).argmax(0)
+
+
+def _responsibilities(model, batch, params):
+    return posterior(model.log_joint(batch, params))[1].mT
+
+
+def _log_evidence(model, batch, params):
+    return posterior(model.log_joint(batch, params))[0]
+
+
+def _size(X, sample_weight):
+    return np.shape(X)[0] if sample_weight is None else float(np.sum(sample_weight))
+
+
+def _keyed_sample(noise, weight, size):
+    """Rows drawn without replacement in proportion to their weight: the first arrivals of an exponential race.
+
+    All rows, in their own order, where that many are wanted.
+    """
+    if size >= len(weight):
+        return np.arange(len(weight))
+    u = noise.uniform(torch.arange(len(weight)), 1, torch.float64)[:, 0].numpy()
+    return np.sort(np.argpartition(-np.log(u) / weight, size - 1)[:size])
+
+
+def _nearest(X, centres):
+    """One-hot responsibilities (K, n): the nearest centre takes all."""
+    score = torch.addmm(-0.5 * centres.square().sum(1, keepdim=True), centres, X.mT)
+    return torch.zeros_like(score).scatter_(0, score.argmax(0, keepdim=True), 1)
+
+
+def _lloyd(model, table, centres):
+    plan = em.Plan(_SEEDING_STEPS, lambda step: torch.equal(*map(_centres_of, step[-2:])), float(table.weight.sum()))
+    fit = em.ascend(model, table.batches(len(table)), [model.params(centres)], plan=plan)
+    return _centres_of(fit.params)
+
+
+def _centres_of(params):
+    return params.centres
+
+
+def _column_variance(table):
+    """Variance of the observed cells of each column; asked for only where cells are missing."""
+    if table.patterns is None:
+        return torch.zeros(table.shape[1], dtype=table.dtype, device=table.device)
+    return torch.as_tensor(np.nanvar(table.X, axis=0), dtype=table.dtype, device=table.device)

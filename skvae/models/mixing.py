@@ -1,0 +1,38 @@
+"""What all mixtures share: from log p(x, z = k) to log p(x) and the posterior p(z = k | x)."""
+
+import torch
+
+# exp of less than this is 2e-35 of the largest term: lost in any sum. Below -708 it would underflow, and both exp and
+# every product with what comes out are then tens of times slower.
+_LOWEST = -80.0
+
+
+def posterior(log_joint):
+    """Log-evidence and posterior of each row.
+
+    Parameters
+    ----------
+    log_joint : Tensor of shape (K, n_rows)
+        log p(x_n, z_n = k); overwritten. Components first: then every pass is over contiguous rows.
+
+    Returns
+    -------
+    log_px : Tensor of shape (n_rows,)
+    R : Tensor of shape (K, n_rows)
+        p(z_n = k | x_n), in the memory of `log_joint`.
+    """
+    highest = log_joint.amax(0)
+    R = log_joint.sub_(highest).clamp_(min=_LOWEST).exp_()
+    total = R.sum(0)
+    return total.log().add_(highest), R.div_(total)
+
+
+def mixing_proportions(N):
+    """pi of the M-step, and the log-ratios that SQUAREM extrapolates stay finite: no proportion is quite zero."""
+    N = N + 10 * torch.finfo(N.dtype).eps * N.sum()
+    return N / N.sum()
+
+
+def log_ratios(pi):
+    """Free reals for a point of the simplex; `torch.softmax` leads back."""
+    return pi.log()
