@@ -99,8 +99,8 @@ def filled(X, checked, values):
     return np.where(missing, values, checked).astype(checked.dtype, copy=False)
 
 
-def columns_of(estimator, columns):
-    """Numbers of some, but not all, columns of a fitted estimator that are named by number, name or mask."""
+def columns_of(estimator, columns, *, allow_all=False):
+    """Numbers of some columns of a fitted estimator that are named by number, name or mask; not of all columns."""
     n = estimator.n_features_in_
     columns = np.asarray(columns)
     if columns.dtype.kind in "OU":
@@ -113,6 +113,7 @@ def columns_of(estimator, columns):
         columns = np.flatnonzero(columns)
     if columns.ndim != 1 or columns.dtype.kind != "i" or len(np.unique(columns % n)) != len(columns):
         raise ValueError(f"expected numbers, names or a mask of distinct columns, but got {columns.tolist()}.")
-    if not 0 < len(columns) < n or columns.min() < -n or columns.max() >= n:
-        raise ValueError(f"expected some, but not all, of {n} columns, but got {columns.tolist()}.")
+    if not 0 < len(columns) < n + allow_all or columns.min() < -n or columns.max() >= n:
+        some = "some" if allow_all else "some, but not all,"
+        raise ValueError(f"expected {some} of {n} columns, but got {columns.tolist()}.")
     return columns % n

@@ -198,9 +198,10 @@ class MixtureMixin(DensityMixin):
         with self._explained():
             stats, _ = em.collect(model, batches, params)
             bound = float(model.bound(stats, params)) / new
-            share = (new / (new + self.n_samples_seen_)) ** _FORGETTING
-            before = model.moved(model.stats_of(params), params.mu - params.origin)
-            mixed = type(stats)(*((1 - share) * a + share / new * b for a, b in zip(before, stats)))
+            total = self.n_samples_seen_ + new
+            share = (new / total) ** _FORGETTING
+            before = self._stats_so_far(model, params, total)
+            mixed = type(stats)(*((1 - share) * a + share * total / new * b for a, b in zip(before, stats)))
             found = model.m_step(mixed, params)
         return {
             **self._attributes(found, origin, checked.dtype),
@@ -210,6 +211,11 @@ class MixtureMixin(DensityMixin):
             "n_samples_seen_": self.n_samples_seen_ + new,
             "device_": str(device),
         }
+
+    def _stats_so_far(self, model, params, total):
+        """Statistics of this total weight, measured as those of new rows, whose M-step gives these parameters."""
+        before = model.moved(model.stats_of(params), params.mu - params.origin)
+        return type(before)(*(total * field for field in before))
 
     def _batches(self, table, model):
         n_columns = table.shape[1]
@@ -253,8 +259,8 @@ class MixtureMixin(DensityMixin):
         """Points (K, D) each of which claims the rows nearest to it."""
         K, n = self.n_components, len(table)
         few = _keyed_sample(noise.fold("rows"), table.weight.numpy(), K if self._from_data() else min(n, _SEEDING_ROWS))
-        X = np.nan_to_num(table.X[few] - (0 if table.shift is None else table.shift.cpu().numpy()))
-        X, w = torch.as_tensor(X, dtype=table.dtype), table.weight[few].to(table.dtype)
+        X = torch.as_tensor(self._points(table, few), dtype=table.dtype)
+        w = table.weight[few].to(table.dtype)
         if not self._from_data():
             drawn = Table(X.numpy(), X.device, weight=None if n > len(few) else w.numpy(), allow_missing=False)
             centres = seed_centres(X, torch.ones_like(w) if n > len(few) else w, K, noise)
@@ -263,6 +269,10 @@ class MixtureMixin(DensityMixin):
             else:
                 X = centres
         return X.to(table.device)
+
+    def _points(self, table, few):
+        """Some rows of a table as points of a space in which distances make sense; none of their cells is missing."""
+        return np.nan_to_num(table.X[few] - (0 if table.shift is None else table.shift.cpu().numpy()))
 
     def _from_data(self):
         return self.init_params == "random_from_data"
