@@ -20,6 +20,8 @@ from skvae._hash import combine
 from skvae._topk import top_k as _numpy_top_k
 
 _BLOCK_CELLS = 2**23  # rows x columns handled at once when scoring: 32 MB of float32
+_SMALL_PRODUCT = 2**18  # multiplications up to which OpenBLAS computes a product in the thread that asks for it
+_ROWS_A_SUM = 4096  # summed in the dtype of the rows, before float64 takes over
 
 
 # ---------------------------------------------------------------------------------------------------------- devices
@@ -154,11 +156,13 @@ class Rows:
         Canonical: indices sorted, no duplicates, no stored zeros.
     device : torch.device
     dtype : torch.dtype, default=torch.float32
+    weight : ndarray of shape (n_rows,) or None, default=None
+        None: 1 for every row.
     """
 
-    def __init__(self, X, device, dtype=torch.float32):
+    def __init__(self, X, device, dtype=torch.float32, weight=None):
         self.indptr, self.indices, self.data = X.indptr, X.indices, X.data
-        self.shape, self.device, self.dtype = X.shape, device, dtype
+        self.shape, self.device, self.dtype, self.weight = X.shape, device, dtype, weight
 
     def __len__(self):
         return self.shape[0]
@@ -178,6 +182,7 @@ class Rows:
             offset=place(offset, torch.int64),
             count=place(count, torch.int64),
             n_columns=self.shape[1],
+            w=None if self.weight is None else place(self.weight[index], self.dtype),
         )
 
     def batches(self, batch_size, order=None):
@@ -203,13 +208,19 @@ class Batch:
     offset, count : int64 Tensors of shape (n_rows,)
         Where each row starts among the entries, and how many are its own.
     n_columns : int
+    w : Tensor of shape (n_rows,)
+        Weight of each row.
     cell : int64 Tensor of shape (n_stored,)
         Place of each entry in a dense matrix of (n_rows, n_columns), row after row.
     """
 
-    def __init__(self, row, user, item, value, offset, count, n_columns):
+    def __init__(self, row, user, item, value, offset, count, n_columns, w=None):
         self.row, self.user, self.item, self.value = row, user, item, value
-        self.offset, self.count, self.n_columns = offset, count, n_columns
+        self.offset, self.count, self.n_columns, self._w = offset, count, n_columns, w
+
+    @cached_property
+    def w(self):
+        return self.value.new_ones(len(self.row)) if self._w is None else self._w
 
     @cached_property
     def cell(self):
@@ -220,7 +231,48 @@ class Batch:
 
     def with_values(self, value):
         """The same cells holding other values."""
-        return Batch(self.row, self.user, self.item, value, self.offset, self.count, self.n_columns)
+        return Batch(self.row, self.user, self.item, value, self.offset, self.count, self.n_columns, self._w)
+
+    def part(self, index):
+        """Some of the rows: a slice of them, or an int64 Tensor of their places."""
+        offset, count = self.offset[index], self.count[index]
+        if isinstance(index, slice):  # neighbours: their entries are too
+            start = int(offset[0]) if len(offset) else 0
+            entries = slice(start, start + int(count.sum()))
+        else:
+            shift = offset - (count.cumsum(0) - count)
+            entries = torch.arange(int(count.sum()), device=shift.device) + shift.repeat_interleave(count)
+        user = torch.arange(len(count), device=count.device).repeat_interleave(count)
+        w = None if self._w is None else self._w[index]
+        item, value = self.item[entries], self.value[entries]
+        return Batch(self.row[index], user, item, value, count.cumsum(0) - count, count, self.n_columns, w)
+
+    def dense(self):
+        """The rows as a dense matrix."""
+        X = self.value.new_zeros(len(self.row) * self.n_columns)
+        X[self.cell] = self.value
+        return X.reshape(len(self.row), self.n_columns)
+
+    def squared_norms(self):
+        """Sum of squares of each row, of shape (n_rows,)."""
+        return self.sum(self.value.square())
+
+    def squared_distances(self, centres, label):
+        """Squared distance of each row to its own of some centres (n_centres, n_columns), in float64."""
+        centres, value = centres.double(), self.value.double()
+        own = centres.reshape(-1)[label[self.user] * self.n_columns + self.item]
+        away = self.sum((value - own).square() - own.square()) + centres.square().sum(1)[label]
+        return away.clamp_(min=0)
+
+    def sums(self, label, w, n_labels):
+        """Sum of the rows of each label, weighted by `w`: float64 Tensor of shape (n_labels, n_columns)."""
+        cell = label[self.user] * self.n_columns + self.item
+        mass = w[self.user].double() * self.value.double()
+        return torch.bincount(cell, mass, minlength=n_labels * self.n_columns).reshape(n_labels, self.n_columns)
+
+    def n_workers(self, weight):
+        """How many threads may call `linear(weight, ...)` on parts of this batch at once."""
+        return 1  # it uses all by itself
 
     def sum(self, value=None):
         """Sum over each row of its values (or of others in their place), of shape (n_rows,)."""
@@ -378,6 +430,90 @@ class TableBatch(NamedTuple):
     observed: torch.Tensor | None = None
     patterns: torch.Tensor | None = None
     pattern: torch.Tensor | None = None
+
+    @property
+    def n_columns(self):
+        return self.X.shape[1]
+
+    def part(self, index):
+        """Some of the rows, all complete: a slice of them, or an int64 Tensor of their places."""
+        if isinstance(index, slice) or self.X.is_cuda:
+            return TableBatch(self.X[index], self.w[index], self.row[index])
+        # NumPy stays in the thread that asks.
+        parts = (torch.from_numpy(array.numpy()[index.numpy()]) for array in (self.X, self.w, self.row))
+        return TableBatch(*parts)
+
+    def dense(self):
+        """The rows as a dense matrix."""
+        return self.X
+
+    def squared_norms(self):
+        """Sum of squares of each row, of shape (n_rows,)."""
+        return torch.from_numpy(_squared_norms(self.X.numpy())) if self.X.is_cpu else self.X.square().sum(1)
+
+    def squared_distances(self, centres, label):
+        """Squared distance of each row to its own of some centres (n_centres, n_columns), in float64."""
+        if self.X.is_cuda:
+            return (self.X.double() - centres.double()[label]).square().sum(1)
+        away = self.X.numpy() - centres.numpy()[label.numpy()]
+        return torch.from_numpy(_squared_norms(away).astype(np.float64))
+
+    def linear(self, weight, bias):
+        """X @ weight + bias; on the CPU by NumPy, whose thin products are faster there than torch's."""
+        if self.X.is_cuda:
+            return torch.addmm(bias, self.X, weight)
+        out = _stacked_product(self.X.numpy(), weight.numpy())
+        out += bias.numpy()
+        return torch.from_numpy(out)
+
+    def sums(self, label, w, n_labels):
+        """Sum of the rows of each label, weighted by `w`: float64 Tensor of shape (n_labels, n_columns)."""
+        total = torch.zeros(n_labels, self.n_columns, dtype=torch.float64, device=self.X.device)
+        size = max(_ROWS_A_SUM, n_labels)
+        for X, own, mass in zip(self.X.split(size), label.split(size), w.split(size)):
+            if X.is_cuda:
+                total.index_add_(0, own, (mass[:, None] * X).double())
+            else:  # torch's index_add is slow there
+                order, start = _by_label(own.numpy(), n_labels)
+                total += F.embedding_bag(order, X, start, mode="sum", per_sample_weights=mass[order].to(X.dtype))
+        return total
+
+    def n_workers(self, weight):
+        """How many threads may call `linear(weight, ...)` on parts of this batch at once."""
+        return torch.get_num_threads() if self.X.is_cpu and _stack_rows(weight) else 1
+
+
+def _squared_norms(X):
+    return np.einsum("ij,ij->i", X, X)
+
+
+def _stack_rows(weight):
+    """Rows of a product with `weight` that OpenBLAS computes in the calling thread; 0 where they are too few to pay."""
+    rows = min(128, _SMALL_PRODUCT // (weight.shape[0] * weight.shape[1]))
+    return rows if rows >= 16 else 0
+
+
+def _stacked_product(X, weight):
+    """X @ weight as a stack of small products.
+
+    A product as a whole wakes other threads, and waits for them: where they have other work, for a hundred times as
+    long as it computes. Small ones do not, and Python threads can ask for several at a time.
+    """
+    rows = _stack_rows(weight)
+    whole = len(X) // rows * rows if rows else 0
+    if not whole:
+        return X @ weight
+    out = np.empty((len(X), weight.shape[1]), X.dtype)
+    np.matmul(X[:whole].reshape(-1, rows, X.shape[1]), weight, out=out[:whole].reshape(-1, rows, out.shape[1]))
+    np.matmul(X[whole:], weight, out=out[whole:])
+    return out
+
+
+def _by_label(label, n_labels):
+    """Places sorted by label, and where each label starts among them."""
+    narrow = label.astype(np.uint16) if n_labels <= 2**16 else label  # sorted by radix
+    count = np.bincount(label, minlength=n_labels)
+    return torch.from_numpy(narrow.argsort(kind="stable")), torch.from_numpy(np.cumsum(count) - count)
 
 
 class _Batches:

@@ -1,0 +1,381 @@
+"""K-means: the mixture of equal spherical Gaussians in the limit of no variance, where posteriors are 0 or 1.
+
+    sum_n w_n min_k |x_n - c_k|^2   is minimised over the centres c_k; the bound is minus that sum
+
+Both steps are Lloyd's (IEEE Trans. Information Theory 28(2), 1982). The bound needs no distances: with N_k and S_k the
+weight and the sum of the rows of each cluster, it is 2 sum_k c_k S_k - sum_k N_k |c_k|^2 - sum_n w_n |x_n|^2.
+
+What is remembered of a batch makes the next iteration cheap without changing what it finds: to its statistics only the
+rows that changed cluster are added, and only rows whose nearest centre may have changed are looked at again (Hamerly,
+SDM 2010). Seeds are drawn by greedy k-means++ (Arthur and Vassilvitskii, SODA 2007) or k-means|| (Bahmani et al., VLDB
+2012).
+"""
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from skvae._tensors import TableBatch
+
+_CHUNK_CELLS = 2**17  # of scores at once on the CPU: they stay in the cache until their least is found
+_CHUNK_CELLS_GPU = 2**25
+_WORTH_BOUNDS = 0.35  # share of rows to look at from which looking at all of them is as fast
+_WORTH_UPDATING = 0.3  # share of rows that changed cluster from which new sums are as fast
+_MANY_CLUSTERS = 1024  # from here on, distances between all centres are too dear for what they spare
+_CHANGED_ROWS = 2**14  # to add and subtract at once
+_SLACK = 1e-12  # relative, for the rounding of bounds that move
+_ROUNDS = 5  # of k-means||
+
+
+class Params(NamedTuple):
+    centres: Tensor  # (K, D)
+
+
+class Stats(NamedTuple):
+    """Sums over samples, so the statistics of a union are the sums of the statistics."""
+
+    count: Tensor  # (K,)    number of rows of each cluster: 0 where weights that come and go leave a rounding error
+    N: Tensor  # (K,)    their weight
+    S: Tensor  # (K, D)  their weighted sum
+    squares: Tensor  # ()      weighted sum of |x|^2 over all rows
+    farthest: "Farthest"  # rows that empty clusters may have
+
+
+@dataclass
+class Farthest:
+    """The rows farthest from their centres, as many as there may be empty clusters; `+` keeps those of a union.
+
+    A cluster that is empty in a union is empty in each part: of two parts, the smaller number of empty clusters is
+    enough for both.
+    """
+
+    capacity: int
+    distance: Tensor | None = None  # (n,)    squared; descending
+    row: Tensor | None = None  # (n,)    number of each row, which settles ties
+    w: Tensor | None = None  # (n,)
+    label: Tensor | None = None  # (n,)
+    X: Tensor | None = None  # (n, D)
+
+    def __add__(self, other):
+        capacity = min(self.capacity, other.capacity)
+        if not capacity:
+            return Farthest(0)
+        pairs = ((getattr(self, name), getattr(other, name)) for name in ("distance", "row", "w", "label", "X"))
+        return Farthest(capacity, *(torch.cat(pair) for pair in pairs)).cut()
+
+    def cut(self):
+        order = np.lexsort((self.row.cpu().numpy(), -self.distance.cpu().numpy()))[: self.capacity]
+        order = torch.from_numpy(order).to(self.row.device)
+        return Farthest(
+            self.capacity, self.distance[order], self.row[order], self.w[order], self.label[order], self.X[order]
+        )
+
+
+class Memory(NamedTuple):
+    """What the model remembers of a batch."""
+
+    centres: Tensor  # (K, D)  those that the rest was found under
+    label: Tensor  # (n,)
+    count: Tensor  # (K,)   the statistics of the batch
+    N: Tensor  # (K,)
+    S: Tensor  # (K, D)
+    squares: Tensor  # ()
+    nearest: Tensor  # (m,)    for the first m rows, an upper bound on the distance to the row's own centre
+    other: Tensor  # (m,)    and a lower bound on that to any other
+
+
+class KMeans:
+    """Steps of Lloyd's algorithm for `engines.em.ascend`, on batches of a complete Table or of Rows.
+
+    Parameters
+    ----------
+    n_clusters : int
+    relocate : bool, default=True
+        Give clusters without any row the rows farthest from their centres, whose clusters lose them.
+    """
+
+    def __init__(self, n_clusters, relocate=True):
+        self.n_clusters, self.relocate = n_clusters, relocate
+
+    def e_step(self, batch, params, memory=None):
+        """Statistics of the rows of a batch, each given to its nearest centre; and what to remember."""
+        if memory is None:
+            found = self._assigned(batch, params.centres, self._n_sampled(batch))
+            sums = self._sums(batch, found.label) | {"squares": _dot(batch.w, batch.squared_norms())}
+        else:
+            found = self._assigned_again(batch, params.centres, memory)
+            sums = self._updated(batch, memory, found.label)
+        memory = found._replace(**sums)
+        return Stats(memory.count, memory.N, memory.S, memory.squares, self._farthest(batch, memory)), memory
+
+    def bound(self, stats, params):
+        """Minus the inertia under `params`, given the statistics that they led to."""
+        C = params.centres.double()
+        inertia = stats.squares - 2 * (C * stats.S).sum() + (stats.N * C.square().sum(1)).sum()
+        return -inertia.clamp(min=0)
+
+    def m_step(self, stats, params):
+        """Each centre the mean of its rows; that of an empty cluster a row far from all, or where it was."""
+        N, S = _relocated(stats)
+        means = S / torch.where(N > 0, N, 1)[:, None]
+        return Params(torch.where((N > 0)[:, None], means.to(params.centres.dtype), params.centres))
+
+    # ------------------------------------------------------------------------------------------------ nearest centres
+    def _n_sampled(self, batch):
+        """Of how many rows to keep bounds, to see whether it would pay for all. A GPU is as fast without."""
+        return 0 if batch.w.is_cuda else _chunk_rows(batch, self.n_clusters)
+
+    def _assigned(self, batch, centres, n_bounded):
+        """Labels of all rows, and bounds for the first `n_bounded`."""
+        n = len(batch.row)
+        n_bounded = min(n, n_bounded)
+        label, nearest, other = nearest_two(batch.part(slice(0, n_bounded)), centres)
+        if n_bounded < n:
+            label = torch.cat([label, nearest_centre(batch.part(slice(n_bounded, n)), centres)])
+        return Memory(centres, label, None, None, None, None, nearest, other)
+
+    def _assigned_again(self, batch, centres, memory):
+        """As `_assigned`, but of rows whose bounds meet only: the others have their label still."""
+        n, n_bounded = len(memory.label), len(memory.nearest)
+        if not n_bounded:
+            return self._kept(memory, self._assigned(batch, centres, 0))
+        nearest, other = _moved_bounds(memory, centres)
+        active = (nearest >= other).nonzero()[:, 0]
+        if len(active) > _WORTH_BOUNDS * n_bounded:
+            return self._kept(memory, self._assigned(batch, centres, self._n_sampled(batch)))
+        if n_bounded < n:
+            return self._kept(memory, self._assigned(batch, centres, n))
+        label = memory.label.clone()
+        if len(active):
+            label[active], nearest[active], other[active] = nearest_two(batch, centres, active)
+        return memory._replace(centres=centres, label=label, nearest=nearest, other=other)
+
+    @staticmethod
+    def _kept(memory, found):
+        return found._replace(count=memory.count, N=memory.N, S=memory.S, squares=memory.squares)
+
+    # --------------------------------------------------------------------------------------------------------- sums
+    def _sums(self, batch, label):
+        return {
+            "count": torch.bincount(label, minlength=self.n_clusters),
+            "N": torch.bincount(label, weights=batch.w.double(), minlength=self.n_clusters),
+            "S": batch.sums(label, batch.w, self.n_clusters),
+        }
+
+    def _updated(self, batch, before, label):
+        """The sums, from those before and what changed."""
+        changed = (label != before.label).nonzero()[:, 0]
+        if len(changed) > _WORTH_UPDATING * len(label):
+            return self._sums(batch, label)
+        sums = {name: getattr(before, name) for name in ("count", "N", "S")}
+        for index in changed.split(_CHANGED_ROWS) if len(changed) else ():
+            part = batch.part(index)
+            gained, lost = self._sums(part, label[index]), self._sums(part, before.label[index])
+            sums = {name: sums[name] + gained[name] - lost[name] for name in sums}
+        occupied = sums["count"] > 0
+        return sums | {"N": sums["N"] * occupied, "S": sums["S"] * occupied[:, None]}
+
+    def _farthest(self, batch, memory):
+        n_empty = int((memory.count == 0).sum()) if self.relocate else 0
+        if not n_empty:
+            return Farthest(0)
+        distance = squared_distances(batch, memory.centres, memory.label)
+        n = min(n_empty, len(distance))
+        index = torch.from_numpy(np.argpartition(-distance.cpu().numpy(), n - 1)[:n]).to(memory.label.device)
+        part = batch.part(index)
+        found = Farthest(
+            n_empty, distance[index], part.row, part.w.double(), memory.label[index], part.dense().double()
+        )
+        return found.cut()
+
+
+def _relocated(stats):
+    """Weights and sums after the farthest rows have left their clusters for the empty ones."""
+    far = stats.farthest
+    if not far.capacity:
+        return stats.N, stats.S
+    N, S = stats.N.clone(), stats.S.clone()
+    count = stats.count.tolist()
+    empty = [cluster for cluster, rows in enumerate(count) if not rows]
+    away = (far.distance > 0).nonzero()[:, 0].tolist()  # none where there are more clusters than distinct rows
+    for new, row in zip(empty, away):
+        old, w, x = int(far.label[row]), far.w[row], far.X[row]
+        count[old] -= 1
+        N[new], S[new] = w, w * x
+        N[old], S[old] = (N[old] - w, S[old] - w * x) if count[old] else (0.0, 0.0)
+    return N, S
+
+
+def _dot(a, b):
+    return a.double() @ b.double()
+
+
+# -------------------------------------------------------------------------------------------------------------- kernels
+def _moved_bounds(memory, centres):
+    """Bounds on distances to centres that have moved since, and, for rows near their own centre, to any other."""
+    label = memory.label[: len(memory.nearest)]
+    moved = (centres.double() - memory.centres.double()).norm(dim=1) * (1 + _SLACK)
+    nearest = memory.nearest + moved[label]
+    other = memory.other - _greatest_of_others(moved)[label]
+    if 1 < len(centres) <= _MANY_CLUSTERS:
+        other = torch.maximum(other, _half_way(centres)[label])
+    return nearest, other
+
+
+def _greatest_of_others(values):
+    """For each value the greatest of all others; 0 where there are none."""
+    if len(values) == 1:
+        return torch.zeros_like(values)
+    (first, second), (place, _) = values.topk(2)
+    greatest = first.expand(len(values)).clone()
+    greatest[place] = second
+    return greatest
+
+
+def _half_way(centres):
+    """Half the distance of each centre to the next."""
+    C = centres.double()
+    apart = torch.cdist(C, C, compute_mode="donot_use_mm_for_euclid_dist")
+    return apart.fill_diagonal_(math.inf).amin(1) * (0.5 * (1 - _SLACK))
+
+
+def _chunk_rows(batch, n_clusters):
+    if batch.w.is_cuda:
+        return max(256, _CHUNK_CELLS_GPU // n_clusters)
+    return min(4096, max(256, _CHUNK_CELLS // n_clusters // 256 * 256))
+
+
+def nearest_centre(batch, centres):
+    """The number of the centre nearest to each row, the first of several; int64 Tensor of shape (n_rows,)."""
+
+    def find(part, weight, bias):
+        return (_argmin(part.linear(weight, bias)),)
+
+    return _by_chunk(find, batch, centres)[0]
+
+
+def nearest_two(batch, centres, index=None):
+    """As `nearest_centre`, with bounds on distances: from above that to it, from below that to any other centre.
+
+    The bounds are float64 and allow for the rounding of the distances. `index` has rows to look at in place of all.
+    """
+    widest = float(centres.square().sum(1).max())
+    slack = 8 * torch.finfo(centres.dtype).eps
+
+    def find(part, weight, bias):
+        label, first, second = _two_least(part.linear(weight, bias))
+        norms = part.squared_norms().double()
+        error = slack * (norms + widest)
+        nearest = (norms + first.double() + error).clamp_(min=0).sqrt_()
+        return label, nearest, (norms + second.double() - error).clamp_(min=0).sqrt_()
+
+    return _by_chunk(find, batch, centres, index)
+
+
+def _by_chunk(find, batch, centres, index=None):
+    """Apply `find` to chunks of rows, some at once where the batch allows it, and join what it returns."""
+    n = len(batch.row if index is None else index)
+    size = _chunk_rows(batch, len(centres))
+    weight, bias = (-2 * centres.T).contiguous(), centres.square().sum(1)
+
+    def chunk(start):
+        rows = slice(start, start + size) if index is None else index[start : start + size]
+        return find(batch.part(rows), weight, bias)
+
+    starts = range(0, max(n, 1), size)
+    n_workers = min(batch.n_workers(weight), len(starts))
+    if n_workers > 1:
+        with ThreadPoolExecutor(n_workers) as pool:
+            found = list(pool.map(chunk, starts))
+    else:
+        found = [chunk(start) for start in starts]
+    return tuple(torch.cat(parts) for parts in zip(*found))
+
+
+def _argmin(scores):
+    # torch's argmin takes longer on the CPU than the product that it follows.
+    return scores.argmin(1) if scores.is_cuda else torch.from_numpy(scores.numpy().argmin(1))
+
+
+def _two_least(scores):
+    """Place and value of the least score of each row, and the next value; infinite where there is one column."""
+    if scores.is_cuda:
+        least = F.pad(scores, (0, 1), value=math.inf).topk(2, dim=1, largest=False)
+        return least.indices[:, 0], least.values[:, 0], least.values[:, 1]
+    scores = scores.numpy()
+    row, place = np.arange(len(scores)), scores.argmin(1)
+    first = scores[row, place]
+    scores[row, place] = np.inf
+    return tuple(map(torch.from_numpy, (place, first, scores.min(1, initial=np.inf))))
+
+
+def squared_distances(batch, centres, label):
+    """Squared distance between each row and its own centre, free of cancellation; float64 Tensor of shape (n_rows,)."""
+    size = _chunk_rows(batch, batch.n_columns)
+    parts = [
+        batch.part(slice(start, start + size)).squared_distances(centres, label[start : start + size])
+        for start in range(0, max(1, len(batch.row)), size)
+    ]
+    return torch.cat(parts)
+
+
+# ---------------------------------------------------------------------------------------------------------------- seeds
+def seed_centres(X, w, n_clusters, noise):
+    """Rows of a matrix that lie far apart, by greedy k-means++.
+
+    Parameters
+    ----------
+    X : Tensor of shape (n_rows, n_columns)
+    w : Tensor of shape (n_rows,)
+        Weights.
+    n_clusters : int
+    noise : Noise
+
+    Returns
+    -------
+    centres : Tensor of shape (n_clusters, n_columns)
+    """
+    return spread_seeds(TableBatch(X, w, torch.arange(len(X), device=X.device)), n_clusters, noise)
+
+
+def spread_seeds(batch, n_clusters, noise):
+    """As `seed_centres`, from the rows of one batch.
+
+    Each seed is the best of 2 + log(n_clusters) rows, drawn with probabilities proportional to their squared distances
+    to the nearest seed so far.
+    """
+    n_trials = 2 + int(math.log(n_clusters))
+    w, norms = batch.w.double(), batch.squared_norms().double()
+    draws = noise.fold("k-means++").uniform(torch.arange(n_clusters), n_trials, torch.float64).to(w.device)
+    chosen = [_drawn(w, draws[0, :1])]
+    distance = _distances_to(batch, norms, chosen[0])[0]
+    for draw in draws[1:]:
+        trial = _drawn(w * distance, draw)
+        reach = torch.minimum(_distances_to(batch, norms, trial), distance)
+        best = int((reach @ w).cpu().numpy().argmin())
+        chosen.append(trial[best : best + 1])
+        distance = reach[best]
+    return batch.part(torch.cat(chosen)).dense()
+
+
+def _drawn(mass, draw):
+    """Places drawn with probabilities proportional to `mass`, or evenly where it is 0, by uniform numbers."""
+    reached = mass.cumsum(0)
+    if reached[-1] <= 0:
+        reached = torch.arange(1, len(mass) + 1, device=mass.device, dtype=mass.dtype)
+    return torch.searchsorted(reached, draw * reached[-1], right=True).clamp_(max=len(mass) - 1)
+
+
+def _distances_to(batch, norms, index):
+    """Squared distances of all rows to some of them, of shape (n_some, n_rows)."""
+    seeds = batch.part(index).dense()
+    products = batch.linear(seeds.T.contiguous(), seeds.new_zeros(len(seeds))).double().T
+    distance = (norms - 2 * products + norms[index][:, None]).clamp_(min=0)
+    distance[torch.arange(len(index), device=index.device), index] = 0
+    return distance
