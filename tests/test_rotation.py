@@ -117,13 +117,19 @@ def test_the_input_is_left_alone_and_may_be_float32(method):
 
 
 @pytest.mark.parametrize("method", ORTHOGONAL)
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(38, 46))  # an ascent of another path ends lower in one of these
 def test_orthogonal_rotations_are_at_least_as_simple_as_scikit_learns(method, seed):
-    A = draw_loadings(seed)
+    A = draw_loadings(seed, D=24, K=6)
     theirs = FactorAnalysis(rotation=method)._rotate(A.T).T  # the public way rotates what it has fitted
     value, simple = SIMPLICITY[method], rotate(A, method).loadings
     assert value(simple) >= value(theirs) * (1 - 1e-14)
     assert value(simple) >= value(A) * (1 - 1e-14)
+
+
+def test_varimax_does_not_end_below_its_start_where_scikit_learns_iteration_does():
+    A = np.array([[0.0, 0, 0], [-4, 4, 0], [-1, -1, 2]])
+    assert varimax_simplicity(FactorAnalysis(rotation="varimax")._rotate(A.T).T) < 0.9 * varimax_simplicity(A)
+    assert varimax_simplicity(rotate(A, "varimax").loadings) >= varimax_simplicity(A)
 
 
 @pytest.mark.parametrize("method", ORTHOGONAL)
@@ -191,6 +197,23 @@ def test_a_start_at_the_worst_rotation_is_left(method):
     assert (np.abs(L).min(1) < 1e-6).all()
 
 
+@pytest.mark.parametrize("method", ORTHOGONAL)
+@pytest.mark.parametrize("seed", range(5))
+def test_two_factors_turn_by_the_best_of_all_angles(method, seed):
+    A = draw_loadings(seed, K=2)
+    angles = np.linspace(0, np.pi, 2001)
+    best = max(SIMPLICITY[method](A @ [[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]]) for a in angles)
+    turned = A @ rotation._turn_pairs(A, np.eye(2), rotation._GAMMA[method])  # alone, without the ascent that follows
+    assert SIMPLICITY[method](turned) >= best
+    assert SIMPLICITY[method](rotate(A, method).loadings) >= best
+
+
+def test_loadings_without_a_preferred_angle_are_not_turned_by_rounding():
+    angles = np.arange(3) * np.pi / 3  # three directions evenly spread: quartimax is the same at every angle
+    A = np.c_[np.cos(angles), np.sin(angles)]
+    assert_allclose(rotate(A, "quartimax").loadings, A, atol=1e-6)
+
+
 def test_promax_is_the_least_squares_fit_of_its_target():
     A = draw_loadings(5, D=12, K=3)
     varimax = rotate(A, "varimax").loadings
@@ -254,6 +277,13 @@ def test_the_rotation_of_the_input_is_forgotten(method, seed):
     A = draw_structure(seed, cross=0.1) @ np.linalg.cholesky(draw_correlation(seed, strength=0.3))
     one, other = rotate(A, method), rotate(A @ ortho_group.rvs(4, random_state=seed), method)
     assert_same_up_to_order_and_sign(one, other, atol=1e-6)
+
+
+def test_oblimin_finds_one_optimum_of_a_blurred_structure():
+    A = draw_structure(45, cross=0.3) @ np.linalg.cholesky(draw_correlation(45))
+    turned = [rotate(A @ ortho_group.rvs(4, random_state=450 + j), "oblimin") for j in range(3)]
+    for other in turned[1:]:  # from the input itself, not from its quartimax rotation, another is reached
+        assert_same_up_to_order_and_sign(turned[0], other, atol=1e-5)
 
 
 # Centroid loadings of eight physical measures of 305 girls (Harman, Modern factor analysis), in Bernaards & Jennrich
