@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from sklearn.base import DensityMixin
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
 from skvae._compat import check_sample_weight, fit_context
@@ -14,7 +15,7 @@ from skvae.engines import em
 from skvae.estimators._base import draw_seed
 from skvae.estimators._em import refuse_empty_columns, rows_a_batch, weigh
 from skvae.estimators._watching import FitWatcher
-from skvae.models.kmeans import KMeans, seed_centres
+from skvae.models import kmeans
 from skvae.models.mixing import posterior
 
 _SEEDING_ROWS = 20_000  # k-means that only gives a start sees no more
@@ -263,9 +264,9 @@ class MixtureMixin(DensityMixin):
         w = table.weight[few].to(table.dtype)
         if not self._from_data():
             drawn = Table(X.numpy(), X.device, weight=None if n > len(few) else w.numpy(), allow_missing=False)
-            centres = seed_centres(X, torch.ones_like(w) if n > len(few) else w, K, noise)
+            centres = kmeans.seed_centres(X, torch.ones_like(w) if n > len(few) else w, K, noise)
             if self.init_params == "kmeans":
-                X = _lloyd(KMeans(K), drawn, centres)
+                X = _lloyd(kmeans.KMeans(K), drawn, centres)
             else:
                 X = centres
         return X.to(table.device)
@@ -471,7 +472,7 @@ def _nearest(X, centres):
 
 def _lloyd(model, table, centres):
     plan = em.Plan(_SEEDING_STEPS, lambda step: torch.equal(*map(_centres_of, step[-2:])), float(table.weight.sum()))
-    fit = em.ascend(model, table.batches(len(table)), [model.params(centres)], plan=plan)
+    fit = em.ascend(model, table.batches(len(table)), [kmeans.Params(centres)], plan=plan)
     return _centres_of(fit.params)
 
 
@@ -484,3 +485,24 @@ def _column_variance(table):
     if table.patterns is None:
         return torch.zeros(table.shape[1], dtype=table.dtype, device=table.device)
     return torch.as_tensor(np.nanvar(table.X, axis=0), dtype=table.dtype, device=table.device)
+
+
+def checked_shape(array, shape, name):
+    """A parameter as a finite float array of a given shape."""
+    array = check_array(array, dtype=np.float64, ensure_2d=False, allow_nd=True, input_name=name)
+    if array.shape != shape:
+        raise ValueError(f"The parameter '{name}' should have the shape of {shape}, but got {array.shape}")
+    return array
+
+
+def checked_weights(weights, n_components):
+    """Proportions to start from."""
+    weights = checked_shape(weights, (n_components,), "weights")
+    if weights.min() < 0 or weights.max() > 1:
+        raise ValueError(
+            "The parameter 'weights' should be in the range [0, 1], but got min value "
+            f"{weights.min():.5f}, max value {weights.max():.5f}"
+        )
+    if not np.isclose(weights.sum(), 1.0, atol=1e-6):
+        raise ValueError(f"The parameter 'weights' should be normalized, but got sum(weights) = {weights.sum():.5f}")
+    return weights

@@ -14,7 +14,7 @@ from skvae._compat import Interval, StrOptions
 from skvae._tensors import Table
 from skvae.estimators._base import Estimator
 from skvae.estimators._em import columns_of, filled
-from skvae.estimators._mixture import MixtureMixin
+from skvae.estimators._mixture import MixtureMixin, checked_shape, checked_weights
 from skvae.models.gaussian_mixture import DiagonalGaussianMixture, FullGaussianMixture
 
 _MODELS = {
@@ -337,9 +337,9 @@ class GaussianMixtureEM(MixtureMixin, Estimator):
         pi, mu, sigma = (None, None, None) if params is None else (params.pi, params.mu, params.sigma)
         place = functools.partial(torch.tensor, dtype=torch.float64, device=table.device)
         if self.weights_init is not None:
-            pi = place(_checked_weights(self.weights_init, self.n_components))
+            pi = place(checked_weights(self.weights_init, self.n_components))
         if self.means_init is not None:
-            mu = place(_checked_shape(self.means_init, (self.n_components, table.shape[1]), "means")) - table.shift
+            mu = place(checked_shape(self.means_init, (self.n_components, table.shape[1]), "means")) - table.shift
         if self.precisions_init is not None:
             sigma = place(self._checked_precisions(table.shape[1]))
             sigma = torch.linalg.inv(sigma) if sigma.dim() == 3 else 1 / sigma
@@ -350,7 +350,7 @@ class GaussianMixtureEM(MixtureMixin, Estimator):
     def _checked_precisions(self, D):
         K = self.n_components
         shape = {"full": (K, D, D), "tied": (D, D), "diag": (K, D), "spherical": (K,)}[self.covariance_type]
-        precisions = _checked_shape(self.precisions_init, shape, f"{self.covariance_type} precision")
+        precisions = checked_shape(self.precisions_init, shape, f"{self.covariance_type} precision")
         if precisions.ndim == len(shape) and self.covariance_type in ("full", "tied"):
             for precision in self._as_model(precisions):
                 if not np.allclose(precision, precision.T) or np.any(np.linalg.eigvalsh(precision) <= 0.0):
@@ -403,22 +403,3 @@ class ConditionalMixture(NamedTuple):
 
 def _same(array):
     return array
-
-
-def _checked_shape(array, shape, name):
-    array = check_array(array, dtype=np.float64, ensure_2d=False, allow_nd=True, input_name=name)
-    if array.shape != shape:
-        raise ValueError(f"The parameter '{name}' should have the shape of {shape}, but got {array.shape}")
-    return array
-
-
-def _checked_weights(weights, n_components):
-    weights = _checked_shape(weights, (n_components,), "weights")
-    if weights.min() < 0 or weights.max() > 1:
-        raise ValueError(
-            "The parameter 'weights' should be in the range [0, 1], but got min value "
-            f"{weights.min():.5f}, max value {weights.max():.5f}"
-        )
-    if not np.isclose(weights.sum(), 1.0, atol=1e-6):
-        raise ValueError(f"The parameter 'weights' should be normalized, but got sum(weights) = {weights.sum():.5f}")
-    return weights
