@@ -11,6 +11,7 @@ to C - 1, so that of a binary column x itself is the one indicator, and log p(x 
     log theta_kd0 + sum_c x_dc log(theta_kdc / theta_kd0)
 """
 
+import sys
 from typing import NamedTuple
 
 import torch
@@ -96,7 +97,7 @@ class BernoulliMixture:
         """Statistics of this total weight whose M-step gives these parameters."""
         N = weight * params.pi
         M = N[:, None].expand_as(params.log_rest)
-        total = self._to_levels(M + self.alpha * self._counts(M))
+        total = self.to_levels(M + self.alpha * self._counts(M))
         return Stats(N.new_zeros(()), N, (params.theta * total - self.alpha).clamp(min=0), M)
 
     def e_step(self, batch, params, memory=None):
@@ -107,13 +108,13 @@ class BernoulliMixture:
 
     def bound(self, stats, params):
         """Log-likelihood of all rows plus the log-prior of the parameters: what the smoothed M-step raises."""
-        log_prior = (params.log_odds + self._to_levels(params.log_rest)).sum() + params.log_rest.sum()
+        log_prior = (params.log_odds + self.to_levels(params.log_rest)).sum() + params.log_rest.sum()
         return stats.bound + self.alpha * log_prior
 
     def m_step(self, stats, params):
         """Eq. 9.59 and 9.60 of Bishop (2006), with the prior."""
         total = stats.M + self.alpha * self._counts(stats.M)
-        theta = (stats.S + self.alpha) / self._to_levels(total)
+        theta = (stats.S + self.alpha) / self.to_levels(total)
         rest = ((stats.M - self._of_columns(stats.S)).clamp(min=0) + self.alpha) / total
         return self._params(mixing_proportions(stats.N), theta, rest)
 
@@ -133,6 +134,20 @@ class BernoulliMixture:
             table[:, :, 1] = params.theta
         return table
 
+    def predict(self, batch, params):
+        """p(x_nd = c | observed cells of x_n) of every level, of shape (n_rows, D, C)."""
+        _, R = posterior(self.log_joint(batch, params))
+        table = self.probabilities(params)
+        return (R.mT @ table.flatten(1)).unflatten(1, table.shape[1:])
+
+    def width(self, n_columns):
+        """Numbers that a row turns into on its way: with the caches, it says how many rows suit a batch."""
+        return max(sum(self.n_levels) if self.n_levels else n_columns, self.n_components)
+
+    def incomplete_rows(self, n_columns):
+        """How many rows with missing cells to handle at once: any number, their cells just leave the sums."""
+        return sys.maxsize
+
     def n_parameters(self, n_columns):
         """Number of free parameters."""
         of_a_component = sum(self.n_levels) - n_columns if self.n_levels else n_columns
@@ -147,7 +162,7 @@ class BernoulliMixture:
         log_pi, eta = vector.split([len(params.pi), params.theta.numel()])
         odds = eta.clamp(-_LONGEST_ODDS, _LONGEST_ODDS).exp().reshape(params.theta.shape)
         total = 1 + self._of_columns(odds)
-        return self._params(log_pi.softmax(0), odds / self._to_levels(total), 1 / total)
+        return self._params(log_pi.softmax(0), odds / self.to_levels(total), 1 / total)
 
     def _sums(self, x, observed, R, bound):
         N = R.sum(1)
@@ -156,7 +171,7 @@ class BernoulliMixture:
 
     def _params(self, pi, theta, rest):
         log_rest = rest.log()
-        return Params(pi, theta, log_rest, theta.log() - self._to_levels(log_rest))
+        return Params(pi, theta, log_rest, theta.log() - self.to_levels(log_rest))
 
     # Where all columns are binary, indicators are the columns themselves, and the rest does nothing.
     def indicators(self, X):
@@ -172,8 +187,8 @@ class BernoulliMixture:
         sums = values.new_zeros(len(values), len(self.n_levels))
         return sums.index_add_(1, self._column.to(values.device), values)
 
-    def _to_levels(self, values):
-        """(K, D) -> (K, P): each column's value at each of its levels from 1 on."""
+    def to_levels(self, values):
+        """(n, D) -> (n, P): each column's value at each of its levels from 1 on."""
         return values[:, self._column.to(values.device)] if self.n_levels else values
 
     def _width(self, x):
