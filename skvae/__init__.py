@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     from skvae import datasets as datasets
     from skvae import metrics as metrics
+    from skvae import model_selection as model_selection
+    from skvae.estimators.cluster import KMeansLite as KMeansLite
     from skvae.estimators.recommender import MultVAERecommender as MultVAERecommender
 
 __version__ = version("skvae")
 
 # Public names and their modules. They load when first used: importing torch takes seconds, and
-# `skvae.metrics` and `skvae.datasets` do without it.
+# the submodules do without it.
 _PUBLIC = {
+    "KMeansLite": "skvae.estimators.cluster",
     "MultVAERecommender": "skvae.estimators.recommender",
 }
-_SUBMODULES = ("datasets", "metrics")
+_SUBMODULES = ("datasets", "metrics", "model_selection")
 
 __all__ = [*_PUBLIC, *_SUBMODULES, "__version__"]
 

@@ -247,6 +247,12 @@ class Batch:
         item, value = self.item[entries], self.value[entries]
         return Batch(self.row[index], user, item, value, count.cumsum(0) - count, count, self.n_columns, w)
 
+    def double(self):
+        """The same rows in float64."""
+        w = None if self._w is None else self._w.double()
+        value = self.value.double()
+        return Batch(self.row, self.user, self.item, value, self.offset, self.count, self.n_columns, w)
+
     def dense(self):
         """The rows as a dense matrix."""
         X = self.value.new_zeros(len(self.row) * self.n_columns)
@@ -442,6 +448,10 @@ class TableBatch(NamedTuple):
         # NumPy stays in the thread that asks.
         parts = (torch.from_numpy(array.numpy()[index.numpy()]) for array in (self.X, self.w, self.row))
         return TableBatch(*parts)
+
+    def double(self):
+        """The same rows in float64."""
+        return self._replace(X=self.X.double(), w=self.w.double())
 
     def dense(self):
         """The rows as a dense matrix."""

@@ -325,6 +325,14 @@ def squared_distances(batch, centres, label):
     return torch.cat(parts)
 
 
+def distances(batch, centres):
+    """Distance of each row to each centre; float64 Tensor of shape (n_rows, n_centres)."""
+    C = centres.double()
+    batch = batch.double()
+    squares = batch.linear((-2 * C.T).contiguous(), C.square().sum(1))
+    return squares.add_(batch.squared_norms()[:, None]).clamp_(min=0).sqrt_()
+
+
 # ---------------------------------------------------------------------------------------------------------------- seeds
 def seed_centres(X, w, n_clusters, noise):
     """Rows of a matrix that lie far apart, by greedy k-means++.
@@ -379,3 +387,37 @@ def _distances_to(batch, norms, index):
     distance = (norms - 2 * products + norms[index][:, None]).clamp_(min=0)
     distance[torch.arange(len(index), device=index.device), index] = 0
     return distance
+
+
+def random_seeds(batch, n_clusters, noise):
+    """Rows drawn without replacement, with probabilities proportional to their weights (Efraimidis and Spirakis 2006).
+
+    Where there are fewer rows than clusters, all of them in turn.
+    """
+    race = noise.fold("random").uniform(batch.row, 1, torch.float64)[:, 0].log() / batch.w.double()
+    n = min(n_clusters, len(race))
+    order = torch.from_numpy(np.argsort(-race.cpu().numpy(), kind="stable")[:n]).to(race.device)
+    return batch.part(order[torch.arange(n_clusters, device=race.device) % n]).dense()
+
+
+def scalable_seeds(batch, n_clusters, noise):
+    """Seeds by k-means||: a few rounds that each draw some 2 K rows at once, of which k-means++ keeps K."""
+    w, noise = batch.w.double(), noise.fold("k-means||")
+    chosen = _drawn(w, noise.uniform(torch.zeros(1, dtype=torch.int64), 1, torch.float64)[0].to(w.device))
+    seeds = batch.part(chosen).dense()
+    distance = _distance_to_nearest(batch, seeds)
+    for number in range(_ROUNDS):
+        mass = w * distance
+        luck = noise.fold(number).uniform(batch.row, 1, torch.float64)[:, 0]
+        found = (luck * mass.sum() < 2 * n_clusters * mass).nonzero()[:, 0]
+        if len(found):
+            fresh = batch.part(found).dense()
+            seeds, distance = torch.cat([seeds, fresh]), torch.minimum(distance, _distance_to_nearest(batch, fresh))
+    if len(seeds) < n_clusters:  # few distinct rows
+        return spread_seeds(batch, n_clusters, noise)
+    weight = torch.bincount(nearest_centre(batch, seeds), w, minlength=len(seeds))
+    return seed_centres(seeds, weight.to(seeds.dtype), n_clusters, noise)
+
+
+def _distance_to_nearest(batch, centres):
+    return squared_distances(batch, centres, nearest_centre(batch, centres))

@@ -1,0 +1,558 @@
+"""Clustering: K-means."""
+
+import warnings
+from numbers import Integral, Real
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_array
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from skvae._compat import Interval, StrOptions, check_sample_weight, fit_context
+from skvae._sparse import merged
+from skvae._tensors import Noise, Rows, TableBatch, explain_out_of_memory, inference_device, resolve_device
+from skvae.engines import em
+from skvae.estimators._base import Estimator, draw_seed
+from skvae.estimators._em import weigh
+from skvae.estimators._watching import FitWatcher
+from skvae.models import kmeans
+
+_ROWS_A_BATCH = 2**16
+_CELLS_AT_ONCE = 2**20  # rows x columns placed at once when predicting
+_FEWEST_SAMPLED = 20_000  # rows on which to seek a start for a large fit
+_SAMPLE_ITERATIONS = 100
+_SEEDS = {"k-means++": kmeans.spread_seeds, "k-means||": kmeans.scalable_seeds, "random": kmeans.random_seeds}
+
+
+class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Estimator):
+    """Cluster rows around the nearest of K centres.
+
+    Places the centres c_k so that the inertia, the weighted sum of squared distances
+
+        sum_n w_n min_k |x_n - c_k|^2
+
+    is low, by Lloyd's iterations from a good start. A drop-in for scikit-learn's ``KMeans``: from the same start it
+    finds the same clusters. It starts large fits from the clusters of a sample, looks only at rows whose cluster may
+    have changed, and can run on a GPU. Read more in the :doc:`user guide </user_guide/mixtures>`.
+
+    Parameters
+    ----------
+    n_clusters : int, default=8
+        Number K of clusters.
+    init : {"k-means++", "k-means||", "random"}, callable or array-like of shape (n_clusters, n_features), \
+            default="k-means++"
+        Where the centres start. "k-means++": rows that lie far apart, each the best of 2 + log(K) draws; with more than
+        20,000 rows they are those of a sample (a tenth of the rows, at least 20,000), and K-means on this sample
+        goes first. "k-means||": rows that lie far apart, drawn many at a time; for many clusters. "random": rows drawn
+        by weight. A callable is given X, `n_clusters` and `random_state`, and returns centres.
+    n_init : int or "auto", default="auto"
+        Number of starts, of which the one with the lowest inertia is kept. "auto": 10 for "random" and callables, else
+        1.
+    max_iter : int, default=300
+        Iterations from one start.
+    tol : float, default=1e-4
+        Stop when the squared shift of all centres together is at most `tol` times the mean variance of the columns, or
+        no row changes its cluster.
+    verbose : int, default=0
+        1 prints about ten lines a start, 2 a line every iteration. For a bar: `set_callbacks(ProgressBar())`.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the start. None draws a fresh one from the system, without touching NumPy's global generator.
+    copy_x : bool, default=True
+        Accepted for scikit-learn's sake: X is never changed.
+    algorithm : {"lloyd", "elkan"}, default="lloyd"
+        Accepted for scikit-learn's sake: both find the same clusters, and bounds on distances are used where they pay.
+    device : str, default="auto"
+        Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
+    batch_size : int or "auto", default="auto"
+        Rows whose sums are formed at once. Changes results by rounding only.
+
+    Attributes
+    ----------
+    cluster_centers_ : ndarray of shape (n_clusters, n_features)
+        Of the dtype of X: float32 or float64.
+    labels_ : int32 ndarray of shape (n_samples,)
+        Nearest of these centres for each row of `fit`, or of the last call of `partial_fit`: what `predict` gives.
+    inertia_ : float
+        Weighted sum of squared distances of the same rows to these centres.
+    n_iter_ : int
+        Iterations from the best start; after `partial_fit`, the number of calls.
+    lower_bounds_ : ndarray of shape (n_iter_,)
+        Minus the inertia per unit of weight before each iteration.
+    device_ : str
+        Where the fit ran.
+    n_features_in_ : int
+        Number of columns of X.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns, where `fit` was given a DataFrame.
+
+    See Also
+    --------
+    sklearn.cluster.KMeans : What this replaces.
+    sklearn.model_selection.GridSearchCV : Compares numbers of clusters by `score` on held-out rows.
+
+    Notes
+    -----
+    A cluster that loses all its rows is given one of the rows farthest from their centres, if any lies away from its
+    own. Rows given w times and rows of weight w make the same fit; rows of weight zero count for nothing but
+    have a label.
+
+    References
+    ----------
+    Lloyd, *Least squares quantization in PCM*, IEEE Transactions on Information Theory 28(2), 1982.
+    Arthur and Vassilvitskii, *k-means++: the advantages of careful seeding*, SODA 2007.
+    Hamerly, *Making k-means even faster*, SDM 2010.
+    Bahmani, Moseley, Vattani, Kumar and Vassilvitskii, *Scalable k-means++*, VLDB 2012.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvae import KMeansLite
+    >>> X = np.array([[1, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+    >>> clusters = KMeansLite(n_clusters=2, random_state=0).fit(X)
+    >>> clusters.inertia_
+    16.0
+    >>> labels = clusters.predict([[0, 0], [12, 3]])
+    >>> bool(labels[0] == clusters.labels_[0]), bool(labels[1] == clusters.labels_[5])
+    (True, True)
+    """
+
+    _parameter_constraints = {
+        "n_clusters": [Interval(Integral, 1, None, closed="left")],
+        "init": [StrOptions({"k-means++", "k-means||", "random"}), callable, "array-like"],
+        "n_init": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "verbose": ["verbose"],
+        "random_state": ["random_state"],
+        "copy_x": ["boolean"],
+        "algorithm": [StrOptions({"lloyd", "elkan"})],
+        "device": [str],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        n_clusters=8,
+        *,
+        init="k-means++",
+        n_init="auto",
+        max_iter=300,
+        tol=1e-4,
+        verbose=0,
+        random_state=None,
+        copy_x=True,
+        algorithm="lloyd",
+        device="auto",
+        batch_size="auto",
+    ):
+        self.n_clusters = n_clusters
+        self.init = init
+        self.n_init = n_init
+        self.max_iter = max_iter
+        self.tol = tol
+        self.verbose = verbose
+        self.random_state = random_state
+        self.copy_x = copy_x
+        self.algorithm = algorithm
+        self.device = device
+        self.batch_size = batch_size
+
+    # ------------------------------------------------------------------------------------------------------- fitting
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None, sample_weight=None):
+        """Find the centres.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Computed with in its own dtype, float32 or float64 (others become float64). Sparse X is never made dense.
+        y : ignored
+            Present for scikit-learn's convention.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            Weight of each row, not negative; None weighs all the same. It counts in drawing the start, too.
+
+        Returns
+        -------
+        self : KMeansLite
+
+        Raises
+        ------
+        ValueError
+            If X holds NaN or infinity, has fewer rows than `n_clusters`, or the weights or centres to start from do not
+            fit it.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If X has fewer distinct rows than `n_clusters`.
+        """
+        with self._unchanged_on_error(), explain_out_of_memory("use device='cpu'"):
+            checked = self._check_X(X, reset=True)
+            self._check_size(checked)
+            climb = _Climb(self, checked, sample_weight)
+            with _LloydWatcher(self, X, y, self.max_iter, climb.attributes, n_starts=climb.n_starts) as watcher:
+                fit = climb.ascend(watcher)
+            found = climb.attributes(fit.params)
+            self._warn_of_few_clusters(found["labels_"])
+            return self._set(
+                **found,
+                n_iter_=fit.n_iter,
+                lower_bounds_=np.array(fit.lower_bounds),
+                device_=str(climb.device),
+            )
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y=None, sample_weight=None):
+        """Let some more rows pull their nearest centres, each cluster weighed by all the rows that it has had.
+
+        The first call on an estimator that was not fitted draws centres from its rows, as `init` says.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            New rows; the first call needs at least `n_clusters` of them.
+        y : ignored
+            Present for scikit-learn's convention.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            Weight of each row, not negative; None weighs all the same.
+
+        Returns
+        -------
+        self : KMeansLite
+        """
+        with self._unchanged_on_error(), explain_out_of_memory("use device='cpu'"):
+            goes_on = hasattr(self, "cluster_centers_")
+            X = self._check_X(X, reset=not goes_on)
+            if not goes_on:
+                self._check_size(X)
+            climb = _Climb(self, X, sample_weight)
+            seen, before = (self._weights, self.cluster_centers_) if goes_on else (np.zeros(self.n_clusters), None)
+            bound, weights, centres = climb.one_step(before, seen)
+            labels, distances = _nearest(X, centres, climb.device)
+            n_iter = self.n_iter_ + 1 if goes_on else 1
+            return self._set(
+                cluster_centers_=centres,
+                labels_=labels,
+                inertia_=_total(distances, check_sample_weight(sample_weight, X, dtype=np.float64)),
+                n_iter_=n_iter,
+                lower_bounds_=np.array([bound]),
+                device_=str(climb.device),
+                _weights=weights,
+            )
+
+    def fit_predict(self, X, y=None, sample_weight=None):
+        """Find the centres and give the nearest to each row.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            As for `fit`.
+        y : ignored
+            Present for scikit-learn's convention.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            As for `fit`.
+
+        Returns
+        -------
+        labels : int32 ndarray of shape (n_samples,)
+        """
+        return self.fit(X, sample_weight=sample_weight).labels_
+
+    def fit_transform(self, X, y=None, sample_weight=None):
+        """Find the centres and give the distances of the rows to all of them.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            As for `fit`.
+        y : ignored
+            Present for scikit-learn's convention.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            As for `fit`.
+
+        Returns
+        -------
+        distances : ndarray of shape (n_samples, n_clusters)
+        """
+        return self.fit(X, sample_weight=sample_weight).transform(X)
+
+    # ---------------------------------------------------------------------------------------------------- prediction
+    def predict(self, X):
+        """Give the centre nearest to each row.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows, whether `fit` saw them or not.
+
+        Returns
+        -------
+        labels : int32 ndarray of shape (n_samples,)
+            Number of the nearest centre; of equally near ones the first.
+        """
+        X = self._check_fitted_X(X)
+        return _nearest(X, self._centres_for(X), inference_device(self.device))[0]
+
+    def transform(self, X):
+        """Give the distance of each row to each centre.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows, whether `fit` saw them or not.
+
+        Returns
+        -------
+        distances : ndarray of shape (n_samples, n_clusters)
+            Euclidean, not squared; float32 for float32 rows.
+        """
+        X = self._check_fitted_X(X)
+        device = inference_device(self.device)
+        parts = [
+            kmeans.distances(batch, centres).to(dtype=_torch_dtype(X.dtype)).cpu().numpy()
+            for batch, centres in _placed_in_turn(X, self._centres_for(X), device)
+        ]
+        return np.concatenate(parts)
+
+    def score(self, X, y=None, sample_weight=None):
+        """Give minus the inertia of the rows.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows, whether `fit` saw them or not.
+        y : ignored
+            Present for scikit-learn's convention.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            Weight of each row; None weighs all the same.
+
+        Returns
+        -------
+        score : float
+            Minus the weighted sum of squared distances to the nearest centres.
+        """
+        X = self._check_fitted_X(X)
+        weight = check_sample_weight(sample_weight, X, dtype=np.float64)
+        return -_total(_nearest(X, self._centres_for(X), inference_device(self.device))[1], weight)
+
+    def _check_X(self, X, *, reset):
+        X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], order="C", reset=reset)
+        return merged(X, type(X)) if sp.issparse(X) else X
+
+    def _check_fitted_X(self, X):
+        check_is_fitted(self)
+        return self._check_X(X, reset=False)
+
+    def _check_size(self, X):
+        if X.shape[0] < self.n_clusters:
+            raise ValueError(f"n_samples={X.shape[0]} should be >= n_clusters={self.n_clusters}.")
+
+    def _centres_for(self, X):
+        return self.cluster_centers_.astype(X.dtype, copy=False)
+
+    def _warn_of_few_clusters(self, labels):
+        n_found = np.count_nonzero(np.bincount(labels))
+        if n_found < self.n_clusters:
+            warnings.warn(
+                f"Number of distinct clusters ({n_found}) found smaller than n_clusters ({self.n_clusters}). Possibly "
+                "due to duplicate points in X.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+
+    @property
+    def _n_features_out(self):
+        return len(self.cluster_centers_)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+class _LloydWatcher(FitWatcher):
+    def line(self, report):
+        start = f"start {report.start + 1}, " if report.start else ""
+        return f"{start}iteration {report.number + 1}/{self.max_iter}  inertia {-report.lower_bound:.6g} a sample"
+
+
+class _Climb:
+    """One fit: X placed and centred, the starts, the rule for stopping, and the way back to attributes."""
+
+    def __init__(self, estimator, X, sample_weight):
+        self.estimator, self.X = estimator, X
+        self.seed = draw_seed(estimator.random_state)
+        self.noise = Noise(self.seed)
+        self.device = resolve_device(estimator.device)
+        self.sample_weight = check_sample_weight(sample_weight, X, dtype=np.float64)
+        self.centres = self._given_centres()
+        self.n_starts = self._count_starts()
+        rows, weight = weigh(X, sample_weight)
+        self.weight = np.ones(rows.shape[0]) if weight is None else weight
+        self.shift, self.variance = _moments(rows, weight)
+        self.whole = _placed(_centred(rows, self.shift), self.device, self.weight)
+        self.model = kmeans.KMeans(estimator.n_clusters)
+
+    def _given_centres(self):
+        init = self.estimator.init
+        return None if isinstance(init, str) or callable(init) else self._checked(init)
+
+    def _checked(self, centres):
+        centres = check_array(centres, dtype=self.X.dtype, order="C")
+        n_clusters, n_features = self.estimator.n_clusters, self.X.shape[1]
+        if centres.shape[0] != n_clusters:
+            raise ValueError(
+                f"The shape of the initial centers {centres.shape} does not match the number of clusters {n_clusters}."
+            )
+        if centres.shape[1] != n_features:
+            raise ValueError(
+                f"The shape of the initial centers {centres.shape} does not match the number of features of the data "
+                f"{n_features}."
+            )
+        return centres
+
+    def _count_starts(self):
+        n_init, init = self.estimator.n_init, self.estimator.init
+        if self.centres is not None:
+            if n_init not in ("auto", 1):
+                warnings.warn(
+                    "Explicit initial center position passed: performing only one init in "
+                    f"{type(self.estimator).__name__} instead of n_init={n_init}.",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
+            return 1
+        if n_init == "auto":
+            return 10 if callable(init) or init == "random" else 1
+        return n_init
+
+    # ---------------------------------------------------------------------------------------------------- the ascent
+    def ascend(self, watcher):
+        starts = (kmeans.Params(self._start(number)) for number in range(self.n_starts))
+        plan = self._plan(self.estimator.max_iter, float(self.weight.sum()))
+        return em.ascend(self.model, self._batches(), starts, plan=plan, watcher=watcher)
+
+    def one_step(self, before, seen):
+        """The bound before, and what is seen and where the centres are after, the rows have pulled their centres."""
+        start = self._start(0) if before is None else self._inward(before)
+        model = kmeans.KMeans(len(start), relocate=False)
+        stats, _ = em.collect(model, self._batches(), kmeans.Params(start))
+        bound = float(model.bound(stats, kmeans.Params(start))) / float(self.weight.sum())
+        N = torch.from_numpy(seen).to(self.device)
+        pulled = stats._replace(N=stats.N + N, S=stats.S + N[:, None] * start.double())
+        return bound, pulled.N.cpu().numpy(), self._outward(model.m_step(pulled, kmeans.Params(start)))
+
+    def _plan(self, max_iter, weight):
+        limit = self.estimator.tol * self.variance
+
+        def converged(report):
+            return float((report.params.centres.double() - report.before.centres.double()).square().sum()) <= limit
+
+        return em.Plan(max_iter, converged, weight)
+
+    def _batches(self):
+        size, n = self.estimator.batch_size, len(self.weight)
+        size = max(_ROWS_A_BATCH, 16 * self.estimator.n_clusters) if size == "auto" else size
+        return [self.whole.part(slice(start, start + size)) for start in range(0, n, size)]
+
+    # --------------------------------------------------------------------------------------------------------- starts
+    def _start(self, number):
+        init, noise = self.estimator.init, self.noise.fold("start", number)
+        if self.centres is not None:
+            return self._inward(self.centres)
+        if callable(init):
+            random_state = np.random.RandomState((self.seed + number) % 2**32)
+            return self._inward(self._checked(init(self.X, self.estimator.n_clusters, random_state=random_state)))
+        n, n_sampled = len(self.weight), max(_FEWEST_SAMPLED, len(self.weight) // 10)
+        if init != "k-means++" or n < 2 * n_sampled:
+            return _SEEDS[init](self.whole, self.estimator.n_clusters, noise)
+        return self._start_from_sample(n_sampled, noise)
+
+    def _start_from_sample(self, n_sampled, noise):
+        """The centres of a sample of the rows: the first iterations, made cheap."""
+        keys = noise.fold("sample").keys(np.arange(len(self.weight), dtype=np.int64))
+        index = np.sort(np.argpartition(keys, n_sampled)[:n_sampled])
+        sample = self.whole.part(torch.from_numpy(index).to(self.device))
+        seeds = kmeans.spread_seeds(sample, self.estimator.n_clusters, noise)
+        plan = self._plan(_SAMPLE_ITERATIONS, float(sample.w.sum()))
+        return em.ascend(self.model, [sample], [kmeans.Params(seeds)], plan=plan).params.centres
+
+    # --------------------------------------------------------------------------------------------------- coordinates
+    def _inward(self, centres):
+        return torch.from_numpy((centres - self.shift).astype(self.X.dtype)).to(self.device)
+
+    def _outward(self, params):
+        return (params.centres.double().cpu().numpy() + self.shift).astype(self.X.dtype)
+
+    def attributes(self, params):
+        centres = self._outward(params)
+        labels, distances = _nearest(self.X, centres, self.device)
+        weights = np.bincount(labels, self.sample_weight, minlength=len(centres))
+        inertia = _total(distances, self.sample_weight)
+        return {"cluster_centers_": centres, "labels_": labels, "inertia_": inertia, "_weights": weights}
+
+
+def _total(distances, weight):
+    return float(distances @ weight)
+
+
+# ------------------------------------------------------------------------------------------------------------- placing
+def _torch_dtype(dtype):
+    return torch.from_numpy(np.empty(0, dtype)).dtype
+
+
+def _placed(X, device, weight=None):
+    """All rows as one batch, of which parts are views."""
+    dtype = _torch_dtype(X.dtype)
+    weight = np.ones(X.shape[0]) if weight is None else weight
+    if sp.issparse(X):
+        return Rows(X, device, dtype, weight).batch(np.arange(X.shape[0]))
+    w = torch.tensor(weight, dtype=dtype, device=device)
+    return TableBatch(torch.from_numpy(X).to(device), w, torch.arange(X.shape[0], device=device))
+
+
+def _placed_in_turn(X, centres, device):
+    """Some rows after the others as batches, with the centres beside them; dense ones about the middle of the centres.
+
+    Distances are the more precise the nearer the rows are to the origin.
+    """
+    size = max(256, _CELLS_AT_ONCE // X.shape[1])
+    middle = np.zeros(1, X.dtype) if sp.issparse(X) else centres.mean(axis=0, dtype=np.float64).astype(X.dtype)
+    placed = torch.from_numpy(centres - middle).to(device)
+    for start in range(0, X.shape[0], size):
+        rows = X[start : start + size]
+        yield _placed(rows if sp.issparse(X) else rows - middle, device), placed
+
+
+def _nearest(X, centres, device):
+    """Label of each row, int32, and its squared distance to that centre, float64."""
+    labels, distances = np.empty(X.shape[0], np.int32), np.empty(X.shape[0])
+    start = 0
+    for batch, placed in _placed_in_turn(X, centres, device):
+        label = kmeans.nearest_centre(batch, placed)
+        stop = start + len(label)
+        distances[start:stop] = kmeans.squared_distances(batch, placed, label).cpu().numpy()
+        labels[start:stop] = label.cpu().numpy()
+        start = stop
+    return labels, distances
+
+
+def _moments(X, weight):
+    """What to subtract from each row before computing (nothing of sparse rows), and the mean variance of a column."""
+    weight = np.ones(X.shape[0]) if weight is None else weight
+    if sp.issparse(X):
+        mean, squares = X.T @ weight / weight.sum(), X.multiply(X).T @ weight / weight.sum()
+        return np.zeros(1), float((squares - mean**2).mean())
+    size = max(256, _CELLS_AT_ONCE // X.shape[1])
+    parts = [(X[start : start + size], weight[start : start + size]) for start in range(0, len(X), size)]
+    mean = sum(w.astype(X.dtype) @ x for x, w in parts) / weight.sum()
+    squares = sum(w @ np.einsum("ij,ij->i", x - mean.astype(X.dtype), x - mean.astype(X.dtype)) for x, w in parts)
+    return mean.astype(X.dtype).astype(np.float64), float(squares / weight.sum() / X.shape[1])
+
+
+def _centred(X, shift):
+    return X if sp.issparse(X) else X - shift.astype(X.dtype)
