@@ -16,13 +16,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skvae._tensors import gram
 from skvae.models.mixing import log_ratios, mixing_proportions, posterior
 
 _LOG_2PI = math.log(2 * math.pi)
 _FEW_COLUMNS = 24  # up to here d (d + 1) / 2 products a row cost less than K triangular products
 _FAR = 1e4  # mu' P mu from which the quadratic features lose more than 1e-12 of a log-density
-_TRIANGLE_BLOCKS = 4  # in which a triangular product skips what is zero
+_TRIANGLE_BLOCKS = 2  # in which a triangular product skips what is zero
 _INCOMPLETE_CELLS = 2**20  # K x rows x D x D held at once where cells are missing
 _NEGLIGIBLE = 1e-20  # responsibilities that no sum of doubles would feel
 
@@ -88,8 +87,8 @@ class GaussianMixture:
     def e_step(self, batch, params, memory=None):
         """Posterior of each row and the sums it weights (Bishop 2006, eq. 9.13, 9.24, 9.26)."""
         log_joint, work = self._log_joint(batch, params)
-        log_px, R = posterior(log_joint)
-        return self._sums(batch, R.mul_(batch.w), batch.w @ log_px, params, work), None
+        log_px, R = posterior(log_joint, batch.w)
+        return self._sums(batch, R, batch.w @ log_px, params, work), None
 
     def bound(self, stats, params):
         """The log-likelihood of all rows."""
@@ -311,17 +310,16 @@ class DiagonalGaussianMixture(GaussianMixture):
         if params.theta is None:
             return self._far_log_joint(batch, params), None
         phi, D = squares(batch), batch.X.shape[1]
-        theta = params.theta
+        constant, theta = params.pi.log()[:, None], params.theta
         if batch.observed is None:
-            constant = theta[:, 2 * D :].sum(1) + params.pi.log()
-            return torch.addmm(constant[:, None], theta[:, : 2 * D], phi), phi
-        return torch.addmm(params.pi.log()[:, None], theta, phi), phi
+            constant, theta = constant + theta[:, 2 * D :].sum(1, keepdim=True), theta[:, : 2 * D]
+        return torch.addmm(constant, theta, phi.mT), phi
 
     def _sums(self, batch, R, bound, params, phi):
         if phi is None:
             return self._far_sums(batch, R, bound, params)
         D = batch.X.shape[1]
-        T, N = R @ phi.mT, R.sum(1)
+        T, N = R @ phi, R.sum(1)
         M = N[:, None].expand(-1, D) if batch.observed is None else T[:, 2 * D :]
         return Stats(bound, N, T[:, D : 2 * D], T[:, :D], M)
 
@@ -353,12 +351,6 @@ class DiagonalGaussianMixture(GaussianMixture):
     def moved(self, stats, d):
         """The same sums measured from origins that lie -d (K, D) away."""
         return stats._replace(S=stats.S + stats.M * d, SS=stats.SS + 2 * d * stats.S + stats.M * d.square())
-
-    def split(self, params, given, rest):
-        """As for full covariances; columns are independent within a component, so that every slope is zero."""
-        slope = params.mu.new_zeros(len(params.pi), len(rest), len(given))
-        marginal = self.params(params.pi, params.mu[:, given], params.sigma[:, given])
-        return marginal, slope, torch.diag_embed(params.sigma[:, rest])
 
     def split(self, params, given, rest):
         """As for full covariances; columns are independent within a component, so that every slope is zero."""
@@ -402,14 +394,13 @@ def _quadratic_sums(phi, R, bound, D):
 
 
 def squares(batch):
-    """[x**2, x] of each row, and below them what was observed, if not everything: (2 D or 3 D, n_rows)."""
+    """[x**2, x] of each row, and beside them what was observed, if not everything: (n_rows, 2 D or 3 D)."""
     n, D = batch.X.shape
-    parts = 2 if batch.observed is None else 3
-    phi = batch.X.new_empty(parts * D, n)
-    x = phi[D : 2 * D].copy_(batch.X.mT)
-    torch.mul(x, x, out=phi[:D])
-    if parts == 3:
-        phi[2 * D :] = batch.observed.mT
+    phi = batch.X.new_empty(n, 2 * D if batch.observed is None else 3 * D)
+    torch.mul(batch.X, batch.X, out=phi[:, :D])
+    phi[:, D : 2 * D] = batch.X
+    if batch.observed is not None:
+        phi[:, 2 * D :] = batch.observed
     return phi
 
 
@@ -436,7 +427,7 @@ def _centred_sums(X, R, bound, mu):
         rows = (R[k] > _NEGLIGIBLE).nonzero()[:, 0]
         share = R[k][rows].sqrt()[:, None]
         x = (X[rows] - mu[k]).mul_(share)
-        SS[k] = gram(x)
+        SS[k] = x.mT @ x
         S[k] = share[:, 0] @ x
     return Stats(bound, R.sum(1), S, SS, X.new_zeros(0))
 

@@ -7,24 +7,27 @@ import torch
 _LOWEST = -80.0
 
 
-def posterior(log_joint):
+def posterior(log_joint, w=None):
     """Log-evidence and posterior of each row.
 
     Parameters
     ----------
     log_joint : Tensor of shape (K, n_rows)
         log p(x_n, z_n = k); overwritten. Components first: then every pass is over contiguous rows.
+    w : Tensor of shape (n_rows,) or None
+        Weights for the posterior to be multiplied by: in one pass with its normalisation.
 
     Returns
     -------
     log_px : Tensor of shape (n_rows,)
     R : Tensor of shape (K, n_rows)
-        p(z_n = k | x_n), in the memory of `log_joint`.
+        p(z_n = k | x_n), times w_n where weights are given; in the memory of `log_joint`.
     """
     highest = log_joint.amax(0)
     R = log_joint.sub_(highest).clamp_(min=_LOWEST).exp_()
     total = R.sum(0)
-    return total.log().add_(highest), R.div_(total)
+    share = 1 / total if w is None else w / total
+    return total.log().add_(highest), R.mul_(share)
 
 
 def mixing_proportions(N):
