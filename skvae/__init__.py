@@ -9,6 +9,8 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     from skvae import metrics as metrics
     from skvae import model_selection as model_selection
     from skvae.estimators.cluster import KMeansLite as KMeansLite
+    from skvae.estimators.decomposition import FactorAnalysisEM as FactorAnalysisEM
+    from skvae.estimators.decomposition import ProbabilisticPCA as ProbabilisticPCA
     from skvae.estimators.recommender import MultVAERecommender as MultVAERecommender
 
 __version__ = version("skvae")
@@ -17,7 +19,9 @@ __version__ = version("skvae")
 # the submodules do without it.
 _PUBLIC = {
     "KMeansLite": "skvae.estimators.cluster",
+    "FactorAnalysisEM": "skvae.estimators.decomposition",
     "MultVAERecommender": "skvae.estimators.recommender",
+    "ProbabilisticPCA": "skvae.estimators.decomposition",
 }
 _SUBMODULES = ("datasets", "metrics", "model_selection")
 
