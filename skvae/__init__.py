@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     from skvae.estimators.cluster import KMeansLite as KMeansLite
     from skvae.estimators.decomposition import FactorAnalysisEM as FactorAnalysisEM
     from skvae.estimators.decomposition import ProbabilisticPCA as ProbabilisticPCA
+    from skvae.estimators.mixture import GaussianMixtureEM as GaussianMixtureEM
     from skvae.estimators.recommender import MultVAERecommender as MultVAERecommender
 
 __version__ = version("skvae")
@@ -20,6 +21,7 @@ __version__ = version("skvae")
 _PUBLIC = {
     "KMeansLite": "skvae.estimators.cluster",
     "FactorAnalysisEM": "skvae.estimators.decomposition",
+    "GaussianMixtureEM": "skvae.estimators.mixture",
     "MultVAERecommender": "skvae.estimators.recommender",
     "ProbabilisticPCA": "skvae.estimators.decomposition",
 }
