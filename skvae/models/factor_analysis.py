@@ -12,6 +12,7 @@ PCA (Tipping and Bishop 1999) is the same model with `tied` noise, Psi = sigma^2
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -195,7 +196,7 @@ class FactorAnalysis:
         return _by_pattern(torch.linalg.pinv(gram, hermitian=True), y, batch)
 
     def _projected(self, batch, params):
-        """W' Psi^-1 (x - mu) of each row, (N, K), and W' Psi^-1 W of each pattern, (P, K, K), over the observed cells."""
+        """W' Psi^-1 (x - mu) of each row, (N, K), and W' Psi^-1 W of each pattern, (P, K, K), of the observed cells."""
         mu, W, psi = params
         precise = W / psi[:, None]
         if batch.patterns is None:
@@ -280,7 +281,8 @@ def sums(batch):
     weighted = X if bool((w == 1).all()) else X * w.sqrt()[:, None]
     if X.device.type == "cpu":
         array = weighted.numpy()
-        xx = torch.from_numpy(array.T @ array)
+        with np.errstate(invalid="ignore", over="ignore"):  # NaN and overflow are told of by who looks at the sums
+            xx = torch.from_numpy(array.T @ array)
     else:
         xx = weighted.T @ weighted
     return Sums(w.sum(), w @ X, xx)
@@ -305,8 +307,13 @@ def moments(sums, shift):
 
 
 def _without_constants(S, mean):
-    constant = S.diagonal() <= (_ROUNDING * mean).square()
+    constant = is_constant(S.diagonal(), mean)
     return S.masked_fill(constant[:, None] | constant, 0) if bool(constant.any()) else S
+
+
+def is_constant(variance, mean):
+    """Whether only rounding makes a column vary; of tensors or arrays."""
+    return variance <= (_ROUNDING * mean) ** 2
 
 
 def union(some, others):
@@ -327,35 +334,61 @@ def principal(params):
     """
     scale = params.psi.sqrt()[:, None]
     _, _, rotation = torch.linalg.svd(params.W / scale, full_matrices=False)
-    W = params.W @ rotation.mT
+    return params._replace(W=_upright(params.W @ rotation.mT))
+
+
+def _upright(W):
+    """The same columns, or their negatives: the largest entry of each is positive."""
     largest = W.gather(0, W.abs().argmax(0, keepdim=True)) if W.shape[1] else W[:1]
-    return params._replace(W=W * torch.where(largest < 0, -1.0, 1.0))
+    return W * torch.where(largest < 0, -1.0, 1.0).to(W.dtype)
 
 
 # ---------------------------------------------------------------------------------------------------- tied noise
-def closed_form(S, n_components):
-    """Maximum likelihood of tied noise (Tipping and Bishop 1999, (12.45) and (12.46) in Bishop), from the covariance.
+class Axes(NamedTuple):
+    """A model with tied noise, by its principal axes.
 
-    Returns
-    -------
-    W : Tensor of shape (D, K)
+    Attributes
+    ----------
+    axes : Tensor of shape (D, K)
+        Orthonormal, the longest first; the largest entry of each is positive.
+    values : Tensor of shape (K,)
+        Variance along each of them, noise included.
     noise : Tensor of shape ()
-        Mean of the eigenvalues left out, floored.
+        sigma^2.
     """
+
+    axes: Tensor
+    values: Tensor
+    noise: Tensor
+
+    def loadings(self):
+        """W of shape (D, K)."""
+        return self.axes * (self.values - self.noise).sqrt()
+
+
+def axes_of(params):
+    """The axes of any parameters with tied noise."""
+    U, lengths, _ = torch.linalg.svd(params.W, full_matrices=False)
+    return Axes(_upright(U), lengths.square() + params.psi[0], params.psi[0])
+
+
+def closed_form(S, n_components):
+    """Maximum likelihood of tied noise from the covariance: Tipping and Bishop (1999); (12.45), (12.46) in Bishop."""
     values, axes = torch.linalg.eigh(S)
     return _from_eigen(values, axes, S.diagonal().sum(), n_components)
 
 
 def closed_form_of_rows(X, n_components):
-    """As `closed_form`, from fewer rows than columns: centred rows of shape (N, D), scaled so that S = X' X."""
+    """As `closed_form`, from at least K and fewer than D centred rows, scaled so that S = X' X."""
     values, rows = torch.linalg.eigh(X @ X.T)
-    axes = X.T @ (rows / values.clamp(min=torch.finfo(X.dtype).tiny).sqrt())
-    return _from_eigen(values, axes, X.square().sum(), n_components)
+    axes, _ = torch.linalg.qr(X.T @ rows.flip(1))
+    return _from_eigen(values, axes.flip(1), X.square().sum(), n_components)
 
 
 def _from_eigen(values, axes, total, n_components):
+    """From eigenvalues in ascending order; what they leave out of the total is noise."""
     D, K = len(axes), n_components
     values, axes = values.flip(0)[:K], axes.flip(1)[:, :K]
     floor = NOISE_FLOOR * total / D if total > 0 else total.new_tensor(CONSTANT_VARIANCE)
     noise = ((total - values.sum()) / max(1, D - K)).maximum(floor)
-    return axes * (values - noise).clamp(min=0).sqrt(), noise
+    return Axes(_upright(axes), values.maximum(noise), noise)

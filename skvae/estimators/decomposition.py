@@ -1,0 +1,1078 @@
+"""Factor analysis and probabilistic PCA: a Gaussian with few causes."""
+
+import functools
+import math
+import warnings
+from numbers import Integral, Real
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.stats import chi2
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_array
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from skvae._compat import Interval, StrOptions, check_sample_weight, fit_context
+from skvae._tensors import Noise, Table, explain_out_of_memory, inference_device, resolve_device, to_read
+from skvae.elbo import Fit
+from skvae.engines import em
+from skvae.estimators._base import Estimator, draw_seed
+from skvae.estimators._em import filled, refuse_empty_columns, rows_a_batch, weigh
+from skvae.estimators._watching import FitWatcher
+from skvae.models import factor_analysis as fa
+from skvae.models.rotation import OBLIQUE, ORTHOGONAL, rotate
+
+_FLOAT = torch.float64  # sufficient statistics and K x K systems, whatever the dtype of X
+_PROBED_ROWS = 256
+_OFF_CENTRE = 10.0  # standard deviations from 0 at which rows are centred before their products are summed
+_HELD_CELLS = 2**24  # of rows with missing cells: up to here, batches are made once and kept
+_HEYWOOD = 2 * fa.NOISE_FLOOR  # noise below, as a share of the variance of its column, is at its floor
+_PATTERN_CELLS = 2**21  # of K x K matrices, one a pattern of missing cells, at once
+
+
+class ChiSquare(NamedTuple):
+    """A test of fit.
+
+    Attributes
+    ----------
+    statistic : float
+    dof : int
+        Degrees of freedom.
+    p_value : float
+        Probability of a larger statistic if the model holds; NaN without degrees of freedom.
+    """
+
+    statistic: float
+    dof: int
+    p_value: float
+
+
+class _Evidence(NamedTuple):
+    """What an ascent needs to know of the data.
+
+    Attributes
+    ----------
+    batches : list or iterable
+        Of the engine, measured from `origin`.
+    origin : ndarray of shape (n_features,)
+        The mean, for which `mu` is 0 where all cells were seen.
+    variance : ndarray of shape (n_features,)
+        0 for constant columns.
+    n : float
+        Weight of the rows.
+    n_rows : int
+        Their number.
+    moments : dict or None
+        Of "n", "mean" and "S", where they were computed of all rows.
+    complete : bool
+        Whether no cell is missing.
+    """
+
+    batches: object
+    origin: np.ndarray
+    variance: np.ndarray
+    n: float
+    n_rows: int
+    moments: dict | None = None
+    complete: bool = True
+
+
+class _LinearGaussian(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimator):
+    """What follows from x ~ N(mu, W W' + Psi), however it was fitted.
+
+    A subclass gives `_loadings()`, W of uncorrelated factors as (D, K); `_noise()`, the diagonal of Psi;
+    `_reported(Z)`, scores of its own factors from those of the uncorrelated; `_pattern()`, their loadings;
+    `_n_components` of a number of columns and of rows; and `_fitted`, the attributes that a fit leaves.
+    """
+
+    # ------------------------------------------------------------------------------------------------------- fitting
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None, sample_weight=None):
+        """Raise the likelihood of X.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            NaN where a cell is missing; the likelihood is that of the observed cells.
+        y : ignored
+            Present for scikit-learn's convention.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            How often each row counts; integers say the same as repeated rows. None: once.
+
+        Returns
+        -------
+        self : estimator
+
+        Raises
+        ------
+        ValueError
+            If there is only one row, a column without any observed value, or more factors than columns.
+        FloatingPointError
+            If the likelihood is not finite.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If `max_iter` was reached, or a noise variance fell to its floor; names the column.
+        """
+        with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
+            checked = self._check_X(X, reset=True, min_samples=2)
+            self._check_K(checked.shape[1])
+            device = resolve_device(self.device)
+            rows, weight = weigh(checked, sample_weight)
+            evidence = self._evidence(rows, weight, device)
+            return self._set(**self._fitted(evidence, X, y, checked.dtype, device))
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y=None, sample_weight=None):
+        """Add rows to those seen so far, and raise the likelihood of them all from the present parameters.
+
+        Counts, means and covariances are kept (n_features x n_features numbers): whatever the split of the rows over
+        the calls, the likelihood that is raised is that of `fit` to all of them.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            More rows, without missing cells.
+        y : ignored
+            Present for scikit-learn's convention.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            How often each row counts.
+
+        Returns
+        -------
+        self : estimator
+
+        Raises
+        ------
+        ValueError
+            If cells are missing, or the last call was a `fit` that kept no covariance: with missing cells, or fewer
+            rows than columns.
+        """
+        with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
+            goes_on = hasattr(self, "components_")
+            checked = self._check_X(X, reset=not goes_on)
+            self._check_K(checked.shape[1])
+            device = resolve_device(self.device)
+            moments = self._united(checked, sample_weight, device, goes_on)
+            evidence = _evidence_of(moments, device)
+            with warnings.catch_warnings():
+                if moments["n"] <= checked.shape[1]:  # of so few rows, noise at its floor is no news
+                    warnings.simplefilter("ignore", ConvergenceWarning)
+                return self._set(**self._fitted(evidence, X, y, checked.dtype, device, goes_on))
+
+    def _united(self, checked, sample_weight, device, goes_on):
+        """Moments of the rows seen so far and of the new ones."""
+        if np.isnan(checked).any():
+            raise ValueError(
+                "partial_fit keeps means and covariances, which missing cells do not have, but X contains NaN; "
+                "use fit with all rows."
+            )
+        if goes_on and self._moments is None:
+            raise ValueError(
+                "partial_fit cannot go on from a fit with missing cells or with fewer rows than columns, which kept no "
+                "covariance; begin with partial_fit on a fresh clone."
+            )
+        rows, weight = weigh(checked, sample_weight)
+        shift = _rough_centre(rows)
+        new = self._moments_of(Table(rows, device, _FLOAT, weight=weight, shift=shift, allow_missing=False), shift)
+        if not goes_on:
+            return new
+        both = fa.union(*(fa.Moments(**{name: torch.as_tensor(m[name]) for name in m}) for m in (self._moments, new)))
+        return {"n": float(both.n), "mean": both.mean.numpy(), "S": both.S.numpy()}
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit_covariance(self, S, n_samples, mean=None):
+        """Raise the likelihood of rows of which only the covariance is known.
+
+        Parameters
+        ----------
+        S : array-like of shape (n_features, n_features)
+            Covariance with divisor n, as ``np.cov(X.T, bias=True)``, or a correlation matrix: the model then is that of
+            standardised columns.
+        n_samples : float
+            Number of rows it is of.
+        mean : array-like of shape (n_features,) or None, default=None
+            None: zeros.
+
+        Returns
+        -------
+        self : estimator
+
+        Raises
+        ------
+        ValueError
+            If S is not a covariance matrix, or mean not of its width.
+        """
+        with self._unchanged_on_error():
+            moments, dtype = self._checked_covariance(S, n_samples, mean)
+            self._check_K(len(moments["mean"]))
+            device = resolve_device(self.device)
+            return self._set(**self._fitted(_evidence_of(moments, device), S, None, dtype, device))
+
+    def _checked_covariance(self, S, n_samples, mean):
+        checked = validate_data(self, S, reset=True, dtype=[np.float64, np.float32])
+        matrix = checked.astype(np.float64)
+        scale = np.abs(matrix).max()
+        if matrix.shape[0] != matrix.shape[1] or not np.allclose(matrix, matrix.T, rtol=0, atol=1e-6 * scale):
+            raise ValueError(
+                f"S must be a symmetric matrix, but its shape is {matrix.shape} or it equals no transpose."
+            )
+        lowest = np.linalg.eigvalsh(matrix)[0]
+        if lowest < -1e-6 * scale:
+            raise ValueError(f"S must be a covariance matrix, but it has the eigenvalue {lowest:.3g} < 0.")
+        if not 0 < n_samples < math.inf:
+            raise ValueError(f"n_samples must be a positive number of rows, but it is {n_samples!r}.")
+        mean = np.zeros(len(matrix)) if mean is None else np.array(mean, dtype=np.float64)
+        if mean.shape != (len(matrix),) or not np.isfinite(mean).all():
+            raise ValueError(f"mean must hold {len(matrix)} finite numbers, one a column, but it is {mean!r}.")
+        return {"n": float(n_samples), "mean": mean, "S": (matrix + matrix.T) / 2}, checked.dtype
+
+    def fit_transform(self, X, y=None, sample_weight=None):
+        """Fit to X and give the scores of its rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            NaN where a cell is missing.
+        y : ignored
+            Present for scikit-learn's convention.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            How often each row counts.
+
+        Returns
+        -------
+        Z : ndarray of shape (n_samples, n_components)
+        """
+        return self.fit(X, y, sample_weight=sample_weight).transform(X)
+
+    # ----------------------------------------------------------------------------------------------------- gathering
+    def _check_X(self, X, *, reset, min_samples=1):
+        return validate_data(
+            self,
+            X,
+            reset=reset,
+            dtype=[np.float64, np.float32],
+            ensure_all_finite="allow-nan",
+            ensure_min_samples=min_samples,
+        )
+
+    def _check_K(self, n_features):
+        if self.n_components is not None and self.n_components > n_features:
+            raise ValueError(
+                f"n_components={self.n_components} asks for more factors than X has columns, n_features={n_features}; "
+                "lower it."
+            )
+
+    def _evidence(self, X, weight, device):
+        """Moments if there are as many rows as columns, else rows; those with missing cells always as rows."""
+        n = float(len(X) if weight is None else weight.sum())
+        if len(X) >= X.shape[1]:
+            shift = _rough_centre(X)
+            table = Table(X, device, _FLOAT, weight=weight, shift=shift, allow_missing=False)
+            moments = self._moments_of(table, shift)
+            if np.isfinite(moments["mean"]).all():
+                return _evidence_of(moments, device)
+        if not np.isnan(X).any():
+            return self._evidence_of_rows(X, weight, n, device)
+        return self._evidence_with_gaps(X, weight, n, device)
+
+    def _moments_of(self, table, shift):
+        D = table.shape[1]
+        size = max(rows_a_batch(self.batch_size, D, table.device), D if self.batch_size == "auto" else 0)
+        shift = torch.zeros(D, dtype=_FLOAT) if shift is None else torch.as_tensor(shift, dtype=_FLOAT)
+        shift = shift.to(table.device)
+        n, mean, S = fa.moments(em.summed(fa.sums, table.batches(size)), shift)
+        return {"n": float(n), "mean": (mean + shift).cpu().numpy(), "S": S.cpu().numpy()}
+
+    def _evidence_of_rows(self, X, weight, n, device):
+        origin = np.average(X.astype(np.float64, copy=False), axis=0, weights=weight)
+        centred = X - origin
+        variance = np.average(centred**2, axis=0, weights=weight)
+        table = Table(centred, device, _FLOAT, weight=weight, allow_missing=False)
+        size = rows_a_batch(self.batch_size, X.shape[1], device)
+        return _Evidence(table.batches(size), origin, _kept(variance, origin), n, len(X))
+
+    def _evidence_with_gaps(self, X, weight, n, device):
+        refuse_empty_columns(X, type(self).__name__)
+        K, D = self._n_components(X.shape[1], len(X)), X.shape[1]
+        seen = ~np.isnan(X) if weight is None else ~np.isnan(X) * weight[:, None]
+        origin = np.nansum(X * seen, axis=0, dtype=np.float64) / seen.sum(axis=0)
+        variance = np.nansum((X - origin) ** 2 * seen, axis=0, dtype=np.float64) / seen.sum(axis=0)
+        table = Table(X, device, _FLOAT, weight=weight, shift=origin)
+        size = rows_a_batch(self.batch_size, D, device)
+        batches = table.batches(size, max(1, _PATTERN_CELLS // (K + 1) ** 2))
+        if table.n_complete >= D:
+            batches = _with_moments_first(batches)
+        if isinstance(batches, list) or X.size <= _HELD_CELLS:
+            batches = list(batches)
+        return _Evidence(batches, origin, _kept(variance, origin), n, len(X), complete=False)
+
+    def _report(self, fit, n, device):
+        return {
+            "loglike_": [bound * n for bound in fit.lower_bounds],
+            "lower_bounds_": np.array(fit.lower_bounds),
+            "n_iter_": fit.n_iter,
+            "converged_": fit.converged,
+            "n_samples_seen_": n,
+            "device_": str(device),
+        }
+
+    def _ascend(self, model, evidence, start, attributes, X, y):
+        """Climb, and warn where `max_iter` was too few."""
+        plan = em.Plan(self.max_iter, lambda step: step.gain * evidence.n < self.tol, evidence.n, accelerate=True)
+        with FitWatcher(self, X, y, self.max_iter, attributes) as watcher:
+            fit = em.ascend(model, evidence.batches, [start], plan=plan, watcher=watcher)
+        if not fit.converged and fit.n_iter == self.max_iter:
+            gain = np.diff(fit.lower_bounds[-2:]).sum() * evidence.n
+            warnings.warn(
+                f"{type(self).__name__} did not converge: it stopped at max_iter={self.max_iter} with the "
+                f"log-likelihood rising by {gain:.1e} nats (tol={self.tol:g}). Raise either.",
+                ConvergenceWarning,
+                stacklevel=5,
+            )
+        return fit
+
+    # ---------------------------------------------------------------------------------------------------- prediction
+    def _by_row(self, X, function):
+        """Checked rows through `function` of (model, batch, params): an array of a row each, of the dtype of X."""
+        device = inference_device(self.device)
+        W = self._loadings()
+        arrays = {"W": W, "psi": self._noise(), "mu": np.zeros(len(W))}
+        params = fa.Params(**to_read(arrays, device, _FLOAT))
+        model = fa.FactorAnalysis(W.shape[1], params.psi)
+        table = Table(X, device, _FLOAT, shift=self.mean_)
+        size = rows_a_batch(self.batch_size, X.shape[1], device)
+        out = None
+        for batch in table.batches(size, max(1, _PATTERN_CELLS // (W.shape[1] + 1) ** 2)):
+            values = function(model, batch, params).cpu().numpy()
+            out = np.empty((len(X), *values.shape[1:]), dtype=X.dtype) if out is None else out
+            out[batch.row.cpu().numpy()] = values
+        return out
+
+    def transform(self, X):
+        """Scores of the rows on the factors.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            NaN where a cell is missing.
+
+        Returns
+        -------
+        Z : ndarray of shape (n_samples, n_components)
+            Given the observed cells of each row; of the dtype of X.
+        """
+        check_is_fitted(self)
+        return self._reported(self._by_row(self._check_X(X, reset=False), self._score_function()))
+
+    def _score_function(self):
+        return _posterior_mean
+
+    def inverse_transform(self, X):
+        """Rows that the model expects of given scores: the mean of p(x | z).
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_components)
+            Scores, as `transform` gives them.
+
+        Returns
+        -------
+        X_original : ndarray of shape (n_samples, n_features)
+        """
+        check_is_fitted(self)
+        Z = check_array(X, dtype=[np.float64, np.float32], ensure_min_features=0)
+        pattern = self._pattern()
+        if Z.shape[1] != pattern.shape[1]:
+            raise ValueError(f"X has {Z.shape[1]} columns, but the model has {pattern.shape[1]} components.")
+        return (Z @ pattern.T + self.mean_).astype(Z.dtype, copy=False)
+
+    def impute(self, X):
+        """Fill missing cells with what the model expects of them, given the rest of the row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            NaN where a cell is missing.
+
+        Returns
+        -------
+        X_filled : array-like of shape (n_samples, n_features)
+            A copy of X, of its own kind, with no NaN left.
+        """
+        check_is_fitted(self)
+        checked = self._check_X(X, reset=False)
+        Z = self._by_row(checked, _posterior_mean)
+        return filled(X, checked, Z @ self._loadings().T + self.mean_)
+
+    def score_samples(self, X):
+        """Log-likelihood of each row: log p(x) of its observed cells.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            NaN where a cell is missing.
+
+        Returns
+        -------
+        log_prob : ndarray of shape (n_samples,)
+            Nats; 0 for a row without any observed cell.
+        """
+        check_is_fitted(self)
+        return self._by_row(self._check_X(X, reset=False), _log_prob)
+
+    def score(self, X, y=None, sample_weight=None):
+        """Mean log-likelihood of the rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            NaN where a cell is missing.
+        y : ignored
+            Present for scikit-learn's convention.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            How often each row counts.
+
+        Returns
+        -------
+        score : float
+            Nats a row.
+        """
+        log_prob = self.score_samples(X).astype(np.float64)
+        if sample_weight is not None:
+            sample_weight = check_sample_weight(sample_weight, log_prob, dtype=np.float64, ensure_non_negative=True)
+        return float(np.average(log_prob, weights=sample_weight))
+
+    def get_covariance(self):
+        """Covariance of x under the model, W W' + Psi.
+
+        Returns
+        -------
+        covariance : ndarray of shape (n_features, n_features)
+        """
+        check_is_fitted(self)
+        W = self._loadings()
+        return (W @ W.T + np.diag(self._noise())).astype(self.mean_.dtype, copy=False)
+
+    def get_precision(self):
+        """Inverse of the covariance of x, by way of a matrix of n_components x n_components (Woodbury).
+
+        Returns
+        -------
+        precision : ndarray of shape (n_features, n_features)
+        """
+        check_is_fitted(self)
+        W, noise = self._loadings(), self._noise()
+        precise = W / noise[:, None]
+        M = np.eye(W.shape[1]) + W.T @ precise
+        precision = np.diag(1 / noise) - precise @ np.linalg.solve(M, precise.T)
+        return precision.astype(self.mean_.dtype, copy=False)
+
+    def sample(self, n_samples=1, random_state=None):
+        """Draw rows from the model.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            How many.
+        random_state : int, RandomState instance or None, default=None
+            An int draws the same rows every time, None others at each call.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features)
+
+        Raises
+        ------
+        ValueError
+            If n_samples is below 1.
+        """
+        check_is_fitted(self)
+        if n_samples < 1:
+            raise ValueError(f"sample needs n_samples >= 1 to draw, but got {n_samples}.")
+        noise, row = Noise(draw_seed(random_state)), torch.arange(int(n_samples))
+        W = self._loadings()
+        z = noise.fold("factors").normal(row, W.shape[1], _FLOAT).numpy()
+        e = noise.fold("noise").normal(row, len(W), _FLOAT).numpy()
+        return (self.mean_ + z @ W.T + e * np.sqrt(self._noise())).astype(self.mean_.dtype, copy=False)
+
+    def aic(self, X=None):
+        """Akaike's information criterion; lower is better.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or None, default=None
+            NaN where a cell is missing. None: the rows that were fitted.
+
+        Returns
+        -------
+        aic : float
+            -2 log p(X) + 2 (number of free parameters).
+        """
+        log_likelihood, _ = self._log_likelihood(X)
+        return -2 * log_likelihood + 2 * self._n_parameters()
+
+    def bic(self, X=None):
+        """Bayesian information criterion (Schwarz 1978); lower is better.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or None, default=None
+            NaN where a cell is missing. None: the rows that were fitted.
+
+        Returns
+        -------
+        bic : float
+            -2 log p(X) + (number of free parameters) log(n_samples).
+        """
+        log_likelihood, n = self._log_likelihood(X)
+        return -2 * log_likelihood + self._n_parameters() * math.log(n)
+
+    def _log_likelihood(self, X):
+        """Of X, and how many rows that is of."""
+        check_is_fitted(self)
+        if X is None:
+            return self.loglike_[-1], self.n_samples_seen_
+        log_prob = self.score_samples(X).astype(np.float64)
+        return float(log_prob.sum()), len(log_prob)
+
+    def _n_parameters(self):
+        """Of mean and covariance; never more than a covariance without structure has."""
+        D, K = self._loadings().shape
+        return D + min(D * K - K * (K - 1) // 2 + self._n_noises(D), D * (D + 1) // 2)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+class FactorAnalysisEM(_LinearGaussian):
+    """Explain the correlations of many columns by a few factors, fitted by expectation maximisation.
+
+        z ~ N(0, I),   x | z ~ N(mu + W z, Psi),   Psi diagonal;   so   x ~ N(mu, W W' + Psi)
+
+    A drop-in for :class:`sklearn.decomposition.FactorAnalysis` with at least its likelihood, that also takes missing
+    cells, sample weights and covariance matrices, learns in parts, rotates obliquely, tests its fit, and runs on a GPU.
+    Rows are read once: EM runs on their covariance, with expanded parameters and extrapolation, and takes milliseconds.
+    Read more in the :doc:`user guide </user_guide/factor_analysis>`.
+
+    Parameters
+    ----------
+    n_components : int or None, default=None
+        Number K of factors; 0 fits independent Gaussians. None: as many as columns.
+    tol : float, default=1e-2
+        Stop when an EM step raises the log-likelihood of all rows by less, in nats.
+    copy : bool, default=True
+        Accepted for scikit-learn's sake; X is never overwritten.
+    max_iter : int, default=1000
+        EM steps.
+    noise_variance_init : array-like of shape (n_features,) or None, default=None
+        Noise variances to start from, positive. None: half of each column's variance.
+    svd_method : {"lapack", "randomized"}, default="randomized"
+        Accepted for scikit-learn's sake; EM needs no SVD.
+    iterated_power : int, default=3
+        Accepted for scikit-learn's sake.
+    rotation : {"varimax", "quartimax", "promax", "oblimin"} or None, default=None
+        To simple structure, after the fit: orthogonal, or (the last two) oblique, with correlated factors.
+        Likelihood and covariance stay as they are. None: along the principal axes of Psi^-1/2 W.
+    random_state : int, RandomState instance or None, default=0
+        Seed of the loadings to start from. None draws a fresh seed from the system, without touching NumPy's global
+        generator.
+    score_method : {"regression", "bartlett"}, default="regression"
+        Of `transform`: the mean of p(z | x), shrunk towards 0, or weighted least squares, which is unbiased given z.
+    device : str, default="auto"
+        Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
+    batch_size : int or "auto", default="auto"
+        Rows handled at once; the result does not depend on it. "auto": as suits the caches.
+    verbose : int, default=0
+        1 prints about ten lines a fit, 2 a line every iteration. For a bar: `set_callbacks(ProgressBar())`.
+
+    Attributes
+    ----------
+    components_ : ndarray of shape (n_components, n_features)
+        Loadings, transposed: covariances of columns and factors, or if these are oblique, regression weights. The sign
+        of each factor makes its largest loading positive, before any rotation.
+    noise_variance_ : ndarray of shape (n_features,)
+        Variance of each column that the factors do not explain. Never below a millionth of the column's variance.
+    mean_ : ndarray of shape (n_features,)
+        Means; where cells are missing, of maximum likelihood too.
+    communalities_ : ndarray of shape (n_features,)
+        Share of each column's variance under the model that the factors explain.
+    factor_correlation_ : ndarray of shape (n_components, n_components)
+        Phi; the identity unless the rotation is oblique. The covariance of x is components_.T Phi components_ + Psi.
+    rotation_matrix_ : ndarray of shape (n_components, n_components)
+        What the scores of the unrotated factors are multiplied by.
+    loglike_ : list of float
+        Log-likelihood of all rows before each M-step, nats.
+    lower_bounds_ : ndarray of shape (n_iter,)
+        The same per sample.
+    n_iter_ : int
+        EM steps done.
+    converged_ : bool
+        Whether `tol` was met.
+    n_samples_seen_ : float
+        Weight of the rows that `fit`, or all calls of `partial_fit`, learnt from.
+    device_ : str
+        Where the fit ran.
+    n_features_in_ : int
+        Number of columns.
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of the columns, where `fit` was given a DataFrame.
+
+    See Also
+    --------
+    sklearn.decomposition.FactorAnalysis : The class this one replaces.
+    ProbabilisticPCA : The same with one noise variance for all columns.
+
+    Notes
+    -----
+    Cells that are NaN are integrated out exactly, in fitting and in every method: the likelihood is that of the
+    observed cells, which is right where cells are missing at random (Little and Rubin 2002).
+
+    A noise variance that falls to its floor (a Heywood case) is warned of: the likelihood has no maximum inside, as
+    happens with too many factors, too few rows, or columns that repeat each other.
+
+    References
+    ----------
+    Rubin and Thayer, *EM algorithms for ML factor analysis*, Psychometrika 47, 1982.
+
+    Liu, Rubin and Wu, *Parameter expansion to accelerate EM: the PX-EM algorithm*, Biometrika 85, 1998.
+
+    Varadhan and Roland, *Simple and globally convergent methods for accelerating the convergence of any EM algorithm*,
+    Scandinavian Journal of Statistics 35, 2008.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skvae import FactorAnalysisEM
+    >>> X = load_iris().data
+    >>> X[3, 2] = float("nan")
+    >>> model = FactorAnalysisEM(n_components=1).fit(X)
+    >>> model.transform(X).shape
+    (150, 1)
+    >>> model.communalities_.round(1)
+    array([0.8, 0.2, 1. , 0.9])
+    """
+
+    _parameter_constraints = {
+        "n_components": [Interval(Integral, 0, None, closed="left"), None],
+        "tol": [Interval(Real, 0.0, None, closed="left")],
+        "copy": ["boolean"],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "noise_variance_init": ["array-like", None],
+        "svd_method": [StrOptions({"randomized", "lapack"})],
+        "iterated_power": [Interval(Integral, 0, None, closed="left")],
+        "rotation": [StrOptions({*ORTHOGONAL, *OBLIQUE}), None],
+        "random_state": ["random_state"],
+        "score_method": [StrOptions({"regression", "bartlett"})],
+        "device": [str],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        n_components=None,
+        *,
+        tol=1e-2,
+        copy=True,
+        max_iter=1000,
+        noise_variance_init=None,
+        svd_method="randomized",
+        iterated_power=3,
+        rotation=None,
+        random_state=0,
+        score_method="regression",
+        device="auto",
+        batch_size="auto",
+        verbose=0,
+    ):
+        self.n_components = n_components
+        self.tol = tol
+        self.copy = copy
+        self.max_iter = max_iter
+        self.noise_variance_init = noise_variance_init
+        self.svd_method = svd_method
+        self.iterated_power = iterated_power
+        self.rotation = rotation
+        self.random_state = random_state
+        self.score_method = score_method
+        self.device = device
+        self.batch_size = batch_size
+        self.verbose = verbose
+
+    # ------------------------------------------------------------------------------------------------------- fitting
+    def _fitted(self, evidence, X, y, dtype, device, goes_on=False):
+        """All fitted attributes, after an ascent."""
+        D = len(evidence.origin)
+        model = fa.FactorAnalysis(self._n_components(D), torch.as_tensor(evidence.variance, device=device))
+        start = self._present(device) if goes_on and len(self.components_) == model.n_components else None
+
+        def attributes(params):
+            return self._attributes(params, evidence, dtype)
+
+        fit = self._ascend(model, evidence, start or self._start(model, D, device), attributes, X, y)
+        found = attributes(fit.params)
+        self._warn_of_heywood(found["noise_variance_"], evidence)
+        return {**found, **self._report(fit, evidence.n, device), "_moments": evidence.moments}
+
+    def _start(self, model, n_features, device):
+        mu = torch.zeros(n_features, dtype=_FLOAT, device=device)
+        psi = self._checked_noise(n_features)
+        return model.init(
+            mu, Noise(draw_seed(self.random_state)), None if psi is None else torch.tensor(psi).to(device)
+        )
+
+    def _present(self, device):
+        """The fitted parameters, but for the mean, which moments come with."""
+        W, psi = (torch.tensor(a, dtype=_FLOAT, device=device) for a in (self._loadings(), self._noise()))
+        return fa.Params(torch.zeros_like(psi), W, psi)
+
+    def _checked_noise(self, n_features):
+        if self.noise_variance_init is None:
+            return None
+        psi = np.array(self.noise_variance_init, dtype=np.float64)
+        if psi.shape != (n_features,) or not (psi > 0).all() or not np.isfinite(psi).all():
+            raise ValueError(
+                f"noise_variance_init must hold {n_features} positive numbers, one for each column of X, but it is "
+                f"{self.noise_variance_init!r}."
+            )
+        return psi
+
+    def _n_components(self, n_features, n_rows=None):
+        return n_features if self.n_components is None else int(self.n_components)
+
+    def _attributes(self, params, evidence, dtype):
+        mu, W, psi = (tensor.cpu().numpy() for tensor in fa.principal(params))
+        variance = (W**2).sum(axis=1)
+        turned, phi, L = np.eye(W.shape[1]), np.eye(W.shape[1]), W
+        if self.rotation is not None:
+            L, turned, phi = rotate(W, self.rotation)
+        found = {
+            "components_": np.ascontiguousarray(L.T),
+            "noise_variance_": psi,
+            "mean_": mu + evidence.origin,
+            "communalities_": variance / (variance + psi),
+            "factor_correlation_": phi,
+            "rotation_matrix_": turned,
+        }
+        return {name: value.astype(dtype) for name, value in found.items()}
+
+    def _warn_of_heywood(self, noise, evidence):
+        names = getattr(self, "feature_names_in_", None)
+        low = np.flatnonzero((noise <= _HEYWOOD * evidence.variance) & (evidence.variance > 0))
+        if len(low):
+            listed = ", ".join(str(column) if names is None else repr(names[column]) for column in low[:10])
+            warnings.warn(
+                f"{type(self).__name__} found no noise in column(s) {listed} (a Heywood case: its variance is at the "
+                f"floor, {fa.NOISE_FLOOR:g} of the column's); use fewer than {self._n_components(len(noise))} factors, "
+                "more rows, or drop columns that repeat others.",
+                ConvergenceWarning,
+                stacklevel=5,
+            )
+
+    # ---------------------------------------------------------------------------------------------------- prediction
+    def chi_square(self):
+        """Test whether the factors explain the correlations of the fitted rows: the likelihood ratio to any covariance.
+
+        Returns
+        -------
+        test : ChiSquare
+            The statistic, with Bartlett's correction (n - 1 - (2 D + 5) / 6 - 2 K / 3) in place of n; its degrees of
+            freedom ((D - K)^2 - D - K) / 2; and the p-value, NaN where they are not positive.
+
+        Raises
+        ------
+        ValueError
+            If the model was fitted with missing cells or fewer rows than columns, or the covariance of the rows is
+            singular, as with constant columns.
+
+        References
+        ----------
+        Bartlett, *Tests of significance in factor analysis*, British Journal of Psychology 3, 1950. Lawley and Maxwell,
+        *Factor Analysis as a Statistical Method*, 1971.
+        """
+        check_is_fitted(self)
+        if self._moments is None:
+            raise ValueError(
+                "chi_square needs the covariance of the fitted rows, which is unknown where cells are missing or there "
+                "are fewer rows than columns."
+            )
+        n, S = self._moments["n"], self._moments["S"]
+        sign, log_det_S = np.linalg.slogdet(S)
+        if sign <= 0 or not np.isfinite(log_det_S):
+            raise ValueError("chi_square: the covariance of the fitted rows is singular; drop constant columns.")
+        sigma = self._loadings() @ self._loadings().T + np.diag(self._noise())
+        D, K = self._loadings().shape
+        discrepancy = np.linalg.slogdet(sigma)[1] - log_det_S + np.trace(np.linalg.solve(sigma, S)) - D
+        statistic = float((n - 1 - (2 * D + 5) / 6 - 2 * K / 3) * discrepancy)
+        dof = ((D - K) ** 2 - D - K) // 2
+        return ChiSquare(statistic, dof, float(chi2.sf(statistic, dof)) if dof > 0 else math.nan)
+
+    def _score_function(self):
+        return _posterior_mean if self.score_method == "regression" else _least_squares
+
+    def _pattern(self):
+        return self.components_.T
+
+    def _loadings(self):
+        return self.components_.T.astype(np.float64) @ self._from_uncorrelated()
+
+    def _from_uncorrelated(self):
+        """C, with C C' = Phi: rotated factors are C z."""
+        return np.linalg.cholesky(self.factor_correlation_.astype(np.float64))
+
+    def _noise(self):
+        return self.noise_variance_.astype(np.float64)
+
+    def _reported(self, Z):
+        return (Z @ self._from_uncorrelated().T).astype(Z.dtype, copy=False)
+
+    def _n_noises(self, n_features):
+        return n_features
+
+    @property
+    def _n_features_out(self):
+        return len(self.components_)
+
+
+class ProbabilisticPCA(_LinearGaussian):
+    """Principal components as a model of the data: factor analysis with one noise variance for all columns.
+
+        z ~ N(0, I),   x | z ~ N(mu + W z, sigma^2 I);   so   x ~ N(mu, W W' + sigma^2 I)
+
+    Without missing cells the maximum of the likelihood is known in closed form: W spans the first principal axes, as in
+    :class:`sklearn.decomposition.PCA`, and sigma^2 is the mean of the variances left out. With them, it is found by
+    expectation maximisation. Read more in the :doc:`user guide </user_guide/factor_analysis>`.
+
+    Parameters
+    ----------
+    n_components : int or None, default=None
+        Number K of components; 0 fits one variance. None: one less than columns, or two less than rows.
+    tol : float, default=1e-2
+        Of EM: stop when a step raises the log-likelihood of all rows by less, in nats.
+    max_iter : int, default=1000
+        EM steps.
+    random_state : int, RandomState instance or None, default=0
+        Seed of the loadings that EM starts from. None draws a fresh seed from the system, without touching NumPy's
+        global generator.
+    device : str, default="auto"
+        Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
+    batch_size : int or "auto", default="auto"
+        Rows handled at once; the result does not depend on it. "auto": as suits the caches.
+    verbose : int, default=0
+        1 prints about ten lines a fit, 2 a line every iteration. For a bar: `set_callbacks(ProgressBar())`.
+
+    Attributes
+    ----------
+    components_ : ndarray of shape (n_components, n_features)
+        Principal axes, orthonormal, the longest first; the largest entry of each is positive.
+    explained_variance_ : ndarray of shape (n_components,)
+        Variance along each axis under the model, noise included, with divisor n - 1 as PCA has it.
+    explained_variance_ratio_ : ndarray of shape (n_components,)
+        Share of the total variance.
+    noise_variance_ : float
+        sigma^2 of maximum likelihood, with divisor n. Never below a millionth of the mean variance.
+    mean_ : ndarray of shape (n_features,)
+        Means; where cells are missing, of maximum likelihood too.
+    loglike_ : list of float
+        Log-likelihood of all rows before each M-step, nats; the maximum alone where it is known in closed form.
+    lower_bounds_ : ndarray of shape (n_iter,)
+        The same per sample.
+    n_iter_ : int
+        EM steps done; 1 for the closed form.
+    converged_ : bool
+        Whether `tol` was met.
+    n_samples_seen_ : float
+        Weight of the rows that `fit`, or all calls of `partial_fit`, learnt from.
+    device_ : str
+        Where the fit ran.
+    n_features_in_ : int
+        Number of columns.
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of the columns, where `fit` was given a DataFrame.
+
+    See Also
+    --------
+    sklearn.decomposition.PCA : The same axes, without missing cells or sample weights.
+    FactorAnalysisEM : The same with a noise variance for each column.
+
+    Notes
+    -----
+    `transform` gives the mean of p(z | x), which is not the projection of PCA: each coordinate is divided by its
+    standard deviation, since z has unit variance, and shrunk towards 0 by what may be noise,
+    z_k = sqrt(lambda_k - sigma^2) / lambda_k * (x - mu)' u_k.
+
+    References
+    ----------
+    Tipping and Bishop, *Probabilistic principal component analysis*, JRSS B 61, 1999.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skvae import ProbabilisticPCA
+    >>> X = load_iris().data
+    >>> X[3, 2] = float("nan")
+    >>> model = ProbabilisticPCA(n_components=2).fit(X)
+    >>> model.impute(X)[3, 2].round(1)
+    np.float64(1.3)
+    """
+
+    _parameter_constraints = {
+        name: FactorAnalysisEM._parameter_constraints[name]
+        for name in ("n_components", "tol", "max_iter", "random_state", "device", "batch_size", "verbose")
+    }
+
+    def __init__(
+        self,
+        n_components=None,
+        *,
+        tol=1e-2,
+        max_iter=1000,
+        random_state=0,
+        device="auto",
+        batch_size="auto",
+        verbose=0,
+    ):
+        self.n_components = n_components
+        self.tol = tol
+        self.max_iter = max_iter
+        self.random_state = random_state
+        self.device = device
+        self.batch_size = batch_size
+        self.verbose = verbose
+
+    # ------------------------------------------------------------------------------------------------------- fitting
+    def _fitted(self, evidence, X, y, dtype, device, goes_on=False):
+        """All fitted attributes: in closed form where no cell is missing."""
+        D = len(evidence.origin)
+        K = self._n_components(D, evidence.n_rows)
+        model = fa.FactorAnalysis(K, torch.as_tensor(evidence.variance, device=device), tied=True)
+        mu = torch.zeros(D, dtype=_FLOAT, device=device)
+
+        def attributes(params):
+            return self._attributes(fa.axes_of(params), params.mu, evidence, dtype)
+
+        if not evidence.complete:
+            start = model.init(mu, Noise(draw_seed(self.random_state)))
+            fit = self._ascend(model, evidence, start, attributes, X, y)
+            found = attributes(fit.params)
+        else:
+            axes = self._closed_form(evidence, K, device)
+            params = fa.Params(mu, axes.loadings(), axes.noise.expand(D))
+            fit = self._known(model, evidence, params, attributes, X, y)
+            found = self._attributes(axes, mu, evidence, dtype)
+        return {**found, **self._report(fit, evidence.n, device), "_moments": evidence.moments}
+
+    def _closed_form(self, evidence, K, device):
+        if evidence.moments is not None:
+            return fa.closed_form(torch.as_tensor(evidence.moments["S"], device=device), K)
+        if evidence.n_rows < K:
+            raise ValueError(
+                f"n_components={K} asks for more axes than X has distinct rows, n_samples={evidence.n_rows}; lower it."
+            )
+        rows = torch.cat([batch.X * (batch.w / evidence.n).sqrt()[:, None] for batch in evidence.batches])
+        return fa.closed_form_of_rows(rows, K)
+
+    def _known(self, model, evidence, params, attributes, X, y):
+        """The record of an ascent that was not needed."""
+        stats, _ = em.collect(model, evidence.batches, params)
+        bound = float(model.bound(stats, params)) / evidence.n
+        with FitWatcher(self, X, y, 1, attributes) as watcher:
+            watcher.begins(0)
+            watcher.ends(em.Iteration(0, 0, bound, math.inf, params, params))
+        return Fit(params, [bound], n_iter=1, converged=True)
+
+    def _n_components(self, n_features, n_rows=None):
+        if self.n_components is not None:
+            return int(self.n_components)
+        return max(0, min(n_features - 1, int(n_rows) - 2))
+
+    def _attributes(self, axes, mu, evidence, dtype):
+        U, values, noise = (tensor.cpu().numpy() for tensor in axes)
+        total = values.sum() + noise * (len(U) - len(values))
+        n = evidence.n
+        found = {
+            "components_": np.ascontiguousarray(U.T),
+            "explained_variance_": values * _unbiased(n),
+            "explained_variance_ratio_": values / total,
+            "mean_": mu.cpu().numpy() + evidence.origin,
+        }
+        return {name: value.astype(dtype) for name, value in found.items()} | {"noise_variance_": float(noise)}
+
+    # ---------------------------------------------------------------------------------------------------- prediction
+    def _loadings(self):
+        values = self.explained_variance_.astype(np.float64) / _unbiased(self.n_samples_seen_)
+        return self.components_.T.astype(np.float64) * np.sqrt(np.maximum(values - self.noise_variance_, 0))
+
+    def _pattern(self):
+        return self._loadings()
+
+    def _noise(self):
+        return np.full(len(self.mean_), self.noise_variance_)
+
+    def _reported(self, Z):
+        return Z
+
+    def _n_noises(self, n_features):
+        return 1
+
+    @property
+    def _n_features_out(self):
+        return len(self.components_)
+
+
+def _unbiased(n):
+    """What turns a variance with divisor n into one with divisor n - 1."""
+    return n / (n - 1) if n > 1 else 1.0
+
+
+def _rough_centre(X):
+    """About the mean, in columns that are far from 0 for their spread; None where none is."""
+    probe = X[:: max(1, len(X) // _PROBED_ROWS)].astype(np.float64)
+    mean = probe.mean(axis=0)
+    far = np.abs(mean) > _OFF_CENTRE * probe.std(axis=0)
+    return np.where(far, mean, 0.0) if far.any() else None
+
+
+def _evidence_of(moments, device):
+    variance = moments["S"].diagonal().copy()
+    if not np.isfinite(variance).all():
+        raise ValueError("X holds values whose squares overflow; scale it.")
+    n, S = (torch.as_tensor(moments[name], dtype=_FLOAT, device=device) for name in ("n", "S"))
+    batch = fa.Moments(n, torch.zeros(len(variance), dtype=_FLOAT, device=device), S)
+    return _Evidence([batch], moments["mean"], variance, moments["n"], int(moments["n"]), moments)
+
+
+def _kept(variance, mean):
+    """Variances, 0 where only rounding makes them differ from it."""
+    return np.where(fa.is_constant(variance, mean), 0.0, variance)
+
+
+def _with_moments_first(batches):
+    """Complete rows as their moments, which cost the same at every EM step however many they are."""
+    complete, others = [], []
+    for batch in batches:
+        if batch.patterns is None:
+            complete.append(fa.sums(batch))
+        else:
+            others.append(batch)
+    total = complete[0] if len(complete) == 1 else functools.reduce(em.add, complete)
+    return [fa.moments(total, torch.zeros_like(total.x)), *others]
+
+
+def _posterior_mean(model, batch, params):
+    return model.posterior(batch, params).mean
+
+
+def _least_squares(model, batch, params):
+    return model.bartlett(batch, params)
+
+
+def _log_prob(model, batch, params):
+    return model.log_prob(batch, params)
