@@ -260,6 +260,7 @@ class MixtureMixin(DensityMixin):
         """Points (K, D) each of which claims the rows nearest to it."""
         K, n = self.n_components, len(table)
         few = _keyed_sample(noise.fold("rows"), table.weight.numpy(), K if self._from_data() else min(n, _SEEDING_ROWS))
+        few = np.resize(few, max(K, len(few)))  # equal rows may have been merged: then some are taken twice
         X = torch.as_tensor(self._points(table, few), dtype=table.dtype)
         w = table.weight[few].to(table.dtype)
         if not self._from_data():
