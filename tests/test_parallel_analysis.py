@@ -30,7 +30,7 @@ def test_planted_factors_are_counted(method, correlation, seed):
 def test_noise_holds_no_factor_in_nineteen_of_twenty_draws(method, shape):
     rng = np.random.default_rng(0)
     found = [
-        parallel_analysis(rng.standard_normal(shape), method=method, random_state=seed).n_components
+        parallel_analysis(rng.standard_normal(shape), method=method, n_draws=40, random_state=seed).n_components
         for seed in range(100)
     ]
     assert 1 <= np.count_nonzero(found) <= 10  # 5 are expected
@@ -51,9 +51,9 @@ def test_the_short_way_to_normal_thresholds_leads_where_the_long_one_does(shape,
     scale = np.arange(1, shape[1] + 1)
     rng = np.random.default_rng(0)
     X = scale * rng.standard_normal(shape)
-    short = parallel_analysis(X, method="normal", correlation=correlation, n_draws=2000, quantile=0.5, random_state=0)
+    short = parallel_analysis(X, method="normal", correlation=correlation, n_draws=1000, quantile=0.5, random_state=0)
     drawn = []
-    for _ in range(2000):
+    for _ in range(1000):
         Y = X.std(0) / scale * scale * rng.standard_normal(shape)
         drawn.append(np.linalg.eigvalsh(np.corrcoef(Y.T) if correlation else np.cov(Y.T))[::-1])
     if not correlation:
@@ -85,7 +85,7 @@ def test_thresholds_fall_along_the_components_and_rise_with_the_quantile(method)
 def test_counting_stops_at_the_first_component_that_does_not_beat_its_threshold():
     rng = np.random.default_rng(0)  # one strong factor; with few rows the small eigenvalues differ from the null's
     for seed in range(20):
-        found = parallel_analysis(draw_factors(seed, n=30, k=1), random_state=rng.integers(100))
+        found = parallel_analysis(draw_factors(seed, n=30, k=1), n_draws=20, random_state=rng.integers(100))
         beaten = found.eigenvalues > found.thresholds
         assert found.n_components == (beaten.argmin() if not beaten.all() else 12)
 
@@ -150,7 +150,14 @@ def test_one_column_two_rows_and_perfect_correlation_are_answered():
     two_rows = parallel_analysis(rng.standard_normal((2, 4)), random_state=0)
     assert_allclose(two_rows.eigenvalues, [4, 0, 0, 0], atol=1e-12)
     assert_allclose(two_rows.thresholds, [4, 0, 0, 0], atol=1e-12)
-    assert parallel_analysis(np.outer(rng.standard_normal(50), np.arange(1, 6)), random_state=0).n_components == 1
+    one_factor = parallel_analysis(np.outer(rng.standard_normal(50), np.arange(1, 6)), random_state=0)
+    assert one_factor.n_components == 1
+    assert (one_factor.eigenvalues >= 0).all()
+
+
+def test_all_components_count_where_all_beat_their_thresholds():
+    X = np.random.default_rng(0).standard_normal((50, 3))
+    assert parallel_analysis(X, quantile=1e-6, random_state=0).n_components == 3
 
 
 @pytest.mark.parametrize("method", METHODS)
