@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skvae._compat import Interval, StrOptions
+from skvae._compat import Interval, StrOptions, check_sample_weight
 from skvae.engines import em
 from skvae.estimators._base import Estimator
 from skvae.estimators._em import columns_of, filled
@@ -44,10 +44,10 @@ class BernoulliMixtureEM(MixtureMixin, Estimator):
         Proportions to start from, in place of the computed ones.
     means_init : array-like of shape (n_components, n_indicators) or None, default=None
         Means to start from, in [0, 1] and laid out as `means_`.
-    alpha : float, default=1e-3
+    alpha : float, default=0.1
         Pseudo-count of every category of every column in every component, above 0: a Dirichlet prior with parameters
-        1 + alpha, which keeps probabilities inside (0, 1). Small values leave the maximum of the likelihood where it
-        is; larger ones predict new rows better where data are few.
+        1 + alpha, which keeps probabilities inside (0, 1). As it falls, the fit nears the maximum of the likelihood,
+        for which a category that a component never met is all but impossible in new rows too.
     binarize : float or None, default=0.0
         Values above it are 1, others 0. None: X must hold 0 and 1 only. Categorical columns are left alone.
     categorical_features : "all", array-like of int, of str, or bool mask of shape (n_features,), or None, default=None
@@ -122,7 +122,7 @@ class BernoulliMixtureEM(MixtureMixin, Estimator):
     >>> X = np.array([[1, 1, 0], [1, 1, 0], [1, np.nan, 0], [0, 0, 1], [0, 0, 1], [0, 0, np.nan]])
     >>> mixture = BernoulliMixtureEM(2, random_state=0).fit(X)
     >>> np.sort(mixture.means_[:, 0]).round(2)
-    array([0., 1.])
+    array([0.03, 0.97])
     >>> mixture.impute([[1, np.nan, np.nan]])
     array([[1., 1., 0.]])
     """
@@ -158,7 +158,7 @@ class BernoulliMixtureEM(MixtureMixin, Estimator):
         init_params="kmeans",
         weights_init=None,
         means_init=None,
-        alpha=1e-3,
+        alpha=0.1,
         binarize=0.0,
         categorical_features=None,
         handle_unknown="error",
@@ -249,6 +249,27 @@ class BernoulliMixtureEM(MixtureMixin, Estimator):
         for column in columns:
             categories[column] = np.unique(X[~np.isnan(X[:, column]), column]).astype(np.float64)
         return categories
+
+    def _climb(self, checked, X, y, sample_weight, goes_on, max_iter):
+        if sample_weight is not None and self.categories_ is not None and not goes_on:
+            weight = check_sample_weight(sample_weight, checked, dtype=np.float64, ensure_non_negative=True)
+            checked = self._recoded(checked, weight > 0)
+        return super()._climb(checked, X, y, sample_weight, goes_on, max_iter)
+
+    def _recoded(self, coded, counts):
+        """Without the categories that only rows of no weight have: to leave such a row out is to change nothing."""
+        coded, categories = coded.copy(), list(self.categories_)
+        for column in np.flatnonzero(self._is_categorical()):
+            met = np.bincount(coded[counts & ~np.isnan(coded[:, column]), column].astype(np.int64)) > 0
+            if met.any() and met.sum() < len(categories[column]):
+                met = np.flatnonzero(met)
+                number = np.full(len(categories[column]), np.nan)
+                number[met] = np.arange(len(met))
+                seen = ~np.isnan(coded[:, column])
+                coded[seen, column] = number[coded[seen, column].astype(np.int64)]
+                categories[column] = categories[column][met]
+        self.categories_ = categories
+        return coded
 
     def _is_categorical(self):
         """A mask of the columns that are categorical."""
@@ -374,6 +395,8 @@ class BernoulliMixtureEM(MixtureMixin, Estimator):
     def _start(self, model, table, batches, noise):
         """Means around which the first E-step shares the rows out, by their observed cells."""
         marginal = _marginal(model, batches)
+        if not marginal.theta.numel():  # every column has a single category
+            return marginal
         if self.init_params == "random":
             K, n_indicators = marginal.theta.shape
             shift = noise.normal(torch.arange(K), n_indicators, torch.float64).to(table.device)

@@ -80,8 +80,8 @@ class BernoulliMixture:
         self.n_components, self.alpha = n_components, alpha
         self.n_levels = None if n_levels is None or all(count == 2 for count in n_levels) else tuple(n_levels)
         if self.n_levels:
-            self._column = torch.tensor([d for d, count in enumerate(self.n_levels) for _ in range(1, count)])
-            self._level = torch.tensor([c for count in self.n_levels for c in range(1, count)])
+            places = [(d, c) for d, count in enumerate(self.n_levels) for c in range(1, count)]
+            self._column, self._level = torch.tensor(places, dtype=torch.int64).reshape(-1, 2).T
 
     def params(self, pi, theta):
         """Parameters from proportions (K,) and probabilities (K, P) in [0, 1]; zeros among them become tiny."""
@@ -103,8 +103,8 @@ class BernoulliMixture:
     def e_step(self, batch, params, memory=None):
         """Sums of a batch (Bishop 2006, eq. 9.56 to 9.58)."""
         x = self.indicators(batch.X)
-        log_px, R = posterior(_log_joint(x, batch.observed, params))
-        return self._sums(x, batch.observed, R.mul_(batch.w), batch.w @ log_px), None
+        log_px, R = posterior(_log_joint(x, batch.observed, params), batch.w)
+        return self._sums(x, batch.observed, R, batch.w @ log_px), None
 
     def bound(self, stats, params):
         """Log-likelihood of all rows plus the log-prior of the parameters: what the smoothed M-step raises."""
