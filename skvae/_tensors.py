@@ -289,9 +289,12 @@ class Batch:
         """Largest value of each row, 0 for a row without entries, of shape (n_rows,)."""
         return torch.segment_reduce(self.value, "max", lengths=self.count, unsafe=True, initial=0)
 
-    def linear(self, weight, bias):
-        """x @ weight + bias, touching only the rows of `weight` (n_columns, n_out) that x stores."""
-        return _SparseLinear.apply(weight, bias, self)
+    def linear(self, weight, bias, rows=None):
+        """x @ weight + bias, touching only the rows of `weight` (n_columns, n_out) that x stores.
+
+        `rows` are those to compute in place of all, as for `part`.
+        """
+        return _SparseLinear.apply(weight, bias, self if rows is None else self.part(rows))
 
     def transposed_times(self, f):
         """Rows of x.T @ f that are not empty, (n_stored_columns, n_out), and their numbers; f (n_rows, n_out)."""
@@ -468,12 +471,16 @@ class TableBatch(NamedTuple):
         away = self.X.numpy() - centres.numpy()[label.numpy()]
         return torch.from_numpy(_squared_norms(away).astype(np.float64))
 
-    def linear(self, weight, bias):
-        """X @ weight + bias; on the CPU by NumPy, whose thin products are faster there than torch's."""
+    def linear(self, weight, bias, rows=None):
+        """X @ weight + bias, of all rows or some as for `part`.
+
+        On the CPU by NumPy, whose thin products are faster there than torch's, and which stays in the thread that asks.
+        """
         if self.X.is_cuda:
-            return torch.addmm(bias, self.X, weight)
-        out = _stacked_product(self.X.numpy(), weight.numpy())
-        out += bias.numpy()
+            return torch.addmm(bias, self.X if rows is None else self.X[rows], weight)
+        rows = rows if rows is None or isinstance(rows, slice) else rows.numpy()
+        out = _stacked_product(self.X.numpy() if rows is None else self.X.numpy()[rows], weight.numpy())
+        _add_to_rows(out, bias.numpy())
         return torch.from_numpy(out)
 
     def sums(self, label, w, n_labels):
@@ -517,6 +524,15 @@ def _stacked_product(X, weight):
     np.matmul(X[:whole].reshape(-1, rows, X.shape[1]), weight, out=out[:whole].reshape(-1, rows, out.shape[1]))
     np.matmul(X[whole:], weight, out=out[whole:])
     return out
+
+
+def _add_to_rows(out, bias):
+    """Add in place, many rows at a time: a loop over each of a few columns has more overhead than sums."""
+    together = max(1, 1024 // len(bias))
+    whole = len(out) // together * together
+    wide = out[:whole].reshape(-1, together * len(bias))
+    wide += np.broadcast_to(bias, (together, len(bias))).reshape(-1)
+    out[whole:] += bias
 
 
 def _by_label(label, n_labels):

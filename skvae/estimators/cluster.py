@@ -20,10 +20,10 @@ from skvae.estimators._em import weigh
 from skvae.estimators._watching import FitWatcher
 from skvae.models import kmeans
 
-_ROWS_A_BATCH = 2**16
+_ROWS_A_BATCH = 2**18
 _CELLS_AT_ONCE = 2**20  # rows x columns placed at once when predicting
 _FEWEST_SAMPLED = 20_000  # rows on which to seek a start for a large fit
-_SAMPLE_ITERATIONS = 100
+_SAMPLE_STARTS, _SAMPLE_ITERATIONS = 3, (5, 100)  # from each start on the sample, and from the best of them
 _SEEDS = {"k-means++": kmeans.spread_seeds, "k-means||": kmeans.scalable_seeds, "random": kmeans.random_seeds}
 
 
@@ -44,9 +44,9 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         Number K of clusters.
     init : {"k-means++", "k-means||", "random"}, callable or array-like of shape (n_clusters, n_features), \
             default="k-means++"
-        Where the centres start. "k-means++": rows that lie far apart, each the best of 2 + log(K) draws; with more than
-        20,000 rows they are those of a sample (a tenth of the rows, at least 20,000), and K-means on this sample
-        goes first. "k-means||": rows that lie far apart, drawn many at a time; for many clusters. "random": rows drawn
+        Where the centres start. "k-means++": rows that lie far apart, each the best of 2 + log(K) draws; with
+        40,000 rows or more they are rows of a sample (a tenth of all, at least 20,000), the best of three such starts
+        after a few iterations on it, and K-means on the sample goes first. "k-means||": rows that lie far apart, drawn many at a time; for many clusters. "random": rows drawn
         by weight. A callable is given X, `n_clusters` and `random_state`, and returns centres.
     n_init : int or "auto", default="auto"
         Number of starts, of which the one with the lowest inertia is kept. "auto": 10 for "random" and callables, else
@@ -477,9 +477,13 @@ class _Climb:
         keys = noise.fold("sample").keys(np.arange(len(self.weight), dtype=np.int64))
         index = np.sort(np.argpartition(keys, n_sampled)[:n_sampled])
         sample = self.whole.part(torch.from_numpy(index).to(self.device))
-        seeds = kmeans.spread_seeds(sample, self.estimator.n_clusters, noise)
-        plan = self._plan(_SAMPLE_ITERATIONS, float(sample.w.sum()))
-        return em.ascend(self.model, [sample], [kmeans.Params(seeds)], plan=plan).params.centres
+        seeds = (
+            kmeans.Params(kmeans.spread_seeds(sample, self.estimator.n_clusters, noise.fold("sample start", number)))
+            for number in range(_SAMPLE_STARTS)
+        )
+        weight, (few, more) = float(sample.w.sum()), _SAMPLE_ITERATIONS
+        best = em.ascend(self.model, [sample], seeds, plan=self._plan(few, weight)).params
+        return em.ascend(self.model, [sample], [best], plan=self._plan(more, weight)).params.centres
 
     # --------------------------------------------------------------------------------------------------- coordinates
     def _inward(self, centres):

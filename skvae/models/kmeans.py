@@ -25,7 +25,9 @@ from skvae._tensors import TableBatch
 
 _CHUNK_CELLS = 2**17  # of scores at once on the CPU: they stay in the cache until their least is found
 _CHUNK_CELLS_GPU = 2**25
-_WORTH_BOUNDS = 0.35  # share of rows to look at from which looking at all of them is as fast
+_WORTH_BOUNDS = {False: 0.35, True: 0.5}  # share of rows to look at from which all are as fast, where each is dear
+_DEAR_ROW = 2**12  # multiplications a row from which bounds cost little beside the distances
+_SMALL_BATCH = 2**21  # multiplications a batch below which bounds cost more than all distances
 _WORTH_UPDATING = 0.3  # share of rows that changed cluster from which new sums are as fast
 _MANY_CLUSTERS = 1024  # from here on, distances between all centres are too dear for what they spare
 _CHANGED_ROWS = 2**14  # to add and subtract at once
@@ -85,7 +87,7 @@ class Memory(NamedTuple):
     count: Tensor  # (K,)   the statistics of the batch
     N: Tensor  # (K,)
     S: Tensor  # (K, D)
-    squares: Tensor  # ()
+    norms: Tensor  # (n,)   squared norms of the rows
     nearest: Tensor  # (m,)    for the first m rows, an upper bound on the distance to the row's own centre
     other: Tensor  # (m,)    and a lower bound on that to any other
 
@@ -106,13 +108,15 @@ class KMeans:
     def e_step(self, batch, params, memory=None):
         """Statistics of the rows of a batch, each given to its nearest centre; and what to remember."""
         if memory is None:
-            found = self._assigned(batch, params.centres, self._n_sampled(batch))
-            sums = self._sums(batch, found.label) | {"squares": _dot(batch.w, batch.squared_norms())}
+            norms = batch.squared_norms().double()
+            found = self._assigned(batch, params.centres, norms, self._n_sampled(batch))
+            sums = self._sums(batch, found.label)
         else:
             found = self._assigned_again(batch, params.centres, memory)
             sums = self._updated(batch, memory, found.label)
         memory = found._replace(**sums)
-        return Stats(memory.count, memory.N, memory.S, memory.squares, self._farthest(batch, memory)), memory
+        squares = batch.w.double() @ memory.norms
+        return Stats(memory.count, memory.N, memory.S, squares, self._farthest(batch, memory)), memory
 
     def bound(self, stats, params):
         """Minus the inertia under `params`, given the statistics that they led to."""
@@ -127,38 +131,40 @@ class KMeans:
         return Params(torch.where((N > 0)[:, None], means.to(params.centres.dtype), params.centres))
 
     # ------------------------------------------------------------------------------------------------ nearest centres
+    def _dear(self, batch):
+        return self.n_clusters * batch.n_columns >= _DEAR_ROW
+
     def _n_sampled(self, batch):
         """Of how many rows to keep bounds, to see whether it would pay for all. A GPU is as fast without."""
-        return 0 if batch.w.is_cuda else _chunk_rows(batch, self.n_clusters)
-
-    def _assigned(self, batch, centres, n_bounded):
-        """Labels of all rows, and bounds for the first `n_bounded`."""
         n = len(batch.row)
+        if batch.w.is_cuda or n * self.n_clusters * batch.n_columns < _SMALL_BATCH:
+            return 0
+        return n if self._dear(batch) else _chunk_rows(batch, self.n_clusters)
+
+    def _assigned(self, batch, centres, norms, n_bounded):
+        """Labels of all rows, and bounds for the first `n_bounded`."""
+        n = len(norms)
         n_bounded = min(n, n_bounded)
-        label, nearest, other = nearest_two(batch.part(slice(0, n_bounded)), centres)
+        label, nearest, other = nearest_two(batch, centres, norms, slice(0, n_bounded))
         if n_bounded < n:
             label = torch.cat([label, nearest_centre(batch.part(slice(n_bounded, n)), centres)])
-        return Memory(centres, label, None, None, None, None, nearest, other)
+        return Memory(centres, label, None, None, None, norms, nearest, other)
 
     def _assigned_again(self, batch, centres, memory):
         """As `_assigned`, but of rows whose bounds meet only: the others have their label still."""
         n, n_bounded = len(memory.label), len(memory.nearest)
         if not n_bounded:
-            return self._kept(memory, self._assigned(batch, centres, 0))
+            return self._assigned(batch, centres, memory.norms, 0)
         nearest, other = _moved_bounds(memory, centres)
         active = (nearest >= other).nonzero()[:, 0]
-        if len(active) > _WORTH_BOUNDS * n_bounded:
-            return self._kept(memory, self._assigned(batch, centres, self._n_sampled(batch)))
+        if len(active) > _WORTH_BOUNDS[self._dear(batch)] * n_bounded:
+            return self._assigned(batch, centres, memory.norms, self._n_sampled(batch))
         if n_bounded < n:
-            return self._kept(memory, self._assigned(batch, centres, n))
+            return self._assigned(batch, centres, memory.norms, n)
         label = memory.label.clone()
         if len(active):
-            label[active], nearest[active], other[active] = nearest_two(batch, centres, active)
+            label[active], nearest[active], other[active] = nearest_two(batch, centres, memory.norms, active)
         return memory._replace(centres=centres, label=label, nearest=nearest, other=other)
-
-    @staticmethod
-    def _kept(memory, found):
-        return found._replace(count=memory.count, N=memory.N, S=memory.S, squares=memory.squares)
 
     # --------------------------------------------------------------------------------------------------------- sums
     def _sums(self, batch, label):
@@ -212,10 +218,6 @@ def _relocated(stats):
     return N, S
 
 
-def _dot(a, b):
-    return a.double() @ b.double()
-
-
 # -------------------------------------------------------------------------------------------------------------- kernels
 def _moved_bounds(memory, centres):
     """Bounds on distances to centres that have moved since, and, for rows near their own centre, to any other."""
@@ -254,39 +256,43 @@ def _chunk_rows(batch, n_clusters):
 def nearest_centre(batch, centres):
     """The number of the centre nearest to each row, the first of several; int64 Tensor of shape (n_rows,)."""
 
-    def find(part, weight, bias):
-        return (_argmin(part.linear(weight, bias)),)
+    def find(rows, weight, bias):
+        return (_argmin(batch.linear(weight, bias, rows)),)
 
     return _by_chunk(find, batch, centres)[0]
 
 
-def nearest_two(batch, centres, index=None):
+def nearest_two(batch, centres, norms, index=None):
     """As `nearest_centre`, with bounds on distances: from above that to it, from below that to any other centre.
 
-    The bounds are float64 and allow for the rounding of the distances. `index` has rows to look at in place of all.
+    The bounds are float64 and allow for the rounding of the distances. `norms` are the squared norms of all rows,
+    `index` has those to look at: a slice from 0, or an int64 Tensor.
     """
     widest = float(centres.square().sum(1).max())
     slack = 8 * torch.finfo(centres.dtype).eps
 
-    def find(part, weight, bias):
-        label, first, second = _two_least(part.linear(weight, bias))
-        norms = part.squared_norms().double()
-        error = slack * (norms + widest)
-        nearest = (norms + first.double() + error).clamp_(min=0).sqrt_()
-        return label, nearest, (norms + second.double() - error).clamp_(min=0).sqrt_()
+    def find(rows, weight, bias):
+        label, first, second = _two_least(batch.linear(weight, bias, rows))
+        own = norms[rows]
+        error = slack * (own + widest)
+        nearest = (own + first.double() + error).clamp_(min=0).sqrt_()
+        return label, nearest, (own + second.double() - error).clamp_(min=0).sqrt_()
 
     return _by_chunk(find, batch, centres, index)
 
 
 def _by_chunk(find, batch, centres, index=None):
     """Apply `find` to chunks of rows, some at once where the batch allows it, and join what it returns."""
-    n = len(batch.row if index is None else index)
+    if index is None or isinstance(index, slice):
+        index, n = None, len(batch.row) if index is None else index.stop
+    else:
+        n = len(index)
     size = _chunk_rows(batch, len(centres))
     weight, bias = (-2 * centres.T).contiguous(), centres.square().sum(1)
 
     def chunk(start):
-        rows = slice(start, start + size) if index is None else index[start : start + size]
-        return find(batch.part(rows), weight, bias)
+        stop = min(n, start + size)
+        return find(slice(start, stop) if index is None else index[start:stop], weight, bias)
 
     starts = range(0, max(n, 1), size)
     n_workers = min(batch.n_workers(weight), len(starts))
