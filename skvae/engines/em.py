@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import NamedTuple
 
+import torch
+
 from skvae import _reduce
 from skvae.elbo import Fit
 from skvae.engines.watching import Watcher
@@ -116,12 +118,15 @@ def _climb(model, batches, params, start, plan, watcher):
     last_bound = plan.lower_bound
     for number in range(plan.max_iter):
         watcher.begins(number)
-        stats, memory = collect(model, batches, params, memory)
-        bound = float(model.bound(stats, params)) / plan.weight
+        try:
+            stats, memory, bound = _evaluate(model, batches, params, memory, plan.weight)
+        except torch.linalg.LinAlgError:
+            if not path.extrapolated:
+                raise
+            bound = math.nan
         if path.refuses(bound, last_bound):
             params = path.plain
-            stats, memory = collect(model, batches, params, memory)
-            bound = float(model.bound(stats, params)) / plan.weight
+            stats, memory, bound = _evaluate(model, batches, params, memory, plan.weight)
         if not math.isfinite(bound):
             raise FloatingPointError(
                 f"The bound of {type(model).__name__} was {bound} in iteration {number} of start {start}; "
@@ -139,6 +144,12 @@ def _climb(model, batches, params, start, plan, watcher):
             break
     fit.params, fit.memory = params, memory
     return fit
+
+
+def _evaluate(model, batches, params, memory, weight):
+    """Statistics and memory of one E-step, and the mean bound under its parameters."""
+    stats, memory = collect(model, batches, params, memory)
+    return stats, memory, float(model.bound(stats, params)) / weight
 
 
 def collect(model, batches, params, memory=None):
@@ -178,8 +189,9 @@ class _Squarem:
     """Extrapolation from two EM steps in a row (Varadhan and Roland 2008, SQUAREM, step length S3), guarded.
 
     With r the first step and v the change from the first to the second, the next point is theta_0 - 2 a r + a^2 v,
-    where a = -|r| / |v|; a = -1 is where two EM steps lead. A point whose bound is below the last one is refused, and
-    the ascent goes on from the second EM step: the trace never falls.
+    where a = -|r| / |v|; a = -1 is where two EM steps lead. A point whose bound is below the last one, or no finite
+    number, or whose covariances cannot be factorised, is refused, and the ascent goes on from the second EM step: the
+    trace never falls.
     """
 
     def __init__(self, model):
@@ -188,7 +200,7 @@ class _Squarem:
 
     def refuses(self, bound, last_bound):
         """Whether the extrapolated point must be given up for `plain`, given the bounds there and before it."""
-        if not self.extrapolated or bound >= last_bound:
+        if not self.extrapolated or last_bound <= bound < math.inf:
             return False
         self.extrapolated = False
         self.longest = max(1.0, self.longest / _LONGEST_STEP)
