@@ -336,6 +336,28 @@ def test_batches_change_nothing_where_rows_are_many():
     same_fit(one, other)
 
 
+@pytest.mark.parametrize("missing", [0.0, 0.1])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_long_tables_of_few_distinct_rows_are_fitted_as_they_are(missing, weighted):
+    """They are too long for `weigh` to merge their rows."""
+    levels = (2, 3, 2, 4, 2, 2)
+    X, *_ = draw(60_000, levels, 2, 0, missing)
+    weight = np.random.default_rng(0).uniform(0, 2, len(X)) if weighted else None
+    means = np.random.default_rng(1).uniform(0.2, 0.3, (2, sum(levels)))
+    given = dict(weights_init=[0.4, 0.6], means_init=means)
+    mixture = BernoulliMixtureEM(2, categorical_features="all", alpha=1e-3, tol=0, max_iter=15, **given)
+    with pytest.warns(ConvergenceWarning):
+        mixture.fit(X, sample_weight=weight)
+    model = BernoulliMixture(2, alpha=1e-3, n_levels=levels)
+    first = np.cumsum([0, *levels[:-1]])
+    start = model.params(torch.tensor([0.4, 0.6], dtype=torch.float64), torch.from_numpy(np.delete(means, first, axis=1)))
+    total = len(X) if weight is None else weight.sum()
+    fit = em.ascend(model, batches_of(X, weight, 20_000), [start], plan=em.Plan(15, lambda step: False, total))
+    np.testing.assert_allclose(mixture.lower_bounds_, fit.lower_bounds, rtol=1e-11)
+    np.testing.assert_allclose(np.delete(mixture.means_, first, axis=1), fit.params.theta, rtol=1e-8)
+    assert mixture.n_samples_seen_ == pytest.approx(total)
+
+
 def test_predictions_for_some_rows_are_those_among_all():
     X = drawn(missing=0.2)
     mixture = BernoulliMixtureEM(3, **ENOUGH).fit(X)

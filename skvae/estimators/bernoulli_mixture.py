@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 from numbers import Integral, Real
 
 import numpy as np
@@ -251,10 +252,29 @@ class BernoulliMixtureEM(MixtureMixin, Estimator):
         return categories
 
     def _climb(self, checked, X, y, sample_weight, goes_on, max_iter):
-        if sample_weight is not None and self.categories_ is not None and not goes_on:
-            weight = check_sample_weight(sample_weight, checked, dtype=np.float64, ensure_non_negative=True)
-            checked = self._recoded(checked, weight > 0)
+        if sample_weight is not None:
+            sample_weight = check_sample_weight(sample_weight, checked, dtype=np.float64, ensure_non_negative=True)
+            if self.categories_ is not None and not goes_on:
+                checked = self._recoded(checked, sample_weight > 0)
+        checked, sample_weight = self._merged(checked, sample_weight)
         return super()._climb(checked, X, y, sample_weight, goes_on, max_iter)
+
+    def _merged(self, coded, weight):
+        """Each distinct row once, with the weight of all that equal it, where at most half of the rows are distinct.
+
+        So they are in tables of few categories, whatever their length: every iteration is then that much faster.
+        """
+        n_levels = self._model().n_levels or [2] * coded.shape[1]
+        if sum(math.log2(count + 1) for count in n_levels) >= 63:
+            return coded, weight
+        key = np.zeros(len(coded), dtype=np.int64)
+        for column, count in zip(coded.T, n_levels):
+            key *= count + 1
+            key += np.nan_to_num(column, nan=count).astype(np.int64)
+        _, first, which = np.unique(key, return_index=True, return_inverse=True)
+        if 2 * len(first) > len(coded):
+            return coded, weight
+        return coded[first], np.bincount(which, weights=weight).astype(np.float64)
 
     def _recoded(self, coded, counts):
         """Without the categories that only rows of no weight have: to leave such a row out is to change nothing."""
