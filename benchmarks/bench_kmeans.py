@@ -130,7 +130,8 @@ def data_file(name):
 WHOLE_FITS = {
     "blobs": (blobs(100_000), 64),
     "overlapping blobs": (overlapping(100_000), 64),
-    "Covertype, a part": (covertype, 7),
+    "Covertype, a part, K=7": (covertype, 7),
+    "Covertype, a part, K=100": (covertype, 100),
     "MNIST": (mnist, 10),
 }
 ITERATIONS = {

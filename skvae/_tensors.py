@@ -564,12 +564,23 @@ def _equal_parts(start, stop, size):
     return list(zip(edges[:-1], edges[1:]))
 
 
-def gram(A):
-    """A' A of a matrix; on the CPU by the routine that computes half of it."""
-    if A.device.type != "cpu":
-        return A.mT @ A
-    A = A.numpy()
-    return torch.from_numpy(A.T @ A)
+class Workspace:
+    """Memory for large temporaries that a loop needs again and again.
+
+    To get fresh megabytes from the system costs more, page by page, than to fill them. What is handed out under a name
+    is overwritten when that name is asked for again.
+    """
+
+    def __init__(self):
+        self._kept = {}
+
+    def empty(self, name, shape, like):
+        """An uninitialised tensor of this shape, with the dtype and device of `like`."""
+        size = math.prod(shape)
+        kept = self._kept.get(name)
+        if kept is None or kept.numel() < size or kept.dtype != like.dtype or kept.device != like.device:
+            kept = self._kept[name] = like.new_empty(size)
+        return kept[:size].view(shape)
 
 
 def block_rows(n_columns):

@@ -22,7 +22,7 @@ from skvae.models import kmeans
 
 _ROWS_A_BATCH = 2**18
 _CELLS_AT_ONCE = 2**20  # rows x columns placed at once when predicting
-_FEWEST_SAMPLED = 20_000  # rows on which to seek a start for a large fit
+_FEWEST_SAMPLED, _SAMPLED_A_CLUSTER = 10_000, 300  # rows on which to seek a start for a large fit
 _SAMPLE_STARTS, _SAMPLE_ITERATIONS = 3, (5, 100)  # from each start on the sample, and from the best of them
 _SEEDS = {"k-means++": kmeans.spread_seeds, "k-means||": kmeans.scalable_seeds, "random": kmeans.random_seeds}
 
@@ -36,7 +36,7 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
 
     is low, by Lloyd's iterations from a good start. A drop-in for scikit-learn's ``KMeans``: from the same start it
     finds the same clusters. It starts large fits from the clusters of a sample, looks only at rows whose cluster may
-    have changed, and can run on a GPU. Read more in the :doc:`user guide </user_guide/mixtures>`.
+    have changed, and can run on a GPU. Read more in the :doc:`user guide </user_guide/kmeans>`.
 
     Parameters
     ----------
@@ -44,10 +44,11 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         Number K of clusters.
     init : {"k-means++", "k-means||", "random"}, callable or array-like of shape (n_clusters, n_features), \
             default="k-means++"
-        Where the centres start. "k-means++": rows that lie far apart, each the best of 2 + log(K) draws; with
-        40,000 rows or more they are rows of a sample (a tenth of all, at least 20,000), the best of three such starts
-        after a few iterations on it, and K-means on the sample goes first. "k-means||": rows that lie far apart, drawn many at a time; for many clusters. "random": rows drawn
-        by weight. A callable is given X, `n_clusters` and `random_state`, and returns centres.
+        Where the centres start. "k-means++": rows that lie far apart, each the best of 2 + log(K) draws. In large fits
+        they come from a sample (a tenth of the rows, at least 10,000 and 300 a cluster; half of all rows must be more
+        than that): the best of three such starts after a few iterations on it, and K-means on the sample goes first.
+        "k-means||": rows that lie far apart, drawn many at a time; for many clusters. "random": rows drawn by weight.
+        A callable is given X, `n_clusters` and `random_state`, and returns centres.
     n_init : int or "auto", default="auto"
         Number of starts, of which the one with the lowest inertia is kept. "auto": 10 for "random" and callables, else
         1.
@@ -226,7 +227,9 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         with self._unchanged_on_error(), explain_out_of_memory("use device='cpu'"):
             goes_on = hasattr(self, "cluster_centers_")
             X = self._check_X(X, reset=not goes_on)
-            if not goes_on:
+            if goes_on:
+                X = X.astype(self.cluster_centers_.dtype, copy=False)
+            else:
                 self._check_size(X)
             climb = _Climb(self, X, sample_weight)
             seen, before = (self._weights, self.cluster_centers_) if goes_on else (np.zeros(self.n_clusters), None)
@@ -444,7 +447,10 @@ class _Climb:
         bound = float(model.bound(stats, kmeans.Params(start))) / float(self.weight.sum())
         N = torch.from_numpy(seen).to(self.device)
         pulled = stats._replace(N=stats.N + N, S=stats.S + N[:, None] * start.double())
-        return bound, pulled.N.cpu().numpy(), self._outward(model.m_step(pulled, kmeans.Params(start)))
+        centres = self._outward(model.m_step(pulled, kmeans.Params(start)))
+        if before is not None:  # what nothing pulls stays where it was, to the last digit
+            centres = np.where((stats.count > 0).cpu().numpy()[:, None], centres, before)
+        return bound, pulled.N.cpu().numpy(), centres
 
     def _plan(self, max_iter, weight):
         limit = self.estimator.tol * self.variance
@@ -467,7 +473,8 @@ class _Climb:
         if callable(init):
             random_state = np.random.RandomState((self.seed + number) % 2**32)
             return self._inward(self._checked(init(self.X, self.estimator.n_clusters, random_state=random_state)))
-        n, n_sampled = len(self.weight), max(_FEWEST_SAMPLED, len(self.weight) // 10)
+        n = len(self.weight)
+        n_sampled = max(_FEWEST_SAMPLED, _SAMPLED_A_CLUSTER * self.estimator.n_clusters, n // 10)
         if init != "k-means++" or n < 2 * n_sampled:
             return _SEEDS[init](self.whole, self.estimator.n_clusters, noise)
         return self._start_from_sample(n_sampled, noise)
