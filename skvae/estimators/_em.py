@@ -100,9 +100,9 @@ def filled(X, checked, values):
 
 
 def columns_of(estimator, columns, *, allow_all=False):
-    """Numbers of some columns of a fitted estimator that are named by number, name or mask; not of all columns."""
+    """Numbers of some columns of a fitted estimator that are given by number, name or mask; not of all columns."""
     n = estimator.n_features_in_
-    columns = np.asarray(columns)
+    columns = np.atleast_1d(columns)
     if columns.dtype.kind in "OU":
         names = list(getattr(estimator, "feature_names_in_", []))
         unknown = [name for name in columns.tolist() if name not in names]

@@ -1,5 +1,6 @@
 """What every mixture does: restarts, EM, stepwise EM, and what follows from log p(x, z = k)."""
 
+import math
 import warnings
 
 import numpy as np
@@ -58,7 +59,8 @@ class MixtureMixin(DensityMixin):
         Raises
         ------
         ValueError
-            If there are fewer rows than components, a column without any observed value, or a component collapses.
+            If there are fewer rows than components, a column without any observed value, or a component collapses; or
+            with `warm_start`, X or `n_components` do not go with the last fit.
         FloatingPointError
             If the likelihood is not finite.
 
@@ -69,7 +71,7 @@ class MixtureMixin(DensityMixin):
         """
         with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
             goes_on = self.warm_start and hasattr(self, "converged_")
-            checked = self._check_training_X(X, reset=True)
+            checked = self._check_training_X(X, reset=not goes_on)
             return self._set(**self._climb(checked, X, y, sample_weight, goes_on, self.max_iter))
 
     def fit_predict(self, X, y=None, sample_weight=None):
@@ -121,6 +123,7 @@ class MixtureMixin(DensityMixin):
                 with warnings.catch_warnings():  # converged on what is only the first part would mean little
                     warnings.simplefilter("ignore", ConvergenceWarning)
                     return self._set(**self._climb(checked, X, y, sample_weight, False, self.max_iter))
+            self._refuse_other_components()
             return self._set(**self._step(self._check_X(X, reset=False), sample_weight))
 
     def _check_training_X(self, X, *, reset):
@@ -130,8 +133,17 @@ class MixtureMixin(DensityMixin):
                 f"Expected n_samples >= n_components but got n_components = {self.n_components}, "
                 f"n_samples = {len(checked)}"
             )
+        if not reset:
+            self._refuse_other_components()
         refuse_empty_columns(checked, type(self).__name__)
         return checked
+
+    def _refuse_other_components(self):
+        if len(self.weights_) != self.n_components:
+            raise ValueError(
+                f"This {type(self).__name__} has {len(self.weights_)} components and cannot go on with n_components="
+                f"{self.n_components}; fit a clone of it."
+            )
 
     def _climb(self, checked, X, y, sample_weight, goes_on, max_iter):
         """Fitted attributes after an ascent on the checked rows."""
@@ -398,7 +410,7 @@ class MixtureMixin(DensityMixin):
             -2 log p(X) + (number of free parameters) log(n_samples).
         """
         n = _size(X, sample_weight)
-        return -2 * self.score(X, sample_weight=sample_weight) * n + self._n_parameters() * np.log(n)
+        return -2 * self.score(X, sample_weight=sample_weight) * n + self._n_parameters() * math.log(n)
 
     def sample(self, n_samples=1, random_state=None):
         """Draw rows from the mixture.
@@ -424,7 +436,7 @@ class MixtureMixin(DensityMixin):
         """
         check_is_fitted(self)
         if n_samples < 1:
-            raise ValueError(f"sample needs n_samples >= 1 to draw, but got {n_samples}.")
+            raise ValueError(f"Invalid value for 'n_samples': {n_samples}. sample draws at least 1.")
         noise = Noise(draw_seed(random_state))
         row = torch.arange(int(n_samples))
         u = noise.fold("component").uniform(row, 1, torch.float64)[:, 0].numpy()

@@ -217,7 +217,7 @@ class GaussianMixtureEM(MixtureMixin, Estimator):
 
         Parameters
         ----------
-        given : array-like of int, of str, or bool mask of shape (n_features,)
+        given : int, str, array-like of them, or bool mask of shape (n_features,)
             The columns to condition on, by number or by name.
         X : array-like of shape (n_samples, n_given)
             Their values, in the order of `given`.
@@ -301,11 +301,19 @@ class GaussianMixtureEM(MixtureMixin, Estimator):
         return {name: tensor.cpu().numpy().astype(dtype) for name, tensor in arrays.items()}
 
     def _parameters(self, device):
+        if self.covariances_.shape != self._covariance_shape(*self.means_.shape):
+            raise ValueError(
+                f"covariance_type={self.covariance_type!r} is not that of the fit, whose covariances_ have the shape "
+                f"{self.covariances_.shape}; set it back, or fit a clone."
+            )
         place = functools.partial(torch.tensor, dtype=torch.float64, device=device)
         weights = np.asarray(self.weights_, dtype=np.float64)
         origin = weights / weights.sum() @ self.means_
         sigma = self._as_model(self.covariances_)
         return self._model().params(place(weights), place(self.means_ - origin), place(sigma)), origin
+
+    def _covariance_shape(self, K, D):
+        return {"full": (K, D, D), "tied": (D, D), "diag": (K, D), "spherical": (K,)}[self.covariance_type]
 
     def _as_model(self, array):
         """A covariance (or precision) as the attribute has it -> with the axes that the model expects."""
@@ -348,8 +356,7 @@ class GaussianMixtureEM(MixtureMixin, Estimator):
         return model.params(pi, mu, sigma)
 
     def _checked_precisions(self, D):
-        K = self.n_components
-        shape = {"full": (K, D, D), "tied": (D, D), "diag": (K, D), "spherical": (K,)}[self.covariance_type]
+        shape = self._covariance_shape(self.n_components, D)
         precisions = checked_shape(self.precisions_init, shape, f"{self.covariance_type} precision")
         if precisions.ndim == len(shape) and self.covariance_type in ("full", "tied"):
             for precision in self._as_model(precisions):

@@ -148,7 +148,10 @@ class FullGaussianMixture(GaussianMixture):
         return torch.cat([quadratic, linear, (log_norm - 0.5 * offset.square().sum(1))[:, None]], dim=1)
 
     def m_step(self, stats, params):
-        """Eq. 9.24 to 9.27 of Bishop (2006); a component that no row belongs to stays where it is."""
+        """Eq. 9.24 to 9.27 of Bishop (2006); a component that no row belongs to stays where it is.
+
+        At the start it has been nowhere: its variance is then the floor.
+        """
         N = stats.N.clamp(min=torch.finfo(stats.N.dtype).tiny)
         mean = stats.S / N[:, None]
         spread = stats.SS - N[:, None, None] * mean[:, :, None] * mean[:, None, :]
@@ -156,18 +159,13 @@ class FullGaussianMixture(GaussianMixture):
         if self.pooled:
             sigma = spread[~dead].sum(0, keepdim=True) / stats.N.sum()
         else:
-            sigma = torch.where(
-                dead[:, None, None], params.sigma if params is not None else spread, spread / N[:, None, None]
-            )
+            sigma = spread / N[:, None, None]
         sigma = 0.5 * (sigma + sigma.mT)
-        if self.pooled or not dead.any():
-            sigma.diagonal(dim1=1, dim2=2).add_(self.floor)
-        else:
-            sigma.diagonal(dim1=1, dim2=2)[~dead] += self.floor
-        origin = params.origin if params is not None else 0.0
-        mu = origin + mean
+        sigma.diagonal(dim1=1, dim2=2).add_(self.floor)
+        mu = mean
         if params is not None:
-            mu = torch.where(dead[:, None], params.mu, mu)
+            mu = torch.where(dead[:, None], params.mu, params.origin + mean)
+            sigma = sigma if self.pooled else torch.where(dead[:, None, None], params.sigma, sigma)
         return self.params(mixing_proportions(stats.N), mu, sigma)
 
     def width(self, n_columns):
@@ -423,8 +421,9 @@ def _centred_sums(X, R, bound, mu):
     """Sums measured from mu, each component's over the rows that belong to it at all."""
     K, D = mu.shape
     S, SS = X.new_empty(K, D), X.new_empty(K, D, D)
+    least = _NEGLIGIBLE * R.max()
     for k in range(K):
-        rows = (R[k] > _NEGLIGIBLE).nonzero()[:, 0]
+        rows = (R[k] > least).nonzero()[:, 0]
         share = R[k][rows].sqrt()[:, None]
         x = (X[rows] - mu[k]).mul_(share)
         SS[k] = x.mT @ x
