@@ -446,7 +446,7 @@ class TableBatch(NamedTuple):
 
     def part(self, index):
         """Some of the rows, all complete: a slice of them, or an int64 Tensor of their places."""
-        if isinstance(index, slice) or self.X.is_cuda:
+        if isinstance(index, slice) or not self.X.is_cpu:
             return TableBatch(self.X[index], self.w[index], self.row[index])
         # NumPy stays in the thread that asks.
         parts = (torch.from_numpy(array.numpy()[index.numpy()]) for array in (self.X, self.w, self.row))
@@ -466,7 +466,7 @@ class TableBatch(NamedTuple):
 
     def squared_distances(self, centres, label):
         """Squared distance of each row to its own of some centres (n_centres, n_columns), in float64."""
-        if self.X.is_cuda:
+        if not self.X.is_cpu:
             return (self.X.double() - centres.double()[label]).square().sum(1)
         away = self.X.numpy() - centres.numpy()[label.numpy()]
         return torch.from_numpy(_squared_norms(away).astype(np.float64))
@@ -476,7 +476,7 @@ class TableBatch(NamedTuple):
 
         On the CPU by NumPy, whose thin products are faster there than torch's, and which stays in the thread that asks.
         """
-        if self.X.is_cuda:
+        if not self.X.is_cpu:
             return torch.addmm(bias, self.X if rows is None else self.X[rows], weight)
         rows = rows if rows is None or isinstance(rows, slice) else rows.numpy()
         out = _stacked_product(self.X.numpy() if rows is None else self.X.numpy()[rows], weight.numpy())
@@ -486,9 +486,9 @@ class TableBatch(NamedTuple):
     def sums(self, label, w, n_labels):
         """Sum of the rows of each label, weighted by `w`: float64 Tensor of shape (n_labels, n_columns)."""
         total = torch.zeros(n_labels, self.n_columns, dtype=torch.float64, device=self.X.device)
-        size = max(_ROWS_A_SUM, n_labels)
+        size = max(_ROWS_A_SUM if self.X.is_cpu else 16 * _ROWS_A_SUM, n_labels)
         for X, own, mass in zip(self.X.split(size), label.split(size), w.split(size)):
-            if X.is_cuda:
+            if not X.is_cpu:
                 total.index_add_(0, own, (mass[:, None] * X).double())
             else:  # torch's index_add is slow there
                 order, start = _by_label(own.numpy(), n_labels)

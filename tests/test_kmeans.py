@@ -176,6 +176,21 @@ def test_the_nearest_centre_is_found(n, d, k, n_threads, monkeypatch):
     np.testing.assert_allclose(own.numpy(), distance.min(1), rtol=1e-9)
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_what_runs_on_a_gpu_takes_the_same_steps(dtype, monkeypatch):
+    X = draw(400, 3, 8).astype(dtype)
+    start = np.vstack([X[:7], np.full((1, 3), 1e3, dtype)])  # one cluster to relocate
+    expected = KMeansLite(8, init=start).fit(X)
+    monkeypatch.setattr(torch.Tensor, "is_cpu", False)  # torch alone, on tensors that are here after all
+    model = KMeansLite(8, init=start).fit(X)
+    np.testing.assert_allclose(model.cluster_centers_, expected.cluster_centers_, rtol=1e3 * np.finfo(dtype).eps)
+    assert (model.labels_ == expected.labels_).all()
+    start = start[:7]
+    _, nearest, other = kmeans.nearest_two(table(X), torch.from_numpy(start), table(X).squared_norms().double())
+    distance = np.sort(np.sqrt(((X[:, None] - start) ** 2).sum(-1)), axis=1)
+    np.testing.assert_allclose(np.column_stack([nearest, other]), distance[:, :2], rtol=1e-3, atol=3e-2)
+
+
 # -------------------------------------------------------------------------------------------------------------- seeds
 @pytest.mark.parametrize("seeds", [kmeans.spread_seeds, kmeans.scalable_seeds, kmeans.random_seeds])
 def test_seeds_are_rows_and_of_clusters_far_apart_one_each(seeds):

@@ -137,7 +137,7 @@ class KMeans:
     def _n_sampled(self, batch):
         """Of how many rows to keep bounds, to see whether it would pay for all. A GPU is as fast without."""
         n = len(batch.row)
-        if batch.w.is_cuda or n * self.n_clusters * batch.n_columns < _SMALL_BATCH:
+        if not batch.w.is_cpu or n * self.n_clusters * batch.n_columns < _SMALL_BATCH:
             return 0
         return n if self._dear(batch) else _chunk_rows(batch, self.n_clusters)
 
@@ -248,7 +248,7 @@ def _half_way(centres):
 
 
 def _chunk_rows(batch, n_clusters):
-    if batch.w.is_cuda:
+    if not batch.w.is_cpu:
         return max(256, _CHUNK_CELLS_GPU // n_clusters)
     return min(4096, max(256, _CHUNK_CELLS // n_clusters // 256 * 256))
 
@@ -306,12 +306,12 @@ def _by_chunk(find, batch, centres, index=None):
 
 def _argmin(scores):
     # torch's argmin takes longer on the CPU than the product that it follows.
-    return scores.argmin(1) if scores.is_cuda else torch.from_numpy(scores.numpy().argmin(1))
+    return torch.from_numpy(scores.numpy().argmin(1)) if scores.is_cpu else scores.argmin(1)
 
 
 def _two_least(scores):
     """Place and value of the least score of each row, and the next value; infinite where there is one column."""
-    if scores.is_cuda:
+    if not scores.is_cpu:
         least = F.pad(scores, (0, 1), value=math.inf).topk(2, dim=1, largest=False)
         return least.indices[:, 0], least.values[:, 0], least.values[:, 1]
     scores = scores.numpy()
