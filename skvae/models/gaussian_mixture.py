@@ -16,12 +16,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from skvae._tensors import Workspace
 from skvae.models.mixing import log_ratios, mixing_proportions, posterior
 
 _LOG_2PI = math.log(2 * math.pi)
 _FEW_COLUMNS = 24  # up to here d (d + 1) / 2 products a row cost less than K triangular products
 _FAR = 1e4  # mu' P mu from which the quadratic features lose more than 1e-12 of a log-density
-_TRIANGLE_BLOCKS = 2  # in which a triangular product skips what is zero
 _INCOMPLETE_CELLS = 2**20  # K x rows x D x D held at once where cells are missing
 _NEGLIGIBLE = 1e-20  # responsibilities that no sum of doubles would feel
 
@@ -83,6 +83,7 @@ class GaussianMixture:
 
     def __init__(self, n_components, *, pooled=False, floor=0.0):
         self.n_components, self.pooled, self.floor = n_components, pooled, floor
+        self._space = Workspace()
 
     def e_step(self, batch, params, memory=None):
         """Posterior of each row and the sums it weights (Bishop 2006, eq. 9.13, 9.24, 9.26)."""
@@ -171,7 +172,7 @@ class FullGaussianMixture(GaussianMixture):
     def width(self, n_columns):
         """Numbers that a complete row turns into on its way: with the caches, it says how many rows suit a batch."""
         features = n_columns * (n_columns + 1) // 2 if n_columns <= _FEW_COLUMNS else n_columns
-        return max(features, self.n_components * n_columns // _TRIANGLE_BLOCKS)
+        return max(features, self.n_components * n_columns // 4)
 
     def incomplete_rows(self, n_columns):
         """How many rows with missing cells to handle at once: each brings K matrices of its own."""
@@ -182,9 +183,10 @@ class FullGaussianMixture(GaussianMixture):
         if batch.observed is not None:
             return _incomplete_log_joint(batch, params)
         if params.theta is not None:
-            phi = quadratic_features(batch.X)
-            return params.theta @ phi, phi
-        return _triangular_log_joint(batch.X, params), None
+            phi = quadratic_features(batch.X, self._space)
+            log_joint = self._space.empty("log_joint", (len(params.pi), len(batch.X)), batch.X)
+            return torch.mm(params.theta, phi, out=log_joint), phi
+        return _triangular_log_joint(batch.X, params, self._space), None
 
     def _sums(self, batch, R, bound, params, work):
         if batch.observed is not None:
@@ -307,11 +309,12 @@ class DiagonalGaussianMixture(GaussianMixture):
         """log p(x, z = k), (K, n_rows), and the features it was computed from, if any."""
         if params.theta is None:
             return self._far_log_joint(batch, params), None
-        phi, D = squares(batch), batch.X.shape[1]
+        phi, D = squares(batch, self._space), batch.X.shape[1]
         constant, theta = params.pi.log()[:, None], params.theta
         if batch.observed is None:
             constant, theta = constant + theta[:, 2 * D :].sum(1, keepdim=True), theta[:, : 2 * D]
-        return torch.addmm(constant, theta, phi.mT), phi
+        log_joint = self._space.empty("log_joint", (len(theta), len(phi)), phi)
+        return torch.addmm(constant, theta, phi.mT, out=log_joint), phi
 
     def _sums(self, batch, R, bound, params, phi):
         if phi is None:
@@ -344,7 +347,7 @@ class DiagonalGaussianMixture(GaussianMixture):
     def start(self, batch, R, variance):
         """Statistics, measured from 0, for given responsibilities R (K, n_rows)."""
         R = R * batch.w
-        return self._sums(batch, R, R.new_zeros(()), None, squares(batch))
+        return self._sums(batch, R, R.new_zeros(()), None, squares(batch, self._space))
 
     def moved(self, stats, d):
         """The same sums measured from origins that lie -d (K, D) away."""
@@ -370,10 +373,10 @@ class DiagonalGaussianMixture(GaussianMixture):
 
 
 # ------------------------------------------------------------------------------------------------- complete rows
-def quadratic_features(X):
+def quadratic_features(X, space):
     """[x_i x_j (i <= j), x, 1] of each row, of shape (D (D + 1) / 2 + D + 1, n_rows): a column a row of X."""
     n, D = X.shape
-    phi = X.new_empty(D * (D + 1) // 2 + D + 1, n)
+    phi = space.empty("phi", (D * (D + 1) // 2 + D + 1, n), X)
     x = phi[-D - 1 : -1].copy_(X.mT)
     phi[-1] = 1
     start = 0
@@ -391,10 +394,10 @@ def _quadratic_sums(phi, R, bound, D):
     return Stats(bound, T[:, -1], T[:, -D - 1 : -1], SS, T.new_zeros(0))
 
 
-def squares(batch):
+def squares(batch, space):
     """[x**2, x] of each row, and beside them what was observed, if not everything: (n_rows, 2 D or 3 D)."""
     n, D = batch.X.shape
-    phi = batch.X.new_empty(n, 2 * D if batch.observed is None else 3 * D)
+    phi = space.empty("phi", (n, 2 * D if batch.observed is None else 3 * D), batch.X)
     torch.mul(batch.X, batch.X, out=phi[:, :D])
     phi[:, D : 2 * D] = batch.X
     if batch.observed is not None:
@@ -402,19 +405,17 @@ def squares(batch):
     return phi
 
 
-def _triangular_log_joint(X, params):
-    """-|U' (x - mu)|**2 / 2 + log_norm, by products that leave most of the zero half of U' out."""
+def _triangular_log_joint(X, params, space):
+    """log_norm - |U' (x - mu)|**2 / 2. U' is lower triangular: its upper half needs the first columns only."""
     K, D = params.mu.shape
-    x, lower = X.mT, params.root.mT
-    distance = X.new_zeros(K, len(X))
-    n_blocks = min(_TRIANGLE_BLOCKS, -(-D // 8))
-    edges = [D * block // n_blocks for block in range(n_blocks + 1)]
-    for start, stop in zip(edges, edges[1:]):
+    lower, distance = params.root.mT, 0.0
+    for start, stop in ((0, D // 2), (D // 2, D)):
         rows = lower[:, start:stop, :stop]
         offset = (rows @ params.mu[:, :stop, None]).reshape(-1, 1)
-        y = rows.reshape(-1, stop) @ x[:stop]
-        distance += y.sub_(offset).square_().reshape(K, stop - start, -1).sum(1)
-    return distance.mul_(-0.5).add_(params.log_norm[:, None])
+        y = space.empty("y", (K * (stop - start), len(X)), X)
+        torch.mm(rows.reshape(-1, stop), X[:, :stop].mT, out=y)
+        distance = distance + y.sub_(offset).square_().reshape(K, stop - start, -1).sum(1)
+    return torch.sub(params.log_norm[:, None], distance, alpha=0.5)
 
 
 def _centred_sums(X, R, bound, mu):
@@ -423,11 +424,11 @@ def _centred_sums(X, R, bound, mu):
     S, SS = X.new_empty(K, D), X.new_empty(K, D, D)
     least = _NEGLIGIBLE * R.max()
     for k in range(K):
-        rows = (R[k] > least).nonzero()[:, 0]
-        share = R[k][rows].sqrt()[:, None]
-        x = (X[rows] - mu[k]).mul_(share)
+        rows = (R[k] > least).nonzero()[:, 0] if X.device.type == "cpu" else slice(None)
+        share = R[k][rows].sqrt()
+        x = (X[rows] - mu[k]).mul_(share[:, None])
         SS[k] = x.mT @ x
-        S[k] = share[:, 0] @ x
+        S[k] = share @ x
     return Stats(bound, R.sum(1), S, SS, X.new_zeros(0))
 
 
