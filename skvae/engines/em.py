@@ -195,16 +195,18 @@ class _Squarem:
     """
 
     def __init__(self, model):
-        self.model, self.longest = model, _LONGEST_STEP
+        self.model, self.length, self.longest = model, 1.0, _LONGEST_STEP
         self.begin, self.plain, self.extrapolated = None, None, False
 
     def refuses(self, bound, last_bound):
         """Whether the extrapolated point must be given up for `plain`, given the bounds there and before it."""
-        if not self.extrapolated or last_bound <= bound < math.inf:
+        if not self.extrapolated:
             return False
-        self.extrapolated = False
-        self.longest = max(1.0, self.longest / _LONGEST_STEP)
-        return True
+        refused = not last_bound <= bound < math.inf
+        if self.length == self.longest:  # grown here only: a bound that grew when it was tried would never shrink
+            self.longest = max(1.0, self.longest / _LONGEST_STEP) if refused else self.longest * _LONGEST_STEP
+        self.extrapolated = not refused
+        return refused
 
     def next(self, before, found):
         """Where to take the next E-step: `found` after the first step of a pair, the extrapolation after the second."""
@@ -214,11 +216,10 @@ class _Squarem:
         origin, middle, end = (self.model.to_free(params) for params in (self.begin, before, found))
         r, v = middle - origin, end - 2 * middle + origin
         ratio = float(r.norm() / v.norm())  # of a fixed point 0 / 0
-        length = min(self.longest, max(1.0, ratio)) if math.isfinite(ratio) else 1.0
-        if length == self.longest:
-            self.longest *= _LONGEST_STEP
+        self.length = length = min(self.longest, max(1.0, ratio)) if math.isfinite(ratio) else 1.0
         self.begin, self.plain = None, found
         if length == 1.0:
+            self.longest = max(self.longest, _LONGEST_STEP)
             return found
         self.extrapolated = True
         return self.model.from_free(origin + 2 * length * r + length**2 * v, found)
