@@ -406,7 +406,7 @@ def test_samples_have_the_mixtures_means():
         np.testing.assert_allclose(drawn_rows[labels == k, 0].mean(), mixture.means_[k, 0], atol=0.03)
     np.testing.assert_array_equal(drawn_rows, mixture.sample(40_000, random_state=0)[0])
     assert (mixture.sample(100)[0] != mixture.sample(100)[0]).any()
-    with pytest.raises(ValueError, match="n_samples >= 1"):
+    with pytest.raises(ValueError, match="'n_samples': 0"):
         mixture.sample(0)
 
 
