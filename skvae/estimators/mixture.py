@@ -309,8 +309,15 @@ class GaussianMixtureEM(MixtureMixin, Estimator):
         place = functools.partial(torch.tensor, dtype=torch.float64, device=device)
         weights = np.asarray(self.weights_, dtype=np.float64)
         origin = weights / weights.sum() @ self.means_
-        sigma = self._as_model(self.covariances_)
+        sigma = self._as_model(self._covariances())
         return self._model().params(place(weights), place(self.means_ - origin), place(sigma)), origin
+
+    def _covariances(self):
+        """As float64. Rounding to float32 may cost a matrix its definiteness, but not the root of its inverse."""
+        if self.covariances_.dtype == np.float64 or self.covariance_type in ("diag", "spherical"):
+            return np.asarray(self.covariances_, dtype=np.float64)
+        root = np.linalg.inv(self.precisions_cholesky_.astype(np.float64))
+        return root.swapaxes(-1, -2) @ root
 
     def _covariance_shape(self, K, D):
         return {"full": (K, D, D), "tied": (D, D), "diag": (K, D), "spherical": (K,)}[self.covariance_type]
@@ -327,7 +334,7 @@ class GaussianMixtureEM(MixtureMixin, Estimator):
 
     def _draw(self, labels, noise):
         draws = noise.normal(torch.arange(len(labels)), self.means_.shape[1], torch.float64).numpy()
-        covariances = np.asarray(self.covariances_, dtype=np.float64)
+        covariances = self._covariances()
         for k in np.unique(labels):
             rows = labels == k
             if self.covariance_type in ("full", "tied"):

@@ -409,7 +409,7 @@ def _triangular_log_joint(X, params, space):
     """log_norm - |U' (x - mu)|**2 / 2. U' is lower triangular: its upper half needs the first columns only."""
     K, D = params.mu.shape
     lower, distance = params.root.mT, 0.0
-    for start, stop in ((0, D // 2), (D // 2, D)):
+    for start, stop in ((0, D // 2), (D // 2, D)) if D > 1 else ((0, 1),):
         rows = lower[:, start:stop, :stop]
         offset = (rows @ params.mu[:, :stop, None]).reshape(-1, 1)
         y = space.empty("y", (K * (stop - start), len(X)), X)
