@@ -216,6 +216,16 @@ def test_seeds_of_greedy_k_means_plus_plus_are_as_good_as_scikit_learns():
     assert np.mean(ours) == approx(np.mean(theirs), abs=4 * error)
 
 
+def test_k_means_parallel_seeks_among_few_rows_that_carry_all_weight(monkeypatch):
+    X, w, asked = draw(2000, 3, 9), np.random.default_rng(0).random(2000), []
+    spread = kmeans.spread_seeds
+    monkeypatch.setattr(kmeans, "spread_seeds", lambda batch, k, noise: asked.append(batch) or spread(batch, k, noise))
+    kmeans.scalable_seeds(table(X, w), 9, Noise(0))
+    (batch,) = asked
+    assert 9 < len(batch.row) < 200  # some 2 K a round and one
+    assert float(batch.w.sum()) == approx(w.sum())
+
+
 @pytest.mark.parametrize("seeds", [kmeans.spread_seeds, kmeans.random_seeds])
 def test_draws_follow_the_weights(seeds):
     X, w = np.arange(4.0)[:, None], np.array([1.0, 2.0, 3.0, 4.0])

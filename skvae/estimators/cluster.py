@@ -21,7 +21,7 @@ from skvae.estimators._watching import FitWatcher
 from skvae.models import kmeans
 
 _ROWS_A_BATCH = 2**18
-_CELLS_AT_ONCE = 2**20  # rows x columns placed at once when predicting
+_CELLS_AT_ONCE = 2**20  # rows x columns, or stored values, placed at once when predicting
 _FEWEST_SAMPLED, _SAMPLED_A_CLUSTER = 10_000, 300  # rows on which to seek a start for a large fit
 _SAMPLE_STARTS, _SAMPLE_ITERATIONS = 3, (5, 100)  # from each start on the sample, and from the best of them
 _SEEDS = {"k-means++": kmeans.spread_seeds, "k-means||": kmeans.scalable_seeds, "random": kmeans.random_seeds}
@@ -531,7 +531,7 @@ def _placed_in_turn(X, centres, device):
 
     Distances are the more precise the nearer the rows are to the origin.
     """
-    size = max(256, _CELLS_AT_ONCE // X.shape[1])
+    size = max(256, _CELLS_AT_ONCE * X.shape[0] // max(1, X.nnz) if sp.issparse(X) else _CELLS_AT_ONCE // X.shape[1])
     middle = np.zeros(1, X.dtype) if sp.issparse(X) else centres.mean(axis=0, dtype=np.float64).astype(X.dtype)
     placed = torch.from_numpy(centres - middle).to(device)
     for start in range(0, X.shape[0], size):
