@@ -1,0 +1,114 @@
+"""
+K chosen four ways
+==================
+
+How many clusters, components, factors? Four rules, one panel each, on 13 measurements of 178 wines: the elbow of the
+inertia for K-means, the held-out likelihood and BIC for a Gaussian mixture, parallel analysis for factors.
+
+The wines come from three growers, which no fit is told. The rules ask different questions, so they need not agree.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+# One thread, before torch is imported: the fits are small, and threads that share one mostly wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn.datasets import load_wine
+from sklearn.model_selection import GridSearchCV, KFold, ValidationCurveDisplay
+from sklearn.preprocessing import StandardScaler
+
+from skvae import GaussianMixtureEM, KMeansLite
+from skvae.model_selection import parallel_analysis
+
+FAST = os.environ.get("SKVAE_EXAMPLE_FAST") == "1"
+N_STARTS = 1 if FAST else 5
+
+parser = argparse.ArgumentParser(description="Choose the number of clusters, components and factors.")
+parser.add_argument("--output", type=Path, default=Path("choosing_k.png"), help="where the picture goes")
+args = parser.parse_args()
+
+X = StandardScaler().fit_transform(load_wine().data)
+folds = KFold(5 if FAST else 10, shuffle=True, random_state=0)
+KS = np.arange(1, 7 if FAST else 9)
+COLOURS = {"full": "#0072B2", "tied": "#D55E00", "diag": "#009E73"}  # Okabe and Ito's: safe for the colour-blind
+GREY = "#555555"
+plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "font.size": 11})
+figure, axes = plt.subplots(2, 2, figsize=(12, 8.5), layout="constrained")
+
+# %%
+# K-means: the elbow
+# ------------------
+# `score` is minus the inertia, so scikit-learn's display draws it. Look for the K from which the curve hardly falls.
+elbow, likelihood, criterion, eigenvalues = axes.flat
+curve = ValidationCurveDisplay.from_estimator(
+    KMeansLite(n_init=N_STARTS, random_state=0),
+    X,
+    None,
+    param_name="n_clusters",
+    param_range=KS,
+    cv=folds,
+    score_type="test",
+    negate_score=True,
+    score_name="inertia of held-out rows",
+    std_display_style="errorbar",
+    ax=elbow,
+    errorbar_kw={"color": GREY, "marker": "o", "capsize": 3},
+)
+elbow.set(title="K-means: the elbow (mean and spread over folds)", xlabel="clusters")
+elbow.get_legend().remove()
+inertia = -curve.test_scores.mean(axis=1)
+print("inertia of held-out rows:", *inertia.round(1))
+
+# %%
+# A mixture: held-out likelihood
+# ------------------------------
+# `GridSearchCV` with the estimator's own `score`, in nats a row; error bars are standard errors over the folds. The
+# kind of covariance matters as much as K: free covariances of 13 columns have 91 parameters a component and over-fit
+# soon.
+mixture = GaussianMixtureEM(n_init=N_STARTS, reg_covar=1e-3, random_state=0)
+search = GridSearchCV(mixture, {"n_components": KS, "covariance_type": [*COLOURS]}, cv=folds).fit(X)
+results = search.cv_results_
+for kind, colour in COLOURS.items():
+    of_kind = results["param_covariance_type"] == kind
+    error = results["std_test_score"][of_kind] / np.sqrt(folds.n_splits)
+    mean = results["mean_test_score"][of_kind]
+    likelihood.errorbar(KS, mean, error, color=colour, marker="o", capsize=3, label=kind)
+likelihood.set(title="Mixture: held-out likelihood", xlabel="components", ylabel="nats a row", ylim=(-18.5, -14))
+likelihood.legend()
+print("held-out likelihood:", search.best_params_)
+
+# %%
+# A mixture: BIC
+# --------------
+# One fit to all rows for each K. Half of log(178) = 2.6 nats is the price of a parameter.
+bic = {kind: [mixture.set_params(n_components=k, covariance_type=kind).fit(X).bic(X) for k in KS] for kind in COLOURS}
+for kind, colour in COLOURS.items():
+    criterion.plot(KS, bic[kind], color=colour, marker="o", label=kind)
+    print(f"lowest BIC, {kind}: {min(bic[kind]):.0f} at K = {KS[np.argmin(bic[kind])]}")
+criterion.set(title="Mixture: BIC, lower is better", xlabel="components", ylabel="BIC")
+criterion.legend()
+
+# %%
+# Factors: parallel analysis
+# --------------------------
+# The eigenvalues of the correlation matrix beside the 95 % quantile of those of columns shuffled one by one.
+found = parallel_analysis(X, n_draws=100 if FAST else 500, random_state=0)
+numbers = np.arange(1, len(found.eigenvalues) + 1)
+eigenvalues.plot(numbers, found.eigenvalues, color=GREY, marker="o", label="wines")
+eigenvalues.plot(numbers, found.thresholds, color="#D55E00", linestyle="--", label="shuffled columns, 95 %")
+eigenvalues.axvspan(0.5, found.n_components + 0.5, color="#009E73", alpha=0.12, linewidth=0)
+eigenvalues.set(title=f"Factors: parallel analysis says {found.n_components}", xlabel="factor", ylabel="eigenvalue")
+eigenvalues.set_xlim(0.5, len(numbers) + 0.5)
+eigenvalues.legend()
+print(f"parallel analysis: {found.n_components} factors")
+
+for axis in (elbow, likelihood, criterion):
+    axis.axvline(3, color=GREY, linestyle=":", zorder=0)
+    axis.set_xticks(KS)
+figure.suptitle("178 wines, 13 measurements; dotted: the number of growers")
+figure.savefig(args.output, dpi=150)
+print(f"\nPicture: {args.output.resolve()}")
