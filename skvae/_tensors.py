@@ -6,6 +6,7 @@ Engines and models see tensors only, and never ask whether rows are sparse or wh
 import contextlib
 import math
 import sys
+import threading
 import warnings
 from functools import cached_property
 from typing import NamedTuple
@@ -277,7 +278,7 @@ class Batch:
         return torch.bincount(cell, mass, minlength=n_labels * self.n_columns).reshape(n_labels, self.n_columns)
 
     def n_workers(self, weight):
-        """How many threads may call `linear(weight, ...)` on parts of this batch at once."""
+        """How many threads may ask `linear_by_part(weight, ...)` at once."""
         return 1  # it uses all by itself
 
     def sum(self, value=None):
@@ -289,12 +290,13 @@ class Batch:
         """Largest value of each row, 0 for a row without entries, of shape (n_rows,)."""
         return torch.segment_reduce(self.value, "max", lengths=self.count, unsafe=True, initial=0)
 
-    def linear(self, weight, bias, rows=None):
-        """x @ weight + bias, touching only the rows of `weight` (n_columns, n_out) that x stores.
+    def linear(self, weight, bias):
+        """x @ weight + bias, touching only the rows of `weight` (n_columns, n_out) that x stores."""
+        return _SparseLinear.apply(weight, bias, self)
 
-        `rows` are those to compute in place of all, as for `part`.
-        """
-        return _SparseLinear.apply(weight, bias, self if rows is None else self.part(rows))
+    def linear_by_part(self, weight, bias, size):
+        """A function from rows, as for `part`, at most `size` of them, to their x @ weight + bias."""
+        return lambda rows: self.part(rows).linear(weight, bias)
 
     def transposed_times(self, f):
         """Rows of x.T @ f that are not empty, (n_stored_columns, n_out), and their numbers; f (n_rows, n_out)."""
@@ -471,17 +473,37 @@ class TableBatch(NamedTuple):
         away = self.X.numpy() - centres.numpy()[label.numpy()]
         return torch.from_numpy(_squared_norms(away).astype(np.float64))
 
-    def linear(self, weight, bias, rows=None):
-        """X @ weight + bias, of all rows or some as for `part`.
+    def linear(self, weight, bias):
+        """X @ weight + bias; on the CPU by NumPy, whose thin products are faster there than torch's."""
+        if not self.X.is_cpu:
+            return torch.addmm(bias, self.X, weight)
+        out = np.empty((len(self.X), weight.shape[1]), self.X.numpy().dtype)
+        _product(self.X.numpy(), weight.numpy(), out)
+        out += bias.numpy()
+        return torch.from_numpy(out)
 
-        On the CPU by NumPy, whose thin products are faster there than torch's, and which stays in the thread that asks.
+    def linear_by_part(self, weight, bias, size):
+        """A function from rows, as for `part`, at most `size` of them, to their X @ weight + bias.
+
+        On the CPU it stays in the thread that asks, and each thread's results share memory: use one before the next.
         """
         if not self.X.is_cpu:
-            return torch.addmm(bias, self.X if rows is None else self.X[rows], weight)
-        rows = rows if rows is None or isinstance(rows, slice) else rows.numpy()
-        out = _stacked_product(self.X.numpy() if rows is None else self.X.numpy()[rows], weight.numpy())
-        _add_to_rows(out, bias.numpy())
-        return torch.from_numpy(out)
+            return lambda rows: torch.addmm(bias, self.X[rows], weight)
+        X, weight, mine = self.X.numpy(), weight.numpy(), threading.local()
+        # As one long row: a loop over each of a few columns has more overhead than sums.
+        biases = np.tile(bias.numpy(), size)
+
+        def linear(rows):
+            if not hasattr(mine, "out"):
+                mine.out = np.empty((size, weight.shape[1]), X.dtype)
+            x = X[rows if isinstance(rows, slice) else rows.numpy()]
+            out = mine.out[: len(x)]
+            _product(x, weight, out)
+            flat = out.reshape(-1)
+            flat += biases[: len(flat)]
+            return torch.from_numpy(out)
+
+        return linear
 
     def sums(self, label, w, n_labels):
         """Sum of the rows of each label, weighted by `w`: float64 Tensor of shape (n_labels, n_columns)."""
@@ -496,7 +518,7 @@ class TableBatch(NamedTuple):
         return total
 
     def n_workers(self, weight):
-        """How many threads may call `linear(weight, ...)` on parts of this batch at once."""
+        """How many threads may ask `linear_by_part(weight, ...)` at once."""
         return torch.get_num_threads() if self.X.is_cpu and _stack_rows(weight) else 1
 
 
@@ -510,29 +532,18 @@ def _stack_rows(weight):
     return rows if rows >= 16 else 0
 
 
-def _stacked_product(X, weight):
-    """X @ weight as a stack of small products.
+def _product(X, weight, out):
+    """X @ weight as a stack of small products, where they pay.
 
     A product as a whole wakes other threads, and waits for them: where they have other work, for a hundred times as
     long as it computes. Small ones do not, and Python threads can ask for several at a time.
     """
     rows = _stack_rows(weight)
     whole = len(X) // rows * rows if rows else 0
-    if not whole:
-        return X @ weight
-    out = np.empty((len(X), weight.shape[1]), X.dtype)
-    np.matmul(X[:whole].reshape(-1, rows, X.shape[1]), weight, out=out[:whole].reshape(-1, rows, out.shape[1]))
-    np.matmul(X[whole:], weight, out=out[whole:])
-    return out
-
-
-def _add_to_rows(out, bias):
-    """Add in place, many rows at a time: a loop over each of a few columns has more overhead than sums."""
-    together = max(1, 1024 // len(bias))
-    whole = len(out) // together * together
-    wide = out[:whole].reshape(-1, together * len(bias))
-    wide += np.broadcast_to(bias, (together, len(bias))).reshape(-1)
-    out[whole:] += bias
+    if whole:
+        np.matmul(X[:whole].reshape(-1, rows, X.shape[1]), weight, out=out[:whole].reshape(-1, rows, out.shape[1]))
+    if whole < len(X):
+        np.matmul(X[whole:], weight, out=out[whole:])
 
 
 def _by_label(label, n_labels):

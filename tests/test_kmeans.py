@@ -457,8 +457,9 @@ def test_stored_zeros_and_duplicate_entries_of_sparse_rows_count_as_what_they_ar
     halves = np.repeat(canonical.data / 2, 2)
     doubled = sp.csr_array((halves, np.repeat(canonical.indices, 2), 2 * canonical.indptr), shape=X.shape)
     before = doubled.data.copy()
-    model = KMeansLite(3, init=X[:3]).fit(doubled)
-    np.testing.assert_allclose(model.cluster_centers_, KMeansLite(3, init=X[:3]).fit(X).cluster_centers_, atol=1e-12)
+    model, plain = KMeansLite(3, init=X[:3]).fit(doubled), KMeansLite(3, init=X[:3]).fit(X)
+    np.testing.assert_allclose(model.cluster_centers_, plain.cluster_centers_, atol=1e-12)
+    assert model.inertia_ == approx(plain.inertia_, rel=1e-12)
     assert (doubled.data == before).all()
 
 
@@ -474,6 +475,12 @@ def test_partial_fit_weighs_each_cluster_by_all_that_it_has_had():
     np.testing.assert_allclose(model.cluster_centers_, means, rtol=1e-12)
     assert model.n_iter_ == 3
     assert (model.labels_ == model.predict(X[60:])).all()
+
+
+def test_partial_fit_after_fit_adds_to_the_weights_of_fit():
+    X = draw(100, 2, 1)
+    model = KMeansLite(1).fit(X[:60], sample_weight=np.full(60, 3.0)).partial_fit(X[60:])
+    np.testing.assert_allclose(model.cluster_centers_[0], (3 * X[:60].sum(0) + X[60:].sum(0)) / 220, rtol=1e-12)
 
 
 def test_partial_fit_finds_what_fit_finds_and_goes_on_from_it():

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from skvae._tensors import TableBatch
 
-_CHUNK_CELLS = 2**17  # of scores at once on the CPU: they stay in the cache until their least is found
+_CHUNK_CELLS = 2**18  # of scores at once on the CPU: they stay in the cache until their least is found
 _CHUNK_CELLS_GPU = 2**25
 _WORTH_BOUNDS = {False: 0.35, True: 0.5}  # share of rows to look at from which all are as fast, where each is dear
 _DEAR_ROW = 2**12  # multiplications a row from which bounds cost little beside the distances
@@ -256,8 +256,8 @@ def _chunk_rows(batch, n_clusters):
 def nearest_centre(batch, centres):
     """The number of the centre nearest to each row, the first of several; int64 Tensor of shape (n_rows,)."""
 
-    def find(rows, weight, bias):
-        return (_argmin(batch.linear(weight, bias, rows)),)
+    def find(rows, scores):
+        return (_argmin(scores),)
 
     return _by_chunk(find, batch, centres)[0]
 
@@ -271,8 +271,8 @@ def nearest_two(batch, centres, norms, index=None):
     widest = float(centres.square().sum(1).max())
     slack = 8 * torch.finfo(centres.dtype).eps
 
-    def find(rows, weight, bias):
-        label, first, second = _two_least(batch.linear(weight, bias, rows))
+    def find(rows, scores):
+        label, first, second = _two_least(scores)
         own = norms[rows]
         error = slack * (own + widest)
         nearest = (own + first.double() + error).clamp_(min=0).sqrt_()
@@ -282,17 +282,22 @@ def nearest_two(batch, centres, norms, index=None):
 
 
 def _by_chunk(find, batch, centres, index=None):
-    """Apply `find` to chunks of rows, some at once where the batch allows it, and join what it returns."""
+    """Join what `find` returns of chunks of rows and their scores; some at once where the batch allows it.
+
+    A score is the squared distance to a centre, less the squared norm of the row.
+    """
     if index is None or isinstance(index, slice):
         index, n = None, len(batch.row) if index is None else index.stop
     else:
         n = len(index)
     size = _chunk_rows(batch, len(centres))
     weight, bias = (-2 * centres.T).contiguous(), centres.square().sum(1)
+    scores = batch.linear_by_part(weight, bias, size)
 
     def chunk(start):
         stop = min(n, start + size)
-        return find(slice(start, stop) if index is None else index[start:stop], weight, bias)
+        rows = slice(start, stop) if index is None else index[start:stop]
+        return find(rows, scores(rows))
 
     starts = range(0, max(n, 1), size)
     n_workers = min(batch.n_workers(weight), len(starts))
