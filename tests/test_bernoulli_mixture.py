@@ -86,12 +86,12 @@ def brute_tables(model, params):
 @pytest.mark.parametrize("levels", LEVELS.values(), ids=LEVELS)
 @pytest.mark.parametrize("missing", [0.0, 0.3])
 @pytest.mark.parametrize("accelerate", [False, True])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_em_never_lowers_the_bound(levels, missing, accelerate, seed):
     X, *_ = draw(150, levels, 3, seed, missing)
     weight = np.random.default_rng(seed).uniform(0.1, 3.0, len(X))
     model = BernoulliMixture(3, alpha=[1e-3, 1.0][seed % 2], n_levels=levels)
-    bounds = climb(model, X, weight, max_iter=150, accelerate=accelerate, seed=seed).lower_bounds
+    bounds = climb(model, X, weight, max_iter=80, size=100, accelerate=accelerate, seed=seed).lower_bounds
     assert np.diff(bounds).min() >= -1e-12 * abs(bounds[-1])
     assert bounds[-1] > bounds[0] + 1e-3
 
@@ -350,7 +350,9 @@ def test_long_tables_of_few_distinct_rows_are_fitted_as_they_are(missing, weight
         mixture.fit(X, sample_weight=weight)
     model = BernoulliMixture(2, alpha=1e-3, n_levels=levels)
     first = np.cumsum([0, *levels[:-1]])
-    start = model.params(torch.tensor([0.4, 0.6], dtype=torch.float64), torch.from_numpy(np.delete(means, first, axis=1)))
+    start = model.params(
+        torch.tensor([0.4, 0.6], dtype=torch.float64), torch.from_numpy(np.delete(means, first, axis=1))
+    )
     total = len(X) if weight is None else weight.sum()
     fit = em.ascend(model, batches_of(X, weight, 20_000), [start], plan=em.Plan(15, lambda step: False, total))
     np.testing.assert_allclose(mixture.lower_bounds_, fit.lower_bounds, rtol=1e-11)
@@ -555,6 +557,17 @@ def test_text_through_an_ordinal_encoder():
     assert labels.shape == (300,) and np.isfinite(pipe.score(X))
 
 
+def test_categorical_columns_named_after_a_fit_wait_for_the_next():
+    X = draw(100, (2, 3, 4), 2, 0)[0]
+    mixture = BernoulliMixtureEM(2, categorical_features=[1, 2], random_state=0).fit(X)
+    labels = mixture.predict_proba(X)
+    mixture.set_params(categorical_features=None)
+    np.testing.assert_array_equal(mixture.predict_proba(X), labels)
+    mixture.partial_fit(X)
+    assert mixture.means_.shape == (2, 8)
+    assert mixture.fit(X).means_.shape == (2, 3) and mixture.categories_ is None
+
+
 # ------------------------------------------------------------------------------------------------------ where it starts
 def test_given_starting_values_are_where_it_starts():
     X = drawn()
@@ -614,9 +627,7 @@ def test_a_warm_start_goes_on():
 
 def test_a_warm_start_refuses_other_shapes():
     mixture = BernoulliMixtureEM(3, warm_start=True, random_state=0).fit(drawn())
-    with pytest.raises(
-        ValueError, match=r"means_ of shape \(3, 8\) and cannot go on with n_components = 2 .*warm_start"
-    ):
+    with pytest.raises(ValueError, match="has 3 components and cannot go on with n_components=2"):
         mixture.set_params(n_components=2).fit(drawn())
 
 

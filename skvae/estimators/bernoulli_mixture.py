@@ -235,21 +235,22 @@ class BernoulliMixtureEM(MixtureMixin, Estimator):
 
     def _check_X(self, X, *, reset):
         X = self._validated(X, reset=reset)
-        if reset and not (self.warm_start and hasattr(self, "converged_")):
-            self.categories_ = self._categories(X)
+        if reset:
+            self.categories_, self._is_categorical = self._categories(X)
         return self._coded(X)
 
     def _categories(self, X):
+        """What `fit` learns of the columns: the categories of each, and a mask of those that are categorical."""
         if self.categorical_features is None:
-            return None
+            return None, np.zeros(X.shape[1], dtype=bool)
         if isinstance(self.categorical_features, str):
-            columns = range(X.shape[1])
+            columns = np.arange(X.shape[1])
         else:
             columns = columns_of(self, self.categorical_features, allow_all=True)
         categories = [np.array([0.0, 1.0])] * X.shape[1]
         for column in columns:
             categories[column] = np.unique(X[~np.isnan(X[:, column]), column]).astype(np.float64)
-        return categories
+        return categories, np.isin(np.arange(X.shape[1]), columns)
 
     def _climb(self, checked, X, y, sample_weight, goes_on, max_iter):
         if sample_weight is not None:
@@ -279,7 +280,7 @@ class BernoulliMixtureEM(MixtureMixin, Estimator):
     def _recoded(self, coded, counts):
         """Without the categories that only rows of no weight have: to leave such a row out is to change nothing."""
         coded, categories = coded.copy(), list(self.categories_)
-        for column in np.flatnonzero(self._is_categorical()):
+        for column in np.flatnonzero(self._is_categorical):
             met = np.bincount(coded[counts & ~np.isnan(coded[:, column]), column].astype(np.int64)) > 0
             if met.any() and met.sum() < len(categories[column]):
                 met = np.flatnonzero(met)
@@ -291,20 +292,11 @@ class BernoulliMixtureEM(MixtureMixin, Estimator):
         self.categories_ = categories
         return coded
 
-    def _is_categorical(self):
-        """A mask of the columns that are categorical."""
-        n = self.n_features_in_
-        if self.categories_ is None:
-            return np.zeros(n, dtype=bool)
-        if isinstance(self.categorical_features, str):
-            return np.ones(n, dtype=bool)
-        return np.isin(np.arange(n), columns_of(self, self.categorical_features, allow_all=True))
-
     def _coded(self, X):
         """X with the number of its level in every cell, NaN where it is missing; X itself where that is so already."""
         if self.categories_ is None:
             return self._binary(X, np.arange(X.shape[1]))
-        categorical = self._is_categorical()
+        categorical = self._is_categorical
         coded = np.empty_like(X)
         coded[:, ~categorical] = self._binary(X[:, ~categorical], np.flatnonzero(~categorical))
         for column in np.flatnonzero(categorical):
@@ -323,7 +315,9 @@ class BernoulliMixtureEM(MixtureMixin, Estimator):
                 f"{type(self).__name__}(binarize=None) expects X in {{0, 1}}, but X[{row}, {columns[column]}] = "
                 f"{X[row, column]:g}; pass binarize=0.5 to threshold."
             )
-        return np.where(missing, np.nan, ones).astype(X.dtype)
+        coded = ones.astype(X.dtype)
+        coded[missing] = np.nan
+        return coded
 
     def _numbered(self, x, column):
         categories = self.categories_[column]
@@ -363,7 +357,7 @@ class BernoulliMixtureEM(MixtureMixin, Estimator):
         """For each column of `means_`, the column of X and the level that it stands for."""
         if self.categories_ is None:
             return np.arange(self.n_features_in_), np.ones(self.n_features_in_, dtype=np.int64)
-        first = np.where(self._is_categorical(), 0, 1)
+        first = np.where(self._is_categorical, 0, 1)
         counts = [len(categories) for categories in self.categories_]
         column = np.concatenate([np.full(count - start, d) for d, (start, count) in enumerate(zip(first, counts))])
         level = np.concatenate([np.arange(start, count) for start, count in zip(first, counts)])
@@ -386,15 +380,6 @@ class BernoulliMixtureEM(MixtureMixin, Estimator):
         """What the model knows of the means: the probabilities of the levels from 1 on."""
         _, level = self._indicators()
         return means[:, level > 0]
-
-    def _moved_parameters(self, model, origin, device):
-        if len(self.weights_) != self.n_components or self.means_.shape[1] != len(self._indicators()[0]):
-            raise ValueError(
-                f"this {type(self).__name__} was fitted with means_ of shape {self.means_.shape} and cannot go on with "
-                f"n_components = {self.n_components} and {len(self._indicators()[0])} indicators; pass "
-                "warm_start=False to start again."
-            )
-        return self._parameters(device)[0]
 
     def _stats_so_far(self, model, params, total):
         return model.stats_of(params, total)
