@@ -13,6 +13,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
@@ -84,7 +85,9 @@ def to_read(arrays, device, dtype):
 
 def _alias(array):
     # torch warns of arrays that it could write to but must not, such as read-only memory maps.
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
+    # It refuses arrays that run backwards.
+    aliased = array.flags.writeable and min(array.strides, default=0) >= 0
+    return torch.from_numpy(array if aliased else array.copy())
 
 
 def to_numpy(tensors):
@@ -512,9 +515,9 @@ class TableBatch(NamedTuple):
         for X, own, mass in zip(self.X.split(size), label.split(size), w.split(size)):
             if not X.is_cpu:
                 total.index_add_(0, own, (mass[:, None] * X).double())
-            else:  # torch's index_add is slow there
-                order, start = _by_label(own.numpy(), n_labels)
-                total += F.embedding_bag(order, X, start, mode="sum", per_sample_weights=mass[order].to(X.dtype))
+            else:  # where torch's index_add and embedding_bag take two to five times as long
+                entries = mass.to(X.dtype).numpy(), own.numpy(), np.arange(len(X) + 1)
+                total += torch.from_numpy(sp.csc_array(entries, shape=(n_labels, len(X))) @ X.numpy())
         return total
 
     def n_workers(self, weight):
@@ -544,13 +547,6 @@ def _product(X, weight, out):
         np.matmul(X[:whole].reshape(-1, rows, X.shape[1]), weight, out=out[:whole].reshape(-1, rows, out.shape[1]))
     if whole < len(X):
         np.matmul(X[whole:], weight, out=out[whole:])
-
-
-def _by_label(label, n_labels):
-    """Places sorted by label, and where each label starts among them."""
-    narrow = label.astype(np.uint16) if n_labels <= 2**16 else label  # sorted by radix
-    count = np.bincount(label, minlength=n_labels)
-    return torch.from_numpy(narrow.argsort(kind="stable")), torch.from_numpy(np.cumsum(count) - count)
 
 
 class _Batches:
