@@ -49,8 +49,8 @@ print(f"root mean square of the residual correlations {np.sqrt(np.mean(residual[
 # %%
 # The picture
 # -----------
-# Signs of factors are arbitrary: each is turned so that its loadings sum to a positive number, and the factors are
-# ordered as those of varimax, by the sum of their squared loadings.
+# Signs of factors are arbitrary: each is turned so that its loadings sum to a positive number. The factors are ordered
+# by the sum of their squared loadings.
 def arranged(model):
     """Loadings (13, 3) and factor correlations, with the signs and the order to be shown."""
     loadings, phi = model.components_.T, model.factor_correlation_
