@@ -271,25 +271,23 @@ class MixtureMixin(DensityMixin):
     def _centres(self, table, noise):
         """Points (K, D) each of which claims the rows nearest to it."""
         K, n = self.n_components, len(table)
-        few = _keyed_sample(noise.fold("rows"), table.weight.numpy(), K if self._from_data() else min(n, _SEEDING_ROWS))
+        from_data = self.init_params == "random_from_data"
+        few = _keyed_sample(noise.fold("rows"), table.weight.numpy(), K if from_data else min(n, _SEEDING_ROWS))
         few = np.resize(few, max(K, len(few)))  # equal rows may have been merged: then some are taken twice
-        X = torch.as_tensor(self._points(table, few), dtype=table.dtype)
-        w = table.weight[few].to(table.dtype)
-        if not self._from_data():
-            drawn = Table(X.numpy(), X.device, weight=None if n > len(few) else w.numpy(), allow_missing=False)
-            centres = kmeans.seed_centres(X, torch.ones_like(w) if n > len(few) else w, K, noise)
-            if self.init_params == "kmeans":
-                X = _lloyd(kmeans.KMeans(K), drawn, centres)
-            else:
-                X = centres
-        return X.to(table.device)
+        points = torch.as_tensor(self._points(table, few), dtype=table.dtype)
+        if from_data:
+            return points.to(table.device)
+        weight = table.weight[few].to(table.dtype)
+        if n > len(few):  # drawn in proportion to their weights, they count alike
+            weight = torch.ones_like(weight)
+        centres = kmeans.seed_centres(points, weight, K, noise)
+        if self.init_params == "kmeans":
+            centres = _lloyd(points, weight, centres)
+        return centres.to(table.device)
 
     def _points(self, table, few):
         """Some rows of a table as points of a space in which distances make sense; none of their cells is missing."""
         return np.nan_to_num(table.X[few] - (0 if table.shift is None else table.shift.cpu().numpy()))
-
-    def _from_data(self):
-        return self.init_params == "random_from_data"
 
     # ------------------------------------------------------------------------------------------------------ predicting
     def _by_row(self, X, function, *, moved=False):
@@ -483,14 +481,14 @@ def _nearest(X, centres):
     return torch.zeros_like(score).scatter_(0, score.argmax(0, keepdim=True), 1)
 
 
-def _lloyd(model, table, centres):
-    plan = em.Plan(_SEEDING_STEPS, lambda step: torch.equal(*map(_centres_of, step[-2:])), float(table.weight.sum()))
-    fit = em.ascend(model, table.batches(len(table)), [kmeans.Params(centres)], plan=plan)
-    return _centres_of(fit.params)
-
-
-def _centres_of(params):
-    return params.centres
+def _lloyd(points, weight, centres):
+    """A few steps of k-means: all it gives is a start."""
+    plan = em.Plan(
+        _SEEDING_STEPS, lambda step: torch.equal(step.before.centres, step.params.centres), float(weight.sum())
+    )
+    table = Table(points.numpy(), points.device, weight=weight.numpy(), allow_missing=False)
+    batches = table.batches(len(table))
+    return em.ascend(kmeans.KMeans(len(centres)), batches, [kmeans.Params(centres)], plan=plan).params.centres
 
 
 def _column_variance(table):
