@@ -97,7 +97,7 @@ def test_the_bound_never_falls_at_the_floor(missing):
     X = draw(missing=missing)
     X[:, 1] = 2 * X[:, 0]
     fit = climb(X, 2, max_iter=400)
-    assert (fit.params.psi / np.nanvar(X, axis=0)).min() < 1e-5
+    assert (fit.params.psi.numpy() / np.nanvar(X, axis=0)).min() < 1e-5
     assert np.diff(fit.lower_bounds).min() >= -1e-9
 
 
@@ -245,7 +245,7 @@ def test_where_the_maximum_is_regular_it_is_scikit_learns():
 
 def test_orientation_is_canonical():
     """Whatever the start: axes of Psi^-1/2 W, the longest first, their largest loading positive."""
-    X = draw(300, 8, 3)
+    X = draw(300, 9, 3)
     first, second = (fitted(X, 3, random_state=seed, tol=1e-11) for seed in (0, 7))
     np.testing.assert_allclose(first.components_, second.components_, atol=1e-4)
     gram = first.components_ / first.noise_variance_ @ first.components_.T
@@ -466,13 +466,13 @@ def test_a_column_without_noise_is_named():
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e8, -1e-8])
 @pytest.mark.parametrize("missing", [0.0, 0.1])
 def test_constant_columns_are_no_news(value, missing):
-    X = draw(missing=missing)
+    X = draw(d=8, missing=missing)
     X[:, 2] = np.where(np.isnan(X[:, 2]), np.nan, value)
     model = fitted(X)
     np.testing.assert_allclose(model.mean_[2], value, rtol=1e-12)
     assert model.noise_variance_[2] == pytest.approx(1e-12)
     np.testing.assert_allclose(model.components_[:, 2], 0, atol=1e-12)
-    others = np.delete(np.arange(6), 2)
+    others = np.delete(np.arange(8), 2)
     np.testing.assert_allclose(
         model.get_covariance()[np.ix_(others, others)].diagonal(), np.nanvar(X[:, others], axis=0), rtol=0.3
     )
@@ -497,7 +497,7 @@ def test_scales_do_not_matter(shape, scale, missing):
     np.testing.assert_allclose(other.noise_variance_ / scale**2, one.noise_variance_, rtol=1e-6)
     np.testing.assert_allclose(other.get_covariance() / scale**2, one.get_covariance(), rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(
-        other.score(X * scale) + shape[1] * np.log(scale) * (1 - missing), one.score(X), atol=0.5
+        other.score(X * scale) + np.isfinite(X).mean() * shape[1] * np.log(scale), one.score(X), rtol=1e-6
     )
 
 
@@ -745,7 +745,7 @@ def test_it_works_in_pipelines_and_searches():
     pipe = make_pipeline(StandardScaler(), FactorAnalysisEM())
     search = GridSearchCV(pipe, {"factoranalysisem__n_components": [0, 1, 2, 4]}, cv=3).fit(X)
     assert search.best_params_["factoranalysisem__n_components"] == 2
-    out = search.best_estimator_.set_output(transform="pandas").transform(X)
+    out = clone(search.best_estimator_).set_output(transform="pandas").fit_transform(X)
     assert list(out.columns) == ["factoranalysisem0", "factoranalysisem1"]
 
 

@@ -11,7 +11,7 @@ import torch
 from scipy.stats import chi2
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_array
+from sklearn.utils import assert_all_finite, check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skvae._compat import Interval, StrOptions, check_sample_weight, fit_context
@@ -118,7 +118,7 @@ class _LinearGaussian(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimat
             If `max_iter` was reached, or a noise variance fell to its floor; names the column.
         """
         with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
-            checked = self._check_X(X, reset=True, min_samples=2)
+            checked = self._check_X(X, reset=True, min_samples=2, finite=False)  # `_evidence` looks
             self._check_K(checked.shape[1])
             device = resolve_device(self.device)
             rows, weight = weigh(checked, sample_weight)
@@ -158,6 +158,7 @@ class _LinearGaussian(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimat
             device = resolve_device(self.device)
             moments = self._united(checked, sample_weight, device, goes_on)
             evidence = _evidence_of(moments, device)
+            goes_on = goes_on and self.n_samples_seen_ > checked.shape[1]  # fewer may have led where EM stays
             with warnings.catch_warnings():
                 if moments["n"] <= checked.shape[1]:  # of so few rows, noise at its floor is no news
                     warnings.simplefilter("ignore", ConvergenceWarning)
@@ -180,7 +181,12 @@ class _LinearGaussian(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimat
         new = self._moments_of(Table(rows, device, _FLOAT, weight=weight, shift=shift, allow_missing=False), shift)
         if not goes_on:
             return new
-        both = fa.union(*(fa.Moments(**{name: torch.as_tensor(m[name]) for name in m}) for m in (self._moments, new)))
+        both = fa.union(
+            *(
+                fa.Moments(*(torch.as_tensor(m[name], dtype=_FLOAT) for name in ("n", "mean", "S")))
+                for m in (self._moments, new)
+            )
+        )
         return {"n": float(both.n), "mean": both.mean.numpy(), "S": both.S.numpy()}
 
     @fit_context(prefer_skip_nested_validation=True)
@@ -249,13 +255,13 @@ class _LinearGaussian(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimat
         return self.fit(X, y, sample_weight=sample_weight).transform(X)
 
     # ----------------------------------------------------------------------------------------------------- gathering
-    def _check_X(self, X, *, reset, min_samples=1):
+    def _check_X(self, X, *, reset, min_samples=1, finite="allow-nan"):
         return validate_data(
             self,
             X,
             reset=reset,
             dtype=[np.float64, np.float32],
-            ensure_all_finite="allow-nan",
+            ensure_all_finite=finite,
             ensure_min_samples=min_samples,
         )
 
@@ -273,15 +279,18 @@ class _LinearGaussian(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimat
             shift = _rough_centre(X)
             table = Table(X, device, _FLOAT, weight=weight, shift=shift, allow_missing=False)
             moments = self._moments_of(table, shift)
-            if np.isfinite(moments["mean"]).all():
+            if np.isfinite(moments["mean"]).all():  # one pass over the rows finds the rare cell that is not
                 return _evidence_of(moments, device)
+        assert_all_finite(X, allow_nan=True, estimator_name=type(self).__name__, input_name="X")
         if not np.isnan(X).any():
             return self._evidence_of_rows(X, weight, n, device)
         return self._evidence_with_gaps(X, weight, n, device)
 
     def _moments_of(self, table, shift):
         D = table.shape[1]
-        size = max(rows_a_batch(self.batch_size, D, table.device), D if self.batch_size == "auto" else 0)
+        size = rows_a_batch(self.batch_size, D, table.device)
+        if self.batch_size == "auto":  # each batch adds D x D products to the sums
+            size = max(4 * size, D)
         shift = torch.zeros(D, dtype=_FLOAT) if shift is None else torch.as_tensor(shift, dtype=_FLOAT)
         shift = shift.to(table.device)
         n, mean, S = fa.moments(em.summed(fa.sums, table.batches(size)), shift)
@@ -1003,7 +1012,8 @@ class ProbabilisticPCA(_LinearGaussian):
             "explained_variance_ratio_": values / total,
             "mean_": mu.cpu().numpy() + evidence.origin,
         }
-        return {name: value.astype(dtype) for name, value in found.items()} | {"noise_variance_": float(noise)}
+        numbers = {"noise_variance_": float(noise), "n_samples_seen_": n}
+        return {name: value.astype(dtype) for name, value in found.items()} | numbers
 
     # ---------------------------------------------------------------------------------------------------- prediction
     def _loadings(self):
@@ -1034,9 +1044,10 @@ def _unbiased(n):
 
 def _rough_centre(X):
     """About the mean, in columns that are far from 0 for their spread; None where none is."""
-    probe = X[:: max(1, len(X) // _PROBED_ROWS)].astype(np.float64)
-    mean = probe.mean(axis=0)
-    far = np.abs(mean) > _OFF_CENTRE * probe.std(axis=0)
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is found in the sums
+        probe = X[:: max(1, len(X) // _PROBED_ROWS)].astype(np.float64)
+        mean = probe.mean(axis=0)
+        far = np.abs(mean) > _OFF_CENTRE * probe.std(axis=0)
     return np.where(far, mean, 0.0) if far.any() else None
 
 

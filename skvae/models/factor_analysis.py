@@ -92,15 +92,12 @@ class Posterior(NamedTuple):
     mean : Tensor of shape (N, K)
     V : Tensor of shape (P, K, K)
         For each pattern of missing cells.
-    y : Tensor of shape (N, K)
-        W' Psi^-1 (x - mu) over the observed cells, so that mean = V y.
     log_det : Tensor of shape (P,)
         Of the covariance of the observed cells.
     """
 
     mean: Tensor
     V: Tensor
-    y: Tensor
     log_det: Tensor
 
 
@@ -126,7 +123,7 @@ class FactorAnalysis:
 
     def init(self, mu, noise, psi=None):
         """Loadings drawn at random that explain half of each column's variance, or as much as the noise `psi`."""
-        psi = self.variance / 2 if psi is None else psi.maximum(self.floor)
+        psi = (self.variance / 2 if psi is None else psi).maximum(self.floor)
         row = torch.arange(len(mu), device=mu.device)
         W = noise.fold("loadings").normal(row, self.n_components, mu.dtype)
         return Params(mu, W * (psi / max(1, self.n_components)).sqrt()[:, None], psi)
@@ -149,12 +146,11 @@ class FactorAnalysis:
         rz = S @ B + r[:, None] * z
         rr = S.diagonal() + r.square()
         C = n * _bordered(V + B.T @ rz, z, torch.ones_like(n))
-        mahalanobis = (rr / psi).sum() - (precise * rz).sum()
-        bound = -0.5 * n * (len(mu) * _LOG_2PI + psi.log().sum() + log_det_M + mahalanobis)
-        return Stats(bound, n[None], n * rr, n * torch.cat([rz, r[:, None]], 1), C[None], C)
+        parts = n[None], n * rr, n * torch.cat([rz, r[:, None]], 1), C[None], C
+        return self._with_bound(parts, n * (len(mu) * _LOG_2PI + psi.log().sum() + log_det_M), params)
 
     def _e_step_of_rows(self, batch, params, squares):
-        mu, psi = params.mu, params.psi
+        mu = params.mu
         q = self.posterior(batch, params)
         y = torch.cat([q.mean, torch.ones_like(batch.w)[:, None]], 1)
         wy = batch.w[:, None] * y
@@ -168,8 +164,21 @@ class FactorAnalysis:
             n, C = n @ seen_cells, (seen_cells.T @ C.flatten(1)).unflatten(1, C.shape[1:])
         rr = squares - 2 * mu * xy[:, -1] + mu.square() * n
         A = xy - mu[:, None] * C[:, :, -1]
-        mahalanobis = (rr / psi).sum() - (wy[:, :-1] * q.y).sum()
-        return Stats(-0.5 * (seen.sum() * _LOG_2PI + log_det + mahalanobis), n, rr, A, C, E)
+        return self._with_bound((n, rr, A, C, E), seen.sum() * _LOG_2PI + log_det, params)
+
+    def _with_bound(self, parts, volume, params):
+        """Statistics, whose bound is -1/2 (volume + sum of r' Sigma^-1 r).
+
+        That sum is the one of (r - W z)' Psi^-1 (r - W z) + z' z at the posterior mean of z, where it is least, so that
+        rounding of the mean hardly matters; r' Psi^-1 r - y' V y would lose as many digits as noise is small.
+        """
+        n, rr, A, C, E = parts
+        W, K = params.W, self.n_components
+        A, C = A[:, :K], C[:, :K, :K]
+        CW = W @ C[0] if len(C) == 1 else (C @ W[:, :, None])[:, :, 0]
+        residual = rr - 2 * (W * A).sum(1) + (W * CW).sum(1)
+        mahalanobis = (residual / params.psi).sum() + E.diagonal()[:K].sum() - K * E[-1, -1]
+        return Stats(-0.5 * (volume + mahalanobis), *parts)
 
     def _second_moments(self, batch, q, y, wy):
         """Weight and sum of y y' for each pattern."""
@@ -188,7 +197,7 @@ class FactorAnalysis:
         V, log_det_M = _inverse(gram)
         noise = params.psi.log()
         noise = noise.sum() if batch.patterns is None else batch.patterns.to(noise.dtype) @ noise
-        return Posterior(_by_pattern(V, y, batch), V, y, noise + log_det_M)
+        return Posterior(_by_pattern(V, y, batch), V, noise + log_det_M)
 
     def bartlett(self, batch, params):
         """The z that explain each row best: least squares in units of the noise, without the prior (Bartlett 1937)."""
@@ -207,14 +216,15 @@ class FactorAnalysis:
 
     def log_prob(self, batch, params):
         """log p(x) of the observed cells of each row, of shape (N,)."""
-        mu, psi = params.mu, params.psi
+        mu, W, psi = params
         q = self.posterior(batch, params)
+        residual = batch.X - mu - q.mean @ W.T
         if batch.patterns is None:
-            r, log_det, seen = batch.X - mu, q.log_det, len(mu)
+            log_det, seen = q.log_det, len(mu)
         else:
-            r = batch.X - batch.observed * mu
+            residual = residual * batch.observed
             log_det, seen = q.log_det[batch.pattern], batch.observed.sum(1)
-        mahalanobis = r.square() @ (1 / psi) - (q.mean * q.y).sum(1)
+        mahalanobis = residual.square() @ (1 / psi) + q.mean.square().sum(1)
         return -0.5 * (seen * _LOG_2PI + log_det + mahalanobis)
 
     def bound(self, stats, params):
@@ -236,14 +246,10 @@ class FactorAnalysis:
         """Slopes, intercepts and residual sums of squares of the regression of each column's r on z."""
         chol = torch.linalg.cholesky(stats.C)
         if len(chol) == 1:
-            half = torch.linalg.solve_triangular(chol[0], stats.A.T, upper=False)
-            slopes = torch.linalg.solve_triangular(chol[0].T, half, upper=True).T
-            explained = half.square().sum(0)
+            slopes = stats.A @ torch.cholesky_inverse(chol[0])
         else:
-            half = torch.linalg.solve_triangular(chol, stats.A[:, :, None], upper=False)
-            slopes = torch.linalg.solve_triangular(chol.mT, half, upper=True)[:, :, 0]
-            explained = half.square().sum((1, 2))
-        return slopes[:, :-1], slopes[:, -1], stats.rr - explained
+            slopes = torch.cholesky_solve(stats.A[:, :, None], chol)[:, :, 0]
+        return slopes[:, :-1], slopes[:, -1], stats.rr - (slopes * stats.A).sum(1)
 
     def to_free(self, params):
         """Loadings and means in units of the columns' standard deviations, and the logarithms of the noise."""
