@@ -23,7 +23,7 @@ from torch import Tensor
 
 from skvae._tensors import TableBatch
 
-_CHUNK_CELLS = 2**18  # of scores at once on the CPU: they stay in the cache until their least is found
+_CHUNK_CELLS = 2**17  # of scores at once on the CPU: they stay in the cache until their least is found
 _CHUNK_CELLS_GPU = 2**25
 _WORTH_BOUNDS = {False: 0.35, True: 0.5}  # share of rows to look at from which all are as fast, where each is dear
 _DEAR_ROW = 2**12  # multiplications a row from which bounds cost little beside the distances
