@@ -36,7 +36,7 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
 
     is low, by Lloyd's iterations from a good start. A drop-in for scikit-learn's ``KMeans``: from the same start it
     finds the same clusters. It starts large fits from the clusters of a sample, looks only at rows whose cluster may
-    have changed, and can run on a GPU. Read more in the :doc:`user guide </user_guide/kmeans>`.
+    have changed, and can run on a GPU. Read more in the :doc:`user guide </user_guide/clustering>`.
 
     Parameters
     ----------
