@@ -27,7 +27,10 @@ def draw(n=100, d=6, k=2, missing=0.0, seed=0):
     return X
 
 
-@pytest.mark.parametrize(("X", "k"), [(load_iris().data, 2), (load_digits().data, 10), (draw(), 3), (draw(15, 40), 4)])
+@pytest.mark.parametrize(
+    ("X", "k"),
+    [(load_iris().data, 2), (load_digits().data, 10), (draw(), 3), (draw(15, 40), 4), (draw(700, 600, 5), 5)],
+)
 def test_axes_and_variances_are_those_of_pca(X, k):
     ours, theirs = ProbabilisticPCA(k).fit(X), PCA(k, svd_solver="full").fit(X)
     np.testing.assert_allclose(ours.components_, theirs.components_, atol=1e-9)

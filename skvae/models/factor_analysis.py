@@ -9,16 +9,19 @@ All rows that miss the same cells share one K x K posterior covariance; no matri
 PCA (Tipping and Bishop 1999) is the same model with `tied` noise, Psi = sigma^2 I.
 """
 
+import contextlib
 import math
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from torch import Tensor
 
 NOISE_FLOOR = 1e-6  # smallest noise variance of a column, as a share of its variance
 CONSTANT_VARIANCE = 1e-12  # stands for the variance of a constant column, as in scikit-learn's FactorAnalysis
 _LOG_2PI = math.log(2 * math.pi)
+_LARGE = 500  # columns from which on a few eigenvectors are cheaper than all
 _ROUNDING = 2.0**-48  # a column whose standard deviation is below this share of its mean is constant
 
 
@@ -380,8 +383,17 @@ def axes_of(params):
 
 def closed_form(S, n_components):
     """Maximum likelihood of tied noise from the covariance: Tipping and Bishop (1999); (12.45), (12.46) in Bishop."""
-    values, axes = torch.linalg.eigh(S)
+    values, axes = _leading(S, n_components)
     return _from_eigen(values, axes, S.diagonal().sum(), n_components)
+
+
+def _leading(S, n_components):
+    """Eigenvalues, ascending, and eigenvectors: all, or of a large matrix the leading ones, by Lanczos' method."""
+    if len(S) >= _LARGE and 0 < n_components <= len(S) // 20 and S.device.type == "cpu":
+        with contextlib.suppress(ArpackNoConvergence):
+            start = np.random.default_rng(0).normal(size=len(S))  # the same at every call
+            return map(torch.from_numpy, eigsh(S.numpy(), n_components, v0=start, tol=0))
+    return torch.linalg.eigh(S)
 
 
 def closed_form_of_rows(X, n_components):
