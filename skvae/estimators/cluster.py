@@ -30,7 +30,7 @@ _SEEDS = {"k-means++": kmeans.spread_seeds, "k-means||": kmeans.scalable_seeds, 
 class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Estimator):
     """Cluster rows around the nearest of K centres.
 
-    Places the centres c_k so that the inertia, the weighted sum of squared distances
+    Places the centres c_k so that the inertia, the weighted sum of squared distances ::
 
         sum_n w_n min_k |x_n - c_k|^2
 
@@ -80,13 +80,13 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         Weighted sum of squared distances of the same rows to these centres.
     n_iter_ : int
         Iterations from the best start; after `partial_fit`, the number of calls.
-    lower_bounds_ : ndarray of shape (n_iter_,)
+    lower_bounds_ : ndarray of shape (n_iter,)
         Minus the inertia per unit of weight before each iteration.
     device_ : str
         Where the fit ran.
     n_features_in_ : int
         Number of columns of X.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the columns, where `fit` was given a DataFrame.
 
     See Also
