@@ -929,7 +929,7 @@ class ProbabilisticPCA(_LinearGaussian):
     >>> X[3, 2] = float("nan")
     >>> model = ProbabilisticPCA(n_components=2).fit(X)
     >>> model.impute(X)[3, 2].round(1)
-    np.float64(1.3)
+    np.float64(1.4)
     """
 
     _parameter_constraints = {
