@@ -326,12 +326,14 @@ def test_one_component_with_gaps_is_the_maximum_that_an_optimiser_finds():
 
 
 @every_kind
-def test_a_component_without_rows_stays_where_it_is(kind):
+@pytest.mark.parametrize("away", [30.0, 1e4])
+def test_a_component_without_rows_stays_where_it_is(kind, away):
     X, near = draw(16), draw_params(kind, 16)
     mu = near.mu.clone()
-    mu[1] = 1e4
+    mu[1] = away
     model = model_of(kind, floor=1e-6)
     params = model.params(near.pi, mu, near.sigma[:1] if kind == "tied" else near.sigma)
+    assert (params.theta is None) == (away == 1e4)
     found = climb(kind, X, model=model, params=params, max_iter=3).params
     np.testing.assert_allclose(found.mu[1], mu[1])
     assert all(torch.isfinite(field).all() for field in found[:5])
