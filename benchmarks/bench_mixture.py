@@ -5,9 +5,9 @@ and of one iteration, so that what a fit costs anyway drops out.
 """
 
 import argparse
-import resource
 import subprocess
 import sys
+import threading
 import time
 import warnings
 
@@ -103,10 +103,31 @@ def memory():
 def print_memory(who):
     cls = classes()[who]
     X, centres = draw(100_000, 16, 16)
-    fit(cls, X[:2000], centres, "full", 2)  # libraries loaded, threads started
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    fit(cls, X, centres, "full", 3)
-    print(f"{(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024:.0f} MB")
+    fit(cls, X[:5000], centres, "full", 2)  # libraries loaded, threads started
+    with PeakMemory() as peak:
+        fit(cls, X, centres, "full", 3)
+    print(f"{peak.above / 2**20:.0f} MB")
+
+
+class PeakMemory:
+    """Samples the resident memory of this process, in bytes above what it was at first."""
+
+    def __enter__(self):
+        import psutil
+
+        self.process, self.done, self.above = psutil.Process(), threading.Event(), 0
+        self.first = self.process.memory_info().rss
+        self.watch = threading.Thread(target=self._sample)
+        self.watch.start()
+        return self
+
+    def _sample(self):
+        while not self.done.wait(0.001):
+            self.above = max(self.above, self.process.memory_info().rss - self.first)
+
+    def __exit__(self, *_):
+        self.done.set()
+        self.watch.join()
 
 
 def steps():
