@@ -395,18 +395,23 @@ class Table:
         self.n_complete = len(complete)
         self.patterns, self.pattern = torch.from_numpy(~patterns).to(self.device), which[by_pattern]
 
-    def batches(self, batch_size, incomplete=sys.maxsize):
-        """All rows in batches of at most `batch_size`, those with missing cells of at most `incomplete`."""
-        return _Batches(self, batch_size, min(batch_size, incomplete))
+    def batches(self, batch_size, incomplete=sys.maxsize, *, in_turn=False):
+        """All rows in batches of at most `batch_size`, those with missing cells of at most `incomplete`.
 
-    def batch(self, start, stop):
-        """The rows from place `start` to place `stop` in the order of this table."""
+        `in_turn`: each batch may overwrite the one before.
+        """
+        return _Batches(self, batch_size, min(batch_size, incomplete), Workspace() if in_turn else None)
+
+    def batch(self, start, stop, space=None):
+        """The rows from place `start` to place `stop` in the order of this table; in a `Workspace`, if one is given."""
         index = slice(start, stop) if self.order is None else self.order[start:stop]
         if self.placed is not None:
             X = self.placed[index if self.order is None else torch.from_numpy(index).to(self.device)]
         else:
-            X = _alias(self.X[index]).to(self.dtype)
-        X = X if self.shift is None else X - self.shift
+            X = _alias(self.X[index])
+            X = X.to(self.dtype) if self.shift is None else X
+        if self.shift is not None:
+            X = torch.sub(X, self.shift, out=None if space is None else space.empty("X", X.shape, self.shift))
         row = torch.arange(start, stop) if self.order is None else torch.from_numpy(index)
         w = self.weight[index].to(device=self.device, dtype=self.dtype)
         if stop <= self.n_complete:
@@ -552,8 +557,8 @@ def _product(X, weight, out):
 class _Batches:
     """A table's batches, to be gone through as often as needed; complete and incomplete rows never share one."""
 
-    def __init__(self, table, batch_size, incomplete):
-        self.table = table
+    def __init__(self, table, batch_size, incomplete, space):
+        self.table, self.space = table, space
         complete, n = table.n_complete, len(table)
         self.bounds = [*_equal_parts(0, complete, batch_size), *_equal_parts(complete, n, incomplete)]
 
@@ -561,7 +566,7 @@ class _Batches:
         return len(self.bounds)
 
     def __iter__(self):
-        return (self.table.batch(start, stop) for start, stop in self.bounds)
+        return (self.table.batch(start, stop, self.space) for start, stop in self.bounds)
 
 
 def _equal_parts(start, stop, size):

@@ -10,7 +10,7 @@ from skvae._compat import check_sample_weight
 from skvae._hash import combine
 
 _FEW_CELLS = 2**18  # up to here, equal rows are merged: a hash and a sort, a millisecond or two
-_CELLS_A_BATCH = {"cpu": 2**18, "cuda": 2**26}
+_CELLS_A_BATCH = {"cpu": 2**19, "cuda": 2**26}
 
 
 def weigh(X, sample_weight):

@@ -233,7 +233,7 @@ class MixtureMixin(DensityMixin):
     def _batches(self, table, model):
         n_columns = table.shape[1]
         size = rows_a_batch(self.batch_size, model.width(n_columns), table.device)
-        return table.batches(size, model.incomplete_rows(n_columns))
+        return table.batches(size, model.incomplete_rows(n_columns), in_turn=True)
 
     def _moved_parameters(self, model, origin, device):
         """The fitted parameters, measured from another origin."""

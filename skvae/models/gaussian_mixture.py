@@ -194,7 +194,7 @@ class FullGaussianMixture(GaussianMixture):
             return stats if params.theta is None else self.moved(stats, params.mu)
         if params.theta is not None:
             return _quadratic_sums(work, R, bound, batch.X.shape[1])
-        return _centred_sums(batch.X, R, bound, params.mu)
+        return _centred_sums(batch.X, R, bound, params.mu, self._space)
 
     def _expected(self, batch, R, params, work):
         expected = R.mT @ params.mu
@@ -209,7 +209,8 @@ class FullGaussianMixture(GaussianMixture):
         A missing cell counts as a draw of mean 0 and the `variance` (D,) of its column.
         """
         R = R * batch.w
-        stats = _centred_sums(batch.X, R, R.new_zeros(()), R.new_zeros(self.n_components, batch.X.shape[1]))
+        origin = R.new_zeros(self.n_components, batch.X.shape[1])
+        stats = _centred_sums(batch.X, R, R.new_zeros(()), origin, self._space)
         if batch.observed is not None:
             stats.SS.diagonal(dim1=1, dim2=2).add_((R @ (1 - batch.observed)) * variance)
         return stats
@@ -418,16 +419,17 @@ def _triangular_log_joint(X, params, space):
     return torch.sub(params.log_norm[:, None], distance, alpha=0.5)
 
 
-def _centred_sums(X, R, bound, mu):
+def _centred_sums(X, R, bound, mu, space):
     """Sums measured from mu, each component's over the rows that belong to it at all."""
     K, D = mu.shape
     S, SS = X.new_empty(K, D), X.new_empty(K, D, D)
     least = _NEGLIGIBLE * R.max()
     for k in range(K):
-        rows = (R[k] > least).nonzero()[:, 0] if X.device.type == "cpu" else slice(None)
+        rows = (R[k] > least).nonzero()[:, 0]
         share = R[k][rows].sqrt()
-        x = (X[rows] - mu[k]).mul_(share[:, None])
-        SS[k] = x.mT @ x
+        x = torch.index_select(X, 0, rows, out=space.empty("members", (len(rows), D), X))
+        x.sub_(mu[k]).mul_(share[:, None])
+        torch.mm(x.mT, x, out=SS[k])
         S[k] = share @ x
     return Stats(bound, R.sum(1), S, SS, X.new_zeros(0))
 
