@@ -290,7 +290,7 @@ class _LinearGaussian(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimat
         D = table.shape[1]
         size = rows_a_batch(self.batch_size, D, table.device)
         if self.batch_size == "auto":  # each batch adds D x D products to the sums
-            size = max(4 * size, D)
+            size = max(size, 3 * D)
         shift = torch.zeros(D, dtype=_FLOAT) if shift is None else torch.as_tensor(shift, dtype=_FLOAT)
         shift = shift.to(table.device)
         n, mean, S = fa.moments(em.summed(fa.sums, table.batches(size)), shift)
@@ -1074,7 +1074,7 @@ def _with_moments_first(batches):
         else:
             others.append(batch)
     total = complete[0] if len(complete) == 1 else functools.reduce(em.add, complete)
-    return [fa.moments(total, torch.zeros_like(total.x)), *others]
+    return [fa.moments(total, torch.zeros(len(total.x), dtype=_FLOAT, device=batches.table.device)), *others]
 
 
 def _posterior_mean(model, batch, params):

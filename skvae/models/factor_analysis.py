@@ -43,11 +43,11 @@ class Params(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Sums over rows: n, of shape (); x, (D,); x x', (D, D)."""
+    """Sums over rows: n, of shape (); x, (D,); x x', (D, D). Of rows on the CPU they are NumPy's."""
 
-    n: Tensor
-    x: Tensor
-    xx: Tensor
+    n: Tensor | np.ndarray
+    x: Tensor | np.ndarray
+    xx: Tensor | np.ndarray
 
 
 class Moments(NamedTuple):
@@ -146,7 +146,7 @@ class FactorAnalysis:
         B = precise @ V
         r = mean - mu
         z = r @ B
-        rz = S @ B + r[:, None] * z
+        rz = (B.T @ S).T + r[:, None] * z  # S is symmetric; this way round the thin product takes half the time
         rr = S.diagonal() + r.square()
         C = n * _bordered(V + B.T @ rz, z, torch.ones_like(n))
         parts = n[None], n * rr, n * torch.cat([rz, r[:, None]], 1), C[None], C
@@ -285,16 +285,23 @@ def _bordered(G, g, one):
 
 # ------------------------------------------------------------------------------------------------ sufficient statistics
 def sums(batch):
-    """Of complete rows. NumPy multiplies a matrix by its own transpose at half the cost (syrk); torch does not."""
+    """Of complete rows."""
     X, w = batch.X, batch.w
-    weighted = X if bool((w == 1).all()) else X * w.sqrt()[:, None]
     if X.device.type == "cpu":
-        array = weighted.numpy()
-        with np.errstate(invalid="ignore", over="ignore"):  # NaN and overflow are told of by who looks at the sums
-            xx = torch.from_numpy(array.T @ array)
-    else:
-        xx = weighted.T @ weighted
-    return Sums(w.sum(), w @ X, xx)
+        return _sums_by_numpy(X.numpy(), w.numpy())
+    return Sums(w.sum(), w @ X, (X * w[:, None]).T @ X)
+
+
+def _sums_by_numpy(X, w):
+    """NumPy multiplies a matrix by its own transpose at half the cost (syrk); torch does not.
+
+    All by NumPy, and so are they added up: threads of two libraries that take turns are in each other's way, which takes
+    twice as long as the products.
+    """
+    w = np.ascontiguousarray(w)  # ones may all be one in memory, which BLAS does not take
+    with np.errstate(invalid="ignore", over="ignore"):  # NaN and overflow are told of by who looks at the sums
+        weighted = X if (w == 1).all() else X * np.sqrt(w)[:, None]
+        return Sums(w.sum(), w @ X, weighted.T @ weighted)
 
 
 def moments(sums, shift):
@@ -310,9 +317,10 @@ def moments(sums, shift):
     moments : Moments
         With `mean` measured from `shift`.
     """
-    mean = sums.x / sums.n
-    S = (sums.xx / sums.n).addr_(mean, mean, alpha=-1)
-    return Moments(sums.n, mean, _without_constants(S, mean + shift))
+    n, x, xx = map(torch.as_tensor, sums)
+    mean = x / n
+    S = (xx / n).addr_(mean, mean, alpha=-1)
+    return Moments(n, mean, _without_constants(S, mean + shift))
 
 
 def _without_constants(S, mean):
