@@ -6,7 +6,6 @@ Engines and models see tensors only, and never ask whether rows are sparse or wh
 import contextlib
 import math
 import sys
-import threading
 import warnings
 from functools import cached_property
 from typing import NamedTuple
@@ -22,7 +21,7 @@ from skvae._hash import combine
 from skvae._topk import top_k as _numpy_top_k
 
 _BLOCK_CELLS = 2**23  # rows x columns handled at once when scoring: 32 MB of float32
-_SMALL_PRODUCT = 2**18  # multiplications up to which OpenBLAS computes a product in the thread that asks for it
+_FEW_COLUMNS = 32  # of a product with a tall matrix
 _ROWS_A_SUM = 4096  # summed in the dtype of the rows, before float64 takes over
 
 
@@ -280,10 +279,6 @@ class Batch:
         mass = w[self.user].double() * self.value.double()
         return torch.bincount(cell, mass, minlength=n_labels * self.n_columns).reshape(n_labels, self.n_columns)
 
-    def n_workers(self, weight):
-        """How many threads may ask `linear_by_part(weight, ...)` at once."""
-        return 1  # it uses all by itself
-
     def sum(self, value=None):
         """Sum over each row of its values (or of others in their place), of shape (n_rows,)."""
         value = self.value if value is None else value
@@ -482,34 +477,23 @@ class TableBatch(NamedTuple):
         return torch.from_numpy(_squared_norms(away).astype(np.float64))
 
     def linear(self, weight, bias):
-        """X @ weight + bias; on the CPU by NumPy, whose thin products are faster there than torch's."""
-        if not self.X.is_cpu:
-            return torch.addmm(bias, self.X, weight)
-        out = np.empty((len(self.X), weight.shape[1]), self.X.numpy().dtype)
-        _product(self.X.numpy(), weight.numpy(), out)
-        out += bias.numpy()
-        return torch.from_numpy(out)
+        """X @ weight + bias."""
+        return _affine(self.X, weight, bias)
 
     def linear_by_part(self, weight, bias, size):
         """A function from rows, as for `part`, at most `size` of them, to their X @ weight + bias.
 
-        On the CPU it stays in the thread that asks, and each thread's results share memory: use one before the next.
+        The results share memory: use one before the next.
         """
-        if not self.X.is_cpu:
-            return lambda rows: torch.addmm(bias, self.X[rows], weight)
-        X, weight, mine = self.X.numpy(), weight.numpy(), threading.local()
-        # As one long row: a loop over each of a few columns has more overhead than sums.
-        biases = np.tile(bias.numpy(), size)
+        space, shape = Workspace(), (size, weight.shape[1])
 
         def linear(rows):
-            if not hasattr(mine, "out"):
-                mine.out = np.empty((size, weight.shape[1]), X.dtype)
-            x = X[rows if isinstance(rows, slice) else rows.numpy()]
-            out = mine.out[: len(x)]
-            _product(x, weight, out)
-            flat = out.reshape(-1)
-            flat += biases[: len(flat)]
-            return torch.from_numpy(out)
+            if isinstance(rows, slice):
+                x = self.X[rows]
+            else:
+                out = space.empty("rows", (len(rows), self.n_columns), self.X)
+                x = torch.index_select(self.X, 0, rows, out=out)
+            return _affine(x, weight, bias, space.empty("out", (len(x), shape[1]), x))
 
         return linear
 
@@ -525,33 +509,17 @@ class TableBatch(NamedTuple):
                 total += torch.from_numpy(sp.csc_array(entries, shape=(n_labels, len(X))) @ X.numpy())
         return total
 
-    def n_workers(self, weight):
-        """How many threads may ask `linear_by_part(weight, ...)` at once."""
-        return torch.get_num_threads() if self.X.is_cpu and _stack_rows(weight) else 1
-
 
 def _squared_norms(X):
     return np.einsum("ij,ij->i", X, X)
 
 
-def _stack_rows(weight):
-    """Rows of a product with `weight` that OpenBLAS computes in the calling thread; 0 where they are too few to pay."""
-    rows = min(128, _SMALL_PRODUCT // (weight.shape[0] * weight.shape[1]))
-    return rows if rows >= 16 else 0
-
-
-def _product(X, weight, out):
-    """X @ weight as a stack of small products, where they pay.
-
-    A product as a whole wakes other threads, and waits for them: where they have other work, for a hundred times as
-    long as it computes. Small ones do not, and Python threads can ask for several at a time.
-    """
-    rows = _stack_rows(weight)
-    whole = len(X) // rows * rows if rows else 0
-    if whole:
-        np.matmul(X[:whole].reshape(-1, rows, X.shape[1]), weight, out=out[:whole].reshape(-1, rows, out.shape[1]))
-    if whole < len(X):
-        np.matmul(X[whole:], weight, out=out[whole:])
+def _affine(X, weight, bias, out=None):
+    """X @ weight + bias; where few columns come out, the other way round, which is some times as fast."""
+    if weight.shape[1] >= _FEW_COLUMNS:
+        return torch.addmm(bias, X, weight, out=out)
+    out = None if out is None else out.view(weight.shape[1], len(X))
+    return torch.addmm(bias[:, None], weight.mT, X.mT, out=out).mT
 
 
 class _Batches:

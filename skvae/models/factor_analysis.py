@@ -295,8 +295,8 @@ def sums(batch):
 def _sums_by_numpy(X, w):
     """NumPy multiplies a matrix by its own transpose at half the cost (syrk); torch does not.
 
-    All by NumPy, and so are they added up: threads of two libraries that take turns are in each other's way, which takes
-    twice as long as the products.
+    All by NumPy, and so are they added up: threads of two libraries that take turns are in each other's way, which
+    takes twice as long as the products.
     """
     w = np.ascontiguousarray(w)  # ones may all be one in memory, which BLAS does not take
     with np.errstate(invalid="ignore", over="ignore"):  # NaN and overflow are told of by who looks at the sums

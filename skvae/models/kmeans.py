@@ -12,18 +12,16 @@ SDM 2010). Seeds are drawn by greedy k-means++ (Arthur and Vassilvitskii, SODA 2
 """
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from skvae._tensors import TableBatch
 
-_CHUNK_CELLS = 2**17  # of scores at once on the CPU: they stay in the cache until their least is found
+_CHUNK_CELLS = 2**19  # of scores at once on the CPU: they stay in the cache until their least is found
 _CHUNK_CELLS_GPU = 2**25
 _WORTH_BOUNDS = {False: 0.35, True: 0.5}  # share of rows to look at from which all are as fast, where each is dear
 _DEAR_ROW = 2**12  # multiplications a row from which bounds cost little beside the distances
@@ -141,29 +139,33 @@ class KMeans:
             return 0
         return n if self._dear(batch) else _chunk_rows(batch, self.n_clusters)
 
-    def _assigned(self, batch, centres, norms, n_bounded):
+    def _assigned(self, batch, centres, norms, n_bounded, before=None):
         """Labels of all rows, and bounds for the first `n_bounded`."""
         n = len(norms)
         n_bounded = min(n, n_bounded)
-        label, nearest, other = nearest_two(batch, centres, norms, slice(0, n_bounded))
+        label, nearest, other = nearest_two(batch, centres, norms, slice(0, n_bounded), before)
         if n_bounded < n:
-            label = torch.cat([label, nearest_centre(batch.part(slice(n_bounded, n)), centres)])
+            rest = slice(n_bounded, n)
+            found = nearest_centre(batch.part(rest), centres, None if before is None else before[rest])
+            label = torch.cat([label, found])
         return Memory(centres, label, None, None, None, norms, nearest, other)
 
     def _assigned_again(self, batch, centres, memory):
         """As `_assigned`, but of rows whose bounds meet only: the others have their label still."""
-        n, n_bounded = len(memory.label), len(memory.nearest)
+        norms, before = memory.norms, memory.label
+        n, n_bounded = len(before), len(memory.nearest)
         if not n_bounded:
-            return self._assigned(batch, centres, memory.norms, 0)
+            return self._assigned(batch, centres, norms, 0, before)
         nearest, other = _moved_bounds(memory, centres)
         active = (nearest >= other).nonzero()[:, 0]
         if len(active) > _WORTH_BOUNDS[self._dear(batch)] * n_bounded:
-            return self._assigned(batch, centres, memory.norms, self._n_sampled(batch))
+            return self._assigned(batch, centres, norms, self._n_sampled(batch), before)
         if n_bounded < n:
-            return self._assigned(batch, centres, memory.norms, n)
-        label = memory.label.clone()
+            return self._assigned(batch, centres, norms, n, before)
+        label = before.clone()
         if len(active):
-            label[active], nearest[active], other[active] = nearest_two(batch, centres, memory.norms, active)
+            found = nearest_two(batch, centres, norms, active, before)
+            label[active], nearest[active], other[active] = found
         return memory._replace(centres=centres, label=label, nearest=nearest, other=other)
 
     # --------------------------------------------------------------------------------------------------------- sums
@@ -250,29 +252,33 @@ def _half_way(centres):
 def _chunk_rows(batch, n_clusters):
     if not batch.w.is_cpu:
         return max(256, _CHUNK_CELLS_GPU // n_clusters)
-    return min(4096, max(256, _CHUNK_CELLS // n_clusters // 256 * 256))
+    return max(256, min(_CHUNK_CELLS // n_clusters, 4 * _CHUNK_CELLS // batch.n_columns))
 
 
-def nearest_centre(batch, centres):
-    """The number of the centre nearest to each row, the first of several; int64 Tensor of shape (n_rows,)."""
+def nearest_centre(batch, centres, before=None):
+    """The number of the centre nearest to each row, the first of several; int64 Tensor of shape (n_rows,).
+
+    With labels from `before`, which is faster where most of them hold: of several nearest, one that a row had.
+    """
 
     def find(rows, scores):
-        return (_argmin(scores),)
+        return _least(scores, None if before is None else before[rows])[:1]
 
     return _by_chunk(find, batch, centres)[0]
 
 
-def nearest_two(batch, centres, norms, index=None):
+def nearest_two(batch, centres, norms, index=None, before=None):
     """As `nearest_centre`, with bounds on distances: from above that to it, from below that to any other centre.
 
-    The bounds are float64 and allow for the rounding of the distances. `norms` are the squared norms of all rows,
-    `index` has those to look at: a slice from 0, or an int64 Tensor.
+    The bounds are float64 and allow for the rounding of the distances. `norms` are the squared norms of all rows, and
+    `before` their labels; `index` has those to look at: a slice from 0, or an int64 Tensor.
     """
     widest = float(centres.square().sum(1).max())
     slack = 8 * torch.finfo(centres.dtype).eps
 
     def find(rows, scores):
-        label, first, second = _two_least(scores)
+        label, first = _least(scores, None if before is None else before[rows])
+        second = scores.scatter_(1, label[:, None], math.inf).amin(1)
         own = norms[rows]
         error = slack * (own + widest)
         nearest = (own + first.double() + error).clamp_(min=0).sqrt_()
@@ -282,7 +288,7 @@ def nearest_two(batch, centres, norms, index=None):
 
 
 def _by_chunk(find, batch, centres, index=None):
-    """Join what `find` returns of chunks of rows and their scores; some at once where the batch allows it.
+    """Join what `find` returns of chunks of rows and their scores.
 
     A score is the squared distance to a centre, less the squared norm of the row.
     """
@@ -291,39 +297,34 @@ def _by_chunk(find, batch, centres, index=None):
     else:
         n = len(index)
     size = _chunk_rows(batch, len(centres))
-    weight, bias = (-2 * centres.T).contiguous(), centres.square().sum(1)
-    scores = batch.linear_by_part(weight, bias, size)
-
-    def chunk(start):
+    scores = batch.linear_by_part((-2 * centres.T).contiguous(), centres.square().sum(1), size)
+    found = []
+    for start in range(0, max(n, 1), size):
         stop = min(n, start + size)
         rows = slice(start, stop) if index is None else index[start:stop]
-        return find(rows, scores(rows))
-
-    starts = range(0, max(n, 1), size)
-    n_workers = min(batch.n_workers(weight), len(starts))
-    if n_workers > 1:
-        with ThreadPoolExecutor(n_workers) as pool:
-            found = list(pool.map(chunk, starts))
-    else:
-        found = [chunk(start) for start in starts]
+        found.append(find(rows, scores(rows)))
     return tuple(torch.cat(parts) for parts in zip(*found))
+
+
+def _least(scores, before=None):
+    """Place and value of the least score of each row: the place from before where that is still among the least.
+
+    To find a least value takes a fraction of the time that it takes to find its place, and most rows keep theirs.
+    """
+    if before is None:
+        label = _argmin(scores)
+        return label, scores.gather(1, label[:, None])[:, 0]
+    first = scores.amin(1)
+    stale = (scores.gather(1, before[:, None])[:, 0] > first).nonzero()[:, 0]
+    label = before.clone()
+    if len(stale):
+        label[stale] = _argmin(scores[stale])
+    return label, first
 
 
 def _argmin(scores):
     # torch's argmin takes longer on the CPU than the product that it follows.
-    return torch.from_numpy(scores.numpy().argmin(1)) if scores.is_cpu else scores.argmin(1)
-
-
-def _two_least(scores):
-    """Place and value of the least score of each row, and the next value; infinite where there is one column."""
-    if not scores.is_cpu:
-        least = F.pad(scores, (0, 1), value=math.inf).topk(2, dim=1, largest=False)
-        return least.indices[:, 0], least.values[:, 0], least.values[:, 1]
-    scores = scores.numpy()
-    row, place = np.arange(len(scores)), scores.argmin(1)
-    first = scores[row, place]
-    scores[row, place] = np.inf
-    return tuple(map(torch.from_numpy, (place, first, scores.min(1, initial=np.inf))))
+    return torch.from_numpy(np.ascontiguousarray(scores.numpy()).argmin(1)) if scores.is_cpu else scores.argmin(1)
 
 
 def squared_distances(batch, centres, label):
