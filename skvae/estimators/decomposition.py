@@ -613,7 +613,8 @@ class FactorAnalysisEM(_LinearGaussian):
     communalities_ : ndarray of shape (n_features,)
         Share of each column's variance under the model that the factors explain.
     factor_correlation_ : ndarray of shape (n_components, n_components)
-        Phi; the identity unless the rotation is oblique. The covariance of x is components_.T Phi components_ + Psi.
+        Phi; the identity unless the rotation is oblique. The covariance of x is
+        ``components_.T @ Phi @ components_ + Psi``.
     rotation_matrix_ : ndarray of shape (n_components, n_components)
         What the scores of the unrotated factors are multiplied by.
     loglike_ : list of float
