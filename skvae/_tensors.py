@@ -236,6 +236,11 @@ class Batch:
         """The same cells holding other values."""
         return Batch(self.row, self.user, self.item, value, self.offset, self.count, self.n_columns, self._w)
 
+    @property
+    def cells_a_row(self):
+        """How many cells of a row there are to handle, on average."""
+        return max(1, len(self.value) // max(1, len(self.row)))
+
     def part(self, index):
         """Some of the rows: a slice of them, or an int64 Tensor of their places."""
         offset, count = self.offset[index], self.count[index]
@@ -294,7 +299,15 @@ class Batch:
 
     def linear_by_part(self, weight, bias, size):
         """A function from rows, as for `part`, at most `size` of them, to their x @ weight + bias."""
-        return lambda rows: self.part(rows).linear(weight, bias)
+        if not self.value.is_cpu or self.value.dtype != torch.float64:
+            return lambda rows: self.part(rows).linear(weight, bias)
+        # SciPy's product takes half the time of torch's, but in float64 only.
+        ends = np.append(self.offset.numpy(), len(self.value))
+        stored = sp.csr_array((self.value.numpy(), self.item.numpy(), ends), shape=(len(self.row), self.n_columns))
+        array = weight.numpy()
+        return lambda rows: torch.from_numpy(stored[rows if isinstance(rows, slice) else rows.numpy()] @ array).add_(
+            bias
+        )
 
     def transposed_times(self, f):
         """Rows of x.T @ f that are not empty, (n_stored_columns, n_out), and their numbers; f (n_rows, n_out)."""
@@ -448,6 +461,11 @@ class TableBatch(NamedTuple):
     @property
     def n_columns(self):
         return self.X.shape[1]
+
+    @property
+    def cells_a_row(self):
+        """How many cells of a row there are to handle."""
+        return self.n_columns
 
     def part(self, index):
         """Some of the rows, all complete: a slice of them, or an int64 Tensor of their places."""

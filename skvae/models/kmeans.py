@@ -252,7 +252,7 @@ def _half_way(centres):
 def _chunk_rows(batch, n_clusters):
     if not batch.w.is_cpu:
         return max(256, _CHUNK_CELLS_GPU // n_clusters)
-    return max(256, min(_CHUNK_CELLS // n_clusters, 4 * _CHUNK_CELLS // batch.n_columns))
+    return max(256, min(_CHUNK_CELLS // n_clusters, 4 * _CHUNK_CELLS // batch.cells_a_row))
 
 
 def nearest_centre(batch, centres, before=None):
