@@ -6,16 +6,16 @@ differ from one on a single machine in this function alone. With one process, a 
 
 
 def total(*sums):
-    """Sum each tensor over all processes that share the fit.
+    """Sum each argument over all processes that share the fit.
 
     Parameters
     ----------
-    *sums : Tensor
+    *sums : Tensor, ndarray, or anything that adds by ``+``
         Sums over this process's rows.
 
     Returns
     -------
-    totals : tuple of Tensor
+    totals : tuple of the same
         The same sums over everybody's rows.
     """
     return sums
