@@ -778,3 +778,21 @@ def test_callbacks_see_every_iteration():
 def test_lines_are_printed_when_asked(capsys):
     FactorAnalysisEM(2, verbose=2).fit(draw())
     assert "[FactorAnalysisEM] iteration 1/1000  bound" in capsys.readouterr().out
+
+
+def test_weights_on_another_scale_stop_no_earlier():
+    X = load_iris().data
+    plain = FactorAnalysisEM(2, tol=1e-4).fit(X)
+    shares = FactorAnalysisEM(2, tol=1e-4).fit(X, sample_weight=np.full(len(X), 1 / len(X)))
+    assert shares.score(X) == pytest.approx(plain.score(X), abs=1e-6)
+
+
+def test_one_row_is_too_few_where_the_others_have_no_weight():
+    X = load_iris().data
+    with pytest.raises(ValueError, match="at least 2 rows"):
+        FactorAnalysisEM(2).fit(X, sample_weight=np.eye(len(X))[0])
+
+
+def test_a_covariance_with_nan_is_refused_by_its_name():
+    with pytest.raises(ValueError, match="S must be a covariance matrix, but it holds NaN"):
+        FactorAnalysisEM(1).fit_covariance(np.full((4, 4), np.nan), n_samples=150)

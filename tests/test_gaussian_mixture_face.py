@@ -10,7 +10,7 @@ from scipy.stats import multivariate_normal
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.callback import ScoringMonitor
-from sklearn.datasets import load_digits, load_wine
+from sklearn.datasets import load_digits, load_iris, load_wine
 from sklearn.exceptions import ConvergenceWarning, InconsistentVersionWarning
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV
@@ -879,3 +879,18 @@ def test_tables_of_many_units_and_constant_columns(kind, load):
         warnings.simplefilter("ignore", ConvergenceWarning)
         model = mixture(covariance_type=kind, max_iter=20).fit(X)
     assert np.diff(model.lower_bounds_).min() > 0 and np.isfinite(model.score(X))
+
+
+def test_condition_takes_a_frame_by_its_names():
+    X = pd.DataFrame(load_iris().data, columns=list("abcd"))
+    mixture = GaussianMixtureEM(2, random_state=0).fit(X)
+    expected = mixture.condition(["a", "b"], X[["a", "b"]]).mean()
+    np.testing.assert_allclose(mixture.condition(["b", "a"], X[["a", "b"]]).mean(), expected, rtol=1e-10)
+    with pytest.raises(ValueError, match="should have the columns that are given"):
+        mixture.condition(["a"], pd.DataFrame({"zzz": [5.0]}))
+
+
+@pytest.mark.parametrize("scale", [1e155, 1e300])
+def test_values_whose_squares_overflow_are_refused(scale):
+    with pytest.raises(ValueError, match="squares overflow"):
+        GaussianMixtureEM(2, random_state=0).fit(load_iris().data * scale)

@@ -217,3 +217,10 @@ def test_callbacks_and_warnings():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ProbabilisticPCA(2, max_iter=1).fit(draw())
+
+
+def test_columns_on_scales_of_their_own_lose_no_axis():
+    X = np.random.default_rng(0).normal(size=(200, 3)) @ np.diag([1e3, 1.0, 1e-2])
+    model, peer = ProbabilisticPCA(2).fit(X), PCA(2).fit(X)
+    assert model.score(X) == pytest.approx(peer.score(X), abs=0.02)  # divisors n and n - 1
+    np.testing.assert_allclose(model.noise_variance_, peer.noise_variance_, rtol=0.01)

@@ -10,6 +10,7 @@ from skvae._compat import check_sample_weight
 from skvae._hash import combine
 
 _FEW_CELLS = 2**18  # up to here, equal rows are merged: a hash and a sort, a millisecond or two
+_LARGEST = 1e150
 _CELLS_A_BATCH = {"cpu": 2**19, "cuda": 2**26}
 
 
@@ -84,6 +85,13 @@ def refuse_empty_columns(X, name):
             f"{name} cannot learn a column without any observed value, but in X every cell is NaN in column(s) "
             f"{', '.join(map(str, empty[:10]))}; drop them."
         )
+
+
+def refuse_overflow(X):
+    """Complain of values whose squares no float64 holds."""
+    largest = max(float(np.fmax.reduce(X, axis=None)), -float(np.fmin.reduce(X, axis=None)))
+    if largest > _LARGEST:
+        raise ValueError(f"X holds values whose squares overflow, such as {largest:g}; scale it.")
 
 
 def filled(X, checked, values):

@@ -14,7 +14,7 @@ from skvae._compat import check_sample_weight, fit_context
 from skvae._tensors import Noise, Table, explain_out_of_memory, inference_device, resolve_device
 from skvae.engines import em
 from skvae.estimators._base import draw_seed
-from skvae.estimators._em import refuse_empty_columns, rows_a_batch, weigh
+from skvae.estimators._em import refuse_empty_columns, refuse_overflow, rows_a_batch, weigh
 from skvae.estimators._watching import FitWatcher
 from skvae.models import kmeans
 from skvae.models.mixing import posterior
@@ -136,6 +136,7 @@ class MixtureMixin(DensityMixin):
         if not reset:
             self._refuse_other_components()
         refuse_empty_columns(checked, type(self).__name__)
+        refuse_overflow(checked)
         return checked
 
     def _refuse_other_components(self):

@@ -16,7 +16,7 @@ from skvae._sparse import merged
 from skvae._tensors import Noise, Rows, TableBatch, explain_out_of_memory, inference_device, resolve_device
 from skvae.engines import em
 from skvae.estimators._base import Estimator, draw_seed
-from skvae.estimators._em import weigh
+from skvae.estimators._em import refuse_overflow, weigh
 from skvae.estimators._watching import FitWatcher
 from skvae.models import kmeans
 
@@ -396,6 +396,8 @@ class _Climb:
         self.n_starts = self._count_starts()
         rows, weight = weigh(X, sample_weight)
         self.weight = np.ones(rows.shape[0]) if weight is None else weight
+        if not sp.issparse(rows):
+            refuse_overflow(rows)
         self.shift, self.variance = _moments(rows, weight)
         self.whole = _placed(_centred(rows, self.shift), self.device, self.weight)
         self.model = kmeans.KMeans(estimator.n_clusters)

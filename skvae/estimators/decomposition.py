@@ -122,7 +122,11 @@ class _LinearGaussian(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimat
             self._check_K(checked.shape[1])
             device = resolve_device(self.device)
             rows, weight = weigh(checked, sample_weight)
-            evidence = self._evidence(rows, weight, device)
+            if sample_weight is not None and np.count_nonzero(np.asarray(sample_weight)) == 1:
+                raise ValueError(
+                    f"{type(self).__name__} needs at least 2 rows, but sample_weight is zero for all but 1 sample."
+                )
+            evidence = self._evidence(rows, weight, device)._replace(n_rows=len(rows))
             return self._set(**self._fitted(evidence, X, y, checked.dtype, device))
 
     @fit_context(prefer_skip_nested_validation=True)
@@ -219,8 +223,10 @@ class _LinearGaussian(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimat
             return self._set(**self._fitted(_evidence_of(moments, device), S, None, dtype, device))
 
     def _checked_covariance(self, S, n_samples, mean):
-        checked = validate_data(self, S, reset=True, dtype=[np.float64, np.float32])
+        checked = validate_data(self, S, reset=True, dtype=[np.float64, np.float32], ensure_all_finite=False)
         matrix = checked.astype(np.float64)
+        if not np.isfinite(matrix).all():
+            raise ValueError("S must be a covariance matrix, but it holds NaN or infinity.")
         scale = np.abs(matrix).max()
         if matrix.shape[0] != matrix.shape[1] or not np.allclose(matrix, matrix.T, rtol=0, atol=1e-6 * scale):
             raise ValueError(
@@ -331,7 +337,8 @@ class _LinearGaussian(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimat
 
     def _ascend(self, model, evidence, start, attributes, X, y):
         """Climb, and warn where `max_iter` was too few."""
-        plan = em.Plan(self.max_iter, lambda step: step.gain * evidence.n < self.tol, evidence.n, accelerate=True)
+        n = max(evidence.n, evidence.n_rows)  # weights that sum to 1 say nothing of how well to converge
+        plan = em.Plan(self.max_iter, lambda step: step.gain * n < self.tol, evidence.n, accelerate=True)
         with FitWatcher(self, X, y, self.max_iter, attributes) as watcher:
             fit = em.ascend(model, evidence.batches, [start], plan=plan, watcher=watcher)
         if not fit.converged and fit.n_iter == self.max_iter:
@@ -887,7 +894,7 @@ class ProbabilisticPCA(_LinearGaussian):
     explained_variance_ratio_ : ndarray of shape (n_components,)
         Share of the total variance.
     noise_variance_ : float
-        sigma^2 of maximum likelihood, with divisor n. Never below a millionth of the mean variance.
+        sigma^2 of maximum likelihood, with divisor n. Never below 1e-12 of the mean variance.
     mean_ : ndarray of shape (n_features,)
         Means; where cells are missing, of maximum likelihood too.
     loglike_ : list of float

@@ -230,10 +230,13 @@ class GaussianMixtureEM(MixtureMixin, Estimator):
         Raises
         ------
         ValueError
-            If `given` names no column, all of them, one twice or an unknown one, or X has another number of columns.
+            If `given` names no column, all of them, one twice or an unknown one, or X has another number of columns,
+            or is a DataFrame with columns of other names.
         """
         check_is_fitted(self)
         given = columns_of(self, given)
+        if hasattr(X, "columns") and hasattr(self, "feature_names_in_"):
+            X = _in_order(X, self.feature_names_in_[given].tolist())
         rest = np.delete(np.arange(self.n_features_in_), given)
         X = check_array(X, dtype=[np.float64, np.float32], input_name="X")
         if X.shape[1] != len(given):
@@ -413,6 +416,13 @@ class ConditionalMixture(NamedTuple):
         apart = self.means - self.mean()[:, None]
         within = np.einsum("nk,kde->nde", self.weights, self.covariances)
         return within + np.einsum("nk,nkd,nke->nde", self.weights, apart, apart)
+
+
+def _in_order(frame, names):
+    """The columns of a DataFrame in the order of their names."""
+    if sorted(map(str, frame.columns)) != sorted(names):
+        raise ValueError(f"X should have the columns that are given, {names}, but has {list(frame.columns)}.")
+    return frame[names]
 
 
 def _same(array):

@@ -19,6 +19,7 @@ from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from torch import Tensor
 
 NOISE_FLOOR = 1e-6  # smallest noise variance of a column, as a share of its variance
+TIED_FLOOR = 1e-12  # the same where all columns share one: theirs may be on scales of their own
 CONSTANT_VARIANCE = 1e-12  # stands for the variance of a constant column, as in scikit-learn's FactorAnalysis
 _LOG_2PI = math.log(2 * math.pi)
 _LARGE = 500  # columns from which on a few eigenvectors are cheaper than all
@@ -120,7 +121,8 @@ class FactorAnalysis:
     def __init__(self, n_components, variance, tied=False):
         self.n_components, self.tied = n_components, tied
         variance = variance.mean().expand(len(variance)) if tied else variance
-        self.floor = torch.where(variance > 0, NOISE_FLOOR * variance, CONSTANT_VARIANCE)
+        share = TIED_FLOOR if tied else NOISE_FLOOR
+        self.floor = torch.where(variance > 0, share * variance, CONSTANT_VARIANCE)
         self.variance = variance.maximum(self.floor)
         self.scale = self.variance.sqrt()
 
@@ -415,6 +417,6 @@ def _from_eigen(values, axes, total, n_components):
     """From eigenvalues in ascending order; what they leave out of the total is noise."""
     D, K = len(axes), n_components
     values, axes = values.flip(0)[:K], axes.flip(1)[:, :K]
-    floor = NOISE_FLOOR * total / D if total > 0 else total.new_tensor(CONSTANT_VARIANCE)
+    floor = TIED_FLOOR * total / D if total > 0 else total.new_tensor(CONSTANT_VARIANCE)
     noise = ((total - values.sum()) / max(1, D - K)).maximum(floor)
     return Axes(_upright(axes), values.maximum(noise), noise)
