@@ -107,12 +107,12 @@ class Noise:
     """
 
     def __init__(self, seed):
-        self._key, self._folded = int(seed), {}
+        self.key, self._folded = int(seed), {}
 
     def fold(self, *path):
         """Noise of its own for a purpose, such as `noise.fold("dropout", epoch)`."""
         if path not in self._folded:  # remembered: a loop asks for the same one at every step
-            key = np.array([self._key], dtype=np.int64)
+            key = np.array([self.key], dtype=np.int64)
             for step in path:
                 key = combine(key, np.array([crc32(step.encode()) if isinstance(step, str) else step], dtype=np.int64))
             self._folded[path] = Noise(key[0])
@@ -120,7 +120,7 @@ class Noise:
 
     def keys(self, row):
         """A key for each row, from which its cells draw."""
-        return combine(self._key, row)
+        return combine(self.key, row)
 
     def uniform(self, row, n_columns, dtype=torch.float32):
         """Uniform on the open interval (0, 1), of shape (len(row), n_columns)."""
@@ -128,9 +128,7 @@ class Noise:
 
     def normal(self, row, n_columns, dtype=torch.float32):
         """Standard normal, of shape (len(row), n_columns); Box and Muller (1958) on two parts of the 64 bits."""
-        bits = combine(self.keys(row)[:, None], torch.arange(n_columns, device=row.device))
-        radius = _unit(bits >> 40, dtype).log_().mul_(-2).sqrt_()
-        return radius.mul_(_unit(bits, dtype).mul_(2 * math.pi).cos_())
+        return normal_at(self.keys(row)[:, None], torch.arange(n_columns, device=row.device), dtype)
 
     def permutation(self, n):
         """An order of n rows, as an int64 array: the rows sorted by their own random bits."""
@@ -140,6 +138,13 @@ class Noise:
 def uniform_at(key, column, dtype=torch.float32):
     """Uniform on (0, 1) for single cells, by the `keys` of their rows and their columns, which broadcast."""
     return _unit(combine(key, column) >> 40, dtype)
+
+
+def normal_at(key, column, dtype=torch.float32):
+    """Standard normal for single cells, by the `keys` of their rows and their columns, which broadcast."""
+    bits = combine(key, column)
+    radius = _unit(bits >> 40, dtype).log_().mul_(-2).sqrt_()
+    return radius.mul_(_unit(bits, dtype).mul_(2 * math.pi).cos_())
 
 
 def _unit(bits, dtype):
@@ -191,8 +196,16 @@ class Rows:
     def batches(self, batch_size, order=None):
         """All rows in ceil(n / batch_size) batches whose sizes differ by at most one: no small batch at the end."""
         order = np.arange(len(self)) if order is None else order
-        for index in np.array_split(order, max(1, math.ceil(len(self) / batch_size))):
+        for index in np.array_split(order, self.n_batches(batch_size)):
             yield self.batch(index)
+
+    def shuffled(self, batch_size, noise):
+        """The batches of one pass in an order of its own."""
+        return self.batches(batch_size, noise.permutation(len(self)))
+
+    def n_batches(self, batch_size):
+        """Of one pass."""
+        return max(1, math.ceil(len(self) / batch_size))
 
     def _place(self, array, dtype):
         return torch.from_numpy(np.ascontiguousarray(array)).to(device=self.device, dtype=dtype)

@@ -6,17 +6,20 @@ L(q, theta) = E_q[log p(x | z, theta)] - beta KL(q(z | x) || p(z))   <=   log p(
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
 from torch import Tensor
 
 
 class Bound(NamedTuple):
     """Evidence lower bound of a batch, its two terms kept apart.
 
+    All axes but the last two are those of members, networks that are trained together; most models have none.
+
     Attributes
     ----------
-    log_prob : Tensor of shape (n_rows,)
+    log_prob : Tensor of shape (..., n_rows)
         One-sample or exact value of E_q[log p(x | z)], less its part that is constant in the parameters; nats.
-    kl : Tensor of shape (n_rows, n_components)
+    kl : Tensor of shape (..., n_rows, n_components)
         KL(q(z_k | x) || p(z_k)) in closed form; nats.
     """
 
@@ -24,8 +27,52 @@ class Bound(NamedTuple):
     kl: Tensor
 
     def value(self, beta=1.0):
-        """The bound of each row with its second term weighted by beta, of shape (n_rows,)."""
+        """What an engine raises: the bound of each row with its second term weighted by beta, (..., n_rows)."""
         return self.log_prob - beta * self.kl.sum(-1)
+
+
+class FreeBits(NamedTuple):
+    """A bound whose KL term costs a latent dimension at least `least` nats, so that none gains by switching off.
+
+    The floor holds for the mean over the rows of the batch (Kingma et al., NeurIPS 2016, appendix C.8).
+
+    Attributes
+    ----------
+    log_prob, kl : Tensor
+        As of `Bound`.
+    least : float
+    w : Tensor of shape (..., n_rows)
+        Weights of the rows, with mean 1.
+    """
+
+    log_prob: Tensor
+    kl: Tensor
+    least: float
+    w: Tensor
+
+    def value(self, beta=1.0):
+        """The bound of each row, its KL term replaced by that of the whole batch, of shape (..., n_rows)."""
+        of_batch = (self.w[..., None] * self.kl).mean(-2).clamp(min=self.least).sum(-1, keepdim=True)
+        return self.log_prob - beta * of_batch
+
+
+class ImportanceWeighted(NamedTuple):
+    """The tighter bound of several draws, log mean_s p(x, z_s) / q(z_s | x) (Burda et al. 2016, eq. 8).
+
+    Attributes
+    ----------
+    log_prob, kl : Tensor
+        As of `Bound`, with the mean over the draws.
+    objective : Tensor of shape (..., n_rows)
+    """
+
+    log_prob: Tensor
+    kl: Tensor
+    objective: Tensor
+
+    def value(self, beta=1.0):
+        """The bound of each row; it has no KL term of its own to weigh."""
+        return self.objective
 
 
 def kl_to_standard_normal(mean, log_variance):
@@ -43,11 +90,13 @@ class Fit:
         The parameters to keep: the last, or the best on the validation rows. A network's are a dict, an EM model's
         its own NamedTuple.
     lower_bounds : list of float
-        Mean bound per row at beta = 1, one per iteration; nats.
+        Mean bound per row at beta = 1, one per iteration; nats. Of members, arrays of a number each.
     validation_scores : list of float
-        One per iteration where validation rows were given.
+        One per validation where validation rows were given. Of several fits, arrays of a number each.
     n_iter : int
         Iterations done.
+    best : ndarray of int
+        Of each fit, the number of the validation whose parameters were kept; -1 for the last parameters.
     moments : dict of Tensor
         State of the optimiser, from which a later call may go on.
     converged : bool
@@ -60,6 +109,7 @@ class Fit:
     lower_bounds: list = field(default_factory=list)
     validation_scores: list = field(default_factory=list)
     n_iter: int = 0
+    best: np.ndarray | None = None
     moments: dict = field(default_factory=dict)
     converged: bool = False
     memory: list | None = None

@@ -1,12 +1,13 @@
 """Networks as pure functions of a dict of tensors: `{"decoder.0.weight": ..., "decoder.0.bias": ...}`.
 
-A weight has shape (n_in, n_out), so that the first layer of a sparse row is a sum of rows of the weight. Leading axes
-of the tensors broadcast, as in `torch.matmul`.
+A weight has shape (n_in, n_out), so that the first layer of a sparse row is a sum of rows of the weight. Tensors with a
+leading axis are several members, networks of one shape that are computed together; their inputs have that axis too.
 """
 
 import math
 
 import torch
+from torch.func import functional_call
 
 _BLOCK_CELLS = 2**18
 
@@ -52,9 +53,67 @@ def layer(params, name, index):
     return params[f"{name}.{index}.weight"], params[f"{name}.{index}.bias"]
 
 
+def affine(h, weight, bias):
+    """h @ weight + bias: of one network, or of members (M, n_in, n_out) on inputs (M or 1, n_rows, n_in)."""
+    if weight.dim() == 2:
+        return torch.addmm(bias, h, weight)
+    return torch.baddbmm(bias[:, None], h.expand(len(weight), -1, -1), weight)
+
+
 def hidden(params, name, h, layers, activation):
     """Run h through `layers` (a range), each followed by the activation."""
     for index in layers:
-        weight, bias = layer(params, name, index)
-        h = activation(h @ weight + bias)
+        h = activation(affine(h, *layer(params, name, index)))
     return h
+
+
+class Module:
+    """A network of the user's own, a `torch.nn.Module`, as a pure function of a dict of tensors.
+
+    Parameters
+    ----------
+    name : str
+        Prefix of its parameters.
+    factory : callable
+        (n_in, n_out) -> Module that maps rows (n_rows, n_in) to (n_rows, n_out). It is called on torch's "meta" device:
+        what it draws is never used.
+    n_in, n_out : int
+
+    Raises
+    ------
+    ValueError
+        If the factory does not make a module, or one with buffers, such as the running means of a batch norm: they
+        would make the result depend on the order of calls.
+    """
+
+    def __init__(self, name, factory, n_in, n_out):
+        with torch.device("meta"):
+            self.module = factory(n_in, n_out)
+        if not isinstance(self.module, torch.nn.Module):
+            raise ValueError(f"{name} must make a torch.nn.Module, but it made {self.module!r}.")
+        buffers = [key for key, _ in self.module.named_buffers()]
+        if buffers:
+            raise ValueError(f"{name} made a module with buffers {buffers}, which no fit keeps; leave them out.")
+        self.name = name
+        self.keys = [key for key, _ in self.module.named_parameters()]
+
+    def init(self, noise):
+        """Glorot and Bengio's (2010) uniform weights where there are two axes or more, else ones and zeros."""
+        return {f"{self.name}.{key}": self._drawn(key, parameter, noise.fold(self.name, key)) for key, parameter in
+                self.module.named_parameters()}
+
+    def _drawn(self, key, parameter, noise):
+        if parameter.dim() < 2:  # a weight of one axis is the factor of a normalisation
+            return torch.full(parameter.shape, float(key.endswith("weight")), dtype=torch.float32)
+        n_out, n_in = parameter.shape[0], parameter[0].numel()
+        return _glorot(n_in, n_out, noise).mT.reshape(parameter.shape).contiguous()
+
+    def __call__(self, params, h):
+        """Of one network, or of members one after another."""
+        own = {key: params[f"{self.name}.{key}"] for key in self.keys}
+        n_members = len(own[self.keys[0]])
+        outputs = []
+        for member in range(n_members):
+            weights = {key: tensor[member] for key, tensor in own.items()}
+            outputs.append(functional_call(self.module, weights, (h[min(member, len(h) - 1)],)))
+        return torch.stack(outputs)

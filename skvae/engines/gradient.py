@@ -2,13 +2,16 @@
 
     batch -> bound -> step
 
-The loop owns the order of the rows, the schedules, early stopping and the guard against non-finite steps. A model is
-anything with `bound(params, batch, noise) -> Bound`; the loop knows no more of it.
+The loop owns the schedules, early stopping and the guard against non-finite steps. A model is anything with
+`bound(params, batch, noise) -> Bound`; the loop knows no more of it.
+
+Networks of one shape may climb together, as members: every tensor then has a leading axis of them, and the bounds of
+all are raised in one step. They do not see each other. Members that share a validation score are one fit.
 """
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,28 +34,39 @@ class Plan:
         Epochs.
     batch_size : int
         Rows a step.
-    learning_rate : float
+    learning_rate : float, or sequence of float
+        Of each member.
     rate_schedule, beta : callable
-        Fraction of all steps done -> multiplier of the learning rate, weight of the KL term.
-    weight_decay : float
+        Fraction of all steps done -> multiplier of the learning rate, weight of the KL term. The latter may be a
+        Tensor of shape (n_members, 1).
+    weight_decay : float, or sequence of float
         Coefficient of 0.5 * sum of squares of every weight matrix (biases are free).
     patience : int or None
-        Stop after so many epochs without a better validation score, and keep the best; None: keep the last.
+        Stop after so many validations without a better score, and keep the best; None: keep the last.
+    tol : float
+        By how much a score must rise to count as better for the patience.
+    validate_every : int
+        Epochs from one validation to the next.
     earliest_stop : float
         Fraction of all steps before which no epoch counts as the best: the annealing ends there.
     first_epoch : int
         Number of the first epoch, a key of its noise.
+    fit_of_member : ndarray of int or None
+        The fit that each member belongs to; None: the tensors have no axis of members.
     """
 
     max_iter: int
     batch_size: int
-    learning_rate: float
+    learning_rate: float | Sequence
     rate_schedule: Callable = schedules.constant
     beta: Callable = schedules.constant
-    weight_decay: float = 0.0
+    weight_decay: float | Sequence = 0.0
     patience: int | None = None
+    tol: float = 0.0
+    validate_every: int = 1
     earliest_stop: float = 0.0
     first_epoch: int = 0
+    fit_of_member: np.ndarray | None = None
 
 
 class Epoch(NamedTuple):
@@ -62,19 +76,20 @@ class Epoch(NamedTuple):
     ----------
     number : int
     lower_bound : float
-        Mean bound per row at beta = 1, nats.
+        Mean bound per row at beta = 1, nats; of members, an array, as are the next two.
     log_prob, kl : float
         Its two terms.
     validation_score : float or None
+        Of several fits, an array; None after epochs without a validation.
     params : dict of Tensor
         The live parameters: copy what you keep.
     """
 
     number: int
-    lower_bound: float
-    log_prob: float
-    kl: float
-    validation_score: float | None
+    lower_bound: float | np.ndarray
+    log_prob: float | np.ndarray
+    kl: float | np.ndarray
+    validation_score: float | np.ndarray | None
     params: dict
 
 
@@ -86,13 +101,14 @@ def ascend(model, params, rows, *, plan, noise, log_base=0.0, validate=None, wat
     model : object with a method bound(params, batch, noise)
     params : dict of Tensor
         Where to start. They are moved in place: a copy of the weights is memory that a wide catalogue feels.
-    rows : Rows
+    rows : Rows or MemberRows
+        Whatever hands out `shuffled(batch_size, noise)` batches with weights `w`, `n_batches(batch_size)` of them.
     plan : Plan
-    noise : Noise
+    noise : Noise or MemberNoise
     log_base : float
-        Mean over rows of the part of log p(x | z) that the bound leaves out.
+        Mean over rows of the part of log p(x | z) that the bound leaves out; of members, an array.
     validate : callable or None
-        params -> score, greater is better; called after every epoch.
+        params -> score, greater is better: one for each fit.
     watcher : Watcher or None
     moments : dict of Tensor or None
         Of an earlier call, to go on with its optimiser's state; changed in place too.
@@ -114,24 +130,25 @@ def _ascend(model, params, rows, plan, noise, log_base, validate, watcher, momen
     params = {name: _leaf(tensor) for name, tensor in params.items()}
     optimiser = _Adam(params, plan, moments)
     fit, best = Fit(params), _Best(plan)
-    n_steps = plan.max_iter * max(1, -(-len(rows) // plan.batch_size))
+    n_steps = plan.max_iter * rows.n_batches(plan.batch_size)
     step = 0
     for number in range(plan.max_iter):
         watcher.begins(number)
         epoch_noise = noise.fold(plan.first_epoch + number)
         sums = []  # of each step, kept on the device until the epoch's end
-        for batch in rows.batches(plan.batch_size, epoch_noise.fold("order").permutation(len(rows))):
+        for batch in rows.shuffled(plan.batch_size, epoch_noise.fold("order")):
             fraction = step / n_steps
             bound = model.bound(params, batch, epoch_noise)
-            (-bound.value(plan.beta(fraction)).mean()).backward()
-            sums.append(optimiser.step(bound, plan.rate_schedule(fraction)))
+            (-(batch.w * bound.value(plan.beta(fraction))).mean(-1).sum()).backward()
+            sums.append(optimiser.step(bound, batch.w, plan.rate_schedule(fraction)))
             step += 1
         (sums,) = _reduce.total(torch.stack(sums).cpu().double().sum(0))
-        log_prob, kl, n_rows, refused = sums.tolist()
-        optimiser.review(refused, plan.first_epoch + number)
-        score = None if validate is None else validate(params)
-        n_rows = n_rows or math.nan  # every step refused: there is no bound
-        log_prob, kl = log_prob / n_rows + log_base, kl / n_rows
+        log_prob, kl, weight, refused = sums.numpy()
+        optimiser.review(refused.max(), plan.first_epoch + number)
+        validates = (number + 1) % plan.validate_every == 0 or number + 1 == plan.max_iter
+        score = validate(params) if validate and validates else None
+        weight = np.where(weight, weight, math.nan)  # every step refused: there is no bound
+        log_prob, kl = log_prob / weight + log_base, kl / weight
         fit.n_iter = number + 1
         fit.lower_bounds.append(log_prob - kl)
         if score is not None:
@@ -140,7 +157,7 @@ def _ascend(model, params, rows, plan, noise, log_base, validate, watcher, momen
         if best.enough(params, score, (number + 1) / plan.max_iter) or stop:
             break
     fit.params = {name: tensor.detach() for name, tensor in (best.params or params).items()}
-    fit.moments = optimiser.moments()
+    fit.best, fit.moments = best.number, optimiser.moments()
     return fit
 
 
@@ -149,66 +166,83 @@ def _leaf(tensor):
 
 
 class _Best:
-    """The parameters of the best validation score so far, and when to give up on a better one."""
+    """The parameters of each fit at its best validation score so far, and when to give up on a better one."""
 
     def __init__(self, plan):
-        self.patience, self.earliest = plan.patience, plan.earliest_stop
-        self.score, self.params, self.waited = -np.inf, None, 0
+        self.patience, self.tol, self.earliest, self.fit_of_member = (
+            plan.patience, plan.tol, plan.earliest_stop, plan.fit_of_member,
+        )
+        n_fits = 1 if self.fit_of_member is None else self.fit_of_member.max() + 1
+        self.score, self.bar = np.full(n_fits, -np.inf), np.full(n_fits, -np.inf)
+        self.waited, self.number, self.n_seen = np.zeros(n_fits, int), np.full(n_fits, -1), 0
+        self.params = None
 
     def enough(self, params, score, fraction):
-        if self.patience is None or score is None or fraction < self.earliest:
+        if self.patience is None or score is None:
             return False
-        if score > self.score:
-            self.score, self.waited = score, 0
+        self.n_seen += 1
+        if fraction < self.earliest:
+            return False
+        score, running = np.atleast_1d(score), self.waited < self.patience
+        better = running & (score > self.score)
+        self._keep(params, better)
+        self.score[better], self.number[better] = score[better], self.n_seen - 1
+        rose = running & (score > self.bar)
+        self.bar[rose] = score[rose] + self.tol
+        self.waited[rose] = 0
+        self.waited[running & ~rose] += 1
+        return bool((self.waited >= self.patience).all())
+
+    def _keep(self, params, better):
+        if self.params is None and better.any() or better.all():
             self.params = {name: tensor.detach().clone() for name, tensor in params.items()}
-        else:
-            self.waited += 1
-        return self.waited >= self.patience
+        elif better.any():
+            for name, tensor in params.items():
+                members = torch.from_numpy(better[self.fit_of_member]).to(tensor.device)
+                self.params[name][members] = tensor.detach()[members]
 
 
 class _Adam:
     """Adam (Kingma and Ba 2015), fused, that refuses steps which are not finite without waiting for the device."""
 
     def __init__(self, params, plan, moments):
-        self.params, self.rate, self.halved = params, plan.learning_rate, False
-        matrices = [tensor for tensor in params.values() if tensor.dim() > 1]
-        vectors = [tensor for tensor in params.values() if tensor.dim() <= 1]
-        groups = [{"params": matrices, "weight_decay": plan.weight_decay}, {"params": vectors}]
-        self.adam = torch.optim.Adam(groups, lr=plan.learning_rate, fused=True)
+        self.params, self.factor = params, 1.0
         for tensor in params.values():  # kept from the first step on: see `kept_gradient`
             tensor.grad, tensor.adds_in_place = torch.zeros_like(tensor), True
+        groups = _groups(params, plan)
+        self.adam = torch.optim.Adam(groups, fused=True)
+        self.rates = [group["lr"] for group in groups]
         for name, tensor in params.items():
             if moments:
                 self.adam.state[tensor] = {key: moments[f"{name}.{key}"] for key in _MOMENTS}
 
-    def step(self, bound, multiplier):
-        """Take the step if the bound and all gradients are finite.
+    def step(self, bound, w, multiplier):
+        """Take the step if the bounds and all gradients are finite.
 
-        Returns the sums over the rows of the batch of log_prob and kl, their number, and how many steps were refused:
-        a refused one counts as 1 there and as nothing in the other three.
+        Returns the sums over the rows of the batch of log_prob and kl, their weight, and how many steps were refused,
+        each with the axes of members: a refused step counts as 1 there and as nothing in the other three.
         """
-        sums = torch.stack([bound.log_prob.detach().sum(), bound.kl.detach().sum()])
+        log_prob, kl = bound.log_prob.detach(), bound.kl.detach().sum(-1)
+        sums = torch.stack([(w * log_prob).sum(-1), (w * kl).sum(-1), w.expand(log_prob.shape).sum(-1)])
         gradients = torch.stack([tensor.grad.sum() for tensor in self.params.values()])
         taken = torch.isfinite(sums).all() & torch.isfinite(gradients).all()
-        refused = (~taken).float()
-        for group in self.adam.param_groups:
-            group["lr"] = self.rate * multiplier
-        self.adam.found_inf = refused  # the fused kernel leaves parameters and moments alone where this is 1
+        for group, rate in zip(self.adam.param_groups, self.rates, strict=True):
+            group["lr"] = rate * self.factor * multiplier
+        self.adam.found_inf = (~taken).float()  # the fused kernel leaves parameters and moments alone where this is 1
         self.adam.step()
         self.adam.zero_grad(set_to_none=False)
-        n_rows = sums.new_full((1,), len(bound.log_prob))
-        return torch.cat([torch.where(taken, torch.cat([sums, n_rows]), 0), refused[None]])
+        return torch.cat([torch.where(taken, sums, 0), (~taken).expand(sums[:1].shape).to(sums.dtype)])
 
     def review(self, refused, epoch):
         """Halve the rate once if steps were refused; then give up."""
         if not refused:
             return
-        if self.halved:
+        if self.factor < 1:
             raise FloatingPointError(
                 f"The bound or its gradient was not finite in {int(refused)} steps of epoch {epoch}, though the "
                 f"learning rate had been halved to {self.rate:g}; lower learning_rate, or look for outliers in X."
             )
-        self.rate, self.halved = self.rate / 2, True
+        self.factor = 0.5
         warnings.warn(
             f"The bound or its gradient was not finite in {int(refused)} steps of epoch {epoch}. They were left out, "
             f"and the learning rate is now {self.rate:g}.",
@@ -216,7 +250,12 @@ class _Adam:
             stacklevel=2,
         )
 
+    @property
+    def rate(self):
+        return max(self.rates) * self.factor
+
     def moments(self):
+        """Of each parameter; none where members have rates of their own."""
         return {
             f"{name}.{key}": self.adam.state[tensor][key].detach()
             for name, tensor in self.params.items()
@@ -226,3 +265,36 @@ class _Adam:
 
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+def _groups(params, plan):
+    """Parameters by learning rate and weight decay; of members with rates of their own, views of runs of them."""
+    if np.ndim(plan.learning_rate) == np.ndim(plan.weight_decay) == 0:
+        runs = [(plan.learning_rate, plan.weight_decay, None)]
+    else:
+        runs = list(_runs(*np.broadcast_arrays(plan.learning_rate, plan.weight_decay)))
+    n_axes = 1 if plan.fit_of_member is None else 2  # of a vector
+    groups = []
+    for rate, decay, members in runs:
+        for matrices in (True, False):
+            some = [_of(tensor, members) for tensor in params.values() if (tensor.dim() > n_axes) == matrices]
+            groups.append({"params": some, "lr": rate, "weight_decay": decay if matrices else 0.0})
+    return groups
+
+
+def _runs(rates, decays):
+    """(learning rate, weight decay, slice of members) of neighbours that share both."""
+    start = 0
+    for stop in range(1, len(rates) + 1):
+        if stop == len(rates) or (rates[stop], decays[stop]) != (rates[start], decays[start]):
+            yield float(rates[start]), float(decays[start]), slice(start, stop)
+            start = stop
+
+
+def _of(tensor, members):
+    """The parameters of some members, sharing memory with those of all, as do their gradients."""
+    if members is None:
+        return tensor
+    part = tensor.detach()[members]
+    part.grad = tensor.grad[members]
+    return part

@@ -1,0 +1,203 @@
+"""Rows and noise for networks of one shape that are trained together: see `skvae.engines.gradient`.
+
+A member reads a stream: a table, in an order of its own noise. Members of one fit share a stream, and so do fits that
+differ in neither rows nor seed. Where there is one stream, its batches have a leading axis of length 1, which broadcasts.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skvae._hash import combine
+from skvae._tensors import Cells, normal_at, uniform_at
+
+
+class Encoded(NamedTuple):
+    """A table in the model's layout.
+
+    Attributes
+    ----------
+    x : Tensor of shape (n_rows, n_columns)
+        Zero where a cell is missing.
+    observed : Tensor of shape (n_rows, n_columns) or None
+        1 where a cell was seen, 0 where it is missing; None where all were seen.
+    u : Tensor of shape (n_rows, n_inputs)
+        What the encoder reads; may be `x` itself.
+    """
+
+    x: Tensor
+    observed: Tensor | None
+    u: Tensor
+
+    def take(self, index):
+        """Some of the rows."""
+        return Encoded(*(None if part is None else part.index_select(0, index) for part in self))
+
+
+class MemberBatch(NamedTuple):
+    """Some rows of each member.
+
+    Attributes
+    ----------
+    x : Cells of shape (n_members or 1, n_rows, n_columns)
+    u : Tensor of shape (n_members or 1, n_rows, n_inputs)
+    w : Tensor of shape (n_members or 1, n_rows)
+        Weights, with mean 1 over all rows.
+    row : int64 Tensor of shape (n_streams, n_rows)
+        Number of each row, the key of its noise.
+    base : Tensor of shape (n_members or 1, n_rows, n_components, 2) or None
+        Mean and log-variance that the encoder's output is added to.
+    """
+
+    x: Cells
+    u: Tensor
+    w: Tensor
+    row: Tensor
+    base: Tensor | None = None
+
+
+class Stream(NamedTuple):
+    """What some members read.
+
+    Attributes
+    ----------
+    table : Encoded
+    noise : Noise
+        Its seed orders the rows.
+    n_members : int
+    weight : Tensor of shape (n_members or 1, n_rows)
+        With mean 1 for each member.
+    base : Tensor of shape (n_members or 1, n_rows, n_components, 2) or None
+    """
+
+    table: Encoded
+    noise: object
+    n_members: int
+    weight: Tensor
+    base: Tensor | None = None
+
+
+class MemberRows:
+    """The rows of all members, handed out in batches.
+
+    Parameters
+    ----------
+    streams : list of Stream
+        As many batches of any size for each of them.
+    """
+
+    def __init__(self, streams):
+        self.streams = streams
+        device = streams[0].table.x.device
+        counts = torch.tensor([stream.n_members for stream in streams], device=device)
+        self.stream_of_member = torch.arange(len(streams), device=device).repeat_interleave(counts)
+
+    def __len__(self):
+        return max(len(stream.table.x) for stream in self.streams)
+
+    def n_batches(self, batch_size):
+        """Of one pass."""
+        return math.ceil(len(self) / batch_size)
+
+    def shuffled(self, batch_size, noise):
+        """The batches of one pass, each stream in an order of its own."""
+        n_batches = self.n_batches(batch_size)
+        orders = [
+            np.array_split(own.permutation(len(stream.table.x)), n_batches)
+            for own, stream in zip(noise.streams, self.streams, strict=True)
+        ]
+        for parts in zip(*orders, strict=True):
+            yield self._batch([torch.from_numpy(part).to(self.stream_of_member.device) for part in parts])
+
+    def _batch(self, parts):
+        if len(parts) == 1:
+            return _of_stream(self.streams[0], parts[0])
+        size = max(map(len, parts))
+        batches = [
+            _padded(_of_stream(stream, part), size) for stream, part in zip(self.streams, parts, strict=True)
+        ]
+        spread = [self._spread(batch, stream) for batch, stream in zip(batches, self.streams, strict=True)]
+        observed = [batch.x.observed for batch in batches]
+        if any(seen is not None for seen in observed):
+            observed = [torch.ones_like(batch.x.value) if seen is None else seen for batch, seen in zip(batches, observed)]
+            observed = torch.cat(observed)[self.stream_of_member]
+        else:
+            observed = None
+        return MemberBatch(
+            Cells(torch.cat([batch.x.value for batch in batches])[self.stream_of_member], observed),
+            torch.cat([batch.u for batch in batches])[self.stream_of_member],
+            torch.cat([w for w, _ in spread]),
+            torch.cat([batch.row for batch in batches]),
+            None if batches[0].base is None else torch.cat([base for _, base in spread]),
+        )
+
+    @staticmethod
+    def _spread(batch, stream):
+        n = stream.n_members
+        base = None if batch.base is None else batch.base.expand(n, -1, -1, -1)
+        return batch.w.expand(n, -1), base
+
+
+def _of_stream(stream, index):
+    table = stream.table
+    x = table.x.index_select(0, index)[None]
+    observed = None if table.observed is None else table.observed.index_select(0, index)[None]
+    u = x if table.u is table.x else table.u.index_select(0, index)[None]
+    base = None if stream.base is None else stream.base.index_select(1, index)
+    return MemberBatch(Cells(x, observed), u, stream.weight.index_select(1, index), index[None], base)
+
+
+def _padded(batch, size):
+    """With rows of no weight up to this size; the others weigh more, so that the mean stays that of the rows alone."""
+    n = batch.row.shape[1]
+    if n == size:
+        return batch
+    again = torch.arange(size, device=batch.row.device) % n
+    w = batch.w.index_select(1, again) * (size / n) * (torch.arange(size, device=again.device) < n)
+    x, seen = batch.x.value.index_select(1, again), batch.x.observed
+    return MemberBatch(
+        Cells(x, None if seen is None else seen.index_select(1, again)),
+        batch.u.index_select(1, again),
+        w,
+        batch.row.index_select(1, again),
+        None if batch.base is None else batch.base.index_select(1, again),
+    )
+
+
+class MemberNoise:
+    """The noise of all members: as `Noise`, of a row number in each stream.
+
+    Parameters
+    ----------
+    streams : list of Noise
+    stream_of_member : int64 Tensor of shape (n_members,) or None, default=None
+        None: one stream, whose noise broadcasts to all.
+    live : Tensor of shape (n_members, 1, n_columns) or None, default=None
+        Normal noise is multiplied by it: 0 for a latent dimension that a smaller member does not have.
+    """
+
+    def __init__(self, streams, stream_of_member=None, live=None):
+        self.streams, self.stream_of_member, self.live = streams, stream_of_member, live
+
+    def fold(self, *path):
+        """Noise of its own for a purpose."""
+        return MemberNoise([noise.fold(*path) for noise in self.streams], self.stream_of_member, self.live)
+
+    def normal(self, row, n_columns, dtype=torch.float32):
+        """Standard normal, of shape (n_members or 1, n_rows, n_columns); `row` of shape (n_streams, n_rows)."""
+        draws = self._spread(normal_at(self._keys(row), torch.arange(n_columns, device=row.device), dtype))
+        return draws if self.live is None else draws * self.live
+
+    def uniform(self, row, n_columns, dtype=torch.float32):
+        """Uniform on (0, 1), of shape (n_members or 1, n_rows, n_columns); `row` of shape (n_streams, n_rows)."""
+        return self._spread(uniform_at(self._keys(row), torch.arange(n_columns, device=row.device), dtype))
+
+    def _keys(self, row):
+        own = torch.tensor([noise.key for noise in self.streams], device=row.device)
+        return combine(own[:, None], row)[..., None]
+
+    def _spread(self, draws):
+        return draws if self.stream_of_member is None else draws[self.stream_of_member]
