@@ -337,6 +337,79 @@ class Batch:
         """f at the stored entries, of shape (n_stored,)."""
         return f.reshape(-1).index_select(0, self.cell)
 
+    # What follows lets one likelihood serve sparse rows and `Cells` alike.
+    def n_observed(self):
+        """How many cells each row has, of shape (n_rows,): zeros count as seen."""
+        return self.value.new_full((len(self),), self.n_columns)
+
+    def over_cells(self, g):
+        """Sum over each row of g (n_rows, n_columns), zeros of x included; of shape (n_rows,)."""
+        return g.sum(-1)
+
+    def logsumexp(self, f):
+        """log sum_d exp(f_d) for each row, of shape (n_rows,)."""
+        return f.logsumexp(-1)
+
+    def minus(self, g):
+        """x - g as a dense matrix, which takes the memory of g (n_rows, n_columns)."""
+        difference = g.neg_()
+        difference.view(-1).index_add_(0, self.cell, self.value)
+        return difference
+
+
+class Cells:
+    """Dense rows of which cells may be missing, with the verbs of a `Batch` that likelihoods ask for.
+
+    Leading axes (draws, members) broadcast: rows of shape (M, 1, B, D) meet an f of (M, S, B, D).
+
+    Parameters
+    ----------
+    value : Tensor of shape (..., B, D)
+        Zero where a cell is missing.
+    observed : Tensor of the same shape and dtype or None, default=None
+        1 where a cell was seen, 0 where it is missing; None where all were seen.
+    """
+
+    def __init__(self, value, observed=None):
+        self.value, self.observed = value, observed
+
+    def part(self, start, stop):
+        """Some of the columns."""
+        observed = None if self.observed is None else self.observed[..., start:stop]
+        return Cells(self.value[..., start:stop], observed)
+
+    def n_observed(self):
+        """How many cells of each row were seen, of shape (..., B)."""
+        if self.observed is None:
+            return self.value.new_full(self.value.shape[:-1], self.value.shape[-1])
+        return self.observed.sum(-1)
+
+    def sum(self, value=None):
+        """Sum over each row of its values, or of others in their place that are zero wherever x is; (..., B)."""
+        return (self.value if value is None else value).sum(-1)
+
+    def inner(self, f):
+        """sum_d x_d f_d for each row; f of shape (..., B, D), the result (..., B)."""
+        return (self.value * f).sum(-1)
+
+    def over_cells(self, g):
+        """Sum over each row of g (..., B, D) where x was seen, zeros of x included; of shape (..., B)."""
+        return g.sum(-1) if self.observed is None else (g * self.observed).sum(-1)
+
+    def logsumexp(self, f):
+        """log sum_d exp(f_d) over the cells seen, of shape (..., B); 0, without gradient, for a row without any."""
+        if self.observed is None:
+            return f.logsumexp(-1)
+        missing = self.observed == 0
+        blank = missing.all(-1, keepdim=True)
+        # A blank row keeps its numbers: the gradient of a logsumexp of nothing is not a number, even times zero.
+        return f.masked_fill(missing & ~blank, -math.inf).logsumexp(-1).masked_fill(blank[..., 0], 0.0)
+
+    def minus(self, g):
+        """x - g where x was seen, 0 elsewhere, of shape (..., B, D)."""
+        difference = self.value - g
+        return difference if self.observed is None else difference * self.observed
+
 
 class _SparseLinear(torch.autograd.Function):
     """x @ weight + bias for a sparse x. Forward and backward cost what x stores, not what it could."""
