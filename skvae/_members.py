@@ -1,7 +1,8 @@
 """Rows and noise for networks of one shape that are trained together: see `skvae.engines.gradient`.
 
 A member reads a stream: a table, in an order of its own noise. Members of one fit share a stream, and so do fits that
-differ in neither rows nor seed. Where there is one stream, its batches have a leading axis of length 1, which broadcasts.
+differ in neither rows nor seed. Where there is one stream, its batches have a leading axis of length 1, which
+broadcasts.
 """
 
 import math
@@ -116,29 +117,28 @@ class MemberRows:
         if len(parts) == 1:
             return _of_stream(self.streams[0], parts[0])
         size = max(map(len, parts))
-        batches = [
-            _padded(_of_stream(stream, part), size) for stream, part in zip(self.streams, parts, strict=True)
-        ]
-        spread = [self._spread(batch, stream) for batch, stream in zip(batches, self.streams, strict=True)]
-        observed = [batch.x.observed for batch in batches]
-        if any(seen is not None for seen in observed):
-            observed = [torch.ones_like(batch.x.value) if seen is None else seen for batch, seen in zip(batches, observed)]
-            observed = torch.cat(observed)[self.stream_of_member]
-        else:
-            observed = None
+        batches = [_padded(_of_stream(stream, part), size) for stream, part in zip(self.streams, parts, strict=True)]
+        member = self.stream_of_member
+        base = [batch.base for batch in batches]
         return MemberBatch(
-            Cells(torch.cat([batch.x.value for batch in batches])[self.stream_of_member], observed),
-            torch.cat([batch.u for batch in batches])[self.stream_of_member],
-            torch.cat([w for w, _ in spread]),
+            Cells(torch.cat([batch.x.value for batch in batches])[member], self._observed(batches)),
+            torch.cat([batch.u for batch in batches])[member],
+            self._of_members([batch.w for batch in batches]),
             torch.cat([batch.row for batch in batches]),
-            None if batches[0].base is None else torch.cat([base for _, base in spread]),
+            None if base[0] is None else self._of_members(base),
         )
 
-    @staticmethod
-    def _spread(batch, stream):
-        n = stream.n_members
-        base = None if batch.base is None else batch.base.expand(n, -1, -1, -1)
-        return batch.w.expand(n, -1), base
+    def _observed(self, batches):
+        if all(batch.x.observed is None for batch in batches):
+            return None
+        cells = (batch.x for batch in batches)
+        seen = [torch.ones_like(x.value) if x.observed is None else x.observed for x in cells]
+        return torch.cat(seen)[self.stream_of_member]
+
+    def _of_members(self, parts):
+        return torch.cat(
+            [part.expand(stream.n_members, *part.shape[1:]) for part, stream in zip(parts, self.streams, strict=True)]
+        )
 
 
 def _of_stream(stream, index):

@@ -95,8 +95,9 @@ class Fit:
         One per validation where validation rows were given. Of several fits, arrays of a number each.
     n_iter : int
         Iterations done.
-    best : ndarray of int
-        Of each fit, the number of the validation whose parameters were kept; -1 for the last parameters.
+    best, n_validations : ndarray of int
+        Of each fit, the number of the validation whose parameters were kept (-1: the last parameters are), and how
+        many it went through until it stopped.
     moments : dict of Tensor
         State of the optimiser, from which a later call may go on.
     converged : bool
@@ -110,6 +111,7 @@ class Fit:
     validation_scores: list = field(default_factory=list)
     n_iter: int = 0
     best: np.ndarray | None = None
+    n_validations: np.ndarray | None = None
     moments: dict = field(default_factory=dict)
     converged: bool = False
     memory: list | None = None

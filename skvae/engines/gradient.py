@@ -157,7 +157,7 @@ def _ascend(model, params, rows, plan, noise, log_base, validate, watcher, momen
         if best.enough(params, score, (number + 1) / plan.max_iter) or stop:
             break
     fit.params = {name: tensor.detach() for name, tensor in (best.params or params).items()}
-    fit.best, fit.moments = best.number, optimiser.moments()
+    fit.best, fit.n_validations, fit.moments = best.number, best.n_seen, optimiser.moments()
     return fit
 
 
@@ -170,23 +170,26 @@ class _Best:
 
     def __init__(self, plan):
         self.patience, self.tol, self.earliest, self.fit_of_member = (
-            plan.patience, plan.tol, plan.earliest_stop, plan.fit_of_member,
+            plan.patience,
+            plan.tol,
+            plan.earliest_stop,
+            plan.fit_of_member,
         )
         n_fits = 1 if self.fit_of_member is None else self.fit_of_member.max() + 1
         self.score, self.bar = np.full(n_fits, -np.inf), np.full(n_fits, -np.inf)
-        self.waited, self.number, self.n_seen = np.zeros(n_fits, int), np.full(n_fits, -1), 0
+        self.waited, self.number, self.n_seen = np.zeros(n_fits, int), np.full(n_fits, -1), np.zeros(n_fits, int)
         self.params = None
 
     def enough(self, params, score, fraction):
         if self.patience is None or score is None:
             return False
-        self.n_seen += 1
+        score, running = np.atleast_1d(score), self.waited < self.patience
+        self.n_seen += running
         if fraction < self.earliest:
             return False
-        score, running = np.atleast_1d(score), self.waited < self.patience
         better = running & (score > self.score)
         self._keep(params, better)
-        self.score[better], self.number[better] = score[better], self.n_seen - 1
+        self.score[better], self.number[better] = score[better], self.n_seen[better] - 1
         rose = running & (score > self.bar)
         self.bar[rose] = score[rose] + self.tol
         self.waited[rose] = 0

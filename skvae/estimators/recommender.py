@@ -13,7 +13,7 @@ from skvae._sparse import entry
 from skvae._tensors import Noise, Rows, block_rows, explain_out_of_memory, inference_device, to_read
 from skvae.engines import gradient, schedules
 from skvae.estimators._base import Estimator, draw_seed
-from skvae.estimators._gradient import Climb, EpochWatcher
+from skvae.estimators._gradient import AnnealingMixin, Climb, EpochWatcher
 from skvae.estimators._recommending import LIST_LENGTH, RecommenderMixin, rank
 from skvae.likelihoods import Bernoulli, Multinomial, WeightedGaussian
 from skvae.metrics import content_holdout, ndcg_at_k
@@ -25,7 +25,9 @@ _ELBO_DRAWS = 32
 _SMALLEST, _LARGEST = 1e-15, 1e15  # of an interaction
 
 
-class MultVAERecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimator):
+class MultVAERecommender(
+    RecommenderMixin, AnnealingMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimator
+):
     """Recommend items by a variational autoencoder of users' interactions.
 
     A user's row of clicks is taken as draws from a multinomial over the items, whose log-probabilities a network
@@ -340,18 +342,6 @@ class MultVAERecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         chosen = {name: value if getattr(self, name) == "auto" else getattr(self, name) for name, value in auto.items()}
         return chosen, chosen.pop("beta")
 
-    def _annealing(self):
-        """The multiplier of beta over the fit, and what tells the fraction of the fit at which it is done rising."""
-        ramp = self.anneal_fraction
-        if self.annealing is None:
-            return schedules.constant, lambda: 0.0
-        if self.annealing == "cyclical":
-            last_cycle = (self.n_cycles - 1 + ramp) / self.n_cycles
-            return partial(schedules.cyclical, ramp=ramp, n_cycles=self.n_cycles), lambda: last_cycle
-        if callable(self.annealing):
-            return partial(_called, self.annealing), partial(_settled, self.annealing)
-        return partial(getattr(schedules, self.annealing), ramp=ramp), lambda: ramp
-
     # ---------------------------------------------------------------------------------------------------- prediction
     def transform(self, X):
         """Embed each user: the mean of q(z | x).
@@ -502,21 +492,6 @@ def _defaults(n_users, n_seen):
         "batch_size": batch_size,
         "max_iter": max(math.ceil(240 / steps), int(np.clip(1500 // steps, 10, 30))),
     }
-
-
-def _settled(annealing, n_points=400):
-    """The fraction of the fit from which on a user's schedule no longer changes, to within a grid."""
-    weights = np.array([_called(annealing, point / n_points) for point in range(n_points)])
-    changing = np.flatnonzero(weights != weights[-1])
-    return (changing[-1] + 1) / n_points if len(changing) else 0.0
-
-
-def _called(annealing, fraction):
-    """A user's schedule, held to what a weight must be."""
-    weight = annealing(fraction)
-    if not isinstance(weight, Real) or not 0 <= weight < math.inf:
-        raise ValueError(f"annealing({fraction:g}) returned {weight!r}; it must return a finite weight >= 0.")
-    return float(weight)
 
 
 @torch.no_grad()

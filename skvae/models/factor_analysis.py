@@ -116,12 +116,14 @@ class FactorAnalysis:
         Of the columns; 0 where constant.
     tied : bool, default=False
         One noise variance for all columns.
+    floor : float or None, default=None
+        Smallest noise variance of a column, as a share of its variance; None: `NOISE_FLOOR`, or `TIED_FLOOR`.
     """
 
-    def __init__(self, n_components, variance, tied=False):
+    def __init__(self, n_components, variance, tied=False, floor=None):
         self.n_components, self.tied = n_components, tied
         variance = variance.mean().expand(len(variance)) if tied else variance
-        share = TIED_FLOOR if tied else NOISE_FLOOR
+        share = floor or (TIED_FLOOR if tied else NOISE_FLOOR)
         self.floor = torch.where(variance > 0, share * variance, CONSTANT_VARIANCE)
         self.variance = variance.maximum(self.floor)
         self.scale = self.variance.sqrt()

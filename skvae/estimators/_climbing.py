@@ -1,0 +1,210 @@
+"""Fits of networks as members of one ascent: a single fit, the copies of one that vote, or all fits of a search.
+
+Every fit is a `Task`. `climb` puts the networks of all tasks side by side, lets the gradient engine raise their bounds
+together, and gives each task its own `Outcome`: the same, to rounding, as if it had climbed alone.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from skvae._members import MemberNoise, MemberRows, Stream
+from skvae.engines import gradient
+
+
+@dataclass
+class Task:
+    """One fit.
+
+    Attributes
+    ----------
+    model : object with bound(params, batch, noise)
+        Where tasks differ in the number of latent dimensions, also with widened(params, n) and narrowed(params).
+    params : dict of Tensor
+        Where to start, with a leading axis of the members of this fit.
+    stream : Stream
+    plan : gradient.Plan
+        With one learning rate and one weight decay; `beta` gives a float.
+    log_base : float
+        Mean over rows of the part of log p(x | z) that the bound leaves out.
+    vote : callable or None
+        params -> score, greater is better.
+    moments : dict of Tensor or None
+        To go on from.
+    """
+
+    model: object
+    params: dict
+    stream: Stream
+    plan: gradient.Plan
+    log_base: float = 0.0
+    vote: Callable | None = None
+    moments: dict | None = field(default=None)
+
+
+class Outcome(NamedTuple):
+    """What became of a task.
+
+    Attributes
+    ----------
+    params : dict of Tensor
+        Of all its members.
+    lower_bounds : ndarray of shape (n_epochs, n_members)
+    validation_scores : ndarray of shape (n_validations,)
+    best : int
+        Number of the validation whose parameters were kept; -1: the last parameters were.
+    n_iter : int
+        Epochs.
+    moments : dict of Tensor
+        Of the optimiser; empty unless the task climbed alone.
+    """
+
+    params: dict
+    lower_bounds: np.ndarray
+    validation_scores: np.ndarray
+    best: int
+    n_iter: int
+    moments: dict
+
+
+def climb(tasks, watcher=None):
+    """Raise the bounds of all tasks together.
+
+    Parameters
+    ----------
+    tasks : list of Task
+        Alike in all but parameters, rows, seed, latent dimensions, beta, learning rate and weight decay; with equal
+        numbers of batches.
+    watcher : Watcher or None
+
+    Returns
+    -------
+    outcomes : list of Outcome
+
+    Raises
+    ------
+    FloatingPointError
+        If a bound is not finite in an epoch even at half the learning rate.
+    """
+    order, rows = _side_by_side(tasks)
+    tasks = [tasks[place] for place in order]
+    slices = _slices(tasks)
+    n_latent = max(getattr(task.model, "n_components", 0) for task in tasks)
+    widest = next(task.model for task in tasks if getattr(task.model, "n_components", 0) == n_latent)
+    fit = gradient.ascend(
+        widest,
+        _joined([_widened(task, n_latent) for task in tasks]),
+        rows,
+        plan=_joint_plan(tasks),
+        noise=_noise(tasks, rows, n_latent),
+        log_base=np.repeat([task.log_base for task in tasks], [task.stream.n_members for task in tasks]),
+        validate=_validator(tasks, slices, n_latent),
+        watcher=watcher,
+        moments=tasks[0].moments if len(tasks) == 1 else None,
+    )
+    outcomes = [_outcome(fit, task, number, members) for number, (task, members) in enumerate(zip(tasks, slices))]
+    return [outcomes[order.index(place)] for place in range(len(tasks))]
+
+
+def _side_by_side(tasks):
+    """The tasks in an order in which those of one stream are neighbours, and the rows of all members."""
+    streams = {}
+    for place, task in enumerate(tasks):
+        streams.setdefault((id(task.stream.table), task.stream.noise.key), []).append(place)
+    rows = [_shared([tasks[place].stream for place in places]) for places in streams.values()]
+    return [place for places in streams.values() for place in places], MemberRows(rows)
+
+
+def _shared(streams):
+    """One stream for all members of several that read the same rows in the same order."""
+    if len(streams) == 1:
+        return streams[0]
+    weight = torch.cat([stream.weight.expand(stream.n_members, -1) for stream in streams])
+    base = None
+    if streams[0].base is not None:
+        n_latent = max(stream.base.shape[2] for stream in streams)
+        base = torch.cat([_widened_base(stream, n_latent) for stream in streams])
+    return streams[0]._replace(n_members=len(weight), weight=weight, base=base)
+
+
+def _widened_base(stream, n_latent):
+    base = stream.base.expand(stream.n_members, -1, -1, -1)
+    return torch.nn.functional.pad(base, (0, 0, 0, n_latent - base.shape[2]))
+
+
+def _slices(tasks):
+    ends = np.cumsum([task.stream.n_members for task in tasks]).tolist()
+    return [slice(start, stop) for start, stop in zip([0, *ends], ends)]
+
+
+def _widened(task, n_latent):
+    return task.params if len(task.params) == 0 or not n_latent else task.model.widened(task.params, n_latent)
+
+
+def _joined(params):
+    return params[0] if len(params) == 1 else {name: torch.cat([each[name] for each in params]) for name in params[0]}
+
+
+def _joint_plan(tasks):
+    counts = [task.stream.n_members for task in tasks]
+    plan = replace(tasks[0].plan, fit_of_member=np.repeat(np.arange(len(tasks)), counts))
+    for name in ("learning_rate", "weight_decay"):
+        values = [getattr(task.plan, name) for task in tasks]
+        if len(set(values)) > 1:
+            plan = replace(plan, **{name: np.repeat(values, counts)})
+    betas = [task.plan.beta for task in tasks]
+    if len(tasks) == 1:
+        return plan
+
+    def beta(fraction):
+        values = np.repeat([float(own(fraction)) for own in betas], counts)
+        return torch.from_numpy(values.astype(np.float32))[:, None].to(tasks[0].stream.weight.device)
+
+    return replace(plan, beta=beta)
+
+
+def _noise(tasks, rows, n_latent):
+    own = [getattr(task.model, "n_components", 0) for task in tasks]
+    live = None
+    if min(own) < n_latent:
+        live = torch.zeros(len(rows.stream_of_member), 1, n_latent, device=rows.stream_of_member.device)
+        for members, n in zip(_slices(tasks), own, strict=True):
+            live[members, :, :n] = 1
+    streams = [stream.noise for stream in rows.streams]
+    return MemberNoise(streams, rows.stream_of_member if len(streams) > 1 else None, live)
+
+
+def _validator(tasks, slices, n_latent):
+    if tasks[0].vote is None:
+        return None
+
+    def validate(params):
+        return np.array([task.vote(_own(params, task, members)) for task, members in zip(tasks, slices, strict=True)])
+
+    return validate
+
+
+def _own(params, task, members):
+    """The parameters of one task among those of all."""
+    own = {name: tensor.detach()[members] for name, tensor in params.items()}
+    return task.model.narrowed(own) if getattr(task.model, "n_components", 0) else own
+
+
+def _outcome(fit, task, number, members):
+    n_validations = int(fit.n_validations[number])
+    n_iter = min(fit.n_iter, n_validations * task.plan.validate_every) if _gave_up(fit, number) else fit.n_iter
+    return Outcome(
+        _own(fit.params, task, members),
+        np.array(fit.lower_bounds)[:n_iter, members],
+        np.array([scores[number] for scores in fit.validation_scores[:n_validations]]),
+        int(fit.best[number]),
+        n_iter,
+        fit.moments,
+    )
+
+
+def _gave_up(fit, number):
+    return 0 < fit.n_validations[number] < len(fit.validation_scores)
