@@ -119,6 +119,13 @@ def test_filling_rounds_where_the_dtype_demands_it():
     assert list(filled.dtypes) == list(frame.dtypes)
 
 
+def test_booleans_are_filled_as_such_where_a_gap_made_them_objects():
+    columns = Columns.fit(pd.DataFrame({"b": [True, False]}), "auto")
+    gaps = pd.DataFrame({"b": [True, None]})
+    filled = columns.fill(gaps, columns.numeric(gaps), np.full((2, 1), 0.6))
+    assert filled["b"].dtype == object and filled["b"][1] is True
+
+
 def test_restored_integers_stay_within_their_dtype():
     frame = pd.DataFrame({"pixel": np.array([0, 255], dtype=np.uint8), "n": [0, 2**62]})
     columns = Columns.fit(frame)
@@ -140,6 +147,7 @@ def test_lists_and_arrays_of_strings_are_tables_too():
     assert [block.kind for block in columns.blocks] == ["gaussian", "categorical", "bernoulli"]
     filled = columns.fill(rows, columns.numeric(rows), np.array([[0, 1, 1.0]] * 3))
     assert filled.tolist() == [[1.5, "a", True], [2, "b", 1.0], [0.0, "b", False]]
+    assert filled[0, 2] is True
     assert Columns.fit(np.array([["u"], ["v"]]), "auto").restore(np.array([[1.0]])).tolist() == [["v"]]
 
 
@@ -319,7 +327,10 @@ def test_moments_are_those_of_the_layout_over_observed_cells():
     seen = np.where(observed, x, np.nan)
     np.testing.assert_allclose(columns.moments.mean, np.nanmean(seen, axis=0), atol=1e-14)
     np.testing.assert_allclose(columns.moments.variance, np.nanvar(seen, axis=0), rtol=1e-12)
-    np.testing.assert_allclose(columns.moments.share, np.where(observed, x != 0, 0).sum(0) / observed.sum(0))
+    share = np.where(observed, columns.numeric(frame)[:, columns.source] != 0, 0).sum(0) / observed.sum(0)
+    one_hot = np.concatenate([np.full(8, False), np.full(9, True)])
+    expected = np.where(one_hot, columns.moments.mean, share)
+    np.testing.assert_allclose(columns.moments.share, expected)
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)

@@ -64,7 +64,7 @@ class Moments(NamedTuple):
     ----------
     mean, variance : float64 ndarray of shape (width,)
     share : float64 ndarray of shape (width,)
-        Of cells that are not zero.
+        Of cells that are not zero; of gaussian columns, before they are centred.
     """
 
     mean: np.ndarray
@@ -173,12 +173,25 @@ class Columns:
         refuse_empty_columns(numbers, self.who)
         refuse_overflow(numbers)
         missing = np.isnan(numbers)
-        mean, variance, _ = _moments(numbers, ~missing if missing.any() else None, weight)
-        self._set_scales(mean[self.source], variance[self.source])
-        x, observed = self.encode(numbers)
-        self.moments = Moments(*_moments(x, observed, weight))
-        self._set_feature_scales(x, observed, weight)
+        seen = ~missing if missing.any() else None
+        mean, variance, share = (moment[self.source] for moment in _moments(numbers, seen, weight))
+        self._set_scales(mean, variance)
+        variance = np.where(self.constant, 0.0, variance / self.scale**2)
+        self.moments = Moments((mean - self.location) / self.scale, variance, share)
+        for block in self._of_kind("categorical"):
+            p = self._shares_of_levels(numbers, weight, block)
+            self.moments.mean[block.span] = self.moments.share[block.span] = p
+            self.moments.variance[block.span] = p * (1 - p)
+        self._set_feature_scales(numbers, seen, weight)
         return self
+
+    def _shares_of_levels(self, numbers, weight, block):
+        shares = []
+        for j, size in zip(block.columns, block.sizes):
+            rows = np.flatnonzero(~np.isnan(numbers[:, j]))
+            total = np.bincount(numbers[rows, j].astype(np.intp), weight[rows], minlength=size)
+            shares.append(total / total.sum())
+        return np.concatenate(shares)
 
     def _set_scales(self, mean, variance):
         gaussian = self._mask("gaussian")
@@ -190,13 +203,14 @@ class Columns:
             scale = np.sqrt(total / gaussian.sum()) if total > 0 else 1.0
         self.location, self.scale = np.where(gaussian, mean, 0.0), np.where(gaussian, scale, 1.0)
 
-    def _set_feature_scales(self, x, observed, weight):
+    def _set_feature_scales(self, numbers, seen, weight):
         self.shift, self.spread = np.zeros(self.width), np.ones(self.width)
         for block in self._of_kind("bernoulli"):
             self.shift[block.span] = self.moments.mean[block.span]
         for block in self._of_kind(*_COUNTS):
-            seen = None if observed is None else observed[:, block.span]
-            mean, variance, _ = _moments(np.log1p(x[:, block.span], dtype=np.float64), seen, weight)
+            some = _index(block.columns)
+            logs = np.log1p(numbers[:, some], dtype=np.float64)
+            mean, variance, _ = _moments(logs, None if seen is None else seen[:, some], weight)
             self.shift[block.span] = mean
             self.spread[block.span] = np.sqrt(np.where(is_constant(variance, mean), 1.0, variance))
 
@@ -331,15 +345,19 @@ class Columns:
                     rows = np.flatnonzero(~missing[:, j])
                     x[rows, start + numbers[rows, j].astype(np.intp)] = 1
             else:
-                part = self._scaled(numbers[:, _index(block.columns)], block)
-                x[:, block.span] = np.where(missing[:, _index(block.columns)], 0, part) if some else part
+                part = x[:, block.span]
+                self._scale(numbers[:, _index(block.columns)], block, out=part)
+                if some:
+                    part[missing[:, _index(block.columns)]] = 0
         return x, ~missing[:, self.source] if some else None
 
-    def _scaled(self, numbers, block):
+    def _scale(self, numbers, block, out):
         if block.kind != "gaussian":
-            return numbers
-        scaled = np.subtract(numbers, self.location[block.span], dtype=np.float64)
-        return np.divide(scaled, self.scale[block.span], out=scaled)
+            out[:] = numbers
+            return
+        for rows in _slices(len(numbers), _CELLS_AT_ONCE // 16 // len(block.columns)):
+            part = np.subtract(numbers[rows], self.location[block.span], dtype=np.float64)
+            out[rows] = np.divide(part, self.scale[block.span], out=part)
 
     def features(self, x, observed):
         """What the encoder reads: each column on a scale that suits a network.
@@ -767,16 +785,20 @@ def _weighed(numbers, sample_weight):
 
 def _moments(values, seen, weight):
     """Mean, variance and share of non-zero of each column over the cells seen, some columns at once."""
-    step = max(1, _CELLS_AT_ONCE // max(1, len(values)))
-    parts = [slice(start, start + step) for start in range(0, values.shape[1], step)]
+    parts = _slices(values.shape[1], _CELLS_AT_ONCE // len(values))
     moments = [_moments_of(values[:, part], None if seen is None else seen[:, part], weight) for part in parts]
     return tuple(map(np.concatenate, zip(*moments)))
 
 
+def _slices(n, step):
+    step = max(1, step)
+    return [slice(start, start + step) for start in range(0, n, step)]
+
+
 def _moments_of(x, seen, weight):
     x = _less(x.astype(np.float64), 0.0, seen)
-    n = np.full(x.shape[1], weight.sum()) if seen is None else weight @ seen
-    share = weight @ (x != 0) / n
+    n = np.full(x.shape[1], weight.sum()) if seen is None else weight @ seen.astype(np.float64)
+    share = weight @ (x != 0).astype(np.float64) / n
     mean = weight @ x / n
     x = _less(x, mean, seen)
     slip = weight @ x / n  # what rounding left of a large mean
