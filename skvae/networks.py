@@ -99,8 +99,10 @@ class Module:
 
     def init(self, noise):
         """Glorot and Bengio's (2010) uniform weights where there are two axes or more, else ones and zeros."""
-        return {f"{self.name}.{key}": self._drawn(key, parameter, noise.fold(self.name, key)) for key, parameter in
-                self.module.named_parameters()}
+        return {
+            f"{self.name}.{key}": self._drawn(key, parameter, noise.fold(self.name, key))
+            for key, parameter in self.module.named_parameters()
+        }
 
     def _drawn(self, key, parameter, noise):
         if parameter.dim() < 2:  # a weight of one axis is the factor of a normalisation

@@ -28,7 +28,7 @@ class Task:
     stream : Stream
     plan : gradient.Plan
         With one learning rate and one weight decay; `beta` gives a float.
-    log_base : float
+    log_base : float or ndarray of shape (n_members,)
         Mean over rows of the part of log p(x | z) that the bound leaves out.
     vote : callable or None
         params -> score, greater is better.
@@ -40,7 +40,7 @@ class Task:
     params: dict
     stream: Stream
     plan: gradient.Plan
-    log_base: float = 0.0
+    log_base: float | np.ndarray = 0.0
     vote: Callable | None = None
     moments: dict | None = field(default=None)
 
@@ -100,7 +100,7 @@ def climb(tasks, watcher=None):
         rows,
         plan=_joint_plan(tasks),
         noise=_noise(tasks, rows, n_latent),
-        log_base=np.repeat([task.log_base for task in tasks], [task.stream.n_members for task in tasks]),
+        log_base=np.concatenate([np.broadcast_to(task.log_base, task.stream.n_members) for task in tasks]),
         validate=_validator(tasks, slices, n_latent),
         watcher=watcher,
         moments=tasks[0].moments if len(tasks) == 1 else None,

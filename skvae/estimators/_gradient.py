@@ -5,7 +5,7 @@ check -> the engine climbs with a model -> NumPy attributes, set together at the
 
 import math
 from functools import partial
-from numbers import Real
+from numbers import Integral, Real
 
 import numpy as np
 import torch
@@ -163,3 +163,11 @@ def _called(annealing, fraction):
     if not isinstance(weight, Real) or not 0 <= weight < math.inf:
         raise ValueError(f"annealing({fraction:g}) returned {weight!r}; it must return a finite weight >= 0.")
     return float(weight)
+
+
+def checked_sizes(sizes):
+    """`hidden_layer_sizes` as a tuple of int."""
+    sizes = (sizes,) if isinstance(sizes, Integral) else tuple(sizes)
+    if not all(isinstance(size, Integral) and size >= 1 for size in sizes):
+        raise ValueError(f"hidden_layer_sizes must hold whole numbers >= 1, such as (600,), but it is {sizes!r}.")
+    return tuple(int(size) for size in sizes)

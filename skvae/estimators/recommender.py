@@ -13,7 +13,7 @@ from skvae._sparse import entry
 from skvae._tensors import Noise, Rows, block_rows, explain_out_of_memory, inference_device, to_read
 from skvae.engines import gradient, schedules
 from skvae.estimators._base import Estimator, draw_seed
-from skvae.estimators._gradient import AnnealingMixin, Climb, EpochWatcher
+from skvae.estimators._gradient import AnnealingMixin, Climb, EpochWatcher, checked_sizes
 from skvae.estimators._recommending import LIST_LENGTH, RecommenderMixin, rank
 from skvae.likelihoods import Bernoulli, Multinomial, WeightedGaussian
 from skvae.metrics import content_holdout, ndcg_at_k
@@ -292,7 +292,7 @@ class MultVAERecommender(
         return {
             "n_items": X.shape[1],
             "n_components": int(self.n_components),
-            "hidden_layer_sizes": _checked_sizes(self.hidden_layer_sizes),
+            "hidden_layer_sizes": checked_sizes(self.hidden_layer_sizes),
             "activation": self.activation,
             "likelihood": self.likelihood,
             "confidence": _checked_confidence(self.confidence) if self.likelihood == "gaussian" else None,
@@ -457,13 +457,6 @@ def _check_range(X):
 def _rankable(X):
     """Rows with an interaction to show and another to rank."""
     return np.flatnonzero(np.diff(X.indptr) >= 2)
-
-
-def _checked_sizes(sizes):
-    sizes = (sizes,) if isinstance(sizes, Integral) else tuple(sizes)
-    if not all(isinstance(size, Integral) and size >= 1 for size in sizes):
-        raise ValueError(f"hidden_layer_sizes must hold whole numbers >= 1, such as (600,), but it is {sizes!r}.")
-    return tuple(int(size) for size in sizes)
 
 
 def _checked_confidence(confidence):

@@ -74,6 +74,7 @@ class VAE:
         self.n_draws, self.objective, self.free_bits = n_draws, objective, free_bits
         self.encoder_sizes = (n_inputs, *hidden_layer_sizes)
         self.decoder_sizes = (n_components, *reversed(hidden_layer_sizes), n_outputs)
+        self.n_outputs = n_outputs
         self.last = len(hidden_layer_sizes)  # index of the decoder's last layer
         self.own_encoder = None if encoder is None else Module("encoder", encoder, n_inputs, 2 * n_components)
         self.own_decoder = None if decoder is None else Module("decoder", decoder, n_components, n_outputs)
@@ -112,7 +113,7 @@ class VAE:
         q = self.encode(params, batch)
         kl = kl_to_standard_normal(*q)
         if self.closed_form:
-            log_prob = self._expected_log_prob(params, batch.x, q)
+            log_prob = self.expected_log_prob(params, batch.x, q)
         else:
             z = self.draw(q, noise, batch.row)
             each = self.log_prob(params, batch.x, z)
@@ -160,7 +161,8 @@ class VAE:
         f = affine(h, *layer(params, "decoder", self.last))
         return f + z @ params["decoder.skip.weight"] if "decoder.skip.weight" in params else f
 
-    def _expected_log_prob(self, params, x, q):
+    def expected_log_prob(self, params, x, q):
+        """E_q[log p(x | z)] of a linear decoder, less the part that is constant in the parameters."""
         weight, _ = layer(params, "decoder", self.last)
         spread = q.log_variance.exp() @ weight.square()  # of f under q, since f is linear in z
         return self.likelihood.expected_log_prob(x, self.decode(params, q.mean), spread, own(params))
@@ -239,9 +241,9 @@ class PerRowVAE(VAE):
 
     fixed = None
 
-    def init_rows(self, n_rows):
-        """Every posterior the prior (or its base)."""
-        zeros = torch.zeros(1, n_rows, self.n_components)
+    def init_rows(self, n_rows, dtype=torch.float32):
+        """Every posterior the prior (or its base); with an axis of members."""
+        zeros = torch.zeros(1, n_rows, self.n_components, dtype=dtype)
         return {"row.mean": zeros, "row.log_variance": zeros.clone()}
 
     def _init_encoder(self, noise):
@@ -249,6 +251,10 @@ class PerRowVAE(VAE):
 
     def bound(self, params, batch, noise):
         return super().bound(params if self.fixed is None else self.fixed | params, batch, noise)
+
+    def draw(self, q, noise, row):
+        """As of any model; with a fixed decoder, of the same noise for all rows: each is then on its own."""
+        return super().draw(q, noise, row if self.fixed is None else torch.zeros_like(row))
 
     def encode(self, params, batch):
         """q(z | x), looked up."""

@@ -1,0 +1,87 @@
+"""The one road from X to the tensors that networks read."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from skvae._members import Encoded
+from skvae.estimators import _linear as linear
+
+
+@dataclass
+class Layout:
+    """Rows in the model layout.
+
+    Attributes
+    ----------
+    columns : Columns
+    x : ndarray of shape (n_rows, width)
+    observed : bool ndarray of shape (n_rows, width) or None
+    weight : float64 ndarray of shape (n_rows,)
+        With mean 1.
+    device : torch.device
+    with_mask : bool
+        Whether the encoder reads which cells were seen.
+    """
+
+    columns: object
+    x: np.ndarray
+    observed: np.ndarray | None
+    weight: np.ndarray
+    device: object
+    with_mask: bool = False
+
+    def __len__(self):
+        return len(self.x)
+
+    @property
+    def Z(self):
+        """The rows with NaN where a cell is missing, in float64."""
+        x = self.x.astype(np.float64)
+        return x if self.observed is None else np.where(self.observed, x, np.nan)
+
+    def rows(self, index):
+        """Some of them."""
+        observed = None if self.observed is None else self.observed[index]
+        return Layout(self.columns, self.x[index], observed, self.weight[index], self.device, self.with_mask)
+
+    def followed_by(self, others):
+        """These rows, then those."""
+        observed = None
+        if self.observed is not None or others.observed is not None:
+            parts = (self, others)
+            observed = np.concatenate([np.ones(p.x.shape, bool) if p.observed is None else p.observed for p in parts])
+        x, weight = np.concatenate([self.x, others.x]), np.concatenate([self.weight, others.weight])
+        return Layout(self.columns, x, observed, weight, self.device, self.with_mask)
+
+    def encoded(self, start=None, dtype=torch.float32):
+        """`Encoded` tensors.
+
+        With the `start` of a network on gaussian columns, its encoder reads in missing cells what factor analysis
+        expects of them, else zeros.
+        """
+
+        def placed(array):
+            return torch.from_numpy(np.ascontiguousarray(array)).to(device=self.device, dtype=dtype)
+
+        cells = placed(self.x)
+        observed = None if self.observed is None else placed(self.observed)
+        if start is not None:
+            u = cells if observed is None else placed(linear.expected(start, self.x, self.observed))
+        else:
+            features = self.columns.features(self.x, self.observed)
+            u = cells if features is self.x else placed(features)
+        if self.with_mask:
+            u = torch.cat([u, torch.ones_like(cells) if observed is None else observed], 1)
+        return Encoded(cells, observed, u)
+
+
+def base_of(start, rows, n_components, dtype=torch.float32):
+    """Mean and log-variance of the posterior under factor analysis, (n_rows, n_components, 2), of rows in a `Layout`.
+
+    Latent dimensions that it does not have are those of the prior.
+    """
+    base = linear.at_work(start, rows.Z, linear.posterior)
+    base = np.pad(base, ((0, 0), (0, n_components - base.shape[1]), (0, 0)))
+    return torch.from_numpy(base).to(device=rows.device, dtype=dtype)

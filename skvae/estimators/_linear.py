@@ -1,0 +1,102 @@
+"""Factor analysis of rows in the model layout: where networks start from, and what they must beat.
+
+By its one engine and model, as `FactorAnalysisEM`, without the face.
+"""
+
+import numpy as np
+import torch
+
+from skvae._tensors import Noise, Table
+from skvae.engines import em
+from skvae.models import factor_analysis as fa
+
+_TOL = 1e-3  # nats, of all rows
+_CPU, _FLOAT = torch.device("cpu"), torch.float64
+_ROWS = 4096  # of a batch
+_PATTERN_CELLS = 2**20  # of the K x K matrices of the patterns of missing cells in one batch
+
+
+def factor_analysis(Z, weight, n_components, *, tied=False, floor=None, start=None):
+    """Maximum likelihood, along its principal axes.
+
+    Parameters
+    ----------
+    Z : ndarray of shape (n_rows, n_columns)
+        NaN where a cell is missing.
+    weight : ndarray of shape (n_rows,)
+    n_components : int
+    tied : bool
+        One noise variance for all columns.
+    floor : float or None
+        Of the noise, as a share of a column's variance; None: that of `FactorAnalysisEM`.
+    start : Params or None
+
+    Returns
+    -------
+    params : Params of float64 Tensors
+    """
+    Z, weight = Z[weight > 0], weight[weight > 0]
+    mean, variance = _column_moments(Z, weight)
+    model = fa.FactorAnalysis(min(n_components, Z.shape[1]), torch.from_numpy(variance), tied, floor)
+    table = Table(Z, _CPU, _FLOAT, weight=weight)
+    complete = table.patterns is None
+    origin = torch.from_numpy(mean)
+    mu = torch.zeros_like(origin) if complete else origin  # moments are central
+    if start is None:
+        start = model.init(mu, Noise(0))
+    else:
+        start = start._replace(mu=mu if complete else start.mu, psi=start.psi.maximum(model.floor))
+    batches = [_moments(Z, weight, mean)] if complete else _batches(table, model.n_components)
+    total = float(weight.sum())
+    plan = em.Plan(1000, lambda step: step.gain * total < _TOL, total, accelerate=True)
+    found = em.ascend(model, batches, [start], plan=plan).params
+    return fa.principal(found._replace(mu=origin + found.mu) if complete else found)
+
+
+def _batches(table, n_components):
+    return table.batches(_ROWS, max(64, _PATTERN_CELLS // (n_components + 1) ** 2))
+
+
+def _column_moments(Z, weight):
+    """Mean and variance of the observed cells of each column."""
+    seen = ~np.isnan(Z)
+    filled = np.where(seen, Z, 0.0)
+    mass = np.maximum(weight @ seen, 1e-300)
+    mean = weight @ filled / mass
+    return mean, weight @ (np.where(seen, filled - mean, 0.0) ** 2) / mass
+
+
+def _moments(Z, weight, mean):
+    centred = (Z - mean) * np.sqrt(weight)[:, None]
+    n = torch.tensor(weight.sum(), dtype=_FLOAT)
+    return fa.Moments(n, torch.zeros(Z.shape[1], dtype=_FLOAT), torch.from_numpy(centred.T @ centred) / n)
+
+
+def at_work(params, Z, function):
+    """`function(model, batch, params)`, a row's result each, gathered over batches of Z, as a float64 ndarray."""
+    model = fa.FactorAnalysis(params.W.shape[1], params.psi)
+    out = None
+    for batch in _batches(Table(Z, _CPU, _FLOAT), model.n_components):
+        values = function(model, batch, params).numpy()
+        out = np.empty((len(Z), *values.shape[1:])) if out is None else out
+        out[batch.row.numpy()] = values
+    return out
+
+
+def log_prob(model, batch, params):
+    """log p(x) of the observed cells."""
+    return model.log_prob(batch, params)
+
+
+def posterior(model, batch, params):
+    """Mean and log-variance of the best factorised posterior, (n_rows, K, 2)."""
+    q = model.posterior(batch, params)
+    log_variance = -torch.linalg.inv(q.V).diagonal(dim1=-2, dim2=-1).log()
+    pattern = torch.zeros(len(batch.X), dtype=torch.int64) if batch.pattern is None else batch.pattern
+    return torch.stack([q.mean, log_variance[pattern]], -1)
+
+
+def expected(params, x, observed):
+    """x with what the model expects of the missing cells, given the others of the row."""
+    mean = at_work(params, np.where(observed, x.astype(np.float64), np.nan), posterior)[..., 0]
+    return np.where(observed, x, mean @ params.W.numpy().T + params.mu.numpy())
