@@ -401,9 +401,7 @@ class Cells:
         if self.observed is None:
             return f.logsumexp(-1)
         missing = self.observed == 0
-        blank = missing.all(-1, keepdim=True)
-        # A blank row keeps its numbers: the gradient of a logsumexp of nothing is not a number, even times zero.
-        return f.masked_fill(missing & ~blank, -math.inf).logsumexp(-1).masked_fill(blank[..., 0], 0.0)
+        return f.masked_fill(missing, -math.inf).logsumexp(-1).masked_fill(missing.all(-1), 0.0)
 
     def minus(self, g):
         """x - g where x was seen, 0 elsewhere, of shape (..., B, D)."""

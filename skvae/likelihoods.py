@@ -90,6 +90,11 @@ class Gaussian(Likelihood):
         psi = _beside(self.variance(own, f.shape[-1]), f)
         return -0.5 * (x.over_cells(((x.value - f) * psi.rsqrt()).square()) + x.over_cells(psi.log()))
 
+    def expected_log_prob(self, x, f, spread, own=None):
+        """E[log_prob] where the cells of f are normal with this mean and variance `spread`."""
+        psi = _beside(self.variance(own, f.shape[-1]), f)
+        return self.log_prob(x, f, own) - 0.5 * x.over_cells(spread / psi)
+
     def log_base(self, x):
         return -0.5 * math.log(2 * math.pi) * x.n_observed()
 
@@ -491,7 +496,7 @@ class _BernoulliOfLogits(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, upstream):
         (p,) = ctx.saved_tensors
-        return ctx.x.minus(p).mul_(upstream[..., None]).sum_to_size(p.shape), None
+        return ctx.x.minus(p).mul_(upstream[..., None]), None
 
 
 class _MultinomialOfLinear(torch.autograd.Function):
