@@ -12,6 +12,7 @@ from pytest import approx
 from scipy.stats import norm
 
 from skvae import likelihoods
+from skvae.estimators import _columns
 from skvae.estimators._columns import LIKELIHOODS, Columns
 
 N = 40
@@ -331,6 +332,16 @@ def test_moments_are_those_of_the_layout_over_observed_cells():
     one_hot = np.concatenate([np.full(8, False), np.full(9, True)])
     expected = np.where(one_hot, columns.moments.mean, share)
     np.testing.assert_allclose(columns.moments.share, expected)
+
+
+def test_large_tables_go_in_pieces(monkeypatch):
+    X = data_for("gaussian")
+    whole = Columns.fit(X)
+    monkeypatch.setattr(_columns, "_CELLS_AT_ONCE", 16 * 3 * 7)  # seven rows at once
+    pieces = Columns.fit(X)
+    np.testing.assert_allclose(pieces.encode(X)[0], whole.encode(X)[0], atol=1e-13)
+    monkeypatch.setattr(_columns, "_CELLS_AT_ONCE", N)  # one column at once
+    np.testing.assert_allclose(Columns.fit(X).scale, whole.scale, rtol=1e-14)
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
