@@ -8,6 +8,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     from skvae import datasets as datasets
     from skvae import metrics as metrics
     from skvae import model_selection as model_selection
+    from skvae.estimators.autoencoder import VAETransformer as VAETransformer
     from skvae.estimators.bernoulli_mixture import BernoulliMixtureEM as BernoulliMixtureEM
     from skvae.estimators.cluster import KMeansLite as KMeansLite
     from skvae.estimators.decomposition import FactorAnalysisEM as FactorAnalysisEM
@@ -26,6 +27,7 @@ _PUBLIC = {
     "GaussianMixtureEM": "skvae.estimators.mixture",
     "MultVAERecommender": "skvae.estimators.recommender",
     "ProbabilisticPCA": "skvae.estimators.decomposition",
+    "VAETransformer": "skvae.estimators.autoencoder",
 }
 _SUBMODULES = ("datasets", "metrics", "model_selection")
 

@@ -373,6 +373,10 @@ class Cells:
     def __init__(self, value, observed=None):
         self.value, self.observed = value, observed
 
+    def unsqueeze(self, axis):
+        """With one more axis, of length 1."""
+        return Cells(self.value.unsqueeze(axis), None if self.observed is None else self.observed.unsqueeze(axis))
+
     def part(self, start, stop):
         """Some of the columns."""
         observed = None if self.observed is None else self.observed[..., start:stop]

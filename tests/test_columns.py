@@ -254,18 +254,15 @@ def test_the_jacobian_is_what_standardising_costs(noise):
     raw = norm.logpdf(X, mean, spread)
     inner = norm.logpdf(x, (mean - columns.location) / columns.scale, spread / columns.scale)
     difference = np.where(observed, raw - inner, 0).sum(1)
-    np.testing.assert_allclose(columns.log_jacobian(observed, N), difference, rtol=1e-9)
-    complete = columns.log_jacobian(None, 2)
-    np.testing.assert_allclose(complete, columns.log_jacobian(np.ones((2, 3), dtype=bool), 2), rtol=1e-14)
+    np.testing.assert_allclose(columns.log_jacobian(X), difference, rtol=1e-9)
 
 
 def test_only_gaussian_columns_count_in_the_jacobian():
     frame = mixed_frame()
     columns = Columns.fit(frame, "auto")
-    _, observed = columns.encode(columns.numeric(frame))
     numbers = frame[["income", "age", "height", "rooms", "shoe"]].astype(float)
     expected = -(numbers.notna() * np.log(numbers.std(ddof=0))).sum(axis=1)
-    np.testing.assert_allclose(columns.log_jacobian(observed, N), expected, rtol=1e-9)
+    np.testing.assert_allclose(columns.log_jacobian(columns.numeric(frame)), expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
@@ -297,15 +294,24 @@ def test_scales_are_those_of_observed_cells():
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -1e8])
-def test_constant_columns_are_known(value):
+def test_constant_columns_stay_outside(value):
     X = data_for("gaussian")
     X[:, 1] = value
-    for noise in ("diag", "isotropic"):
-        columns = Columns.fit(X, noise=noise)
-        assert columns.constant.tolist() == [False, True, False]
-        assert not columns.encode(X)[0][:, 1].any() and columns.location[1] == value
-    assert Columns.fit(X).scale[1] == 1e-6
-    assert (Columns.fit(np.full((5, 2), value), noise="isotropic").scale == 1).all()
+    columns, without = Columns.fit(X), Columns.fit(X[:, [0, 2]])
+    x, observed = columns.encode(X)
+    np.testing.assert_array_equal(x, without.encode(X[:, [0, 2]])[0])
+    assert columns.constants == {1: value} and columns.width == observed.shape[1] == 2
+    assert (columns.decode(x)[:, 1] == value).all()
+    density = columns.log_jacobian(X) - without.log_jacobian(X[:, [0, 2]])
+    np.testing.assert_allclose(density, norm.logpdf(0, 0, 1e-6), rtol=1e-12)
+
+
+def test_constant_columns_stay_inside_where_scales_are_shared_or_nothing_else_is_left():
+    X = data_for("gaussian")
+    X[:, 1] = 3.0
+    assert Columns.fit(X, noise="isotropic").width == 3
+    assert (Columns.fit(np.full((5, 2), 3.0), noise="isotropic").scale == 1).all()
+    assert Columns.fit(np.full((5, 2), 3.0)).width == 1
 
 
 def test_weights_are_repeats():

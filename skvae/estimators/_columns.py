@@ -90,17 +90,29 @@ class Columns:
         The column of the table that a column of the model layout comes from.
     location, scale : float64 ndarray of shape (width,)
         x = (number - location) / scale for gaussian columns; 0 and 1 for the others.
-    constant : bool ndarray of shape (width,)
-        Gaussian columns in which only rounding varies. With noise="diag" their scale is 1e-6.
+    constants : dict
+        Value of each gaussian column in which only rounding varies, where noise="diag". The model layout is without
+        them: they are normal about this value with variance 1e-12 (`CONSTANT_VARIANCE`), whatever the model. One
+        stays where there is nothing else.
     moments : Moments
     """
 
     def __init__(self, blocks, levels, noise, names, template, truths, who):
-        self.blocks, self.levels, self.noise, self.names = blocks, levels, noise, names
+        self.levels, self.noise, self.names = levels, noise, names
         self.template, self.who = template, who
         self.truths = truths  # columns that hold Booleans
+        self.n_features, self.constants = sum(len(block.columns) for block in blocks), {}
+        self._lay_out(blocks)
+
+    def _lay_out(self, blocks):
+        """Put blocks side by side."""
+        ends = np.cumsum([sum(block.sizes) for block in blocks]).tolist()
+        self.blocks = [
+            block._replace(start=start, stop=stop)
+            for block, start, stop in zip(blocks, [0, *ends[:-1]], ends, strict=True)
+        ]
         self.source = np.concatenate([np.repeat(block.columns, block.sizes) for block in blocks])
-        self.n_features, self.width = sum(len(block.columns) for block in blocks), len(self.source)
+        self.width = len(self.source)
 
     # ------------------------------------------------------------------------------------------------------- learning
     @classmethod
@@ -174,9 +186,12 @@ class Columns:
         refuse_overflow(numbers)
         missing = np.isnan(numbers)
         seen = ~missing if missing.any() else None
-        mean, variance, share = (moment[self.source] for moment in _moments(numbers, seen, weight))
+        moments = _moments(numbers, seen, weight)
+        if self.noise == "diag":
+            self._set_aside(is_constant(moments[1], moments[0]), moments[0])
+        mean, variance, share = (moment[self.source] for moment in moments)
         self._set_scales(mean, variance)
-        variance = np.where(self.constant, 0.0, variance / self.scale**2)
+        variance = np.where(self._varies(mean, variance), variance / self.scale**2, 0.0)
         self.moments = Moments((mean - self.location) / self.scale, variance, share)
         for block in self._of_kind("categorical"):
             p = self._shares_of_levels(numbers, weight, block)
@@ -193,13 +208,27 @@ class Columns:
             shares.append(total / total.sum())
         return np.concatenate(shares)
 
+    def _set_aside(self, constant, mean):
+        """Leave constant gaussian columns out of the layout, but for the last one that would be left."""
+        for block in self._of_kind("gaussian"):
+            self.constants |= {j: float(mean[j]) for j in block.columns if constant[j]}
+        if len(self.constants) == self.n_features:
+            del self.constants[self.n_features - 1]
+        self._lay_out([block for block in map(self._without_constants, self.blocks) if block.columns])
+
+    def _without_constants(self, block):
+        kept = [(j, size) for j, size in zip(block.columns, block.sizes, strict=True) if j not in self.constants]
+        return block._replace(columns=tuple(j for j, _ in kept), sizes=tuple(size for _, size in kept))
+
+    def _varies(self, mean, variance):
+        return ~(self._mask("gaussian") & is_constant(variance, mean))
+
     def _set_scales(self, mean, variance):
-        gaussian = self._mask("gaussian")
-        self.constant = gaussian & is_constant(variance, mean)
+        gaussian, varies = self._mask("gaussian"), self._varies(mean, variance)
         if self.noise == "diag":
-            scale = np.sqrt(np.where(self.constant, CONSTANT_VARIANCE, variance))
+            scale = np.sqrt(np.where(varies, variance, CONSTANT_VARIANCE))
         else:  # one for all, so that equal variances of the noise stay equal
-            total = variance[gaussian & ~self.constant].sum()
+            total = variance[gaussian & varies].sum()
             scale = np.sqrt(total / gaussian.sum()) if total > 0 else 1.0
         self.location, self.scale = np.where(gaussian, mean, 0.0), np.where(gaussian, scale, 1.0)
 
@@ -385,21 +414,37 @@ class Columns:
                 part[~observed[:, block.span]] = 0
         return features
 
-    def log_jacobian(self, observed, n_rows):
+    def log_jacobian(self, numbers):
         """What turns the model's log-density into nats of the data as given.
 
         Parameters
         ----------
-        observed : bool ndarray of shape (n_rows, width) or None
-        n_rows : int
+        numbers : float ndarray of shape (n_samples, n_features)
+            From `numeric`.
 
         Returns
         -------
-        log_jacobian : float64 ndarray of shape (n_rows,)
-            Minus the sum of the log scales of the gaussian cells that were observed.
+        log_jacobian : float64 ndarray of shape (n_samples,)
+            Minus the sum of the log scales of the gaussian cells that were observed, and the log-densities of columns
+            that were constant.
         """
-        log_scale = np.log(self.scale)
-        return np.full(n_rows, -log_scale.sum()) if observed is None else -(observed @ log_scale)
+        log_scale = np.zeros(self.n_features)
+        gaussian = self._mask("gaussian")
+        log_scale[self.source[gaussian]] = np.log(self.scale[gaussian])
+        total = np.full(len(numbers), -log_scale.sum())
+        for j in np.flatnonzero(np.isnan(numbers).any(axis=0)):
+            total += np.isnan(numbers[:, j]) * log_scale[j]
+        for j, value in self.constants.items():
+            away = (numbers[:, j].astype(np.float64) - value) ** 2 / CONSTANT_VARIANCE
+            total -= 0.5 * np.nan_to_num(away + np.log(2 * np.pi * CONSTANT_VARIANCE), nan=0.0)
+        return total
+
+    @property
+    def all_numbers(self):
+        """Whether a table holds nothing but numbers, so that an array says it all."""
+        if self.levels or self.truths:
+            return False
+        return self.template is None or all(dtype.kind in "iuf" for dtype in self.template.dtypes)
 
     def likelihood(self):
         """The likelihood of the model layout, an object of `skvae.likelihoods`."""
@@ -451,6 +496,8 @@ class Columns:
             else:
                 unscaled = values[:, block.span] * self.scale[block.span] + self.location[block.span]
                 numbers[:, _index(block.columns)] = unscaled
+        for j, value in self.constants.items():
+            numbers[:, j] = value
         return numbers
 
     def restore(self, numbers, like=None):

@@ -45,7 +45,150 @@ _SVI_RATE = 0.05
 
 
 class VAETransformer(AnnealingMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimator):
-    """VAE."""
+    """Compress a table to a few latent dimensions by a variational autoencoder: non-linear factor analysis.
+
+        z ~ N(0, I),   x | z ~ p(x | f(z)),   q(z | x) = N(mu(x), diag sigma^2(x))
+
+    A network f computes the parameters of each column's distribution from z, another infers z from x. Both are fitted
+    together by stochastic ascent of E_q[log p(x | z)] - beta KL(q || p). With a Gaussian likelihood the fit begins as
+    factor analysis of the same `n_components`, and ends as it unless the network gives rows that it has not seen a
+    higher log-likelihood by more than two standard errors. Columns may be of different kinds, and cells may be
+    missing. Read more in the :doc:`user guide </user_guide/autoencoders>`.
+
+    Parameters
+    ----------
+    n_components : int, default=2
+        Dimension K of z.
+    hidden_layer_sizes : tuple of int, default=(64,)
+        Widths of the encoder's hidden layers; the decoder mirrors them. Without any, f is linear: a Gaussian table is
+        then fitted as factor analysis exactly, or, with ``early_stopping=False``, by ascent of the bound in closed
+        form.
+    activation : {"identity", "logistic", "tanh", "relu", "silu"}, default="tanh"
+        Of the hidden layers.
+    likelihood : str or list of (str, columns), default="gaussian"
+        Of a row given z: "gaussian", "bernoulli" (cells in [0, 1]), "categorical" (any levels), "poisson",
+        "negative_binomial" or "multinomial" (counts; of the last, a row is draws among the columns). Or a list that
+        names every column once, by number, name, slice or Boolean mask. Or "auto": of a DataFrame, Booleans are
+        bernoulli, strings and categories categorical, and numbers gaussian.
+    noise : {"diag", "isotropic"} or float, default="diag"
+        Variance of Gaussian columns: one for each, one for all, or this one, in the units of X.
+    beta : float, default=1.0
+        Weight of the KL term. 1 trains the evidence lower bound itself.
+    annealing : {"linear", "sigmoid", "cyclical"}, callable or None, default=None
+        How the weight of the KL term rises to `beta`: along a line or a logistic curve over the first
+        `anneal_fraction` of all steps, in `n_cycles` cycles that each rise over their first `anneal_fraction`, as a
+        function from the fraction of all steps done to a multiplier of `beta`, or not at all.
+    anneal_fraction : float, default=0.25
+        In [0, 1].
+    n_cycles : int, default=4
+        Number of cycles of the cyclical annealing.
+    free_bits : float, default=0.0
+        Nats that each latent dimension may cost, on average over a batch, before the KL term counts.
+    n_draws : int, default=1
+        Draws of z for each row and step.
+    objective : {"elbo", "iwae"}, default="elbo"
+        "iwae" trains the importance-weighted bound of `n_draws` draws, which is tighter.
+    inference : {"amortized", "svi"}, default="amortized"
+        By an encoder, or with a posterior of its own for every row: variational EM, for small tables and to measure
+        what the encoder loses.
+    encoder, decoder : callable or None, default=None
+        (n_in, n_out) -> torch.nn.Module, in place of the hidden layers. An encoder's output is K means, then K
+        log-variances; a decoder's has a number for each column, and for each level of a categorical one. Parameters
+        are initialised here; modules with buffers are refused. To pickle the estimator, give functions of a module.
+    weight_decay : float, default=0.0
+        L2 penalty: the coefficient of half the sum of squares of all weights, against the mean bound per row.
+    learning_rate : float or "auto", default="auto"
+        Of Adam. "auto": 1e-3 up to 250 rows, 3e-3 above.
+    learning_rate_schedule : {"cosine", "constant"}, default="constant"
+        Whether the rate falls to 2 % of its start along half a cosine over the fit, or stays.
+    batch_size : int or "auto", default="auto"
+        Rows a step. "auto": a fortieth of the rows, from 128 to 512.
+    max_iter : int or "auto", default="auto"
+        Epochs. "auto": as many as make 400 to 4,000 steps, by the number of rows; 2,000 without early stopping.
+    early_stopping : bool or "auto", default="auto"
+        Whether rows that a network has not seen decide when to stop, and whether a network is worth having at all; no
+        step counts before the annealing has ended. Below 1,000 rows every row has a vote, by copies that each miss a
+        fifth of them; from 10,000 rows on, those that vote are not learnt from. False trains one network on all rows
+        to the end. "auto": True, but for ``inference="svi"``.
+    validation_fraction : float, default=0.1
+        Share of the rows that vote where not all do, inside (0, 1).
+    n_iter_no_change : int, default=10
+        Patience of early stopping, in votes; one is taken about every 20 steps, from 1,000 rows on every 50.
+    tol : float, default=1e-3
+        By how much the vote must rise for the patience, in nats a row.
+    warm_start : bool, default=False
+        Whether `fit` goes on from the last fit's network and, from the second call on, the optimiser's state; without
+        early stopping.
+    device : str, default="auto"
+        Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
+    random_state : int, RandomState instance or None, default=None
+        Seed of initial weights, order and draws. An int gives bit-equal fits on the CPU of one machine with one number
+        of threads. None draws a fresh seed from the system, without touching NumPy's global generator.
+    verbose : int, default=0
+        1 prints about ten lines a fit, 2 a line every epoch. For a bar: `set_callbacks(ProgressBar())`.
+
+    Attributes
+    ----------
+    nonlinear_ : bool
+        Whether the network was kept; False: the model is factor analysis.
+    parameters_ : dict of ndarray
+        Weights, of shape (n_in, n_out), biases, and parameters of the likelihood.
+    lower_bounds_ : ndarray of shape (n_epochs,)
+        Mean evidence lower bound per row of each epoch, in nats, at beta = 1 whatever beta trains with, by the draws
+        of training. Of factor analysis its log-likelihood.
+    validation_scores_ : ndarray
+        log p(x) of the rows that vote by networks that have not seen them, nats a row, at each vote.
+    kl_per_dimension_ : ndarray of shape (n_components,)
+        Mean over the training rows of KL(q(z_k | x) || p(z_k)), nats.
+    n_active_ : int
+        Number of latent dimensions whose posterior mean has a variance above 0.01 (Burda et al. 2016).
+    noise_variance_ : ndarray of shape (n_features,)
+        Variance of Gaussian columns given z, in the units of X squared; NaN for other columns.
+    n_iter_ : int
+        Epochs done, over all calls of `partial_fit` or of `fit` with `warm_start`; 1 where factor analysis was kept.
+    n_samples_seen_ : float
+        Weight of the rows that `fit`, or all calls of `partial_fit`, learnt from.
+    device_ : str
+        Where the fit ran.
+    n_features_in_ : int
+        Number of columns.
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of the columns, where `fit` was given a DataFrame.
+
+    See Also
+    --------
+    FactorAnalysisEM : The linear model.
+    AutoencoderTransformer : Without a distribution of z.
+
+    Notes
+    -----
+    Gaussian columns are centred and scaled inside; all likelihoods are those of the data as given. A column that is
+    constant in the training rows is left out of the network, and counts as normal with variance 1e-12.
+
+    References
+    ----------
+    Kingma and Welling, *Auto-Encoding Variational Bayes*, ICLR 2014.
+
+    Rezende, Mohamed and Wierstra, *Stochastic Backpropagation and Approximate Inference in Deep Generative Models*,
+    ICML 2014.
+
+    Burda, Grosse and Salakhutdinov, *Importance Weighted Autoencoders*, ICLR 2016.
+
+    Lucas, Tucker, Grosse and Norouzi, *Don't Blame the ELBO! A Linear VAE Perspective on Posterior Collapse*,
+    NeurIPS 2019.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_wine
+    >>> from skvae import VAETransformer
+    >>> X = load_wine().data
+    >>> vae = VAETransformer(n_components=3, random_state=0).fit(X)
+    >>> vae.transform(X).shape
+    (178, 3)
+    >>> X[0, 3] = float("nan")
+    >>> bool(vae.impute(X)[0, 3] > 0)
+    True
+    """
 
     _parameter_constraints = {
         "n_components": [Interval(Integral, 1, None, closed="left")],
@@ -142,22 +285,62 @@ class VAETransformer(AnnealingMixin, ClassNamePrefixFeaturesOutMixin, Transforme
     # ------------------------------------------------------------------------------------------------------- fitting
     @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None, sample_weight=None, X_val=None):
-        """Raise the bound."""
+        """Raise the bound on the rows of X.
+
+        Parameters
+        ----------
+        X : {array-like, DataFrame} of shape (n_samples, n_features)
+            NaN (in a DataFrame also None and NA) where a cell is missing; what was observed of a row is fitted.
+        y : ignored
+            Present for scikit-learn's convention.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            How often each row counts.
+        X_val : {array-like, DataFrame} of shape (n_validation_samples, n_features) or None, default=None
+            Rows that vote, in place of a part of X.
+
+        Returns
+        -------
+        self : VAETransformer
+
+        Raises
+        ------
+        ValueError
+            If X holds what its likelihood cannot have, infinity, or a column without any observed value, or if a
+            parameter is out of its range or contradicts another.
+        FloatingPointError
+            If the bound diverges even at half the learning rate.
+        """
         with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
             prepared = self._prepare(X, sample_weight, X_val)
             if prepared.task is None:
-                return self._set(**self._attributes(prepared, prepared.settled()))
+                return self._set(**self._attributes(prepared, prepared.fit.settled()))
             with EpochWatcher(self, X, y, prepared.task.plan.max_iter, partial(self._snapshot, prepared)) as watcher:
                 (outcome,) = climb([prepared.task], watcher)
-            return self._set(**self._attributes(prepared, prepared.settled(outcome)))
+            return self._set(**self._attributes(prepared, prepared.fit.settled(outcome)))
 
     @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None, sample_weight=None):
-        """Make one pass over the rows of X."""
+        """Make one pass over the rows of X, at full beta and a constant learning rate, without early stopping.
+
+        The first call settles what is known of the columns: scales, levels, and which are constant.
+
+        Parameters
+        ----------
+        X : {array-like, DataFrame} of shape (n_samples, n_features)
+            NaN where a cell is missing.
+        y : ignored
+            Present for scikit-learn's convention.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            How often each row counts.
+
+        Returns
+        -------
+        self : VAETransformer
+        """
         with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
             prepared = self._prepare(X, sample_weight, one_pass=True)
             (outcome,) = climb([prepared.task])
-            return self._set(**self._attributes(prepared, prepared.settled(outcome)))
+            return self._set(**self._attributes(prepared, prepared.fit.settled(outcome)))
 
     # ------------------------------------------------------------------------------------------- what a fit consists of
     def _prepare(self, X, sample_weight=None, X_val=None, *, one_pass=False):
@@ -180,7 +363,8 @@ class VAETransformer(AnnealingMixin, ClassNamePrefixFeaturesOutMixin, Transforme
         else:
             held = None if X_val is None else self._held_out(rows, X_val)
             fit = self._beginning(rows, held, noise, architecture, one_pass)
-        return _Prepared(rows, architecture, fit, self._seen_before(goes_on, one_pass, weight.sum()))
+        jacobian = float(np.average(columns.log_jacobian(numbers), weights=weight))
+        return _Prepared(rows, architecture, fit, jacobian, self._seen_before(goes_on, one_pass, weight.sum()))
 
     def _check_consistent(self):
         """Refuse parameters that contradict each other."""
@@ -338,7 +522,7 @@ class VAETransformer(AnnealingMixin, ClassNamePrefixFeaturesOutMixin, Transforme
         """All fitted attributes."""
         rows, before = prepared.rows, prepared.before
         columns = rows.columns
-        jacobian = float(np.average(columns.log_jacobian(rows.observed, len(rows)), weights=rows.weight))
+        jacobian = prepared.jacobian
         goes_on = self.warm_start or prepared.fit.goes_on
         found = {
             "parameters_": to_numpy(settled.params),
@@ -388,17 +572,50 @@ class VAETransformer(AnnealingMixin, ClassNamePrefixFeaturesOutMixin, Transforme
 
     # ---------------------------------------------------------------------------------------------------- prediction
     def transform(self, X):
-        """Means."""
+        """Embed each row: the mean of q(z | x).
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            NaN where a cell is missing.
+
+        Returns
+        -------
+        mean : ndarray of shape (n_samples, n_components)
+        """
         return self.posterior(X)[0]
 
     def posterior(self, X):
-        """Give q(z | x)."""
+        """Give q(z | x) of each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            NaN where a cell is missing.
+
+        Returns
+        -------
+        mean, std : ndarrays of shape (n_samples, n_components)
+            Means and standard deviations of the factorised normal posterior.
+        """
         work = self._at_work(X)
         q = work.by_row(lambda batch: torch.stack(work.model.encode(work.params, batch), -1)[0])
         return q[..., 0], np.exp(0.5 * q[..., 1])
 
     def inverse_transform(self, X):
-        """Rows that the model expects."""
+        """Rows that the model expects of given latent values: the mean of p(x | z).
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_components)
+            Latent values, as `transform` gives them.
+
+        Returns
+        -------
+        X_original : {ndarray, DataFrame} of shape (n_samples, n_features)
+            In the units of the data; the most probable level of categorical columns. A DataFrame where the fit was on
+            one that holds more than numbers.
+        """
         check_is_fitted(self)
         Z = check_array(X, dtype=[np.float64, np.float32])
         if Z.shape[1] != self._n_features_out:
@@ -411,11 +628,40 @@ class VAETransformer(AnnealingMixin, ClassNamePrefixFeaturesOutMixin, Transforme
         return self._as_given(torch.cat(means).cpu().numpy())
 
     def reconstruct(self, X):
-        """As if through the bottleneck."""
+        """Give back each row as the latent dimensions hold it: ``inverse_transform(transform(X))``.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            NaN where a cell is missing.
+
+        Returns
+        -------
+        X_reconstructed : {ndarray, DataFrame} of shape (n_samples, n_features)
+            As of `inverse_transform`.
+        """
         return self.inverse_transform(self.transform(X))
 
     def sample(self, n_samples=1, random_state=None):
-        """Draw rows."""
+        """Draw rows from the model.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            How many.
+        random_state : int, RandomState instance or None, default=None
+            An int draws the same rows every time, None others at each call.
+
+        Returns
+        -------
+        X : {ndarray, DataFrame} of shape (n_samples, n_features)
+            A DataFrame where the fit was on one that holds more than numbers.
+
+        Raises
+        ------
+        ValueError
+            If n_samples is below 1.
+        """
         check_is_fitted(self)
         if not isinstance(n_samples, Integral) or n_samples < 1:
             raise ValueError(f"sample needs a whole n_samples >= 1 to draw, but got {n_samples!r}.")
@@ -436,7 +682,22 @@ class VAETransformer(AnnealingMixin, ClassNamePrefixFeaturesOutMixin, Transforme
         return model.likelihood.sample(f, {name: part[0] for name, part in own(params).items()}, noise.fold("x"), row)
 
     def score_samples(self, X, n_draws=None):
-        """log p(x)."""
+        """Log-likelihood of each row: log p(x) of its observed cells, of the data as given.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            NaN where a cell is missing.
+        n_draws : int or None, default=None
+            Estimate by importance weighting with so many draws from q(z | x), the same for every row and every call;
+            on average a lower bound that rises with their number (Burda et al. 2016, eq. 8). None: exact where the
+            model is linear and Gaussian, else by 128 draws.
+
+        Returns
+        -------
+        log_prob : ndarray of shape (n_samples,)
+            Nats.
+        """
         exact = self._linear_model() if n_draws is None else None
         work = self._at_work(X)
         if exact is not None:
@@ -444,30 +705,85 @@ class VAETransformer(AnnealingMixin, ClassNamePrefixFeaturesOutMixin, Transforme
         else:
             epsilon = self._draws(n_draws or _SCORE_DRAWS, work)
             log_prob = work.by_row(partial(_log_evidence, work, epsilon), epsilon.shape[1])
-        return (log_prob + self._columns.log_jacobian(work.rows.observed, len(work.rows))).astype(work.out)
+        return (log_prob + self._columns.log_jacobian(work.numbers)).astype(work.out)
 
     def score(self, X, y=None, sample_weight=None):
-        """Mean of score_samples."""
+        """Mean log-likelihood of the rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            NaN where a cell is missing.
+        y : ignored
+            Present for scikit-learn's convention.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            How often each row counts.
+
+        Returns
+        -------
+        score : float
+            Nats a row, as of `score_samples`.
+        """
         log_prob = self.score_samples(X).astype(np.float64)
         if sample_weight is not None:
             sample_weight = check_sample_weight(sample_weight, log_prob, dtype=np.float64, ensure_non_negative=True)
         return float(np.average(log_prob, weights=sample_weight))
 
     def elbo(self, X, inference=None):
-        """Bound log p(x) of each row from below."""
+        """Bound log p(x) of each row from below, at beta = 1.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            NaN where a cell is missing.
+        inference : {"amortized", "svi"} or None, default=None
+            "svi" first raises the bound of each row over its own posterior, the decoder held fixed; what that gains is
+            what the encoder loses (Cremer et al., ICML 2018). None: as in the fit.
+
+        Returns
+        -------
+        bound : ndarray of shape (n_samples,)
+            Nats. The KL term is exact, and so is the expected log-likelihood where the decoder is linear; else it is a
+            mean over 32 draws of z that are the same for every row and every call.
+        """
         if inference not in (None, "amortized", "svi"):
             raise ValueError(f"inference must be None, 'amortized' or 'svi', but it is {inference!r}.")
         work = self._at_work(X, inference)
         epsilon = self._draws(_ELBO_DRAWS, work)
         bound = work.by_row(partial(_expected_bound, work, epsilon), epsilon.shape[1])
-        return (bound + self._columns.log_jacobian(work.rows.observed, len(work.rows))).astype(work.out)
+        return (bound + self._columns.log_jacobian(work.numbers)).astype(work.out)
 
     def anomaly_score(self, X):
-        """Minus log p(x)."""
+        """How unlikely each row is: minus its log-likelihood.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            NaN where a cell is missing.
+
+        Returns
+        -------
+        score : ndarray of shape (n_samples,)
+            Nats; higher is stranger.
+        """
         return -self.score_samples(X)
 
     def impute(self, X, n_draws=None):
-        """Fill missing cells."""
+        """Fill missing cells with what the model expects of them, given the rest of the row.
+
+        Parameters
+        ----------
+        X : {array-like, DataFrame} of shape (n_samples, n_features)
+            NaN where a cell is missing.
+        n_draws : int or None, default=None
+            Draws of z by whose importance weights the expectation is taken. None: exact where the model is linear and
+            Gaussian, else 128.
+
+        Returns
+        -------
+        X_filled : {ndarray, DataFrame} of shape (n_samples, n_features)
+            A copy of X, of its own kind, with no cell missing; categorical cells by the most probable level.
+        """
         exact = self._linear_model() if n_draws is None else None
         work = self._at_work(X)
         rows = work.rows
@@ -483,9 +799,8 @@ class VAETransformer(AnnealingMixin, ClassNamePrefixFeaturesOutMixin, Transforme
     # ------------------------------------------------------------------------------------------- what prediction needs
     def _check_X(self, X):
         check_is_fitted(self)
-        numbers = self._columns.numeric(X)
         validate_data(self, X, reset=False, skip_check_array=True)
-        return _checked_numbers(numbers, type(self).__name__)
+        return _checked_numbers(self._columns.numeric(X), type(self).__name__)
 
     def _model_at(self, device, dtype, inference=None):
         """The fitted model, and its parameters as tensors with an axis of members."""
@@ -556,11 +871,12 @@ class VAETransformer(AnnealingMixin, ClassNamePrefixFeaturesOutMixin, Transforme
 
 @dataclass
 class _Prepared:
-    """A fit before its ascent: rows in the model layout, what fixes the parameters, the fit, and earlier records."""
+    """A fit before its ascent, with the mean log Jacobian of the inner scaling, and what was recorded before it."""
 
     rows: Layout
     architecture: dict
     fit: Plain | Linear | Voted
+    jacobian: float
     before: dict
 
     @property
