@@ -384,17 +384,12 @@ class VAETransformer(AnnealingMixin, ClassNamePrefixFeaturesOutMixin, Transforme
 
     def _read(self, X, goes_on):
         """X as numbers, and what is known of its columns."""
-        name = type(self).__name__
-        columns = self._columns if goes_on else Columns.read(X, self.likelihood, self.noise, who=name)
-        numbers = _checked_numbers(columns.numeric(X), name)
-        validate_data(self, X, reset=not goes_on, skip_check_array=True)
-        return numbers, columns
+        columns = self._columns if goes_on else Columns.read(X, self.likelihood, self.noise, who=type(self).__name__)
+        return self._numbers(columns, X, reset=not goes_on), columns
 
     def _held_out(self, rows, X_val):
         """Rows to judge by."""
-        validate_data(self, X_val, reset=False, skip_check_array=True)
-        numbers = _checked_numbers(rows.columns.numeric(X_val), type(self).__name__)
-        x, observed = rows.columns.encode(numbers)
+        x, observed = rows.columns.encode(self._numbers(rows.columns, X_val, reset=False))
         return Layout(rows.columns, x, observed, np.ones(len(x)), rows.device, rows.with_mask)
 
     def _starts_linear(self, columns):
@@ -799,8 +794,23 @@ class VAETransformer(AnnealingMixin, ClassNamePrefixFeaturesOutMixin, Transforme
     # ------------------------------------------------------------------------------------------- what prediction needs
     def _check_X(self, X):
         check_is_fitted(self)
-        validate_data(self, X, reset=False, skip_check_array=True)
-        return _checked_numbers(self._columns.numeric(X), type(self).__name__)
+        return self._numbers(self._columns, X, reset=False)
+
+    def _numbers(self, columns, X, *, reset):
+        """X as numbers, NaN where missing, after all of scikit-learn's checks: of a frame, first of its names."""
+        frame = hasattr(X, "iloc")
+        if frame:
+            validate_data(self, X, reset=reset, skip_check_array=True)
+        numbers = columns.numeric(X)
+        if not frame:
+            validate_data(self, X, reset=reset, skip_check_array=True)
+        return check_array(
+            numbers,
+            dtype=[np.float64, np.float32],
+            ensure_all_finite="allow-nan",
+            estimator=type(self).__name__,
+            input_name="X",
+        )
 
     def _model_at(self, device, dtype, inference=None):
         """The fitted model, and its parameters as tensors with an axis of members."""
@@ -949,12 +959,6 @@ def _batches(rows, start, model, dtype, size=_ROWS_AT_ONCE):
 
 def _rows_at_once(cells_a_row):
     return max(1, min(_ROWS_AT_ONCE, _CELLS // max(1, cells_a_row)))
-
-
-def _checked_numbers(numbers, name):
-    return check_array(
-        numbers, dtype=[np.float64, np.float32], ensure_all_finite="allow-nan", estimator=name, input_name="X"
-    )
 
 
 def _noise_variance(columns, likelihood, own_parameters):
