@@ -82,6 +82,11 @@ def to_read(arrays, device, dtype):
     return {name: _alias(array).to(device=device, dtype=dtype) for name, array in arrays.items()}
 
 
+def placed(array, device, dtype):
+    """One array as a tensor, of its own memory only where it must be converted: for who only reads."""
+    return _alias(np.ascontiguousarray(array)).to(device=device, dtype=dtype)
+
+
 def _alias(array):
     # torch warns of arrays that it could write to but must not, such as read-only memory maps.
     # It refuses arrays that run backwards.

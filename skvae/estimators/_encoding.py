@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from skvae._members import Encoded
+from skvae._tensors import placed
 from skvae.estimators import _linear as linear
 
 
@@ -62,16 +63,16 @@ class Layout:
         expects of them, else zeros.
         """
 
-        def placed(array):
-            return torch.from_numpy(np.ascontiguousarray(array)).to(device=self.device, dtype=dtype)
+        def place(array):
+            return placed(array, self.device, dtype)
 
-        cells = placed(self.x)
-        observed = None if self.observed is None else placed(self.observed)
+        cells = place(self.x)
+        observed = None if self.observed is None else place(self.observed)
         if start is not None:
-            u = cells if observed is None else placed(linear.expected(start, self.x, self.observed))
+            u = cells if observed is None else place(linear.expected(start, self.x, self.observed))
         else:
             features = self.columns.features(self.x, self.observed)
-            u = cells if features is self.x else placed(features)
+            u = cells if features is self.x else place(features)
         if self.with_mask:
             u = torch.cat([u, torch.ones_like(cells) if observed is None else observed], 1)
         return Encoded(cells, observed, u)

@@ -2,7 +2,8 @@
 
 Every start is trained as copies in lockstep. A copy judges the rows that it has not seen: by how much does its log p(x)
 exceed that of factor analysis without the same rows? The best step of the best start wins; its gain must exceed two
-standard errors, or factor analysis stays. The first copy misses nothing where there are few rows, and needs no refit.
+standard errors and 0.02 nats a row, or factor analysis stays. The first copy misses nothing where there are few rows,
+and needs no refit.
 """
 
 import math
@@ -20,6 +21,7 @@ from skvae.models.vae import PerRowVAE
 
 START_FLOORS = (1e-3, 0.05)  # of the noise, as shares of a column's variance: two starts, since either can be a trap
 _STANDARD_ERRORS = 2.0
+_LEAST_GAIN = 0.02  # nats a row: for less, nobody gives up the exact model
 _CELLS = 2**23  # draws x rows x columns judged at once
 
 
@@ -397,10 +399,10 @@ class Vote:
         return gains + float((w * self.baseline).sum() / w.sum())
 
     def winner(self, best):
-        """The start that won the given validation, and whether its gain exceeds two standard errors."""
+        """The start that won the given validation, and whether its gain counts."""
         start = int(np.argmax(self.gains[best]))
         gain = self.gains[best][start]
-        return start, bool(gain > _STANDARD_ERRORS * self.errors[best][start])
+        return start, bool(gain > max(_LEAST_GAIN, _STANDARD_ERRORS * self.errors[best][start]))
 
 
 def part_of(batch, index):

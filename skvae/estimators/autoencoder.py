@@ -13,7 +13,16 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skvae._compat import Interval, StrOptions, check_sample_weight, fit_context
 from skvae._members import MemberBatch
-from skvae._tensors import Cells, Noise, explain_out_of_memory, inference_device, resolve_device, to_numpy, to_read
+from skvae._tensors import (
+    Cells,
+    Noise,
+    explain_out_of_memory,
+    inference_device,
+    placed,
+    resolve_device,
+    to_numpy,
+    to_read,
+)
 from skvae.elbo import kl_to_standard_normal
 from skvae.engines import gradient, schedules
 from skvae.estimators import _linear as linear
@@ -615,9 +624,9 @@ class VAETransformer(AnnealingMixin, ClassNamePrefixFeaturesOutMixin, Transforme
         Z = check_array(X, dtype=[np.float64, np.float32])
         if Z.shape[1] != self._n_features_out:
             raise ValueError(f"X has {Z.shape[1]} columns, but the model has {self._n_features_out} components.")
-        device, dtype = inference_device(self.device), torch.from_numpy(Z[:0]).dtype
+        device, dtype = inference_device(self.device), _torch_dtype(Z)
         model, params = self._model_at(device, dtype)
-        parts = torch.from_numpy(np.ascontiguousarray(Z)).to(device).split(_rows_at_once(model.n_outputs))
+        parts = placed(Z, device, dtype).split(_rows_at_once(model.n_outputs))
         with torch.no_grad():
             means = [model.likelihood.mean(model.decode(params, part[None]), own(params))[0] for part in parts]
         return self._as_given(torch.cat(means).cpu().numpy())
@@ -820,7 +829,7 @@ class VAETransformer(AnnealingMixin, ClassNamePrefixFeaturesOutMixin, Transforme
 
     def _at_work(self, X, inference=None):
         numbers = self._check_X(X)
-        device, dtype = inference_device(self.device), torch.from_numpy(numbers[:0]).dtype
+        device, dtype = inference_device(self.device), _torch_dtype(numbers)
         x, observed = self._columns.encode(numbers)
         rows = Layout(self._columns, x, observed, np.ones(len(x)), device, self._architecture["with_mask"])
         model, params = self._model_at(device, dtype)
@@ -955,6 +964,10 @@ def _batches(rows, start, model, dtype, size=_ROWS_AT_ONCE):
         w = torch.ones(1, len(index), dtype=dtype, device=rows.device)
         x = Cells(table.x[None], observed)
         yield index, MemberBatch(x, table.u[None], w, index[None].to(rows.device), base)
+
+
+def _torch_dtype(array):
+    return torch.from_numpy(np.empty(0, array.dtype)).dtype
 
 
 def _rows_at_once(cells_a_row):
