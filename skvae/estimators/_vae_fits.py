@@ -1,9 +1,9 @@
 """How a network earns its place beside factor analysis: copies that each miss some rows vote on them.
 
 Every start is trained as copies in lockstep. A copy judges the rows that it has not seen: by how much does its log p(x)
-exceed that of factor analysis without the same rows? The best step of the best start wins; its gain must exceed two
-standard errors and 0.02 nats a row, or factor analysis stays. The first copy misses nothing where there are few rows,
-and needs no refit.
+exceed that of factor analysis without the same rows? The step of the start whose mean gain less two standard errors is
+highest wins; that must exceed 0.02 nats a row, or factor analysis stays. The first copy misses nothing where there are
+few rows, and needs no refit.
 """
 
 import math
@@ -344,7 +344,10 @@ def fold_copies(weight, noise, n_folds, fraction):
 
 
 class Vote:
-    """Mean gain, in nats a row, of the best start over factor analysis on rows that the copies have not seen.
+    """What the best start surely gains over factor analysis on rows that the copies have not seen, in nats a row.
+
+    That is the mean gain less two standard errors: the mean alone would wait for the step at which a few odd rows
+    outweigh all others. Where there is nothing to compare with, the mean log p(x).
 
     Parameters
     ----------
@@ -366,7 +369,7 @@ class Vote:
         self.members, self.n_starts, self.baseline = members, n_starts, baseline
         row = torch.arange(n_draws)
         self.epsilon = Noise(0).fold("vote").normal(row, model.n_components)[None, :, None].to(batch.w.device)
-        self.gains, self.errors = [], []
+        self.means, self.limits = [], []
 
     @torch.no_grad()
     def __call__(self, params):
@@ -379,9 +382,10 @@ class Vote:
         share = w / w.sum(1, keepdim=True)
         mean = (share * gain).sum(1)
         error = (share.square() * (gain - mean[:, None]).square()).sum(1).sqrt()
-        self.gains.append(mean.cpu().numpy())
-        self.errors.append(error.cpu().numpy())
-        return float(mean.max())
+        surely = mean if self.baseline is None else mean - _STANDARD_ERRORS * error
+        self.means.append(mean.cpu().numpy())
+        self.limits.append(surely.cpu().numpy())
+        return float(surely.max())
 
     def _log_prob(self, judges):
         n_rows = self.batch.w.shape[1]
@@ -392,7 +396,7 @@ class Vote:
 
     def scores(self, start, n):
         """log p(x) of the judged rows by one start, nats a row, at each of the first n validations."""
-        gains = np.array([gain[start] for gain in self.gains[:n]])
+        gains = np.array([mean[start] for mean in self.means[:n]])
         if self.baseline is None:
             return gains
         w = self.batch.w.double()
@@ -400,9 +404,8 @@ class Vote:
 
     def winner(self, best):
         """The start that won the given validation, and whether its gain counts."""
-        start = int(np.argmax(self.gains[best]))
-        gain = self.gains[best][start]
-        return start, bool(gain > max(_LEAST_GAIN, _STANDARD_ERRORS * self.errors[best][start]))
+        start = int(np.argmax(self.limits[best]))
+        return start, bool(self.limits[best][start] > _LEAST_GAIN)
 
 
 def part_of(batch, index):
