@@ -848,7 +848,7 @@ class VAETransformer(AnnealingMixin, ClassNamePrefixFeaturesOutMixin, Transforme
             params = {"row.mean": offset[None, ..., 0], "row.log_variance": offset[None, ..., 1]}
         fit = Plain(model, work.rows, Noise(0), _svi_plan(len(work.rows)), params, work.start, dtype=work.dtype)
         (outcome,) = climb([fit.task])
-        return _Work(model, outcome.params, work.rows, work.start, work.dtype, work.numbers)
+        return _Work(model, work.params | outcome.params, work.rows, work.start, work.dtype, work.numbers)
 
     def _draws(self, n_draws, work):
         """Standard normal draws, (1, n_draws, 1, n_components), the same for every row and every call."""
