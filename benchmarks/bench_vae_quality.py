@@ -119,13 +119,17 @@ def mnist(n_epochs, n_rows=1000, n_draws=500, published=3280):
         seconds += time.process_time() - started
         print(f"  epoch {epoch + 1}, {seconds:.0f} s: bound {vae.lower_bounds_[-1]:.2f} in training", flush=True)
     each = vae.score_samples(some, n_draws=n_draws)
+    error = each.std() / np.sqrt(n_rows)
+    bounds = vae.elbo(some).mean(), vae.elbo(test).mean()
     print(
-        f"MNIST, pixels drawn anew in every epoch, 784-200-200-50, {n_epochs} epochs in {seconds:.0f} s of processor time: "
-        f"log p(x) of {n_rows:,} test images {each.mean():.2f} +- {each.std() / np.sqrt(n_rows):.2f} nats by {n_draws} draws, "
-        f"their bound {vae.elbo(some).mean():.2f}, of all test images {vae.elbo(test).mean():.2f}; {vae.n_active_} of 50 "
-        f"dimensions active. Published, {published:,} epochs: -86.76; at this speed these would take "
-        f"{published * seconds / n_epochs / 3600:.1f} hours."
+        f"MNIST, pixels drawn anew in every epoch, 784-200-200-50, {n_epochs} epochs, {seconds:.0f} s of processor time:"
     )
+    print(f"  log p(x) of {n_rows:,} test images {each.mean():.2f} +- {error:.2f} nats by {n_draws} draws")
+    print(
+        f"  bound of these {bounds[0]:.2f}, of all test images {bounds[1]:.2f}; {vae.n_active_} of 50 dimensions active"
+    )
+    hours = published * seconds / n_epochs / 3600
+    print(f"  published -86.76, by {published:,} epochs, which would take {hours:.1f} hours at this speed")
 
 
 def binarised(grey, rng):
