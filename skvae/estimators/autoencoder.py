@@ -1,59 +1,43 @@
 """Networks that compress a table to a few latent dimensions and give it back."""
 
 import math
-from dataclasses import dataclass
 from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
 import torch
-from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import check_array
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
-from skvae._compat import Interval, StrOptions, check_sample_weight, fit_context
-from skvae._members import MemberBatch
-from skvae._tensors import (
-    Cells,
-    Noise,
-    explain_out_of_memory,
-    inference_device,
-    placed,
-    resolve_device,
-    to_numpy,
-    to_read,
-)
+from skvae._compat import Interval, StrOptions, check_sample_weight
+from skvae._tensors import Noise, inference_device
 from skvae.elbo import kl_to_standard_normal
 from skvae.engines import gradient, schedules
 from skvae.estimators import _linear as linear
-from skvae.estimators._base import Estimator, draw_seed
+from skvae.estimators._base import draw_seed
 from skvae.estimators._climbing import climb
 from skvae.estimators._columns import Columns
-from skvae.estimators._em import weigh
-from skvae.estimators._encoding import Layout, base_of
-from skvae.estimators._gradient import AnnealingMixin, EpochWatcher, checked_sizes
-from skvae.estimators._vae_fits import Copies, Linear, Plain, Voted, fold_copies, one_member
+from skvae.estimators._encoding import base_of
+from skvae.estimators._fits import Linear, Plain, Voted, one_member
+from skvae.estimators._gradient import AnnealingMixin
+from skvae.estimators._network_transformer import MANY_ROWS, NetworkTransformer, Work, batches, rows_at_once
+from skvae.estimators._voting import Copies, fold_copies
 from skvae.likelihoods import Mixed
 from skvae.models import factor_analysis as fa
 from skvae.models.vae import VAE, PerRowVAE, at, own
 from skvae.networks import ACTIVATIONS
 
 _FEW_ROWS = 50  # below, no network could be told from factor analysis
-_ALL_VOTE = 1000  # up to here every row is judged by a copy that has not seen it
-_MANY_ROWS = 10_000  # from here on, one network learns and the rows set aside judge
+_PLENTY = 10_000  # from here on, one network learns and the rows set aside judge
 _N_FOLDS = 5
 _ACTIVE = 0.01  # variance of the posterior mean from which a latent dimension is active (Burda et al. 2016)
-_CELLS = 2**22  # draws x rows x columns at once
-_ROWS_AT_ONCE = 4096
 _ELBO_DRAWS = 32
-_STEPS_A_VOTE = (20, 50)  # of few rows and of many
 _SCORE_DRAWS = 128
 _SVI_STEPS = 300
 _SVI_DRAWS = 8
 _SVI_RATE = 0.05
 
 
-class VAETransformer(AnnealingMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimator):
+class VAETransformer(AnnealingMixin, NetworkTransformer):
     """Compress a table to a few latent dimensions by a variational autoencoder: non-linear factor analysis.
 
         z ~ N(0, I),   x | z ~ p(x | f(z)),   q(z | x) = N(mu(x), diag sigma^2(x))
@@ -291,90 +275,7 @@ class VAETransformer(AnnealingMixin, ClassNamePrefixFeaturesOutMixin, Transforme
         self.random_state = random_state
         self.verbose = verbose
 
-    # ------------------------------------------------------------------------------------------------------- fitting
-    @fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None, sample_weight=None, X_val=None):
-        """Raise the bound on the rows of X.
-
-        Parameters
-        ----------
-        X : {array-like, DataFrame} of shape (n_samples, n_features)
-            NaN (in a DataFrame also None and NA) where a cell is missing; what was observed of a row is fitted.
-        y : ignored
-            Present for scikit-learn's convention.
-        sample_weight : array-like of shape (n_samples,) or None, default=None
-            How often each row counts.
-        X_val : {array-like, DataFrame} of shape (n_validation_samples, n_features) or None, default=None
-            Rows that vote, in place of a part of X.
-
-        Returns
-        -------
-        self : VAETransformer
-
-        Raises
-        ------
-        ValueError
-            If X holds what its likelihood cannot have, infinity, or a column without any observed value, or if a
-            parameter is out of its range or contradicts another.
-        FloatingPointError
-            If the bound diverges even at half the learning rate.
-        """
-        with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
-            prepared = self._prepare(X, sample_weight, X_val)
-            if prepared.task is None:
-                return self._set(**self._attributes(prepared, prepared.fit.settled()))
-            with EpochWatcher(self, X, y, prepared.task.plan.max_iter, partial(self._snapshot, prepared)) as watcher:
-                (outcome,) = climb([prepared.task], watcher)
-            return self._set(**self._attributes(prepared, prepared.fit.settled(outcome)))
-
-    @fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y=None, sample_weight=None):
-        """Make one pass over the rows of X, at full beta and a constant learning rate, without early stopping.
-
-        The first call settles what is known of the columns: scales, levels, and which are constant.
-
-        Parameters
-        ----------
-        X : {array-like, DataFrame} of shape (n_samples, n_features)
-            NaN where a cell is missing.
-        y : ignored
-            Present for scikit-learn's convention.
-        sample_weight : array-like of shape (n_samples,) or None, default=None
-            How often each row counts.
-
-        Returns
-        -------
-        self : VAETransformer
-        """
-        with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
-            prepared = self._prepare(X, sample_weight, one_pass=True)
-            (outcome,) = climb([prepared.task])
-            return self._set(**self._attributes(prepared, prepared.fit.settled(outcome)))
-
     # ------------------------------------------------------------------------------------------- what a fit consists of
-    def _prepare(self, X, sample_weight=None, X_val=None, *, one_pass=False):
-        """Everything up to the ascent: a task for it (or None), and what its outcome means."""
-        self._check_consistent()
-        goes_on = (one_pass or self.warm_start) and hasattr(self, "parameters_")
-        numbers, columns = self._read(X, goes_on)
-        noise = Noise(draw_seed(self.random_state))
-        numbers, weight = weigh(numbers, sample_weight)
-        weight = np.ones(len(numbers)) if weight is None else weight
-        if not goes_on:
-            columns.measured(numbers, weight)
-        x, observed = columns.encode(numbers)
-        with_mask = self._architecture["with_mask"] if goes_on else observed is not None
-        with_mask = with_mask and not self._starts_linear(columns)
-        rows = Layout(columns, x, observed, weight / weight.mean(), resolve_device(self.device), with_mask)
-        architecture = self._architecture_of(columns, with_mask)
-        if goes_on:
-            fit = self._going_on(rows, noise, architecture, one_pass)
-        else:
-            held = None if X_val is None else self._held_out(rows, X_val)
-            fit = self._beginning(rows, held, noise, architecture, one_pass)
-        jacobian = float(np.average(columns.log_jacobian(numbers), weights=weight))
-        return _Prepared(rows, architecture, fit, jacobian, self._seen_before(goes_on, one_pass, weight.sum()))
-
     def _check_consistent(self):
         """Refuse parameters that contradict each other."""
         if self.objective == "iwae" and (self.beta != 1 or self.free_bits or self.annealing is not None):
@@ -391,15 +292,13 @@ class VAETransformer(AnnealingMixin, ClassNamePrefixFeaturesOutMixin, Transforme
                 "early_stopping='auto' or False, or inference='amortized'."
             )
 
-    def _read(self, X, goes_on):
-        """X as numbers, and what is known of its columns."""
-        columns = self._columns if goes_on else Columns.read(X, self.likelihood, self.noise, who=type(self).__name__)
-        return self._numbers(columns, X, reset=not goes_on), columns
+    def _columns_of(self, X):
+        return Columns.read(X, self.likelihood, self.noise, who=type(self).__name__)
 
-    def _held_out(self, rows, X_val):
-        """Rows to judge by."""
-        x, observed = rows.columns.encode(self._numbers(rows.columns, X_val, reset=False))
-        return Layout(rows.columns, x, observed, np.ones(len(x)), rows.device, rows.with_mask)
+    def _in_units(self, columns, numbers, weight):
+        """From nats of the model layout to nats of the data as given."""
+        jacobian = float(np.average(columns.log_jacobian(numbers), weights=weight))
+        return lambda log_prob: log_prob + jacobian
 
     def _starts_linear(self, columns):
         """Whether the fit begins as factor analysis, and may end as it."""
@@ -408,15 +307,7 @@ class VAETransformer(AnnealingMixin, ClassNamePrefixFeaturesOutMixin, Transforme
         return gaussian and layers and self.early_stopping in ("auto", True)
 
     def _architecture_of(self, columns, with_mask):
-        """What fixes the shapes and the meaning of the parameters."""
-        return {
-            "columns": columns.architecture(),
-            "n_components": int(self.n_components),
-            "hidden_layer_sizes": checked_sizes(self.hidden_layer_sizes),
-            "activation": self.activation,
-            "inference": self.inference,
-            "with_mask": with_mask,
-        }
+        return super()._architecture_of(columns, with_mask) | {"inference": self.inference}
 
     def _build(self, columns, architecture, floor=None):
         likelihood = columns.likelihood()
@@ -436,6 +327,9 @@ class VAETransformer(AnnealingMixin, ClassNamePrefixFeaturesOutMixin, Transforme
             encoder=self.encoder,
             decoder=self.decoder,
         )
+
+    def _fitted_model(self):
+        return self._build(self._columns, self._architecture, None if self.nonlinear_ else 0.0)
 
     def _beginning(self, rows, held, noise, architecture, one_pass):
         """The fit of an estimator that knows nothing yet."""
@@ -459,7 +353,7 @@ class VAETransformer(AnnealingMixin, ClassNamePrefixFeaturesOutMixin, Transforme
             linear_start=linear_start,
             fallback_weight=fallback,
             tied=tied,
-            n_draws=16 if len(rows) < _MANY_ROWS else 4,
+            n_draws=16 if len(rows) < _PLENTY else 4,
         )
 
     def _copies(self, rows, held, noise):
@@ -467,84 +361,32 @@ class VAETransformer(AnnealingMixin, ClassNamePrefixFeaturesOutMixin, Transforme
         if held is not None:
             weight = np.concatenate([rows.weight, np.zeros(len(held))])
             return Copies(weight[None], [np.arange(n, n + len(held))])
-        n_folds = min(_N_FOLDS, n) if n < _ALL_VOTE else 1
+        n_folds = min(_N_FOLDS, n) if n < MANY_ROWS else 1
         copies = fold_copies(rows.weight, noise.fold("validation"), n_folds, self.validation_fraction)
-        if n < _MANY_ROWS:
+        if n < _PLENTY:
             return copies
         return Copies(copies.weight[1:], copies.held_out[1:])
 
-    def _going_on(self, rows, noise, architecture, one_pass):
-        """The fit of an estimator that goes on from its parameters."""
-        changed = {name: value for name, value in architecture.items() if self._architecture[name] != value}
-        if changed:
-            fitted = {name: self._architecture[name] for name in changed}
-            raise ValueError(
-                f"{type(self).__name__} was fitted with {fitted} and cannot go on with {changed}; call fit with "
-                "warm_start=False to begin anew."
-            )
+    def _params_to_go_on(self, model, device):
         if self.inference == "svi":
             raise ValueError("inference='svi' knows the rows of one fit only and cannot go on; call fit anew.")
-        model = self._build(rows.columns, architecture)
-        params = one_member(to_read(self.parameters_, rows.device, torch.float32))
+        params = super()._params_to_go_on(model, device)
         if not self.nonlinear_ and "likelihood.noise" in params:
             psi = torch.from_numpy(self.parameters_["likelihood.noise"]).exp()
-            params["likelihood.noise"] = model.likelihood.raw(psi).float()[None].to(rows.device)
-        moments = one_member(to_read(self._moments, rows.device, torch.float32)) if self._moments else None
-        return Plain(
-            model, rows, noise, self._plan(len(rows), one_pass=one_pass), params, self._start_params(), moments
-        )
+            params["likelihood.noise"] = model.likelihood.raw(psi).float().to(device)
+        return params
 
-    def _plan(self, n, *, votes=False, one_pass=False):
-        auto = _defaults(n, votes)
-        chosen = {name: value if getattr(self, name) == "auto" else getattr(self, name) for name, value in auto.items()}
-        chosen["batch_size"] = min(chosen["batch_size"], n)
-        n_batches = math.ceil(n / chosen["batch_size"])
-        multiplier, ends = (schedules.constant, lambda: 0.0) if one_pass else self._annealing()
+    def _weight_of_kl(self, one_pass):
+        multiplier, settles = (schedules.constant, lambda: 0.0) if one_pass else self._annealing()
         cap = self.beta
-        return gradient.Plan(
-            **chosen | ({"max_iter": 1} if one_pass else {}),
-            weight_decay=self.weight_decay,
-            rate_schedule=getattr(schedules, "constant" if one_pass else self.learning_rate_schedule),
-            beta=lambda fraction: cap * multiplier(fraction),
-            patience=self.n_iter_no_change if votes else None,
-            tol=self.tol,
-            validate_every=max(1, round(_STEPS_A_VOTE[n >= _ALL_VOTE] / n_batches)),
-            earliest_stop=ends() if votes else 0.0,
-            first_epoch=getattr(self, "n_iter_", 0) if one_pass or self.warm_start else 0,
-        )
+        return lambda fraction: cap * multiplier(fraction), settles
 
-    def _seen_before(self, goes_on, one_pass, n_seen):
-        """Records that a fit which goes on adds to."""
-        if not goes_on:
-            return {"n_iter_": 0, "lower_bounds_": [], "validation_scores_": [], "n_samples_seen_": n_seen}
-        names = ("n_iter_", "lower_bounds_", "validation_scores_")
-        before = self.n_samples_seen_ if one_pass else 0.0
-        return {name: getattr(self, name) for name in names} | {"n_samples_seen_": before + n_seen}
+    def _auto(self, n, votes):
+        return _defaults(n, votes)
 
-    # ------------------------------------------------------------------------------------------------ what it leaves
-    def _attributes(self, prepared, settled):
-        """All fitted attributes."""
-        rows, before = prepared.rows, prepared.before
-        columns = rows.columns
-        jacobian = prepared.jacobian
-        goes_on = self.warm_start or prepared.fit.goes_on
-        found = {
-            "parameters_": to_numpy(settled.params),
-            "nonlinear_": settled.linear is None,
-            "device_": str(rows.device),
-            "n_iter_": before["n_iter_"] + settled.n_iter,
-            "n_samples_seen_": before["n_samples_seen_"],
-            "lower_bounds_": np.append(before["lower_bounds_"], settled.lower_bounds + jacobian),
-            "validation_scores_": np.append(before["validation_scores_"], settled.validation_scores + jacobian),
-            "_columns": columns,
-            "_architecture": prepared.architecture,
-            "_start": None if settled.start is None else to_numpy(settled.start._asdict()),
-            "_moments": to_numpy(settled.moments) if goes_on else {},
-        }
-        return found | self._summary(prepared, settled)
-
+    # --------------------------------------------------------------------------------------------------- what it leaves
     def _summary(self, prepared, settled):
-        """What the posteriors of the training rows and the noise look like."""
+        """Whether the network was kept, and what the posteriors of the training rows and the noise look like."""
         rows = prepared.rows
         model = self._build(rows.columns, prepared.architecture, None if settled.linear is None else 0.0)
         params = one_member(settled.params)
@@ -552,7 +394,7 @@ class VAETransformer(AnnealingMixin, ClassNamePrefixFeaturesOutMixin, Transforme
         share = torch.from_numpy(rows.weight / rows.weight.sum())
         kl, first, second = 0.0, 0.0, 0.0
         with torch.no_grad():
-            for index, batch in _batches(rows, settled.start, model, dtype):
+            for index, batch in batches(rows, settled.start, model, dtype):
                 q = model.encode(params, batch)
                 w = share[index].to(dtype=q.mean.dtype, device=rows.device)
                 kl = kl + w @ kl_to_standard_normal(*q)[0]
@@ -560,21 +402,13 @@ class VAETransformer(AnnealingMixin, ClassNamePrefixFeaturesOutMixin, Transforme
         variance = (second - first.square()).cpu().double().numpy()
         noise = _noise_variance(rows.columns, model.likelihood, own(params))
         return {
+            "nonlinear_": settled.linear is None,
             "kl_per_dimension_": kl.cpu().double().numpy(),
             "n_active_": int((variance > _ACTIVE).sum()),
             **({} if noise is None else {"noise_variance_": noise}),
         }
 
-    def _snapshot(self, prepared, params):
-        """The attributes at some point of the ascent: of the first start's first copy."""
-        return self._attributes(prepared, prepared.fit.snapshot(params))
-
-    def _start_params(self):
-        if self._start is None:
-            return None
-        return fa.Params(**{name: torch.from_numpy(array) for name, array in self._start.items()})
-
-    # ---------------------------------------------------------------------------------------------------- prediction
+    # ------------------------------------------------------------------------------------------------------- prediction
     def transform(self, X):
         """Embed each row: the mean of q(z | x).
 
@@ -602,49 +436,9 @@ class VAETransformer(AnnealingMixin, ClassNamePrefixFeaturesOutMixin, Transforme
         mean, std : ndarrays of shape (n_samples, n_components)
             Means and standard deviations of the factorised normal posterior.
         """
-        work = self._at_work(X)
+        work = self._inferred(X)
         q = work.by_row(lambda batch: torch.stack(work.model.encode(work.params, batch), -1)[0])
         return q[..., 0], np.exp(0.5 * q[..., 1])
-
-    def inverse_transform(self, X):
-        """Rows that the model expects of given latent values: the mean of p(x | z).
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_components)
-            Latent values, as `transform` gives them.
-
-        Returns
-        -------
-        X_original : {ndarray, DataFrame} of shape (n_samples, n_features)
-            In the units of the data; the most probable level of categorical columns. A DataFrame where the fit was on
-            one that holds more than numbers.
-        """
-        check_is_fitted(self)
-        Z = check_array(X, dtype=[np.float64, np.float32])
-        if Z.shape[1] != self._n_features_out:
-            raise ValueError(f"X has {Z.shape[1]} columns, but the model has {self._n_features_out} components.")
-        device, dtype = inference_device(self.device), _torch_dtype(Z)
-        model, params = self._model_at(device, dtype)
-        parts = placed(Z, device, dtype).split(_rows_at_once(model.n_outputs))
-        with torch.no_grad():
-            means = [model.likelihood.mean(model.decode(params, part[None]), own(params))[0] for part in parts]
-        return self._as_given(torch.cat(means).cpu().numpy())
-
-    def reconstruct(self, X):
-        """Give back each row as the latent dimensions hold it: ``inverse_transform(transform(X))``.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            NaN where a cell is missing.
-
-        Returns
-        -------
-        X_reconstructed : {ndarray, DataFrame} of shape (n_samples, n_features)
-            As of `inverse_transform`.
-        """
-        return self.inverse_transform(self.transform(X))
 
     def sample(self, n_samples=1, random_state=None):
         """Draw rows from the model.
@@ -673,7 +467,7 @@ class VAETransformer(AnnealingMixin, ClassNamePrefixFeaturesOutMixin, Transforme
         model, params = self._model_at(device, torch.float32)
         noise, parts = (
             Noise(draw_seed(random_state)),
-            torch.arange(int(n_samples)).split(_rows_at_once(model.n_outputs)),
+            torch.arange(int(n_samples)).split(rows_at_once(model.n_outputs)),
         )
         with torch.no_grad():
             drawn = [self._drawn(model, params, noise, row.to(device)) for row in parts]
@@ -703,7 +497,7 @@ class VAETransformer(AnnealingMixin, ClassNamePrefixFeaturesOutMixin, Transforme
             Nats.
         """
         exact = self._linear_model() if n_draws is None else None
-        work = self._at_work(X)
+        work = self._inferred(X)
         if exact is not None:
             log_prob = linear.at_work(exact, work.rows.Z, linear.log_prob)
         else:
@@ -752,7 +546,7 @@ class VAETransformer(AnnealingMixin, ClassNamePrefixFeaturesOutMixin, Transforme
         """
         if inference not in (None, "amortized", "svi"):
             raise ValueError(f"inference must be None, 'amortized' or 'svi', but it is {inference!r}.")
-        work = self._at_work(X, inference)
+        work = self._inferred(X, inference)
         epsilon = self._draws(_ELBO_DRAWS, work)
         bound = work.by_row(partial(_expected_bound, work, epsilon), epsilon.shape[1])
         return (bound + self._columns.log_jacobian(work.numbers)).astype(work.out)
@@ -789,7 +583,7 @@ class VAETransformer(AnnealingMixin, ClassNamePrefixFeaturesOutMixin, Transforme
             A copy of X, of its own kind, with no cell missing; categorical cells by the most probable level.
         """
         exact = self._linear_model() if n_draws is None else None
-        work = self._at_work(X)
+        work = self._inferred(X)
         rows = work.rows
         if rows.observed is None:
             values = rows.x
@@ -800,45 +594,18 @@ class VAETransformer(AnnealingMixin, ClassNamePrefixFeaturesOutMixin, Transforme
             values = work.by_row(partial(_expected_cells, work, epsilon), epsilon.shape[1])
         return self._columns.fill(X, work.numbers, self._columns.decode(values))
 
-    # ------------------------------------------------------------------------------------------- what prediction needs
-    def _check_X(self, X):
-        check_is_fitted(self)
-        return self._numbers(self._columns, X, reset=False)
+    # -------------------------------------------------------------------------------------------- what prediction needs
+    def _means(self, model, params, z):
+        return model.likelihood.mean(model.decode(params, z), own(params))
 
-    def _numbers(self, columns, X, *, reset):
-        """X as numbers, NaN where missing, after all of scikit-learn's checks: of a frame, first of its names."""
-        frame = hasattr(X, "iloc")
-        if frame:
-            validate_data(self, X, reset=reset, skip_check_array=True)
-        numbers = columns.numeric(X)
-        if not frame:
-            validate_data(self, X, reset=reset, skip_check_array=True)
-        return check_array(
-            numbers,
-            dtype=[np.float64, np.float32],
-            ensure_all_finite="allow-nan",
-            estimator=type(self).__name__,
-            input_name="X",
-        )
-
-    def _model_at(self, device, dtype, inference=None):
-        """The fitted model, and its parameters as tensors with an axis of members."""
-        architecture = self._architecture | ({"inference": inference} if inference else {})
-        model = self._build(self._columns, architecture, None if self.nonlinear_ else 0.0)
-        return model, one_member(to_read(self.parameters_, device, dtype))
-
-    def _at_work(self, X, inference=None):
-        numbers = self._check_X(X)
-        device, dtype = inference_device(self.device), _torch_dtype(numbers)
-        x, observed = self._columns.encode(numbers)
-        rows = Layout(self._columns, x, observed, np.ones(len(x)), device, self._architecture["with_mask"])
-        model, params = self._model_at(device, dtype)
-        work = _Work(model, params, rows, self._start_params(), dtype, numbers)
+    def _inferred(self, X, inference=None):
+        """The fitted model and these rows, with posteriors as the fit has them or as asked."""
+        work = self._at_work(X)
         return self._refined(work) if (inference or self._architecture["inference"]) == "svi" else work
 
     def _refined(self, work):
         """With a posterior of each row's own, raised while the decoder stays."""
-        model, _ = self._model_at(work.rows.device, work.dtype, "svi")
+        model = self._build(self._columns, self._architecture | {"inference": "svi"}, None if self.nonlinear_ else 0.0)
         model.n_draws, model.several, model.fixed = _SVI_DRAWS, True, work.params
         params = model.init_rows(len(work.rows), work.dtype)
         if self._architecture["inference"] == "amortized":
@@ -848,7 +615,7 @@ class VAETransformer(AnnealingMixin, ClassNamePrefixFeaturesOutMixin, Transforme
             params = {"row.mean": offset[None, ..., 0], "row.log_variance": offset[None, ..., 1]}
         fit = Plain(model, work.rows, Noise(0), _svi_plan(len(work.rows)), params, work.start, dtype=work.dtype)
         (outcome,) = climb([fit.task])
-        return _Work(model, work.params | outcome.params, work.rows, work.start, work.dtype, work.numbers)
+        return Work(model, work.params | outcome.params, work.rows, work.start, work.dtype, work.numbers)
 
     def _draws(self, n_draws, work):
         """Standard normal draws, (1, n_draws, 1, n_components), the same for every row and every call."""
@@ -871,59 +638,6 @@ class VAETransformer(AnnealingMixin, ClassNamePrefixFeaturesOutMixin, Transforme
 
     def _gaussian(self):
         return all(block.kind == "gaussian" for block in self._columns.blocks)
-
-    def _as_given(self, values):
-        """Values of the model layout in the units and, where they are not plain numbers, the types of X."""
-        numbers = self._columns.decode(values).astype(values.dtype, copy=False)
-        return numbers if self._columns.all_numbers else self._columns.restore(numbers)
-
-    @property
-    def _n_features_out(self):
-        return self._architecture["n_components"]
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
-        return tags
-
-
-@dataclass
-class _Prepared:
-    """A fit before its ascent, with the mean log Jacobian of the inner scaling, and what was recorded before it."""
-
-    rows: Layout
-    architecture: dict
-    fit: Plain | Linear | Voted
-    jacobian: float
-    before: dict
-
-    @property
-    def task(self):
-        return self.fit.task
-
-
-@dataclass
-class _Work:
-    """A fitted model and the rows that it is asked about."""
-
-    model: VAE
-    params: dict
-    rows: Layout
-    start: fa.Params | None
-    dtype: torch.dtype
-    numbers: np.ndarray
-
-    @property
-    def out(self):
-        return self.numbers.dtype
-
-    @torch.no_grad()
-    def by_row(self, function, n_draws=1):
-        """`function` of every batch, a row's result each, as one array."""
-        size = _rows_at_once(self.model.n_outputs * n_draws)
-        parts = [function(batch) for _, batch in _batches(self.rows, self.start, self.model, self.dtype, size)]
-        return torch.cat(parts).cpu().numpy()
 
 
 def _log_evidence(work, epsilon, batch):
@@ -951,27 +665,6 @@ def _expected_cells(work, epsilon, batch):
     share = model.log_weights(params, batch, epsilon).softmax(1)
     means = model.likelihood.mean(model.decode(params, z), own(params))
     return (share[..., None] * means).sum(1)[0]
-
-
-def _batches(rows, start, model, dtype, size=_ROWS_AT_ONCE):
-    """Rows in batches of one member each, with their places."""
-    for first in range(0, len(rows), size):
-        index = torch.arange(first, min(first + size, len(rows)))
-        part = rows.rows(index.numpy())
-        table = part.encoded(start, dtype)
-        base = None if start is None else base_of(start, part, model.n_components, dtype)[None]
-        observed = None if table.observed is None else table.observed[None]
-        w = torch.ones(1, len(index), dtype=dtype, device=rows.device)
-        x = Cells(table.x[None], observed)
-        yield index, MemberBatch(x, table.u[None], w, index[None].to(rows.device), base)
-
-
-def _torch_dtype(array):
-    return torch.from_numpy(np.empty(0, array.dtype)).dtype
-
-
-def _rows_at_once(cells_a_row):
-    return max(1, min(_ROWS_AT_ONCE, _CELLS // max(1, cells_a_row)))
 
 
 def _noise_variance(columns, likelihood, own_parameters):

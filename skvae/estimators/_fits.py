@@ -1,28 +1,22 @@
-"""How a network earns its place beside factor analysis: copies that each miss some rows vote on them.
+"""Fits of a network to a table: one network, factor analysis alone, or copies that vote on what they have not seen.
 
-Every start is trained as copies in lockstep. A copy judges the rows that it has not seen: by how much does its log p(x)
-exceed that of factor analysis without the same rows? The step of the start whose mean gain less two standard errors is
-highest wins; that must exceed 0.02 nats a row, or factor analysis stays. The first copy misses nothing where there are
-few rows, and needs no refit.
+A fit has a `task` for the ascent, or None where there is nothing to climb, and says by `settled` what it comes to.
 """
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from skvae._members import MemberBatch, Stream
-from skvae._tensors import Cells, Noise
+from skvae._tensors import Cells
 from skvae.estimators import _linear as linear
 from skvae.estimators._climbing import Task
 from skvae.estimators._encoding import base_of
+from skvae.estimators._voting import Vote
 from skvae.models.vae import PerRowVAE
 
 START_FLOORS = (1e-3, 0.05)  # of the noise, as shares of a column's variance: two starts, since either can be a trap
-_STANDARD_ERRORS = 2.0
-_LEAST_GAIN = 0.02  # nats a row: for less, nobody gives up the exact model
-_CELLS = 2**23  # draws x rows x columns judged at once
 
 
 class Settled(NamedTuple):
@@ -52,7 +46,7 @@ class Settled(NamedTuple):
     moments: dict
 
 
-# ------------------------------------------------------------------------------------------------------- three ways
+# ----------------------------------------------------------------------------------------------------------- three ways
 class Plain:
     """One network, trained on all rows to the end.
 
@@ -139,24 +133,17 @@ class Voted:
     """
 
     def __init__(self, model, training, noise, plan, copies, *, linear_start, fallback_weight, tied=False, n_draws=16):
-        self.goes_on = False
         self.model, self.training, self.noise, self.copies, self.tied = model, training, noise, copies, tied
-        self.fallback_weight = fallback_weight
+        self.fallback_weight, self.goes_on = fallback_weight, False
         seen = (copies.weight > 0).any(0)
         self.seen = training if seen.all() else training.rows(np.flatnonzero(seen))
         weight = copies.weight[:, seen]
         self.weight = weight / weight.mean(1, keepdims=True)
         self.found = self._linear_models() if linear_start else None
         self.starts = self._starts() if linear_start else [None]
-        first = self.starts[0][0] if linear_start else None
-        table = self.seen.encoded(first)
-        placed = torch.from_numpy(self.weight).float().to(training.device).repeat(len(self.starts), 1)
-        n_members = len(placed)
-        base = self._bases(self.seen) if linear_start else None
-        self.vote = self._vote(first, n_draws)
-        params = {name: tensor.to(training.device) for name, tensor in self._params().items()}
-        stream = Stream(table, noise, n_members, placed, base)
-        self.task = Task(model, params, stream, plan, mean_log_base(model, table, placed), self.vote)
+        self.first = self.starts[0][0] if linear_start else None
+        self.vote = self._vote(n_draws)
+        self.task = self._task(plan)
 
     def _linear_models(self):
         """Factor analysis by each copy's rows; the first one's, which sees most, is where the others start."""
@@ -183,6 +170,16 @@ class Voted:
         K = self.model.n_components
         return torch.stack([base_of(found, training, K) for start in self.starts for found in start])
 
+    def _task(self, plan):
+        """All copies of all starts, on the rows that some copy sees."""
+        device = self.training.device
+        table = self.seen.encoded(self.first)
+        weight = torch.from_numpy(self.weight).float().to(device).repeat(len(self.starts), 1)
+        base = None if self.found is None else self._bases(self.seen)
+        params = {name: tensor.to(device) for name, tensor in self._params().items()}
+        stream = Stream(table, self.noise, len(weight), weight, base)
+        return Task(self.model, params, stream, plan, mean_log_base(self.model, table, weight), self.vote)
+
     def _params(self):
         if self.starts == [None]:
             one = self.model.init(self.noise.fold("init"), moments_of(self.training.columns))
@@ -191,24 +188,18 @@ class Voted:
         networks = [linear_network(self.model, self.training, self.noise, found) for found in every]
         return {name: torch.stack([network[name] for network in networks]) for name in networks[0]}
 
-    def _vote(self, first, n_draws):
+    def _vote(self, n_draws):
+        """The judge of all copies that miss rows, of every start."""
         judges = [copy for copy, rows in enumerate(self.copies.held_out) if len(rows)]
         size = max(len(self.copies.held_out[copy]) for copy in judges)
-        parts = [self._judged(copy, size, first) for copy in judges]
-        tables, weights, baselines, bases = zip(*parts, strict=True)
-        n_starts, n_copies = len(self.starts), len(self.weight)
-        tiled = [torch.stack(part).repeat(n_starts, 1, 1) if part[0] is not None else None for part in zip(*tables)]
-        w = torch.stack(weights).repeat(n_starts, 1)
-        base = None if bases[0] is None else torch.cat([torch.stack(each) for each in zip(*bases, strict=True)])
-        row = torch.arange(size, device=w.device)[None]
-        batch = MemberBatch(Cells(tiled[0], tiled[1]), tiled[2], w, row, base)
-        baseline = None if baselines[0] is None else torch.stack(baselines).repeat(n_starts, 1)
-        members = [start * n_copies + copy for start in range(n_starts) for copy in judges]
+        held = [self._held_out(copy, size) for copy in judges]
+        batch = self._judged(judges, held)
+        members = [start * len(self.weight) + copy for start in range(len(self.starts)) for copy in judges]
         log_base = self.model.likelihood.log_base(batch.x)
-        return Vote(self.model, batch, log_base, members, n_starts, baseline, n_draws)
+        return Vote(self.model, batch, log_base, members, len(self.starts), self._baseline(judges, held), n_draws)
 
-    def _judged(self, copy, size, first):
-        """What a copy judges: rows up to `size`, their weights, what factor analysis makes of them, and posteriors."""
+    def _held_out(self, copy, size):
+        """The rows that a copy judges, up to `size` with some of no weight."""
         rows = self.copies.held_out[copy]
         held = self.training.rows(np.resize(rows, size))
         held.weight = np.where(np.arange(size) < len(rows), held.weight, 0.0)
@@ -219,13 +210,34 @@ class Voted:
             held.x = np.where(constant, 0, held.x)
         elif held.observed is None and self._any_constant():
             held.observed = np.ones(held.x.shape, dtype=bool)
-        weight = torch.from_numpy(held.weight).float().to(held.device)
-        table = held.encoded(first)
+        return held
+
+    def _judged(self, judges, held):
+        """The rows that the copies judge, for each start and copy."""
+        parts = [rows.encoded(self.first) for rows in held]
+        x, observed, u = (None if part[0] is None else self._of_starts(part) for part in zip(*parts, strict=True))
+        w = self._of_starts([torch.from_numpy(rows.weight).float().to(rows.device) for rows in held])
+        row = torch.arange(w.shape[1], device=w.device)[None]
+        return MemberBatch(Cells(x, observed), u, w, row, self._bases_of_judges(judges, held))
+
+    def _bases_of_judges(self, judges, held):
         if self.found is None:
-            return table, weight, None, None
-        baseline = linear.at_work(self.found[copy], held.Z, linear.log_prob)
-        bases = [base_of(start[copy], held, self.model.n_components) for start in self.starts]
-        return table, weight, torch.from_numpy(baseline).float().to(held.device), bases
+            return None
+        K = self.model.n_components
+        each = [base_of(start[copy], rows, K) for start in self.starts for copy, rows in zip(judges, held, strict=True)]
+        return torch.stack(each)
+
+    def _baseline(self, judges, held):
+        """What factor analysis makes of the rows that it has not seen, or None."""
+        if self.found is None:
+            return None
+        of_copy = [linear.at_work(self.found[copy], rows.Z, linear.log_prob) for copy, rows in zip(judges, held)]
+        return self._of_starts([torch.from_numpy(part).float().to(held[0].device) for part in of_copy])
+
+    def _of_starts(self, parts):
+        """One tensor of the parts of the copies, the same for every start."""
+        stacked = torch.stack(list(parts))
+        return stacked.repeat(len(self.starts), *[1] * (stacked.dim() - 1))
 
     def _any_constant(self):
         return any(_constant_in(self.seen.Z, weight).any() for weight in self.weight)
@@ -240,8 +252,7 @@ class Voted:
 
     def snapshot(self, params):
         """As if it stopped here, and the first start had won."""
-        start = None if self.found is None else self.starts[0][0]
-        return _passing({name: tensor[0] for name, tensor in params.items()}, start)
+        return _passing({name: tensor[0] for name, tensor in params.items()}, self.first)
 
     def settled(self, outcome):
         """The winner's first copy, or factor analysis."""
@@ -251,18 +262,12 @@ class Voted:
         member = start * len(self.weight)
         params = {name: tensor[member] for name, tensor in outcome.params.items()}
         moments = {name: tensor if tensor.dim() == 0 else tensor[member] for name, tensor in outcome.moments.items()}
-        return Settled(
-            params,
-            None if self.found is None else self.starts[start][0],
-            None,
-            outcome.lower_bounds[:, member],
-            self.vote.scores(start, len(outcome.validation_scores)),
-            outcome.n_iter,
-            moments,
-        )
+        linear_start = None if self.found is None else self.starts[start][0]
+        scores = self.vote.scores(start, len(outcome.validation_scores))
+        return Settled(params, linear_start, None, outcome.lower_bounds[:, member], scores, outcome.n_iter, moments)
 
 
-# ---------------------------------------------------------------------------------------------------------- networks
+# ------------------------------------------------------------------------------------------------------------- networks
 def one_member(params):
     """With an axis of members."""
     return {name: tensor[None] for name, tensor in params.items()}
@@ -301,115 +306,3 @@ def _constant_in(Z, weight):
     Z = Z[weight > 0]
     with np.errstate(all="ignore"):
         return ~(np.fmax.reduce(Z, axis=0) > np.fmin.reduce(Z, axis=0))
-
-
-# ------------------------------------------------------------------------------------------------------------ voting
-class Copies(NamedTuple):
-    """Which rows each copy of a network sees, and which it judges.
-
-    Attributes
-    ----------
-    weight : float64 ndarray of shape (n_copies, n_rows)
-        0 where a copy does not see a row.
-    held_out : list of int64 ndarray
-        The rows that each copy judges; empty for one that sees all.
-    """
-
-    weight: np.ndarray
-    held_out: list
-
-
-def fold_copies(weight, noise, n_folds, fraction):
-    """One copy on all rows, and one for each fold that misses it; of one fold, `fraction` of the rows.
-
-    Parameters
-    ----------
-    weight : ndarray of shape (n_rows,)
-    noise : Noise
-    n_folds : int
-    fraction : float
-        Share of the rows in the fold, where there is one.
-
-    Returns
-    -------
-    copies : Copies
-    """
-    n = len(weight)
-    order = noise.permutation(n)
-    folds = np.array_split(order, n_folds) if n_folds > 1 else [order[: max(1, math.ceil(fraction * n))]]
-    weights = np.tile(weight, (1 + len(folds), 1))
-    for copy, fold in enumerate(folds, start=1):
-        weights[copy, fold] = 0
-    return Copies(weights, [np.empty(0, dtype=np.int64), *(np.sort(fold) for fold in folds)])
-
-
-class Vote:
-    """What the best start surely gains over factor analysis on rows that the copies have not seen, in nats a row.
-
-    That is the mean gain less two standard errors: the mean alone would wait for the step at which a few odd rows
-    outweigh all others. Where there is nothing to compare with, the mean log p(x).
-
-    Parameters
-    ----------
-    model : VAE
-    batch : MemberBatch
-        Of one member for each start and judging copy, starts first; weight 0 for rows that only fill up.
-    log_base : Tensor
-        Of each row of the batch.
-    members : list of int
-        Which members these are.
-    n_starts : int
-    baseline : Tensor or None
-        log p(x) of each row under factor analysis without it, of the shape of the batch's weights.
-    n_draws : int
-    """
-
-    def __init__(self, model, batch, log_base, members, n_starts, baseline, n_draws):
-        self.model, self.batch, self.log_base = model, batch, log_base
-        self.members, self.n_starts, self.baseline = members, n_starts, baseline
-        row = torch.arange(n_draws)
-        self.epsilon = Noise(0).fold("vote").normal(row, model.n_components)[None, :, None].to(batch.w.device)
-        self.means, self.limits = [], []
-
-    @torch.no_grad()
-    def __call__(self, params):
-        judges = {name: tensor[self.members] for name, tensor in params.items()}
-        gain = self._log_prob(judges) + self.log_base
-        gain = gain if self.baseline is None else gain - self.baseline
-        gain, w = (
-            part.reshape(self.n_starts, -1) for part in (gain.double(), self.batch.w.expand(gain.shape).double())
-        )
-        share = w / w.sum(1, keepdim=True)
-        mean = (share * gain).sum(1)
-        error = (share.square() * (gain - mean[:, None]).square()).sum(1).sqrt()
-        surely = mean if self.baseline is None else mean - _STANDARD_ERRORS * error
-        self.means.append(mean.cpu().numpy())
-        self.limits.append(surely.cpu().numpy())
-        return float(surely.max())
-
-    def _log_prob(self, judges):
-        n_rows = self.batch.w.shape[1]
-        width = self.batch.x.value.shape[-1] * self.epsilon.shape[1] * len(self.members)
-        parts = torch.arange(n_rows, device=self.batch.w.device).split(max(1, _CELLS // max(1, width)))
-        weights = [self.model.log_weights(judges, part_of(self.batch, index), self.epsilon) for index in parts]
-        return torch.cat([each.logsumexp(1) for each in weights], -1) - math.log(self.epsilon.shape[1])
-
-    def scores(self, start, n):
-        """log p(x) of the judged rows by one start, nats a row, at each of the first n validations."""
-        gains = np.array([mean[start] for mean in self.means[:n]])
-        if self.baseline is None:
-            return gains
-        w = self.batch.w.double()
-        return gains + float((w * self.baseline).sum() / w.sum())
-
-    def winner(self, best):
-        """The start that won the given validation, and whether its gain counts."""
-        start = int(np.argmax(self.limits[best]))
-        return start, bool(self.limits[best][start] > _LEAST_GAIN)
-
-
-def part_of(batch, index):
-    """Some rows of all members of a batch."""
-    take = lambda part: None if part is None else part.index_select(1, index)  # noqa: E731
-    x = Cells(take(batch.x.value), take(batch.x.observed))
-    return MemberBatch(x, take(batch.u), take(batch.w), take(batch.row), take(batch.base))
