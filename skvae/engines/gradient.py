@@ -23,6 +23,8 @@ from skvae.elbo import Fit
 from skvae.engines import schedules
 from skvae.engines.watching import Watcher
 
+REFUSED = "The bound or its gradient was not finite"  # how a warning of steps that were left out begins
+
 
 @dataclass
 class Plan:
@@ -242,12 +244,12 @@ class _Adam:
             return
         if self.factor < 1:
             raise FloatingPointError(
-                f"The bound or its gradient was not finite in {int(refused)} steps of epoch {epoch}, though the "
+                f"{REFUSED} in {int(refused)} steps of epoch {epoch}, though the "
                 f"learning rate had been halved to {self.rate:g}; lower learning_rate, or look for outliers in X."
             )
         self.factor = 0.5
         warnings.warn(
-            f"The bound or its gradient was not finite in {int(refused)} steps of epoch {epoch}. They were left out, "
+            f"{REFUSED} in {int(refused)} steps of epoch {epoch}. They were left out, "
             f"and the learning rate is now {self.rate:g}.",
             RuntimeWarning,
             stacklevel=2,

@@ -4,15 +4,20 @@ Every fit is a `Task`. `climb` puts the networks of all tasks side by side, lets
 together, and gives each task its own `Outcome`: the same, to rounding, as if it had climbed alone.
 """
 
+import pickle
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+import joblib
 import numpy as np
 import torch
 
 from skvae._members import MemberNoise, MemberRows, Stream
 from skvae.engines import gradient
+
+_STACK_CELLS = 2**19  # members x rows of a batch x columns in one step: more leave the cache, and gain nothing
 
 
 @dataclass
@@ -31,7 +36,7 @@ class Task:
     log_base : float or ndarray of shape (n_members,)
         Mean over rows of the part of log p(x | z) that the bound leaves out.
     vote : callable or None
-        params -> score, greater is better.
+        params -> score, greater is better. If it remembers what it was asked, `begins()` makes it forget.
     moments : dict of Tensor or None
         To go on from.
     """
@@ -109,11 +114,109 @@ def climb(tasks, watcher=None):
     return [outcomes[order.index(place)] for place in range(len(tasks))]
 
 
+# ------------------------------------------------------------------------------------------------------- any tasks
+def climb_all(tasks):
+    """Raise the bounds of any tasks, those together that are alike.
+
+    Parameters
+    ----------
+    tasks : list of Task
+
+    Returns
+    -------
+    outcomes : list of Outcome or None
+        None where a fit must be made by itself: its steps were not finite, or none of its votes counted.
+    """
+    tables = {}
+    for task in tasks:  # those that read equal rows read them once
+        table = task.stream.table
+        key = joblib.hash([None if part is None else part.cpu().numpy() for part in table])
+        task.stream = task.stream._replace(table=tables.setdefault(key, table))
+    outcomes = [None] * len(tasks)
+    for places in _stacks(tasks):
+        for place, outcome in zip(places, _finite_outcomes([tasks[place] for place in places]), strict=True):
+            outcomes[place] = outcome if outcome is None or tasks[place].vote is None or outcome.best >= 0 else None
+    return outcomes
+
+
+def _stacks(tasks):
+    """Places of tasks that climb together: alike, those of one stream side by side, and not too many."""
+    kinds = {}
+    for place, task in enumerate(tasks):
+        likeness = _likeness(task)
+        streams = kinds.setdefault((place,) if likeness is None else likeness, {})
+        streams.setdefault(_stream_key(task.stream), []).append(place)
+    for streams in kinds.values():
+        stack, used = [], 0
+        for places in streams.values():
+            cells = [_cells(tasks[place]) for place in places]
+            if stack and used + sum(cells) > _STACK_CELLS:
+                yield stack
+                stack, used = [], 0
+            for place, own in zip(places, cells, strict=True):
+                if stack and used + own > _STACK_CELLS:
+                    yield stack
+                    stack, used = [], 0
+                stack, used = [*stack, place], used + own
+        yield stack
+
+
+def _likeness(task):
+    """What tasks have in common that may climb together; None for one that must climb alone."""
+    model, plan, stream = task.model, task.plan, task.stream
+    per_row = any(name.startswith("row.") for name in task.params)  # numbered by the rows of one stream
+    if task.moments is not None or per_row or not hasattr(model, "widened"):
+        return None
+    facts = vars(model) | {"n_components": None, "decoder_sizes": model.decoder_sizes[1:]}
+    try:
+        facts = pickle.dumps({name: id(fact) if callable(fact) else fact for name, fact in facts.items()})
+    except (pickle.PicklingError, TypeError, AttributeError):
+        return None
+    return (
+        type(model),
+        facts,
+        tuple(task.params),
+        tuple(None if part is None else (part.dtype, part.device) for part in (stream.table.x, stream.base)),
+        MemberRows([stream]).n_batches(plan.batch_size),
+        task.vote is None,
+        plan.rate_schedule,
+        *(plan.max_iter, plan.patience, plan.tol, plan.validate_every, plan.earliest_stop, plan.first_epoch),
+    )
+
+
+def _stream_key(stream):
+    return id(stream.table), stream.noise.key
+
+
+def _cells(task):
+    """Of all members in a step."""
+    width = max(task.stream.table.x.shape[1], *(max(tensor.shape[1:]) for tensor in task.params.values()))
+    return task.stream.n_members * task.plan.batch_size * width
+
+
+def _finite_outcomes(tasks):
+    """Of tasks that are alike; where a step is not finite, of each half by itself.
+
+    Members refuse a step together, so that those with finite steps must go on without the others.
+    """
+    for task in tasks:
+        if hasattr(task.vote, "begins"):
+            task.vote.begins()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", gradient.REFUSED, RuntimeWarning)
+            return climb(tasks)
+    except (FloatingPointError, RuntimeWarning, torch.OutOfMemoryError):
+        half = len(tasks) // 2
+        return [*_finite_outcomes(tasks[:half]), *_finite_outcomes(tasks[half:])] if half else [None]
+
+
+# -------------------------------------------------------------------------------------------------------- one ascent
 def _side_by_side(tasks):
     """The tasks in an order in which those of one stream are neighbours, and the rows of all members."""
     streams = {}
     for place, task in enumerate(tasks):
-        streams.setdefault((id(task.stream.table), task.stream.noise.key), []).append(place)
+        streams.setdefault(_stream_key(task.stream), []).append(place)
     rows = [_shared([tasks[place].stream for place in places]) for places in streams.values()]
     return [place for places in streams.values() for place in places], MemberRows(rows)
 
@@ -150,7 +253,8 @@ def _joined(params):
 
 def _joint_plan(tasks):
     counts = [task.stream.n_members for task in tasks]
-    plan = replace(tasks[0].plan, fit_of_member=np.repeat(np.arange(len(tasks)), counts))
+    longest = max(tasks, key=lambda task: len(task.stream.table.x)).plan  # its batches are as many as all others'
+    plan = replace(longest, fit_of_member=np.repeat(np.arange(len(tasks)), counts))
     for name in ("learning_rate", "weight_decay"):
         values = [getattr(task.plan, name) for task in tasks]
         if len(set(values)) > 1:
@@ -194,6 +298,7 @@ def _own(params, task, members):
 
 
 def _outcome(fit, task, number, members):
+    alone = len(fit.best) == 1
     n_validations = int(fit.n_validations[number])
     n_iter = min(fit.n_iter, n_validations * task.plan.validate_every) if _gave_up(fit, number) else fit.n_iter
     return Outcome(
@@ -202,7 +307,7 @@ def _outcome(fit, task, number, members):
         np.array([scores[number] for scores in fit.validation_scores[:n_validations]]),
         int(fit.best[number]),
         n_iter,
-        fit.moments,
+        fit.moments if alone else {},
     )
 
 
