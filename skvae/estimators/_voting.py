@@ -85,6 +85,10 @@ class Vote:
         self.members, self.n_starts, self.baseline = members, n_starts, baseline
         row = torch.arange(n_draws)
         self.epsilon = Noise(0).fold("vote").normal(row, model.n_components)[None, :, None].to(batch.w.device)
+        self.begins()
+
+    def begins(self):
+        """Forget all votes: the ascent begins anew."""
         self.means, self.limits = [], []
 
     @torch.no_grad()
