@@ -1,0 +1,88 @@
+"""
+Anomaly scores
+==============
+
+A model of ordinary rows gives strange rows a low likelihood. Here it learns from benign tumours alone, 30 measurements
+each, and then scores tumours that it has not seen, malignant ones among them. Nobody tells it what malignant means.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+# One thread, before torch is imported: the fits are small, and threads that share one mostly wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn.datasets import load_breast_cancer
+from sklearn.ensemble import IsolationForest
+from sklearn.metrics import RocCurveDisplay, roc_auc_score
+from sklearn.model_selection import train_test_split
+
+from skvae import FactorAnalysisEM, VAETransformer
+
+FAST = os.environ.get("SKVAE_EXAMPLE_FAST") == "1"
+
+parser = argparse.ArgumentParser(description="Score malignant tumours by a model of benign ones.")
+parser.add_argument("--output", type=Path, default=Path("anomaly_scores.png"), help="where the picture goes")
+args = parser.parse_args()
+
+# %%
+# The fit
+# -------
+# `anomaly_score` is minus log p(x), in nats: how much stranger a row is than another can be read from the difference.
+tumours = load_breast_cancer()
+benign, malignant = tumours.data[tumours.target == 1], tumours.data[tumours.target == 0]
+training, others = train_test_split(benign, test_size=0.4, random_state=0)
+X = np.vstack([others, malignant])
+strange = np.repeat([False, True], [len(others), len(malignant)])
+
+vae = VAETransformer(5, max_iter=50 if FAST else "auto", random_state=0).fit(training)
+factors = FactorAnalysisEM(5).fit(training)
+forest = IsolationForest(random_state=0).fit(training)
+print(f"{len(training)} benign tumours to learn from; network kept: {vae.nonlinear_}")
+print(
+    f"log p(x) of other benign tumours: factor analysis {factors.score(others):.2f}, VAE {vae.score(others):.2f} nats"
+)
+
+# %%
+# The scores
+# ----------
+# The area under the ROC curve: how often a malignant tumour scores higher than a benign one.
+scores = {
+    "VAE": vae.anomaly_score(X),
+    "factor analysis": -factors.score_samples(X),
+    "isolation forest": -forest.score_samples(X),
+}
+for name, score in scores.items():
+    print(f"{name:17} area under the ROC curve {roc_auc_score(strange, score):.3f}")
+
+# %%
+# Which measurement is strange?
+# -----------------------------
+# Hide a measurement, and see what the model expects there, given the others: the distance from it, in standard
+# deviations of that measurement among benign tumours.
+strangest = X[np.argmax(scores["VAE"])]
+holes = np.tile(strangest, (len(strangest), 1))
+np.fill_diagonal(holes, np.nan)
+distance = (strangest - np.diag(vae.impute(holes))) / training.std(axis=0)
+for j in np.argsort(-np.abs(distance))[:3]:
+    print(f"strangest tumour, {tumours.feature_names[j]}: {distance[j]:+.1f} standard deviations from the expected")
+
+# %%
+# The picture
+# -----------
+plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "font.size": 11})
+figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
+bins = np.linspace(scores["VAE"].min(), np.quantile(scores["VAE"], 0.75), 50)
+for label, chosen, colour in (("benign, not seen", ~strange, "#0072B2"), ("malignant", strange, "#D55E00")):
+    shown = scores["VAE"][chosen].clip(max=bins[-1])
+    left.hist(shown, bins, density=True, alpha=0.6, color=colour, label=label)
+left.set(title="anomaly scores of the VAE", xlabel="nats (the last bar holds all above)", ylabel="density")
+left.legend()
+for (name, score), colour in zip(scores.items(), ("#D55E00", "#0072B2", "#555555"), strict=True):
+    RocCurveDisplay.from_predictions(strange, score, name=name, ax=right, curve_kwargs={"color": colour})
+right.set_title("malignant against benign")
+figure.savefig(args.output, dpi=150)
+print(f"\nPicture: {args.output.resolve()}")

@@ -1,0 +1,80 @@
+"""
+Latent space of digits
+======================
+
+Two numbers for each image of a handwritten digit: by PCA, and by a variational autoencoder, which may bend. Then the
+images that the autoencoder expects all over its plane. No label is used; colours only show what came of it.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+# One thread, before torch is imported: the fits are small, and threads that share one mostly wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from scipy.stats import norm
+from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
+from sklearn.model_selection import train_test_split
+from sklearn.neighbors import KNeighborsClassifier
+
+from skvae import VAETransformer
+
+FAST = os.environ.get("SKVAE_EXAMPLE_FAST") == "1"
+
+parser = argparse.ArgumentParser(description="Two latent dimensions of handwritten digits.")
+parser.add_argument("--output", type=Path, default=Path("latent_digits.png"), help="where the picture goes")
+args = parser.parse_args()
+
+# %%
+# Two ways to two dimensions
+# --------------------------
+# Pixels have 0 to 16 shades. Divided by 16 they are taken as probabilities that a pixel is black, which is what the
+# Bernoulli likelihood models.
+images, digits = load_digits(return_X_y=True)
+images = images / 16
+seen, new, seen_digits, new_digits = train_test_split(images, digits, test_size=0.5, stratify=digits, random_state=0)
+pca = PCA(2).fit(seen)
+vae = VAETransformer(
+    n_components=2,
+    hidden_layer_sizes=(128, 64),
+    likelihood="bernoulli",
+    early_stopping=False,
+    max_iter=40 if FAST else 150,
+    random_state=0,
+).fit(seen)
+print(f"bound {vae.elbo(new).mean():.2f} nats, log p(x) {vae.score(new):.2f} nats an image, in images not seen before")
+print(f"KL per dimension: {vae.kl_per_dimension_.round(2)} nats, {vae.n_active_} active")
+
+# %%
+# How much the plane knows
+# ------------------------
+# Images not seen in either fit are told apart by their ten nearest neighbours in the plane.
+right = {}
+for name, model in (("PCA", pca), ("VAE", vae)):
+    neighbours = KNeighborsClassifier(10).fit(model.transform(seen), seen_digits)
+    right[name] = neighbours.score(model.transform(new), new_digits)
+    print(f"{name}: {right[name]:.0%} of the digits named rightly from two numbers")
+
+# %%
+# The picture
+# -----------
+# On the right, the plane in steps of equal prior probability: f(z) at the quantiles of a standard normal.
+plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "font.size": 11})
+figure, axes = plt.subplots(1, 3, figsize=(15, 5), layout="constrained")
+for axis, (name, model) in zip(axes, (("PCA", pca), ("VAE", vae)), strict=False):
+    points = axis.scatter(*model.transform(new).T, c=new_digits, cmap="tab10", vmin=-0.5, vmax=9.5, s=12)
+    axis.set_title(f"{name}: {right[name]:.0%} right by their neighbours")
+figure.colorbar(points, ax=axes[1], ticks=range(10), label="digit")
+
+side = norm.ppf(np.linspace(0.03, 0.97, 15))
+plane = np.array([(across, up) for up in side[::-1] for across in side])
+pictures = np.pad(vae.inverse_transform(plane).reshape(15, 15, 8, 8), ((0, 0), (0, 0), (1, 1), (1, 1)))
+pictures = pictures.transpose(0, 2, 1, 3).reshape(150, 150)
+axes[2].imshow(pictures, cmap="Greys", vmin=0, vmax=1)
+axes[2].set(title="what the VAE expects over its plane", xticks=[], yticks=[])
+figure.savefig(args.output, dpi=150)
+print(f"\nPicture: {args.output.resolve()}")

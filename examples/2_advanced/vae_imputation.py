@@ -1,0 +1,101 @@
+"""
+Missing pixels, imputed
+=======================
+
+A model of whole rows knows what belongs in a gap. Images of digits with pixels missing at random are fitted by factor
+analysis and by a variational autoencoder; then pixels of new images are hidden, and both say what they were. To
+compare: the mean of each pixel.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+# One thread, before torch is imported: the fits are small, and threads that share one mostly wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn.datasets import load_digits
+
+from skvae import FactorAnalysisEM, VAETransformer
+
+FAST = os.environ.get("SKVAE_EXAMPLE_FAST") == "1"
+
+parser = argparse.ArgumentParser(description="Impute missing pixels by factor analysis and by a VAE.")
+parser.add_argument("--output", type=Path, default=Path("vae_imputation.png"), help="where the picture goes")
+args = parser.parse_args()
+
+# %%
+# The fits
+# --------
+# A fifth of the pixels of the training images is missing. What is missing takes no part in the likelihood; nothing is
+# filled in beforehand. Pixels that are hardly ever on are left out.
+images, digits = load_digits(return_X_y=True)
+used = (images > 0).mean(axis=0) > 0.02
+rng = np.random.default_rng(0)
+order = rng.permutation(len(images))
+training, new = images[order[:1200]][:, used], images[order[1200:]][:, used]
+seen = np.where(rng.random(training.shape) < 0.2, np.nan, training)
+
+K = 8
+factors = FactorAnalysisEM(K).fit(seen)
+vae = VAETransformer(K, max_iter=40 if FAST else 120, random_state=0).fit(seen)
+print(f"log p(x) of new images: factor analysis {factors.score(new):.1f}, VAE {vae.score(new):.1f} nats")
+
+# %%
+# Errors
+# ------
+# Root mean square error of the hidden pixels, which have 0 to 16 shades.
+shares = np.array([0.1, 0.5] if FAST else [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
+means = np.nanmean(seen, axis=0)
+errors = {"pixel means": [], "factor analysis": [], "VAE": []}
+for share in shares:
+    hidden = rng.random(new.shape) < share
+    holes = np.where(hidden, np.nan, new)
+    guesses = {
+        "pixel means": np.broadcast_to(means, new.shape),
+        "factor analysis": factors.impute(holes),
+        "VAE": vae.impute(holes),
+    }
+    for name, guess in guesses.items():
+        errors[name].append(np.sqrt(np.mean((guess - new)[hidden] ** 2)))
+    print(f"{share:.0%} hidden:", ", ".join(f"{name} {found[-1]:.2f}" for name, found in errors.items()))
+
+# %%
+# The picture
+# -----------
+# For ten new images: half of the pixels hidden (blue), what each model puts there, and the truth.
+chosen = np.array([np.flatnonzero(digits[order[1200:]] == digit)[0] for digit in range(10)])
+half = np.where(rng.random((10, used.sum())) < 0.5, np.nan, new[chosen])
+lines = {
+    "seen": half,
+    "factor analysis": factors.impute(half),
+    "VAE": vae.impute(half),
+    "truth": new[chosen],
+}
+
+
+def whole(row):
+    """A row with the pixels that were left out put back, as an image."""
+    image = np.zeros(64)
+    image[used] = row
+    return np.ma.masked_invalid(image.reshape(8, 8))
+
+
+plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "font.size": 11})
+figure = plt.figure(figsize=(14, 5), layout="constrained")
+left, right = figure.subfigures(1, 2, width_ratios=[1, 1.9])
+axis = left.subplots()
+for (name, found), colour in zip(errors.items(), ("#555555", "#0072B2", "#D55E00"), strict=True):
+    axis.plot(100 * shares, found, color=colour, marker="o", label=name)
+axis.set(title="error in hidden pixels", xlabel="% of the pixels hidden", ylabel="root mean square, shades of 16")
+axis.legend()
+palette = plt.get_cmap("Greys").with_extremes(bad="#9ecae1")
+for (name, rows), cells in zip(lines.items(), right.subplots(len(lines), 10), strict=True):
+    for cell, row in zip(cells, rows, strict=True):
+        cell.imshow(whole(row), cmap=palette, vmin=0, vmax=16)
+        cell.set(xticks=[], yticks=[])
+    cells[0].set_ylabel(name, fontsize=11)
+figure.savefig(args.output, dpi=150)
+print(f"\nPicture: {args.output.resolve()}")
