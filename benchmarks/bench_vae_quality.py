@@ -121,9 +121,7 @@ def mnist(n_epochs, n_rows=1000, n_draws=500, published=3280):
     each = vae.score_samples(some, n_draws=n_draws)
     error = each.std() / np.sqrt(n_rows)
     bounds = vae.elbo(some).mean(), vae.elbo(test).mean()
-    print(
-        f"MNIST, pixels drawn anew in every epoch, 784-200-200-50, {n_epochs} epochs, {seconds:.0f} s of processor time:"
-    )
+    print(f"MNIST, pixels drawn anew in every epoch, 784-200-200-50, {n_epochs} epochs, {seconds:.0f} s of one core:")
     print(f"  log p(x) of {n_rows:,} test images {each.mean():.2f} +- {error:.2f} nats by {n_draws} draws")
     print(
         f"  bound of these {bounds[0]:.2f}, of all test images {bounds[1]:.2f}; {vae.n_active_} of 50 dimensions active"
