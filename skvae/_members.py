@@ -51,6 +51,8 @@ class MemberBatch(NamedTuple):
         Number of each row, the key of its noise.
     base : Tensor of shape (n_members or 1, n_rows, n_components, 2) or None
         Mean and log-variance that the encoder's output is added to.
+    raised : float or Tensor of shape (n_members, 1)
+        Factor by which weights were raised to make up for rows that only fill up.
     """
 
     x: Cells
@@ -58,6 +60,12 @@ class MemberBatch(NamedTuple):
     w: Tensor
     row: Tensor
     base: Tensor | None = None
+    raised: float | Tensor = 1.0
+
+    @property
+    def counted(self):
+        """The weights by which the rows enter sums over batches."""
+        return self.w / self.raised
 
 
 class Stream(NamedTuple):
@@ -126,6 +134,7 @@ class MemberRows:
             self._of_members([batch.w for batch in batches]),
             torch.cat([batch.row for batch in batches]),
             None if base[0] is None else self._of_members(base),
+            batches[0].w.new_tensor([[batch.raised] for batch in batches])[member],
         )
 
     def _observed(self, batches):
@@ -164,6 +173,7 @@ def _padded(batch, size):
         w,
         batch.row.index_select(1, again),
         None if batch.base is None else batch.base.index_select(1, again),
+        size / n,
     )
 
 

@@ -243,6 +243,11 @@ class Batch:
     def w(self):
         return self.value.new_ones(len(self.row)) if self._w is None else self._w
 
+    @property
+    def counted(self):
+        """The weights by which the rows enter sums over batches."""
+        return self.w
+
     @cached_property
     def cell(self):
         return self.user * self.n_columns + self.item

@@ -104,7 +104,8 @@ def ascend(model, params, rows, *, plan, noise, log_base=0.0, validate=None, wat
     params : dict of Tensor
         Where to start. They are moved in place: a copy of the weights is memory that a wide catalogue feels.
     rows : Rows or MemberRows
-        Whatever hands out `shuffled(batch_size, noise)` batches with weights `w`, `n_batches(batch_size)` of them.
+        Whatever hands out `shuffled(batch_size, noise)` batches, `n_batches(batch_size)` of them, with weights `w`; in sums over
+        batches the weights are `counted`.
     plan : Plan
     noise : Noise or MemberNoise
     log_base : float
@@ -142,7 +143,7 @@ def _ascend(model, params, rows, plan, noise, log_base, validate, watcher, momen
             fraction = step / n_steps
             bound = model.bound(params, batch, epoch_noise)
             (-(batch.w * bound.value(plan.beta(fraction))).mean(-1).sum()).backward()
-            sums.append(optimiser.step(bound, batch.w, plan.rate_schedule(fraction)))
+            sums.append(optimiser.step(bound, batch.counted, plan.rate_schedule(fraction)))
             step += 1
         (sums,) = _reduce.total(torch.stack(sums).cpu().double().sum(0))
         log_prob, kl, weight, refused = sums.numpy()

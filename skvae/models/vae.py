@@ -55,6 +55,8 @@ class VAE:
         (n_in, n_out) -> torch.nn.Module, in place of the layers; an encoder's output is means, then log-variances.
     """
 
+    adds_to_base = True  # the encoder's output is an offset, where there is a base
+
     def __init__(
         self,
         n_inputs,
@@ -119,7 +121,7 @@ class VAE:
             each = self.log_prob(params, batch.x, z)
             log_prob = each.mean(1) if self.several else each
         if self.objective == "iwae":
-            return ImportanceWeighted(log_prob, kl, log_mean_weight(each, z, q))
+            return ImportanceWeighted(log_prob, kl, log_mean_weight(each, z, q, getattr(noise, "live", None)))
         return FreeBits(log_prob, kl, self.free_bits, batch.w) if self.free_bits else Bound(log_prob, kl)
 
     def encode(self, params, batch):
@@ -173,11 +175,17 @@ class VAE:
 
         Their weights are zero, and stay so as long as no noise is drawn for them.
         """
-        return {name: _widened(tensor, _axis_of_z(name), n_components) for name, tensor in params.items()}
+        return {name: _widened(tensor, self._axis_of_z(name), n_components) for name, tensor in params.items()}
 
     def narrowed(self, params):
         """Back again."""
-        return {name: _narrowed(tensor, _axis_of_z(name), self.n_components) for name, tensor in params.items()}
+        return {name: _narrowed(tensor, self._axis_of_z(name), self.n_components) for name, tensor in params.items()}
+
+    def _axis_of_z(self, name):
+        """Which axis of a parameter is that of z, counted from the end; 0 for none, as for the user's own modules."""
+        if name in {"decoder.0.weight", "decoder.skip.weight"}:
+            return 0 if self.own_decoder else -2
+        return -1 if name.startswith(("mean.", "log_variance.", "row.")) else 0
 
     # ------------------------------------------------------------------------------------------------ evaluation
     def log_weights(self, params, batch, epsilon):
@@ -201,23 +209,19 @@ def at(q, epsilon):
     return q.mean[:, None] + (0.5 * q.log_variance).exp()[:, None] * epsilon
 
 
-def log_weight(log_prob, z, q):
-    """log p(x | z) + log p(z) - log q(z | x) of draws z (M, S, B, K): the log of an importance weight, (M, S, B)."""
+def log_weight(log_prob, z, q, live=None):
+    """log p(x | z) + log p(z) - log q(z | x) of draws z (M, S, B, K): the log of an importance weight, (M, S, B).
+
+    `live` (M, 1, K) is 0 for dimensions that a smaller member does not have, and for which nothing was drawn.
+    """
     mean, log_variance = q.mean[:, None], q.log_variance[:, None]
     log_ratio = log_variance + (z - mean).square() * (-log_variance).exp() - z.square()
-    return log_prob + 0.5 * log_ratio.sum(-1)
+    return log_prob + 0.5 * (log_ratio if live is None else log_ratio * live[:, None]).sum(-1)
 
 
-def log_mean_weight(log_prob, z, q):
+def log_mean_weight(log_prob, z, q, live=None):
     """log of the mean importance weight of each row, (M, B) (Burda et al. 2016, eq. 8)."""
-    return log_weight(log_prob, z, q).logsumexp(1) - math.log(z.shape[1])
-
-
-def _axis_of_z(name):
-    """Which axis of a parameter is that of z, counted from the end; 0 for none."""
-    if name in {"decoder.0.weight", "decoder.skip.weight"}:
-        return -2
-    return -1 if name.startswith(("mean.", "log_variance.")) else 0
+    return log_weight(log_prob, z, q, live).logsumexp(1) - math.log(z.shape[1])
 
 
 def _widened(tensor, axis, n):
