@@ -104,8 +104,8 @@ def ascend(model, params, rows, *, plan, noise, log_base=0.0, validate=None, wat
     params : dict of Tensor
         Where to start. They are moved in place: a copy of the weights is memory that a wide catalogue feels.
     rows : Rows or MemberRows
-        Whatever hands out `shuffled(batch_size, noise)` batches, `n_batches(batch_size)` of them, with weights `w`; in sums over
-        batches the weights are `counted`.
+        Whatever hands out `shuffled(batch_size, noise)` batches, `n_batches(batch_size)` of them, with weights `w`; in
+        sums over batches the weights are `counted`.
     plan : Plan
     noise : Noise or MemberNoise
     log_base : float
