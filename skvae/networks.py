@@ -7,7 +7,10 @@ leading axis are several members, networks of one shape that are computed togeth
 import math
 
 import torch
+from torch.autograd.function import once_differentiable
 from torch.func import functional_call
+
+from skvae._tensors import kept_gradient
 
 _BLOCK_CELLS = 2**18
 
@@ -55,9 +58,41 @@ def layer(params, name, index):
 
 def affine(h, weight, bias):
     """h @ weight + bias: of one network, or of members (M, n_in, n_out) on inputs (M or 1, n_rows, n_in)."""
+    if kept_gradient(weight) is not None and kept_gradient(bias) is not None:
+        return _Affine.apply(h, weight, bias)
+    return _affine(h, weight, bias)
+
+
+def _affine(h, weight, bias):
     if weight.dim() == 2:
         return torch.addmm(bias, h, weight)
     return torch.baddbmm(bias[:, None], h.expand(len(weight), -1, -1), weight)
+
+
+class _Affine(torch.autograd.Function):
+    """`affine` of leaves that keep their gradients: the products are added to these at once.
+
+    Autograd would put each product into fresh memory, which costs nearly as much again, and add it from there.
+    """
+
+    @staticmethod
+    def forward(ctx, h, weight, bias):
+        ctx.save_for_backward(h, weight, bias)
+        return _affine(h, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, upstream):
+        h, weight, bias = ctx.saved_tensors
+        bias.grad.add_(upstream.sum(-2))
+        if weight.dim() == 2:
+            weight.grad.addmm_(h.T, upstream)
+        else:
+            weight.grad.baddbmm_(h.expand(len(weight), -1, -1).mT, upstream)
+        if not ctx.needs_input_grad[0]:
+            return None, None, None
+        of_input = upstream @ weight.mT
+        return of_input if len(h) == len(of_input) else of_input.sum(0, keepdim=True), None, None
 
 
 def hidden(params, name, h, layers, activation):

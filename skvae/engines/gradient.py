@@ -138,16 +138,17 @@ def _ascend(model, params, rows, plan, noise, log_base, validate, watcher, momen
     for number in range(plan.max_iter):
         watcher.begins(number)
         epoch_noise = noise.fold(plan.first_epoch + number)
-        sums = []  # of each step, kept on the device until the epoch's end
+        sums, refusals = [], []  # of each step, kept on the device until the epoch's end
         for batch in rows.shuffled(plan.batch_size, epoch_noise.fold("order")):
             fraction = step / n_steps
             bound = model.bound(params, batch, epoch_noise)
-            (-(batch.w * bound.value(plan.beta(fraction))).mean(-1).sum()).backward()
-            sums.append(optimiser.step(bound, batch.counted, plan.rate_schedule(fraction)))
+            _descend(bound.value(plan.beta(fraction)), batch.w)
+            of_step, refused = optimiser.step(bound, batch.counted, plan.rate_schedule(fraction))
+            sums.append(of_step)
+            refusals.append(refused)
             step += 1
-        (sums,) = _reduce.total(torch.stack(sums).cpu().double().sum(0))
-        log_prob, kl, weight, refused = sums.numpy()
-        optimiser.review(refused.max(), plan.first_epoch + number)
+        log_prob, kl, weight, n_refused = _of_epoch(sums, refusals)
+        optimiser.review(n_refused, plan.first_epoch + number)
         validates = (number + 1) % plan.validate_every == 0 or number + 1 == plan.max_iter
         score = validate(params) if validate and validates else None
         weight = np.where(weight, weight, math.nan)  # every step refused: there is no bound
@@ -162,6 +163,19 @@ def _ascend(model, params, rows, plan, noise, log_base, validate, watcher, momen
     fit.params = {name: tensor.detach() for name, tensor in (best.params or params).items()}
     fit.best, fit.n_validations, fit.moments = best.number, best.n_seen, optimiser.moments()
     return fit
+
+
+def _descend(value, w):
+    """Gradients of minus the weighted mean of the bounds; of members, of the sum of their means."""
+    value.backward((w / -w.shape[-1]).expand(value.shape))
+
+
+def _of_epoch(sums, refusals):
+    """The sums of all steps that were taken, as NumPy arrays, and how many were not."""
+    sums, refused = torch.stack(sums), torch.stack(refusals)
+    sums = torch.where(refused.reshape(-1, *(1,) * (sums.dim() - 1)) > 0, 0, sums).cpu().double().sum(0)
+    sums, n_refused = _reduce.total(sums, refused.cpu().double().sum())
+    return *sums.numpy(), int(n_refused)
 
 
 def _leaf(tensor):
@@ -209,35 +223,36 @@ class _Best:
 
 
 class _Adam:
-    """Adam (Kingma and Ba 2015), fused, that refuses steps which are not finite without waiting for the device."""
+    """Adam (Kingma and Ba 2015) that refuses steps which are not finite without waiting for the device.
+
+    By the kernel of `torch.optim.Adam(fused=True)`, called directly: for small networks the class around it takes five
+    times as long as the kernel. All gradients lie in one piece of memory, so that to clear or to test them takes one
+    operation.
+    """
 
     def __init__(self, params, plan, moments):
         self.params, self.factor = params, 1.0
-        for tensor in params.values():  # kept from the first step on: see `kept_gradient`
-            tensor.grad, tensor.adds_in_place = torch.zeros_like(tensor), True
-        groups = _groups(params, plan)
-        self.adam = torch.optim.Adam(groups, fused=True)
-        self.rates = [group["lr"] for group in groups]
-        for name, tensor in params.items():
-            if moments:
-                self.adam.state[tensor] = {key: moments[f"{name}.{key}"] for key in _MOMENTS}
+        self.gradient = _shared_gradient(params)
+        state = moments or _zero_moments(params)
+        self.step_count = state[f"{next(iter(params))}.step"]  # the same of all
+        self.groups = _groups(params, state, plan)
+        self.state = state if len(self.groups) <= 2 else {}  # none where members have rates of their own
 
     def step(self, bound, w, multiplier):
         """Take the step if the bounds and all gradients are finite.
 
-        Returns the sums over the rows of the batch of log_prob and kl, their weight, and how many steps were refused,
-        each with the axes of members: a refused step counts as 1 there and as nothing in the other three.
+        Returns the sums over the rows of the batch of log_prob and kl, and their weight, each with the axes of members;
+        and 1 if the step was refused, else 0.
         """
         log_prob, kl = bound.log_prob.detach(), bound.kl.detach().sum(-1)
-        sums = torch.stack([(w * log_prob).sum(-1), (w * kl).sum(-1), w.expand(log_prob.shape).sum(-1)])
-        gradients = torch.stack([tensor.grad.sum() for tensor in self.params.values()])
-        taken = torch.isfinite(sums).all() & torch.isfinite(gradients).all()
-        for group, rate in zip(self.adam.param_groups, self.rates, strict=True):
-            group["lr"] = rate * self.factor * multiplier
-        self.adam.found_inf = (~taken).float()  # the fused kernel leaves parameters and moments alone where this is 1
-        self.adam.step()
-        self.adam.zero_grad(set_to_none=False)
-        return torch.cat([torch.where(taken, sums, 0), (~taken).expand(sums[:1].shape).to(sums.dtype)])
+        sums = (torch.stack([log_prob, kl, torch.ones_like(kl)]) * w).sum(-1)
+        total = sums.sum() + self.gradient.sum()
+        refused = (total * 0 != 0).float()  # the kernel leaves parameters and moments alone where this is 1
+        self.step_count += 1 - refused
+        for group in self.groups:
+            group.step(self.step_count, self.factor * multiplier, refused)
+        self.gradient.zero_()
+        return sums, refused
 
     def review(self, refused, epoch):
         """Halve the rate once if steps were refused; then give up."""
@@ -258,22 +273,63 @@ class _Adam:
 
     @property
     def rate(self):
-        return max(self.rates) * self.factor
+        return max(group.rate for group in self.groups) * self.factor
 
     def moments(self):
         """Of each parameter; none where members have rates of their own."""
-        return {
-            f"{name}.{key}": self.adam.state[tensor][key].detach()
-            for name, tensor in self.params.items()
-            if tensor in self.adam.state
-            for key in _MOMENTS
-        }
+        return self.state
 
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
-def _groups(params, plan):
+def _shared_gradient(params):
+    """The gradients of all parameters, cleared, as one vector, of which each `grad` is a part."""
+    first = next(iter(params.values()))
+    gradient = torch.zeros(sum(tensor.numel() for tensor in params.values()), dtype=first.dtype, device=first.device)
+    parts = gradient.split([tensor.numel() for tensor in params.values()])
+    for tensor, part in zip(params.values(), parts, strict=True):
+        tensor.grad, tensor.adds_in_place = part.view(tensor.shape), True  # see `kept_gradient`
+    return gradient
+
+
+def _zero_moments(params):
+    step = torch.zeros((), dtype=torch.float32, device=next(iter(params.values())).device)
+    state = {f"{name}.step": step for name in params}
+    for name, tensor in params.items():
+        state |= {f"{name}.{key}": torch.zeros_like(tensor, requires_grad=False) for key in _MOMENTS[1:]}
+    return state
+
+
+class _Group:
+    """Parameters of one learning rate and weight decay, with their gradients and moments."""
+
+    def __init__(self, names, params, state, rate, decay, members):
+        self.rate, self.decay = rate, decay
+        self.params = [_of(params[name].detach(), members) for name in names]
+        self.gradients = [_of(params[name].grad, members) for name in names]
+        self.means, self.squares = ([_of(state[f"{name}.{key}"], members) for name in names] for key in _MOMENTS[1:])
+
+    def step(self, step_count, multiplier, refused):
+        torch._fused_adam_(
+            self.params,
+            self.gradients,
+            self.means,
+            self.squares,
+            [],
+            [step_count] * len(self.params),
+            lr=self.rate * multiplier,
+            beta1=0.9,
+            beta2=0.999,
+            weight_decay=self.decay,
+            eps=1e-8,
+            amsgrad=False,
+            maximize=False,
+            found_inf=refused,
+        )
+
+
+def _groups(params, state, plan):
     """Parameters by learning rate and weight decay; of members with rates of their own, views of runs of them."""
     if np.ndim(plan.learning_rate) == np.ndim(plan.weight_decay) == 0:
         runs = [(plan.learning_rate, plan.weight_decay, None)]
@@ -282,9 +338,11 @@ def _groups(params, plan):
     n_axes = 1 if plan.fit_of_member is None else 2  # of a vector
     groups = []
     for rate, decay, members in runs:
-        for matrices in (True, False):
-            some = [_of(tensor, members) for tensor in params.values() if (tensor.dim() > n_axes) == matrices]
-            groups.append({"params": some, "lr": rate, "weight_decay": decay if matrices else 0.0})
+        matrices = [name for name, tensor in params.items() if tensor.dim() > n_axes and decay]
+        others = [name for name in params if name not in matrices]
+        for names, own in ((matrices, decay), (others, 0.0)):
+            if names:
+                groups.append(_Group(names, params, state, rate, own, members))
     return groups
 
 
@@ -298,9 +356,4 @@ def _runs(rates, decays):
 
 
 def _of(tensor, members):
-    """The parameters of some members, sharing memory with those of all, as do their gradients."""
-    if members is None:
-        return tensor
-    part = tensor.detach()[members]
-    part.grad = tensor.grad[members]
-    return part
+    return tensor if members is None else tensor[members]
