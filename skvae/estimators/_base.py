@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.utils import check_random_state
 
-from skvae._compat import CALLBACK_STATE, CallbackSupportMixin
+from skvae._compat import CALLBACK_STATE, CallbackSupportMixin, check_sample_weight
 
 _MAX_SEED = 2**31 - 1
 
@@ -50,6 +50,37 @@ class Estimator(CallbackSupportMixin, BaseEstimator):
         for name, value in attributes.items():
             setattr(self, name, value)
         return self
+
+
+class LikelihoodScoreMixin:
+    """`score` of an estimator whose `score_samples` are log-likelihoods."""
+
+    def score(self, X, y=None, sample_weight=None):
+        """Mean log-likelihood of the rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            NaN where a cell is missing.
+        y : ignored
+            Present for scikit-learn's convention.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            How often each row counts.
+
+        Returns
+        -------
+        score : float
+            Nats a row, as of `score_samples`.
+        """
+        return mean_score(self.score_samples(X), sample_weight)
+
+
+def mean_score(scores, sample_weight=None):
+    """Mean over rows by weight, as a float."""
+    scores = scores.astype(np.float64)
+    if sample_weight is not None:
+        sample_weight = check_sample_weight(sample_weight, scores, dtype=np.float64, ensure_non_negative=True)
+    return float(np.average(scores, weights=sample_weight))
 
 
 def draw_seed(random_state):

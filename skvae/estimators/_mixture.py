@@ -10,10 +10,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
-from skvae._compat import check_sample_weight, fit_context
+from skvae._compat import fit_context
 from skvae._tensors import Noise, Table, explain_out_of_memory, inference_device, resolve_device
 from skvae.engines import em
-from skvae.estimators._base import draw_seed
+from skvae.estimators._base import LikelihoodScoreMixin, draw_seed
 from skvae.estimators._em import refuse_empty_columns, refuse_overflow, rows_a_batch, weigh
 from skvae.estimators._watching import FitWatcher
 from skvae.models import kmeans
@@ -25,7 +25,7 @@ _SMALL_TOL = 1e-4  # from here down EM needs hundreds of steps where it is slow 
 _FORGETTING = 0.6  # kappa of Cappe and Moulines (2009): between 0.5 and 1
 
 
-class MixtureMixin(DensityMixin):
+class MixtureMixin(LikelihoodScoreMixin, DensityMixin):
     """Fitting and using a mixture, whatever its components are.
 
     A subclass gives
@@ -353,28 +353,6 @@ class MixtureMixin(DensityMixin):
             Nats.
         """
         return self._by_row(self._checked(X), _log_evidence)
-
-    def score(self, X, y=None, sample_weight=None):
-        """Mean log-likelihood of the rows.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            NaN where a cell is missing.
-        y : ignored
-            Present for scikit-learn's convention.
-        sample_weight : array-like of shape (n_samples,) or None, default=None
-            How often each row counts.
-
-        Returns
-        -------
-        score : float
-            Nats a row.
-        """
-        log_prob = self.score_samples(X).astype(np.float64)
-        if sample_weight is not None:
-            sample_weight = check_sample_weight(sample_weight, log_prob, dtype=np.float64, ensure_non_negative=True)
-        return float(np.average(log_prob, weights=sample_weight))
 
     def aic(self, X, sample_weight=None):
         """Akaike's information criterion on X; lower is better.

@@ -14,11 +14,11 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import assert_all_finite, check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skvae._compat import Interval, StrOptions, check_sample_weight, fit_context
+from skvae._compat import Interval, StrOptions, fit_context
 from skvae._tensors import Noise, Table, explain_out_of_memory, inference_device, resolve_device, to_read
 from skvae.elbo import Fit
 from skvae.engines import em
-from skvae.estimators._base import Estimator, draw_seed
+from skvae.estimators._base import Estimator, LikelihoodScoreMixin, draw_seed
 from skvae.estimators._em import filled, refuse_empty_columns, rows_a_batch, weigh
 from skvae.estimators._watching import FitWatcher
 from skvae.models import factor_analysis as fa
@@ -79,7 +79,7 @@ class _Evidence(NamedTuple):
     complete: bool = True
 
 
-class _LinearGaussian(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimator):
+class _LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimator):
     """What follows from x ~ N(mu, W W' + Psi), however it was fitted.
 
     A subclass gives `_loadings()`, W of uncorrelated factors as (D, K); `_noise()`, the diagonal of Psi;
@@ -439,28 +439,6 @@ class _LinearGaussian(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimat
         """
         check_is_fitted(self)
         return self._by_row(self._check_X(X, reset=False), _log_prob)
-
-    def score(self, X, y=None, sample_weight=None):
-        """Mean log-likelihood of the rows.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            NaN where a cell is missing.
-        y : ignored
-            Present for scikit-learn's convention.
-        sample_weight : array-like of shape (n_samples,) or None, default=None
-            How often each row counts.
-
-        Returns
-        -------
-        score : float
-            Nats a row.
-        """
-        log_prob = self.score_samples(X).astype(np.float64)
-        if sample_weight is not None:
-            sample_weight = check_sample_weight(sample_weight, log_prob, dtype=np.float64, ensure_non_negative=True)
-        return float(np.average(log_prob, weights=sample_weight))
 
     def get_covariance(self):
         """Covariance of x under the model, W W' + Psi.
