@@ -179,7 +179,8 @@ def _of_epoch(sums, refusals):
 
 
 def _leaf(tensor):
-    return (tensor.clone() if tensor.is_inference() else tensor.detach()).requires_grad_()
+    # The fused step writes as if memory were contiguous, which a view of a larger tensor need not be.
+    return (tensor.clone() if tensor.is_inference() else tensor.detach()).contiguous().requires_grad_()
 
 
 class _Best:
