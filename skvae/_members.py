@@ -15,6 +15,9 @@ from torch import Tensor
 from skvae._hash import combine
 from skvae._tensors import Cells, normal_at, uniform_at
 
+_ROWS_AHEAD = 2048  # for which noise is drawn at once
+_CELLS_AHEAD = 2**20
+
 
 class Encoded(NamedTuple):
     """A table in the model's layout.
@@ -114,16 +117,28 @@ class MemberRows:
     def shuffled(self, batch_size, noise):
         """The batches of one pass, each stream in an order of its own."""
         n_batches = self.n_batches(batch_size)
-        orders = [
-            np.array_split(own.permutation(len(stream.table.x)), n_batches)
-            for own, stream in zip(noise.streams, self.streams, strict=True)
-        ]
-        for parts in zip(*orders, strict=True):
+        orders = [own.permutation(len(stream.table.x)) for own, stream in zip(noise.streams, self.streams, strict=True)]
+        if len(orders) == 1:
+            yield from self._of_one_stream(orders[0], n_batches, noise.ahead)
+            return
+        for parts in zip(*(np.array_split(order, n_batches) for order in orders), strict=True):
             yield self._batch([torch.from_numpy(part).to(self.stream_of_member.device) for part in parts])
 
+    def _of_one_stream(self, order, n_batches, ahead):
+        """The same where all members share the rows: with noise for some batches at once."""
+        order = torch.from_numpy(order).to(self.stream_of_member.device)
+        at_once = max(1, _ROWS_AHEAD * n_batches // len(order))
+        batches = order.tensor_split(n_batches)
+        for first in range(0, n_batches, at_once):
+            some, start = batches[first : first + at_once], 0
+            ahead.expect(torch.cat(some)[None])
+            for index in some:
+                batch = _of_stream(self.streams[0], index)
+                ahead.hand_out(batch.row, start)
+                start += index.shape[0]
+                yield batch
+
     def _batch(self, parts):
-        if len(parts) == 1:
-            return _of_stream(self.streams[0], parts[0])
         size = max(map(len, parts))
         batches = [_padded(_of_stream(stream, part), size) for stream, part in zip(self.streams, parts, strict=True)]
         member = self.stream_of_member
@@ -189,21 +204,26 @@ class MemberNoise:
         Normal noise is multiplied by it: 0 for a latent dimension that a smaller member does not have.
     """
 
-    def __init__(self, streams, stream_of_member=None, live=None):
+    def __init__(self, streams, stream_of_member=None, live=None, ahead=None):
         self.streams, self.stream_of_member, self.live = streams, stream_of_member, live
+        self.ahead = ahead or _Ahead()
 
     def fold(self, *path):
         """Noise of its own for a purpose."""
-        return MemberNoise([noise.fold(*path) for noise in self.streams], self.stream_of_member, self.live)
+        return MemberNoise([noise.fold(*path) for noise in self.streams], self.stream_of_member, self.live, self.ahead)
 
     def normal(self, row, n_columns, dtype=torch.float32):
         """Standard normal, of shape (n_members or 1, n_rows, n_columns); `row` of shape (n_streams, n_rows)."""
-        draws = self._spread(normal_at(self._keys(row), torch.arange(n_columns, device=row.device), dtype))
+        draws = self.ahead.part(row, (*(noise.key for noise in self.streams), n_columns, dtype), self._normal)
+        draws = self._spread(self._normal(row, n_columns, dtype) if draws is None else draws)
         return draws if self.live is None else draws * self.live
 
     def uniform(self, row, n_columns, dtype=torch.float32):
         """Uniform on (0, 1), of shape (n_members or 1, n_rows, n_columns); `row` of shape (n_streams, n_rows)."""
         return self._spread(uniform_at(self._keys(row), torch.arange(n_columns, device=row.device), dtype))
+
+    def _normal(self, row, n_columns, dtype):
+        return normal_at(self._keys(row), torch.arange(n_columns, device=row.device), dtype)
 
     def _keys(self, row):
         own = torch.tensor([noise.key for noise in self.streams], device=row.device)
@@ -211,3 +231,36 @@ class MemberNoise:
 
     def _spread(self, draws):
         return draws if self.stream_of_member is None else draws[self.stream_of_member]
+
+
+class _Ahead:
+    """Noise of the batches to come, drawn for all of them when the first one asks.
+
+    A draw is some fifty small operations, which on a batch of a few rows take longer than the arithmetic in them. The
+    numbers are the same either way.
+    """
+
+    def __init__(self):
+        self.rows = self.handed_out = None
+        self.start, self.drawn = 0, {}
+
+    def expect(self, rows):
+        """These rows (1, n_rows) are handed out next, in this order."""
+        self.rows, self.handed_out, self.drawn = rows, None, {}
+
+    def hand_out(self, row, start):
+        """These are now, from place `start` among them."""
+        self.handed_out, self.start = row, start
+
+    def part(self, row, key, draw):
+        """What draw(rows, n_columns, dtype) gives for the rows handed out; None if it should be drawn for them alone.
+
+        `key` is (what to draw from, n_columns, dtype).
+        """
+        if row is not self.handed_out:
+            return None
+        if key not in self.drawn:
+            if (len(self.drawn) + 1) * self.rows.numel() * key[-2] > _CELLS_AHEAD:
+                return None
+            self.drawn[key] = draw(self.rows, *key[-2:])
+        return self.drawn[key][:, self.start : self.start + row.shape[1]]

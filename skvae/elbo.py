@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 class Bound(NamedTuple):
@@ -78,6 +80,33 @@ class ImportanceWeighted(NamedTuple):
 def kl_to_standard_normal(mean, log_variance):
     """KL(N(mean, exp(log_variance)) || N(0, 1)) elementwise (Kingma and Welling 2014, appendix B)."""
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
+
+
+def draw_and_kl(mean, log_variance, epsilon, lowest, highest):
+    """A draw from N(mean, exp(log_variance)) and the KL from it to N(0, 1), elementwise.
+
+    The log-variance is held between `lowest` and `highest`; outside, it has no gradient. `epsilon` is standard normal.
+    The same as by `kl_to_standard_normal`, in a third of the operations.
+    """
+    return _DrawAndKL.apply(mean, log_variance, epsilon, lowest, highest)
+
+
+class _DrawAndKL(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, mean, log_variance, epsilon, lowest, highest):
+        held = log_variance.clamp(lowest, highest)
+        std = (0.5 * held).exp_()
+        above = torch.addcmul(held, std, std, value=-1).add_(1).neg_()  # var - 1 - log var
+        noise = std * epsilon
+        ctx.save_for_backward(mean, std, noise, log_variance == held)
+        return mean + noise, above.addcmul_(mean, mean).mul_(0.5)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, of_z, of_kl):
+        mean, std, noise, inside = ctx.saved_tensors
+        of_log_variance = (std * std).sub_(1).mul_(of_kl).addcmul_(noise, of_z).mul_(0.5).mul_(inside)
+        return torch.addcmul(of_z, of_kl, mean), of_log_variance, None, None, None
 
 
 @dataclass

@@ -21,6 +21,11 @@ ACTIVATIONS = {
     "relu": torch.relu,
     "silu": torch.nn.functional.silu,
 }
+_DERIVATIVES = {  # gradient of the output, output -> gradient of the input, where the output is enough to know it
+    torch.sigmoid: torch.ops.aten.sigmoid_backward,
+    torch.tanh: torch.ops.aten.tanh_backward,
+    torch.relu: lambda upstream, h: torch.ops.aten.threshold_backward(upstream, h, 0),
+}
 
 
 def init_mlp(name, sizes, noise):
@@ -56,17 +61,23 @@ def layer(params, name, index):
     return params[f"{name}.{index}.weight"], params[f"{name}.{index}.bias"]
 
 
-def affine(h, weight, bias):
-    """h @ weight + bias: of one network, or of members (M, n_in, n_out) on inputs (M or 1, n_rows, n_in)."""
+def affine(h, weight, bias, activation=None):
+    """h @ weight + bias: of one network, or of members (M, n_in, n_out) on inputs (M or 1, n_rows, n_in).
+
+    Then the activation, if one is given.
+    """
     if kept_gradient(weight) is not None and kept_gradient(bias) is not None:
-        return _Affine.apply(h, weight, bias)
-    return _affine(h, weight, bias)
+        if activation is None or activation in _DERIVATIVES:
+            return _Affine.apply(h, weight, bias, activation)
+        return activation(_Affine.apply(h, weight, bias, None))
+    f = _affine(h, weight, bias)
+    return f if activation is None else activation(f)
 
 
 def _affine(h, weight, bias):
     if weight.dim() == 2:
         return torch.addmm(bias, h, weight)
-    return torch.baddbmm(bias[:, None], h.expand(len(weight), -1, -1), weight)
+    return torch.baddbmm(bias[:, None], h.expand(weight.shape[0], -1, -1), weight)
 
 
 class _Affine(torch.autograd.Function):
@@ -76,29 +87,36 @@ class _Affine(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, h, weight, bias):
-        ctx.save_for_backward(h, weight, bias)
-        return _affine(h, weight, bias)
+    def forward(ctx, h, weight, bias, activation):
+        f = _affine(h, weight, bias)
+        if activation is not None:
+            f = activation(f)
+        ctx.activation = activation
+        ctx.save_for_backward(h, weight, bias, None if activation is None else f)
+        return f
 
     @staticmethod
     @once_differentiable
     def backward(ctx, upstream):
-        h, weight, bias = ctx.saved_tensors
-        bias.grad.add_(upstream.sum(-2))
+        h, weight, bias, activated = ctx.saved_tensors
+        if activated is not None:
+            upstream = _DERIVATIVES[ctx.activation](upstream, activated)
         if weight.dim() == 2:
+            bias.grad.add_(upstream.sum(0))
             weight.grad.addmm_(h.T, upstream)
         else:
-            weight.grad.baddbmm_(h.expand(len(weight), -1, -1).mT, upstream)
+            bias.grad.add_(upstream.sum(1))
+            weight.grad.baddbmm_(h.expand(weight.shape[0], -1, -1).mT, upstream)
         if not ctx.needs_input_grad[0]:
-            return None, None, None
+            return None, None, None, None
         of_input = upstream @ weight.mT
-        return of_input if len(h) == len(of_input) else of_input.sum(0, keepdim=True), None, None
+        return of_input if h.shape == of_input.shape else of_input.sum(0, keepdim=True), None, None, None
 
 
 def hidden(params, name, h, layers, activation):
     """Run h through `layers` (a range), each followed by the activation."""
     for index in layers:
-        h = activation(affine(h, *layer(params, name, index)))
+        h = affine(h, *layer(params, name, index), activation)
     return h
 
 

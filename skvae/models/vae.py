@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skvae.elbo import Bound, FreeBits, ImportanceWeighted, kl_to_standard_normal
+from skvae.elbo import Bound, FreeBits, ImportanceWeighted, draw_and_kl, kl_to_standard_normal
 from skvae.networks import Module, affine, hidden, init_mlp, layer
 
 _LOWEST, _HIGHEST = -15.0, 10.0  # of a log-variance
@@ -112,20 +112,31 @@ class VAE:
     # ------------------------------------------------------------------------------------------------- the bound
     def bound(self, params, batch, noise):
         """The bound of each row, by draws of z or in closed form."""
+        if not (self.closed_form or self.several):
+            mean, log_variance = self._heads(params, batch)
+            epsilon = self._epsilon(noise.fold("z"), batch.row, mean.dtype)
+            z, kl = draw_and_kl(mean, log_variance, epsilon, _LOWEST, _HIGHEST)
+            return self._bound(self.log_prob(params, batch.x, z), kl, batch)
         q = self.encode(params, batch)
         kl = kl_to_standard_normal(*q)
         if self.closed_form:
-            log_prob = self.expected_log_prob(params, batch.x, q)
-        else:
-            z = self.draw(q, noise, batch.row)
-            each = self.log_prob(params, batch.x, z)
-            log_prob = each.mean(1) if self.several else each
+            return self._bound(self.expected_log_prob(params, batch.x, q), kl, batch)
+        z = self.draw(q, noise, batch.row)
+        each = self.log_prob(params, batch.x, z)
         if self.objective == "iwae":
-            return ImportanceWeighted(log_prob, kl, log_mean_weight(each, z, q, getattr(noise, "live", None)))
+            return ImportanceWeighted(each.mean(1), kl, log_mean_weight(each, z, q, getattr(noise, "live", None)))
+        return self._bound(each.mean(1), kl, batch)
+
+    def _bound(self, log_prob, kl, batch):
         return FreeBits(log_prob, kl, self.free_bits, batch.w) if self.free_bits else Bound(log_prob, kl)
 
     def encode(self, params, batch):
         """q(z | x)."""
+        mean, log_variance = self._heads(params, batch)
+        return Posterior(mean, log_variance.clamp(_LOWEST, _HIGHEST))
+
+    def _heads(self, params, batch):
+        """Means and log-variances, the latter as the network gives them."""
         if self.own_encoder:
             mean, log_variance = self.own_encoder(params, batch.u).chunk(2, dim=-1)
         else:
@@ -135,17 +146,15 @@ class VAE:
             if "mean.skip.weight" in params:
                 skip = params["mean.skip.weight"]
                 mean = mean + batch.u.expand(len(skip), -1, -1) @ skip
-        if batch.base is not None:
-            mean, log_variance = mean + batch.base[..., 0], log_variance + batch.base[..., 1]
-        return Posterior(mean, log_variance.clamp(_LOWEST, _HIGHEST))
+        return _beside_base(mean, log_variance, batch.base)
 
     def draw(self, q, noise, row):
-        """Draws of z, (M, B, K), or where there may be several (M, S, B, K), from noise that is the row's own."""
-        if not self.several:
-            epsilon = noise.fold("z").normal(row, self.n_components, q.mean.dtype)
-            return q.mean + (0.5 * q.log_variance).exp() * epsilon
-        epsilon = [noise.fold("z", s).normal(row, self.n_components, q.mean.dtype) for s in range(self.n_draws)]
+        """Draws of z, (M, S, B, K), from noise that is the row's own."""
+        epsilon = [self._epsilon(noise.fold("z", s), row, q.mean.dtype) for s in range(self.n_draws)]
         return at(q, torch.stack(epsilon, 1))
+
+    def _epsilon(self, noise, row, dtype):
+        return noise.normal(row, self.n_components, dtype)
 
     def log_prob(self, params, x, z):
         """log p(x | z) less the part that is constant in the parameters; of z (M, B, K) or (M, S, B, K)."""
@@ -196,6 +205,12 @@ class VAE:
         q = self.encode(params, batch)
         z = at(q, epsilon)
         return log_weight(self.log_prob(params, batch.x, z), z, q)
+
+
+def _beside_base(mean, log_variance, base):
+    if base is None:
+        return mean, log_variance
+    return mean + base[..., 0], log_variance + base[..., 1]
 
 
 def own(params):
@@ -256,13 +271,11 @@ class PerRowVAE(VAE):
     def bound(self, params, batch, noise):
         return super().bound(params if self.fixed is None else self.fixed | params, batch, noise)
 
-    def draw(self, q, noise, row):
-        """As of any model; with a fixed decoder, of the same noise for all rows: each is then on its own."""
-        return super().draw(q, noise, row if self.fixed is None else torch.zeros_like(row))
+    def _epsilon(self, noise, row, dtype):
+        """As of any model; with a fixed decoder, the same for all rows: each is then on its own."""
+        return super()._epsilon(noise, row if self.fixed is None else torch.zeros_like(row), dtype)
 
-    def encode(self, params, batch):
-        """q(z | x), looked up."""
+    def _heads(self, params, batch):
+        """Looked up."""
         mean, log_variance = (params[f"row.{name}"].index_select(1, batch.row[0]) for name in Posterior._fields)
-        if batch.base is not None:
-            mean, log_variance = mean + batch.base[..., 0], log_variance + batch.base[..., 1]
-        return Posterior(mean, log_variance.clamp(_LOWEST, _HIGHEST))
+        return _beside_base(mean, log_variance, batch.base)
