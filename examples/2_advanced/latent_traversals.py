@@ -57,7 +57,7 @@ print(f"{len(training)} {what} to learn from, {len(held_out)} held out, {varies.
 sizes = (2, 5) if FAST else (2, 5, 10)
 fits = {}
 for k in sizes:
-    fits[k] = VAETransformer(k, max_iter=20 if FAST else 80, random_state=0).fit(training, X_val=held_out)
+    fits[k] = VAETransformer(k, max_iter=20 if FAST else 40, random_state=0).fit(training, X_val=held_out)
     fit = fits[k]
     print(
         f"K = {k}: bound {fit.lower_bounds_[0]:.1f} after the first epoch, {fit.lower_bounds_[-1]:.1f} at the end; "

@@ -31,7 +31,7 @@ args = parser.parse_args()
 # ---------
 # Income rises and falls again along a life, and so does the number of children at home; none of it is linear.
 rng = np.random.default_rng(0)
-n = 400 if FAST else 900
+n = 400 if FAST else 1200
 life = rng.uniform(0, 1, n)
 odds = np.exp(np.column_stack([4 - 12 * life, 3 - 30 * (life - 0.5) ** 2, 12 * life - 8]))
 home = np.array(["flat", "house", "care"])
@@ -59,7 +59,7 @@ kinds = [
     ("categorical", ["home"]),
     ("poisson", ["children"]),
 ]
-vae = VAETransformer(1, likelihood=kinds, max_iter=60 if FAST else "auto", random_state=0).fit(holes)
+vae = VAETransformer(1, likelihood=kinds, max_iter=60 if FAST else 150, random_state=0).fit(holes)
 Z = vae.transform(holes)[:, 0]
 order = np.abs(pd.Series(Z).corr(pd.Series(life), method="spearman"))
 print(f"rank correlation of the latent dimension with the true place in life: {order:.2f}")
