@@ -217,7 +217,10 @@ def _side_by_side(tasks):
     streams = {}
     for place, task in enumerate(tasks):
         streams.setdefault(_stream_key(task.stream), []).append(place)
-    rows = [_shared([tasks[place].stream for place in places]) for places in streams.values()]
+    n_latent = max(0 if task.stream.base is None else task.stream.base.shape[2] for task in tasks)
+    rows = [
+        _shared([_widened_stream(tasks[place].stream, n_latent) for place in places]) for places in streams.values()
+    ]
     return [place for places in streams.values() for place in places], MemberRows(rows)
 
 
@@ -228,14 +231,16 @@ def _shared(streams):
     weight = torch.cat([stream.weight.expand(stream.n_members, -1) for stream in streams])
     base = None
     if streams[0].base is not None:
-        n_latent = max(stream.base.shape[2] for stream in streams)
-        base = torch.cat([_widened_base(stream, n_latent) for stream in streams])
+        base = torch.cat([stream.base.expand(stream.n_members, -1, -1, -1) for stream in streams])
     return streams[0]._replace(n_members=len(weight), weight=weight, base=base)
 
 
-def _widened_base(stream, n_latent):
-    base = stream.base.expand(stream.n_members, -1, -1, -1)
-    return torch.nn.functional.pad(base, (0, 0, 0, n_latent - base.shape[2]))
+def _widened_stream(stream, n_latent):
+    """With a base of so many latent dimensions, those added as in the prior."""
+    if stream.base is None or stream.base.shape[2] == n_latent:
+        return stream
+    added = (0, 0, 0, n_latent - stream.base.shape[2])
+    return stream._replace(base=torch.nn.functional.pad(stream.base, added))
 
 
 def _slices(tasks):

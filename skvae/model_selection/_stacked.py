@@ -7,7 +7,7 @@ from itertools import product
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, check_cv
 from sklearn.pipeline import Pipeline
-from sklearn.utils import indexable
+from sklearn.utils import get_tags, indexable
 
 from skvae._compat import CALLBACKS, check_method_params, safe_split
 
@@ -112,30 +112,27 @@ class StackedGridSearchCV(GridSearchCV):
         # scikit-learn's own search runs on a twin, whose estimator's clones come with a fit that was made ahead.
         twin = copy.copy(self)
         twin.estimator = clone(self.estimator)
-        twin._ahead = _Ahead(twin.estimator)
-        twin._X_y = indexable(X, y)
+        twin._ahead = _Ahead(twin.estimator, *indexable(X, y))
         try:
             GridSearchCV.fit(twin, X, y, **params)
         finally:
             twin._ahead.ends()
-        kept = {
-            name: value for name, value in vars(twin).items() if name not in ("estimator", "_ahead", "_X_y", "_routed")
-        }
-        vars(self).update(kept)
+        vars(self).update({name: value for name, value in vars(twin).items() if name not in ("estimator", "_ahead")})
         return self
 
+    def __sklearn_tags__(self):
+        tags, own = super().__sklearn_tags__(), get_tags(self.estimator)
+        tags.transformer_tags, tags.input_tags.allow_nan = own.transformer_tags, own.input_tags.allow_nan
+        return tags
+
     def _get_routed_params_for_fit(self, params):
-        self._routed = super()._get_routed_params_for_fit(params)
-        return self._routed
+        self._ahead.params = super()._get_routed_params_for_fit(params)
+        return self._ahead.params
 
     def _run_search(self, evaluate_candidates, *, callback_ctx=None):
-        X, y = self._X_y
-
         def evaluate(candidates, **settings):
             candidates = list(candidates)
-            splits = list(self._checked_cv_orig.split(X, y, **self._routed.splitter.split))
-            self._ahead.train(X, y, self._routed.estimator.fit, candidates, splits)
-            return evaluate_candidates(candidates, cv=check_cv(splits), **settings)
+            return evaluate_candidates(candidates, cv=self._ahead.train(candidates, self._checked_cv_orig), **settings)
 
         super()._run_search(evaluate, callback_ctx=callback_ctx)
 
@@ -152,11 +149,18 @@ class _Ahead:
     ----------
     estimator : estimator object
         Its first clone is itself, the next ones come with their fits, those after the last are plain.
+    X, y : array-like
+        What scikit-learn can take rows of.
     """
 
-    def __init__(self, estimator):
-        self.estimator, self.fits, self.seconds = estimator, None, []
+    params = None  # of the search's fit, by whom they are for
+
+    def __init__(self, estimator, X, y):
+        self.estimator, self.X, self.y, self.fits, self.seconds = estimator, X, y, None, []
         estimator.__sklearn_clone__ = self._clone
+
+    def __getstate__(self):
+        return {}  # the search goes to all workers, who need nothing of this
 
     def ends(self):
         """Make the estimator one as any other."""
@@ -175,13 +179,14 @@ class _Ahead:
         del vars(twin)["__sklearn_clone__"]
         return clone(twin)
 
-    def train(self, X, y, fit_params, candidates, splits):
-        """Make the fits of all candidates to all splits; None where one is to be made by itself."""
+    def train(self, candidates, cv):
+        """Make the fits of all candidates to all folds, but for those to be made one by one; returns the folds."""
+        splits = list(cv.split(self.X, self.y, **self.params.splitter.split))
         pairs = list(product(candidates, splits))
         fits, self.seconds, waiting = [None] * len(pairs), [0.0] * len(pairs), {}
         for number, (parameters, (train, _)) in enumerate(pairs):
             began = time.time()
-            fits[number] = fit = _prepared(self._plain(), parameters, X, y, train, fit_params)
+            fits[number] = fit = _prepared(self._plain(), parameters, self.X, self.y, train, self.params.estimator.fit)
             self.seconds[number] = time.time() - began
             if fit is not None and fit.task is not None:
                 waiting[number] = fit
@@ -189,6 +194,7 @@ class _Ahead:
                 self._climb(fits, waiting)
         self._climb(fits, waiting)
         self.fits = (None if fit is None else fit.estimator for fit in fits)
+        return check_cv(splits)
 
     def _climb(self, fits, waiting):
         from skvae.estimators._climbing import climb_all  # here: torch takes seconds to load
