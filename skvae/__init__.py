@@ -8,6 +8,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     from skvae import datasets as datasets
     from skvae import metrics as metrics
     from skvae import model_selection as model_selection
+    from skvae.estimators.autoencoder import AutoencoderTransformer as AutoencoderTransformer
     from skvae.estimators.autoencoder import VAETransformer as VAETransformer
     from skvae.estimators.bernoulli_mixture import BernoulliMixtureEM as BernoulliMixtureEM
     from skvae.estimators.cluster import KMeansLite as KMeansLite
@@ -21,6 +22,7 @@ __version__ = version("skvae")
 # Public names and their modules. They load when first used: importing torch takes seconds, and
 # the submodules do without it.
 _PUBLIC = {
+    "AutoencoderTransformer": "skvae.estimators.autoencoder",
     "BernoulliMixtureEM": "skvae.estimators.bernoulli_mixture",
     "KMeansLite": "skvae.estimators.cluster",
     "FactorAnalysisEM": "skvae.estimators.decomposition",

@@ -77,6 +77,25 @@ class ImportanceWeighted(NamedTuple):
         return self.objective
 
 
+class Penalised(NamedTuple):
+    """A bound less a penalty on the rows of a batch together.
+
+    Attributes
+    ----------
+    log_prob, kl : Tensor
+        As of `Bound`.
+    penalty : Tensor of shape (..., 1)
+    """
+
+    log_prob: Tensor
+    kl: Tensor
+    penalty: Tensor
+
+    def value(self, beta=1.0):
+        """The bound of each row less the penalty, (..., n_rows)."""
+        return self.log_prob - beta * self.kl.sum(-1) - self.penalty
+
+
 def kl_to_standard_normal(mean, log_variance):
     """KL(N(mean, exp(log_variance)) || N(0, 1)) elementwise (Kingma and Welling 2014, appendix B)."""
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)

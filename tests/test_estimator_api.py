@@ -29,7 +29,14 @@ EASILY_LOST = {
 }
 
 # Estimators for which NaN is a missing value.
-TAKES_NAN = {"BernoulliMixtureEM", "FactorAnalysisEM", "GaussianMixtureEM", "ProbabilisticPCA", "VAETransformer"}
+TAKES_NAN = {
+    "AutoencoderTransformer",
+    "BernoulliMixtureEM",
+    "FactorAnalysisEM",
+    "GaussianMixtureEM",
+    "ProbabilisticPCA",
+    "VAETransformer",
+}
 
 # Checks that scikit-learn runs on its own estimators, beyond those that it asks of others.
 OF_ITS_OWN = [

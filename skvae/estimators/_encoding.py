@@ -1,13 +1,16 @@
 """The one road from X to the tensors that networks read."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from skvae._members import Encoded
-from skvae._tensors import placed
+from skvae._members import Encoded, MemberBatch
+from skvae._tensors import Cells, placed
 from skvae.estimators import _linear as linear
+
+_CELLS = 2**22  # draws x rows x columns at once
+_ROWS_AT_ONCE = 4096
 
 
 @dataclass
@@ -46,6 +49,10 @@ class Layout:
         """Some of them."""
         observed = None if self.observed is None else self.observed[index]
         return Layout(self.columns, self.x[index], observed, self.weight[index], self.device, self.with_mask)
+
+    def reweighted(self):
+        """With weights of mean 1."""
+        return replace(self, weight=self.weight / self.weight.mean())
 
     def followed_by(self, others):
         """These rows, then those."""
@@ -86,3 +93,31 @@ def base_of(start, rows, n_components, dtype=torch.float32):
     base = linear.at_work(start, rows.Z, linear.posterior)
     base = np.pad(base, ((0, 0), (0, n_components - base.shape[1]), (0, 0)))
     return torch.from_numpy(base).to(device=rows.device, dtype=dtype)
+
+
+def base_for(model, start, rows, dtype=torch.float32):
+    """`base_of` for one member; None where the model adds to none."""
+    if start is None or not model.adds_to_base:
+        return None
+    return base_of(start, rows, model.n_components, dtype)[None]
+
+
+def batches(rows, start, model, dtype, size=_ROWS_AT_ONCE):
+    """Rows in batches of one member each, with their places."""
+    for first in range(0, len(rows), size):
+        index = torch.arange(first, min(first + size, len(rows)))
+        part = rows.rows(index.numpy())
+        table = part.encoded(start, dtype)
+        base = base_for(model, start, part, dtype)
+        observed = None if table.observed is None else table.observed[None]
+        w = torch.ones(1, len(index), dtype=dtype, device=rows.device)
+        x = Cells(table.x[None], observed)
+        yield index, MemberBatch(x, table.u[None], w, index[None].to(rows.device), base)
+
+
+def torch_dtype(array):
+    return torch.from_numpy(np.empty(0, array.dtype)).dtype
+
+
+def rows_at_once(cells_a_row):
+    return max(1, min(_ROWS_AT_ONCE, _CELLS // max(1, cells_a_row)))

@@ -12,7 +12,7 @@ from skvae._members import MemberBatch, Stream
 from skvae._tensors import Cells
 from skvae.estimators import _linear as linear
 from skvae.estimators._climbing import Task
-from skvae.estimators._encoding import base_of
+from skvae.estimators._encoding import base_for, base_of
 from skvae.estimators._voting import Vote
 from skvae.models.vae import PerRowVAE
 
@@ -58,9 +58,13 @@ class Plain:
     plan : gradient.Plan
     params : dict of Tensor or None
         To go on from, as `start` and `moments`; None: random weights.
+    vote : callable or None, default=None
+        Parameters -> score of rows that are held out; the best are kept.
     """
 
-    def __init__(self, model, training, noise, plan, params=None, start=None, moments=None, dtype=torch.float32):
+    def __init__(
+        self, model, training, noise, plan, params=None, start=None, moments=None, dtype=torch.float32, vote=None
+    ):
         self.model, self.start, self.goes_on = model, start, params is not None
         if params is None:
             params = one_member(model.init(noise.fold("init"), moments_of(training.columns)))
@@ -68,10 +72,10 @@ class Plain:
                 params |= model.init_rows(len(training))
         table = training.encoded(start, dtype)
         weight = torch.from_numpy(training.weight)[None].to(device=training.device, dtype=dtype)
-        base = None if start is None else base_of(start, training, model.n_components, dtype)[None]
+        base = base_for(model, start, training, dtype)
         stream = Stream(table, noise, 1, weight, base)
         params = {name: tensor.to(training.device) for name, tensor in params.items()}
-        self.task = Task(model, params, stream, plan, mean_log_base(model, table, weight), None, moments)
+        self.task = Task(model, params, stream, plan, mean_log_base(model, table, weight), vote, moments)
 
     def snapshot(self, params):
         """As if it stopped here."""

@@ -130,6 +130,14 @@ class EpochWatcher(FitWatcher):
         )
 
 
+class ErrorWatcher(EpochWatcher):
+    """The same where the bound is minus a mean squared error, as a share of the variance."""
+
+    def line(self, report):
+        score = "" if report.validation_score is None else f"  of rows held out {-report.validation_score:.4f}"
+        return f"epoch {report.number + 1}/{self.max_iter}  unexplained variance {-report.lower_bound:.4g}{score}"
+
+
 def _copies(params):
     return {name: tensor.detach().clone() for name, tensor in params.items()}
 

@@ -16,9 +16,7 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skvae._compat import fit_context
-from skvae._members import MemberBatch
 from skvae._tensors import (
-    Cells,
     Noise,
     explain_out_of_memory,
     inference_device,
@@ -31,15 +29,13 @@ from skvae.engines import gradient, schedules
 from skvae.estimators._base import Estimator, draw_seed
 from skvae.estimators._climbing import climb
 from skvae.estimators._em import weigh
-from skvae.estimators._encoding import Layout, base_of
+from skvae.estimators._encoding import Layout, batches, rows_at_once, torch_dtype
 from skvae.estimators._fits import Plain, one_member
 from skvae.estimators._gradient import EpochWatcher, checked_sizes
 from skvae.models import factor_analysis as fa
 
 MANY_ROWS = 1000  # from here on rows can be spared to judge a network by
 STEPS_A_VOTE = (20, 50)  # of few rows and of many
-_CELLS = 2**22  # draws x rows x columns at once
-_ROWS_AT_ONCE = 4096
 
 
 class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimator):
@@ -51,6 +47,8 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
     n_components, weight_decay, learning_rate, learning_rate_schedule, batch_size, max_iter, n_iter_no_change, tol,
     warm_start, device, random_state and verbose.
     """
+
+    _watcher = EpochWatcher
 
     # ---------------------------------------------------------------------------------------------------------- fitting
     @fit_context(prefer_skip_nested_validation=True)
@@ -85,7 +83,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
             prepared = self._prepare(X, sample_weight, X_val)
             if prepared.task is None:
                 return self._set(**self._attributes(prepared, prepared.fit.settled()))
-            with EpochWatcher(self, X, y, prepared.task.plan.max_iter, partial(self._snapshot, prepared)) as watcher:
+            with self._watcher(self, X, y, prepared.task.plan.max_iter, partial(self._snapshot, prepared)) as watcher:
                 (outcome,) = climb([prepared.task], watcher)
             return self._set(**self._attributes(prepared, prepared.fit.settled(outcome)))
 
@@ -367,24 +365,3 @@ class Work:
         size = rows_at_once(self.model.n_outputs * n_draws)
         parts = [function(batch) for _, batch in batches(self.rows, self.start, self.model, self.dtype, size)]
         return torch.cat(parts).cpu().numpy()
-
-
-def batches(rows, start, model, dtype, size=_ROWS_AT_ONCE):
-    """Rows in batches of one member each, with their places."""
-    for first in range(0, len(rows), size):
-        index = torch.arange(first, min(first + size, len(rows)))
-        part = rows.rows(index.numpy())
-        table = part.encoded(start, dtype)
-        base = None if start is None else base_of(start, part, model.n_components, dtype)[None]
-        observed = None if table.observed is None else table.observed[None]
-        w = torch.ones(1, len(index), dtype=dtype, device=rows.device)
-        x = Cells(table.x[None], observed)
-        yield index, MemberBatch(x, table.u[None], w, index[None].to(rows.device), base)
-
-
-def torch_dtype(array):
-    return torch.from_numpy(np.empty(0, array.dtype)).dtype
-
-
-def rows_at_once(cells_a_row):
-    return max(1, min(_ROWS_AT_ONCE, _CELLS // max(1, cells_a_row)))

@@ -13,13 +13,13 @@ from skvae._tensors import Noise, inference_device
 from skvae.elbo import kl_to_standard_normal
 from skvae.engines import gradient, schedules
 from skvae.estimators import _linear as linear
-from skvae.estimators._base import draw_seed
+from skvae.estimators._base import LikelihoodScoreMixin, draw_seed, mean_score
 from skvae.estimators._climbing import climb
 from skvae.estimators._columns import Columns
 from skvae.estimators._encoding import base_of, batches, rows_at_once
 from skvae.estimators._fits import Linear, Plain, Voted, moments_of, one_member
-from skvae.estimators._gradient import AnnealingMixin, ErrorWatcher
-from skvae.estimators._network_transformer import MANY_ROWS, NetworkTransformer, Work, mean_score
+from skvae.estimators._gradient import AnnealingMixin, ErrorWatcher, checked_sizes
+from skvae.estimators._network_transformer import NetworkTransformer, Work
 from skvae.estimators._principal import (
     HeldOut,
     Principal,
@@ -89,16 +89,17 @@ class AutoencoderTransformer(NetworkTransformer):
         L2 penalty: the coefficient of half the sum of squares of all weights, beside the mean squared error as a share
         of the columns' mean variance.
     learning_rate : float or "auto", default="auto"
-        Of Adam. "auto": 1e-3 up to 250 rows, 3e-3 above.
+        Of Adam. "auto": 1e-3 up to 250 rows, 3e-3 above; 1e-2 without hidden layers.
     learning_rate_schedule : {"cosine", "constant"}, default="cosine"
         Whether the rate falls to 2 % of its start along half a cosine over the fit, or stays.
     batch_size : int or "auto", default="auto"
         Rows a step. "auto": a fortieth of the rows, from 128 to 512.
     max_iter : int or "auto", default="auto"
-        Epochs. "auto": as many as make 2,000 steps, at least 10; with early stopping 4,000.
+        Epochs. "auto": as many as make 4,000 steps, at least 10; without early stopping 2,000, of fewer than 50 rows
+        200.
     early_stopping : bool or "auto", default="auto"
-        Whether rows that are held out decide when to stop and which parameters to keep. "auto": from 1,000 rows on,
-        or with `X_val`.
+        Whether rows that are held out decide when to stop and which parameters to keep; without, a network learns a
+        small table by heart. "auto": from 50 rows on, or with `X_val`.
     validation_fraction : float, default=0.1
         Share of the rows that are held out, inside (0, 1).
     n_iter_no_change : int, default=10
@@ -328,7 +329,7 @@ class AutoencoderTransformer(NetworkTransformer):
 
     def _votes(self, rows, held):
         if self.early_stopping == "auto":
-            return held is not None or len(rows) >= MANY_ROWS
+            return held is not None or len(rows) >= _FEW_ROWS
         return self.early_stopping and (held is not None or len(rows) > 1)
 
     def _split(self, rows, noise):
@@ -351,7 +352,7 @@ class AutoencoderTransformer(NetworkTransformer):
         return params | (column_ranges(rows) if self.denoising == "salt_and_pepper" else {})
 
     def _auto(self, n, votes):
-        return _autoencoder_defaults(n, votes)
+        return _autoencoder_defaults(n, votes, linear=not checked_sizes(self.hidden_layer_sizes))
 
     # ------------------------------------------------------------------------------------------------ what it leaves
     def _summary(self, prepared, settled):
@@ -455,7 +456,7 @@ def _minus_error(work, batch):
     return errors / batch.x.n_observed()[0].clamp(min=1)
 
 
-class VAETransformer(AnnealingMixin, NetworkTransformer):
+class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
     """Compress a table to a few latent dimensions by a variational autoencoder: non-linear factor analysis.
 
         z ~ N(0, I),   x | z ~ p(x | f(z)),   q(z | x) = N(mu(x), diag sigma^2(x))
@@ -924,25 +925,6 @@ class VAETransformer(AnnealingMixin, NetworkTransformer):
             log_prob = work.by_row(partial(_log_evidence, work, epsilon), epsilon.shape[1])
         return (log_prob + self._columns.log_jacobian(work.numbers)).astype(work.out)
 
-    def score(self, X, y=None, sample_weight=None):
-        """Mean log-likelihood of the rows.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            NaN where a cell is missing.
-        y : ignored
-            Present for scikit-learn's convention.
-        sample_weight : array-like of shape (n_samples,) or None, default=None
-            How often each row counts.
-
-        Returns
-        -------
-        score : float
-            Nats a row, as of `score_samples`.
-        """
-        return mean_score(self.score_samples(X), sample_weight)
-
     def elbo(self, X, inference=None):
         """Bound log p(x) of each row from below, at beta = 1.
 
@@ -1118,12 +1100,12 @@ def _defaults(n, votes):
     }
 
 
-def _autoencoder_defaults(n, votes):
+def _autoencoder_defaults(n, votes, linear):
     """What "auto" stands for."""
     batch_size = int(np.clip(n // 40, 128, 512))
-    steps = 4000 if votes else 2000
+    steps = 4000 if votes else 2000 if n >= _FEW_ROWS else 200
     return {
         "batch_size": batch_size,
-        "learning_rate": 1e-3 if n <= 250 else 3e-3,
+        "learning_rate": 1e-2 if linear else 1e-3 if n <= 250 else 3e-3,
         "max_iter": max(10, math.ceil(steps / math.ceil(n / batch_size))),
     }

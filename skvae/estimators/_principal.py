@@ -1,0 +1,133 @@
+"""Autoencoders and principal components: where a network starts from, and what a linear one comes to at once.
+
+Both are those of the columns with one scale for all. The components are found through probabilistic PCA, whose axes
+they share: it knows what to expect of cells that are missing. Its noise is kept below the variance of every axis, so
+that a code has its length back.
+"""
+
+import numpy as np
+import torch
+
+from skvae.estimators import _linear as linear
+from skvae.estimators._encoding import batches
+from skvae.estimators._fits import Settled, moments_of
+from skvae.models import factor_analysis as fa
+
+
+def principal_components(Z, weight, n_components):
+    """Probabilistic PCA along its axes, as the Params of factor analysis.
+
+    Parameters
+    ----------
+    Z : ndarray of shape (n_rows, n_columns)
+        NaN where a cell is missing.
+    weight : ndarray of shape (n_rows,)
+    n_components : int
+        Of more than there are columns, none is found.
+    """
+    n = min(n_components, Z.shape[1])
+    if np.isnan(Z).any():
+        found = linear.factor_analysis(Z, weight, n, tied=True)
+        mu, axes = found.mu, fa.axes_of(found)
+    else:
+        mean = np.average(Z, axis=0, weights=weight)
+        centred = (Z - mean) * np.sqrt(weight / weight.sum())[:, None]
+        mu, axes = torch.from_numpy(mean), fa.closed_form(torch.from_numpy(centred.T @ centred), n)
+    axes = axes._replace(noise=torch.minimum(axes.noise, 0.5 * axes.values.min()))
+    return fa.Params(mu, axes.loadings(), axes.noise.expand(Z.shape[1]))
+
+
+def coder(params):
+    """The linear maps to the codes of probabilistic PCA and back, as the principal components give it back.
+
+    Returns
+    -------
+    encoder : Tensor of shape (n_columns, n_components)
+        Of centred rows; codes have a variance of almost 1.
+    decoder : Tensor of shape (n_components, n_columns)
+    """
+    squared = params.W.square().sum(0)  # the axes are orthogonal
+    encoder = params.W / (squared + params.psi[0])
+    return encoder, ((squared + params.psi[0]) / squared * params.W).mT
+
+
+def principal_network(model, training, noise, found, dtype=torch.float32):
+    """A network that is these components: its layers' last weights are zero, and a linear path leads past them."""
+    params = model.init(noise.fold("init"), moments_of(training.columns))
+    into, back = coder(found)
+    spare = model.n_components - into.shape[1]
+    into = torch.nn.functional.pad(into, (0, spare, 0, model.encoder_sizes[0] - len(into)))
+    back = torch.nn.functional.pad(back, (0, 0, 0, spare))
+    last = model.last
+    for name in ("mean.0", f"decoder.{last}"):
+        params[f"{name}.weight"] = torch.zeros_like(params[f"{name}.weight"])
+    params["mean.skip.weight" if last else "mean.0.weight"] = into
+    params["decoder.skip.weight" if last else "decoder.0.weight"] = back
+    params["mean.0.bias"] = -(found.mu @ into[: len(found.mu)])
+    params[f"decoder.{last}.bias"] = found.mu
+    return {name: tensor.to(dtype) for name, tensor in params.items()}
+
+
+class Principal:
+    """A linear autoencoder of complete rows, which has nothing to climb.
+
+    Parameters
+    ----------
+    model : Autoencoder
+    training : Layout
+    noise : Noise
+    found : Params
+    """
+
+    task, goes_on = None, False
+
+    def __init__(self, model, training, noise, found):
+        self.model, self.training, self.noise, self.found = model, training, noise, found
+
+    def settled(self, outcome=None):
+        """The network that is these components."""
+        params = principal_network(self.model, self.training, self.noise, self.found, torch.float64)
+        members = {name: tensor[None].to(self.training.device) for name, tensor in params.items()}
+        error = mean_error(self.model, members, self.training, self.found, torch.float64)
+        return Settled(params, self.found, None, np.array([-error]), np.empty(0), 1, {})
+
+
+@torch.no_grad()
+def mean_error(model, params, rows, start, dtype=torch.float32):
+    """Mean over rows, by weight, of |x - f|^2 / D over what was observed of it."""
+    total = 0.0
+    for index, batch in batches(rows, start, model, dtype):
+        log_prob = model.log_prob(params, batch.x, model.encode(params, batch))[0].cpu().double().numpy()
+        total -= rows.weight[index.numpy()] @ log_prob
+    return total / rows.weight.sum()
+
+
+class HeldOut:
+    """Minus the mean squared error of the observed cells of rows that are held out, as a share of all columns.
+
+    Parameters
+    ----------
+    model : Autoencoder
+    rows : Layout
+    start : Params or None
+    share : float
+        Of the cells of the training rows that were observed: their errors are means over all cells.
+    """
+
+    def __init__(self, model, rows, start, share):
+        self.model, self.rows, self.start = model, rows, start
+        self.factor = share / max(observed_share(rows), 1 / rows.x.size)  # rows without any cell: an error of 0
+
+    def __call__(self, params):
+        return -mean_error(self.model, params, self.rows, self.start) * self.factor
+
+
+def observed_share(rows):
+    """Of the cells of rows, by weight."""
+    return 1.0 if rows.observed is None else float(np.average(rows.observed.mean(1), weights=rows.weight))
+
+
+def column_ranges(rows):
+    """The least and the greatest value of each column, as parameters that stay as they are."""
+    ends = {"low": np.fmin.reduce(rows.Z), "high": np.fmax.reduce(rows.Z)}
+    return {f"corruption.{name}": torch.from_numpy(np.nan_to_num(end)).float() for name, end in ends.items()}

@@ -1,0 +1,133 @@
+"""Autoencoder: the variational one with a point for a posterior, so that nothing is drawn and the KL term is dropped.
+
+    z = g_phi(x~),   minimise  |x - f_theta(z)|^2 / D
+
+x~ is x, or x corrupted afresh in every epoch: the network then learns to undo it (Vincent, Larochelle, Lajoie, Bengio
+and Manzagol, JMLR 11, 2010). A linear one finds the subspace of principal component analysis (Baldi and Hornik, Neural
+Networks 2, 1989). The code may be held to a mean activation by a penalty (Ng, *Sparse Autoencoder*, 2011).
+"""
+
+import torch
+
+from skvae.elbo import Bound, Penalised
+from skvae.models.vae import VAE
+from skvae.networks import Module, affine, hidden, init_mlp, layer
+
+_LEAST = 1e-12  # of a mean activation, whose logarithm is taken
+
+
+class SquaredError:
+    """-|x - f|^2 / D over the cells that were seen, in the place of a log-likelihood."""
+
+    def log_prob(self, x, f, own=None):
+        return -x.over_cells((x.value - f).square()) / f.shape[-1]
+
+    def log_base(self, x):
+        return torch.zeros_like(x.value[..., 0])
+
+    def mean(self, f, own=None):
+        return f
+
+    def init_bias(self, mean, share):
+        return mean.clone()
+
+    def init_own(self, mean, variance):
+        return {}
+
+
+class Autoencoder(VAE):
+    """The model of one architecture; parameters are passed in and returned.
+
+    Parameters
+    ----------
+    n_inputs, n_components, n_outputs, hidden_layer_sizes, activation, encoder, decoder
+        As of `VAE`; a module's output is the code itself.
+    corruption : {None, "gaussian", "masking", "salt_and_pepper"}, default=None
+    level : float, default=0.0
+        Standard deviation of the noise that is added, or share of the cells that are replaced.
+    sparsity : (float, float) or None, default=None
+        Mean activation rho that a unit of the code should have, and weight of the penalty. The code is then logistic.
+    """
+
+    adds_to_base = False
+
+    def __init__(
+        self,
+        n_inputs,
+        n_components,
+        n_outputs,
+        hidden_layer_sizes,
+        activation,
+        *,
+        corruption=None,
+        level=0.0,
+        sparsity=None,
+        encoder=None,
+        decoder=None,
+    ):
+        sizes = (n_inputs, n_components, n_outputs, hidden_layer_sizes, activation)
+        super().__init__(*sizes, SquaredError(), decoder=decoder)
+        self.own_encoder = None if encoder is None else Module("encoder", encoder, n_inputs, n_components)
+        self.corruption, self.level, self.sparsity = corruption, level, sparsity
+        # further dimensions of a logistic code would not stay at zero: those of other models cannot climb with it
+        self.climbs_with = n_components if sparsity else None
+
+    def _init_encoder(self, noise):
+        if self.own_encoder:
+            return self.own_encoder.init(noise)
+        sizes = self.encoder_sizes
+        return init_mlp("encoder", sizes, noise) | init_mlp("mean", (sizes[-1], self.n_components), noise)
+
+    def bound(self, params, batch, noise):
+        """Minus the squared error of each row by what its corrupted cells tell, and the penalty if there is one."""
+        z = self.encode(params, batch._replace(u=self.corrupted(params, batch, noise)))
+        log_prob = self.log_prob(params, batch.x, z)
+        no_kl = z.new_zeros(*log_prob.shape, 0)
+        if self.sparsity is None:
+            return Bound(log_prob, no_kl)
+        return Penalised(log_prob, no_kl, penalty(z, batch.w, *self.sparsity))
+
+    def encode(self, params, batch):
+        """The code, (M, B, K)."""
+        if self.own_encoder:
+            z = self.own_encoder(params, batch.u)
+        else:
+            h = hidden(params, "encoder", batch.u, range(len(self.encoder_sizes) - 1), self.activation)
+            z = affine(h, *layer(params, "mean", 0))
+            if "mean.skip.weight" in params:
+                skip = params["mean.skip.weight"]
+                z = z + batch.u.expand(len(skip), -1, -1) @ skip
+        return z.sigmoid() if self.sparsity else z
+
+    def corrupted(self, params, batch, noise):
+        """What the encoder reads in training: the observed cells corrupted by noise that is the row's own.
+
+        What follows the cells, which of them were seen, stays as it is.
+        """
+        if self.corruption is None:
+            return batch.u
+        cells, rest = batch.u.split([self.n_outputs, batch.u.shape[-1] - self.n_outputs], -1)
+        chance = noise.fold("corruption").uniform(batch.row, self.n_outputs, cells.dtype)
+        changed = self._changed(params, cells, chance)
+        if batch.x.observed is not None:
+            changed = torch.where(batch.x.observed > 0, changed, cells)
+        rest = rest.expand(len(changed), -1, -1)
+        return torch.cat([changed, rest], -1) if rest.shape[-1] else changed
+
+    def _changed(self, params, cells, chance):
+        """Cells by a chance that is uniform on (0, 1)."""
+        if self.corruption == "gaussian":  # normal noise would be that of latent dimensions, of which some may be idle
+            return cells + self.level * torch.special.ndtri(chance)
+        if self.corruption == "masking":
+            return torch.where(chance < self.level, 0.0, cells)
+        low, high = (params[f"corruption.{end}"].detach()[..., None, :] for end in ("low", "high"))
+        salted = torch.where(chance < 0.5 * self.level, high, low)
+        return torch.where(chance < self.level, salted, cells)
+
+
+def penalty(z, w, rho, weight):
+    """weight * sum_k KL(rho || mean activation of unit k), over the rows of a batch by their weights; (M, 1)."""
+    w = w[..., None] / w.sum(-1)[..., None, None]
+    mean = (w * z).sum(-2).clamp(min=_LEAST, max=1 - 1e-6)
+    kl = rho * (rho / mean).log() + (1 - rho) * ((1 - rho) / (1 - mean)).log()
+    return weight * kl.sum(-1, keepdim=True)
