@@ -123,19 +123,18 @@ class EpochWatcher(FitWatcher):
         return self.attributes(_copies(report.params))
 
     def line(self, report):
-        score = "" if report.validation_score is None else f"  validation score {report.validation_score:.4f}"
-        return (
-            f"epoch {report.number + 1}/{self.max_iter}"
-            f"  bound {report.lower_bound:.4g} nats a row (KL {report.kl:.3g}){score}"
-        )
+        score = "" if report.validation_score is None else f"  validation score {np.max(report.validation_score):.4f}"
+        bound, kl = np.mean(report.lower_bound), np.mean(report.kl)  # over the copies, where there are several
+        return f"epoch {report.number + 1}/{self.max_iter}  bound {bound:.4g} nats a row (KL {kl:.3g}){score}"
 
 
 class ErrorWatcher(EpochWatcher):
     """The same where the bound is minus a mean squared error, as a share of the variance."""
 
     def line(self, report):
-        score = "" if report.validation_score is None else f"  of rows held out {-report.validation_score:.4f}"
-        return f"epoch {report.number + 1}/{self.max_iter}  unexplained variance {-report.lower_bound:.4g}{score}"
+        score = "" if report.validation_score is None else f"  of rows held out {-np.max(report.validation_score):.4f}"
+        error = -np.mean(report.lower_bound)
+        return f"epoch {report.number + 1}/{self.max_iter}  unexplained variance {error:.4g}{score}"
 
 
 def _copies(params):

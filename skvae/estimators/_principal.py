@@ -13,6 +13,8 @@ from skvae.estimators._encoding import batches
 from skvae.estimators._fits import Settled, moments_of
 from skvae.models import factor_analysis as fa
 
+_NEXT_TO_NOTHING = 0.01  # of their usual size: the weights of the decoder's last layer
+
 
 def principal_components(Z, weight, n_components):
     """Probabilistic PCA along its axes, as the Params of factor analysis.
@@ -52,15 +54,18 @@ def coder(params):
 
 
 def principal_network(model, training, noise, found, dtype=torch.float32):
-    """A network that is these components: its layers' last weights are zero, and a linear path leads past them."""
+    """A network that is these components, by a linear path past its layers, which add next to nothing.
+
+    Not nothing: no gradient would reach the encoder, and an optimiser that divides by its size would follow rounding.
+    """
     params = model.init(noise.fold("init"), moments_of(training.columns))
     into, back = coder(found)
     spare = model.n_components - into.shape[1]
     into = torch.nn.functional.pad(into, (0, spare, 0, model.encoder_sizes[0] - len(into)))
     back = torch.nn.functional.pad(back, (0, 0, 0, spare))
     last = model.last
-    for name in ("mean.0", f"decoder.{last}"):
-        params[f"{name}.weight"] = torch.zeros_like(params[f"{name}.weight"])
+    params["mean.0.weight"] = torch.zeros_like(params["mean.0.weight"])
+    params[f"decoder.{last}.weight"] = _NEXT_TO_NOTHING * params[f"decoder.{last}.weight"]
     params["mean.skip.weight" if last else "mean.0.weight"] = into
     params["decoder.skip.weight" if last else "decoder.0.weight"] = back
     params["mean.0.bias"] = -(found.mu @ into[: len(found.mu)])

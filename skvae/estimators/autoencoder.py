@@ -67,7 +67,7 @@ class AutoencoderTransformer(NetworkTransformer):
     activation : {"identity", "logistic", "tanh", "relu", "silu"}, default="tanh"
         Of the hidden layers.
     init : {"pca", "random"}, default="pca"
-        "pca": linear paths lead past the hidden layers and begin as PCA, to which the layers add nothing at first. A
+        "pca": linear paths lead past the hidden layers and begin as PCA, to which the layers add next to nothing. A
         linear autoencoder of complete rows that has no corruption and no `weight_decay` is then PCA exactly, with no
         epochs. "random": the layers alone, from random weights; so it is in any case with `sparsity`, or with a module
         of your own.
