@@ -333,7 +333,9 @@ class Columns:
     def _refuse_impossible(self, numbers):
         for block in self.blocks:
             if block.kind == "bernoulli":
-                x = numbers[:, block.columns]
+                x = numbers[:, _index(block.columns)]
+                if x.min() >= 0 and x.max() <= 1:  # neither where a cell is missing: then cell by cell
+                    continue
                 self._refuse_values(
                     x, (x < 0) | (x > 1), "with likelihood 'bernoulli' expects values in [0, 1]", "binarise", block
                 )
