@@ -85,7 +85,7 @@ class Plain:
         """The network as the outcome left it."""
         params = {name: tensor[0] for name, tensor in outcome.params.items()}
         bounds, scores = outcome.lower_bounds[:, 0], outcome.validation_scores
-        moments = outcome.moments
+        moments = {name: tensor if tensor.dim() == 0 else tensor[0] for name, tensor in outcome.moments.items()}
         return Settled(params, self.start, None, bounds, scores, outcome.n_iter, moments)
 
 

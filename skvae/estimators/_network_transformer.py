@@ -22,6 +22,7 @@ from skvae._tensors import (
     inference_device,
     placed,
     resolve_device,
+    to_device,
     to_numpy,
     to_read,
 )
@@ -167,14 +168,15 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
             )
         model = self._build(rows.columns, architecture)
         params = one_member(self._params_to_go_on(model, rows.device))
-        moments = one_member(to_read(self._moments, rows.device, torch.float32)) if self._moments else None
+        moments = to_device(self._moments, rows.device)  # the count of steps has no axis of members
+        moments = {name: tensor if tensor.dim() == 0 else tensor[None] for name, tensor in moments.items()} or None
         return Plain(
             model, rows, noise, self._plan(len(rows), one_pass=one_pass), params, self._start_params(), moments
         )
 
     def _params_to_go_on(self, model, device):
         """The fitted parameters, as tensors to move."""
-        return to_read(self.parameters_, device, torch.float32)
+        return to_device(self.parameters_, device)  # copies: an ascent moves what it is given
 
     def _plan(self, n, *, votes=False, one_pass=False):
         auto = self._auto(n, votes)
