@@ -110,6 +110,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
         """
         with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
             prepared = self._prepare(X, sample_weight, one_pass=True)
+            prepared.fit.goes_on = True  # the first pass too leaves its moments to the next
             (outcome,) = climb([prepared.task])
             return self._set(**self._attributes(prepared, prepared.fit.settled(outcome)))
 

@@ -1012,6 +1012,10 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
             offset = torch.from_numpy(q - base).to(work.dtype)
             params = {"row.mean": offset[None, ..., 0], "row.log_variance": offset[None, ..., 1]}
         fit = Plain(model, work.rows, Noise(0), _svi_plan(len(work.rows)), params, work.start, dtype=work.dtype)
+        stream = (
+            fit.task.stream
+        )  # a sum over the rows, not their mean: no row's steps depend on how many others there are
+        fit.task.stream = stream._replace(weight=stream.weight * len(work.rows))
         (outcome,) = climb([fit.task])
         return Work(model, work.params | outcome.params, work.rows, work.start, work.dtype, work.numbers)
 
