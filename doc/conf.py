@@ -54,7 +54,8 @@ html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False}
 
 def skip_inherited_from_sklearn(app, what, name, obj, skip, options):
     """Leave out what scikit-learn adds to every estimator: its docstrings refer to pages of its own guide."""
-    foreign = callable(obj) and not (getattr(obj, "__module__", None) or "").startswith("skvae")
+    source = obj.fget if isinstance(obj, property) else obj
+    foreign = callable(source) and not (getattr(source, "__module__", None) or "").startswith("skvae")
     return True if skip or foreign else None
 
 
