@@ -51,7 +51,7 @@ _SVI_RATE = 0.05
 class AutoencoderTransformer(NetworkTransformer):
     """Compress a table to a few dimensions by an autoencoder: non-linear principal component analysis.
 
-        minimise  mean |x - f(g(x))|^2
+        minimise  mean (x - f(g(x)))^2
 
     A network g computes a code of `n_components` numbers from a row, another gives the row back. Without hidden layers
     they are principal component analysis (PCA); with them, the fit begins as it and bends. Rows may be corrupted in
