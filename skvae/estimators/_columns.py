@@ -234,8 +234,6 @@ class Columns:
 
     def _set_feature_scales(self, numbers, seen, weight):
         self.shift, self.spread = np.zeros(self.width), np.ones(self.width)
-        for block in self._of_kind("bernoulli"):
-            self.shift[block.span] = self.moments.mean[block.span]
         for block in self._of_kind(*_COUNTS):
             some = _index(block.columns)
             logs = np.log1p(numbers[:, some], dtype=np.float64)
@@ -363,12 +361,15 @@ class Columns:
         Returns
         -------
         x : ndarray of shape (n_samples, width)
-            Of the dtype of `numbers`; zero where a cell is missing.
+            Of the dtype of `numbers`, and `numbers` itself, not a copy, where nothing changes; zero where a cell is
+            missing.
         observed : bool ndarray of shape (n_samples, width) or None
             None where every cell was observed. A missing categorical cell misses in all columns of its levels.
         """
         missing = np.isnan(numbers)
         some = bool(missing.any())
+        if not some and len(self.blocks) == 1 and self.blocks[0].kind not in ("gaussian", "categorical"):
+            return numbers, None
         x = np.zeros((len(numbers), self.width), dtype=numbers.dtype)
         for block in self.blocks:
             if _nominal(block.kind):
@@ -401,15 +402,14 @@ class Columns:
         Returns
         -------
         features : ndarray of shape (n_samples, width)
-            Zero where a cell is missing. Binary columns less their mean, and counts as log(1 + count), standardised;
-            both as of the fit. The others as they are. x itself where nothing changes.
+            Zero where a cell is missing. Counts as log(1 + count), standardised as of the fit, the others as they are.
+            x itself where nothing changes.
         """
-        changing = self._of_kind("bernoulli", *_COUNTS)
+        changing = self._of_kind(*_COUNTS)
         features = x.copy() if changing else x
         for block in changing:
             part = features[:, block.span]
-            if block.kind in _COUNTS:
-                np.log1p(part, out=part)
+            np.log1p(part, out=part)
             part -= self.shift[block.span].astype(x.dtype)
             part /= self.spread[block.span].astype(x.dtype)
             if observed is not None:
