@@ -37,6 +37,9 @@ def factor_analysis(Z, weight, n_components, *, tied=False, floor=None, start=No
     """
     Z, weight = Z[weight > 0], weight[weight > 0]
     mean, variance = _column_moments(Z, weight)
+    with np.errstate(all="ignore"):  # a column may be missing throughout
+        constant = ~(np.fmax.reduce(Z, axis=0) > np.fmin.reduce(Z, axis=0))
+    variance = np.where(constant, 0.0, variance)  # without what rounding of the mean leaves
     model = fa.FactorAnalysis(min(n_components, Z.shape[1]), torch.from_numpy(variance), tied, floor)
     table = Table(Z, _CPU, _FLOAT, weight=weight)
     complete = table.patterns is None
@@ -45,12 +48,19 @@ def factor_analysis(Z, weight, n_components, *, tied=False, floor=None, start=No
     if start is None:
         start = model.init(mu, Noise(0))
     else:
-        start = start._replace(mu=mu if complete else start.mu, psi=start.psi.maximum(model.floor))
+        still = torch.from_numpy(constant)
+        start = _adapted(start, mu if complete else start.mu, mu if complete else origin, model.floor, still)
     batches = [_moments(Z, weight, mean)] if complete else _batches(table, model.n_components)
     total = float(weight.sum())
     plan = em.Plan(1000, lambda step: step.gain * total < _TOL, total, accelerate=True)
     found = em.ascend(model, batches, [start], plan=plan).params
     return fa.principal(found._replace(mu=origin + found.mu) if complete else found)
+
+
+def _adapted(start, mu, mean, floor, constant):
+    """A start from other rows: what is constant here has no loadings, which its tiny noise would make infinite."""
+    W = torch.where(constant[:, None], 0.0, start.W)
+    return fa.Params(torch.where(constant, mean, mu), W, torch.where(constant, floor, start.psi.maximum(floor)))
 
 
 def _batches(table, n_components):
