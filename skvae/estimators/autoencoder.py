@@ -940,12 +940,12 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         -------
         bound : ndarray of shape (n_samples,)
             Nats. The KL term is exact, and so is the expected log-likelihood where the decoder is linear; else it is a
-            mean over 32 draws of z that are the same for every row and every call.
+            mean over at least 32 balanced draws of z that are the same for every row and every call.
         """
         if inference not in (None, "amortized", "svi"):
             raise ValueError(f"inference must be None, 'amortized' or 'svi', but it is {inference!r}.")
         work = self._inferred(X, inference)
-        epsilon = self._draws(_ELBO_DRAWS, work)
+        epsilon = _balanced(self._draws(max(_ELBO_DRAWS // 2, work.model.n_components), work))
         bound = work.by_row(partial(_expected_bound, work, epsilon), epsilon.shape[1])
         return (bound + self._columns.log_jacobian(work.numbers)).astype(work.out)
 
@@ -1067,6 +1067,16 @@ def _expected_cells(work, epsilon, batch):
     share = model.log_weights(params, batch, epsilon).softmax(1)
     means = model.likelihood.mean(model.decode(params, z), own(params))
     return (share[..., None] * means).sum(1)[0]
+
+
+def _balanced(epsilon):
+    """Twice as many draws, (1, 2 S, 1, K), with mean 0 and covariance I to rounding; S at least K.
+
+    An expectation over them is exact for functions of second degree, such as the log-likelihood of a linear decoder.
+    """
+    q, _ = torch.linalg.qr(epsilon[0, :, 0])
+    draws = q * math.sqrt(len(q))
+    return torch.cat([draws, -draws])[None, :, None]
 
 
 def _noise_variance(columns, likelihood, own_parameters):
