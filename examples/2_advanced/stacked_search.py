@@ -35,7 +35,7 @@ args = parser.parse_args()
 # How many dimensions, and how much weight decay? Held-out log p(x) of 178 wines, in nats, says. Every network is
 # trained to the end, without early stopping. Times are of the processor: other work on the machine does not count.
 X = load_wine().data
-vae = VAETransformer(early_stopping=False, max_iter=30 if FAST else 100, random_state=0)
+vae = VAETransformer(early_stopping=False, max_iter=30 if FAST else 60, random_state=0)
 grid = {
     "n_components": [1, 2, 3] if FAST else [1, 2, 3, 4],
     "weight_decay": [0.0, 0.1] if FAST else [0.0, 0.1, 1.0],
