@@ -67,6 +67,21 @@ def test_more_components_than_columns_give_the_rows_back(wine):
     np.testing.assert_allclose(model.reconstruct(wine[:, :3]), wine[:, :3], atol=1e-6)
 
 
+@pytest.mark.parametrize("missing", [False, True])
+def test_dimensions_beyond_the_rank_of_the_table_are_spare(missing):
+    """A row off the plane of the training rows must not be multiplied by what rounding left across it."""
+    rng = np.random.default_rng(0)
+    T = rng.normal(size=(120, 4))
+    T = np.c_[T, T.sum(1)]
+    new = T[100:] + [0, 0, 0, 0, 0.01] * rng.normal(size=(20, 5))
+    if missing:
+        T[::7, 1] = new[::5, 1] = np.nan
+    for parameters, least in ((LINEAR, -1e-4), ({"hidden_layer_sizes": (8,), "max_iter": 10}, -0.05)):
+        model = AutoencoderTransformer(5, **parameters, random_state=0).fit(T[:100])
+        assert np.abs(model.transform(new)).max() < 6
+        assert model.score(new) > least
+
+
 def test_a_linear_network_from_random_weights_climbs_to_pca(wine):
     model = AutoencoderTransformer(3, **LINEAR, init="random", early_stopping=False, max_iter=150, random_state=0)
     model.set_params(learning_rate=0.03).fit(wine)

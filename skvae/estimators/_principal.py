@@ -14,6 +14,8 @@ from skvae.estimators._fits import Settled, moments_of
 from skvae.models import factor_analysis as fa
 
 _NEXT_TO_NOTHING = 0.01  # of their usual size: the weights of the decoder's last layer
+# Share of the longest axis' variance below which one is rounding: codes of unit variance would multiply it.
+_ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-6}
 
 
 def principal_components(Z, weight, n_components):
@@ -25,7 +27,7 @@ def principal_components(Z, weight, n_components):
         NaN where a cell is missing.
     weight : ndarray of shape (n_rows,)
     n_components : int
-        Of more than there are columns, none is found.
+        Of more than the rank of the table, none is found.
     """
     n = min(n_components, Z.shape[1])
     if np.isnan(Z).any():
@@ -35,8 +37,15 @@ def principal_components(Z, weight, n_components):
         mean = np.average(Z, axis=0, weights=weight)
         centred = (Z - mean) * np.sqrt(weight / weight.sum())[:, None]
         mu, axes = torch.from_numpy(mean), fa.closed_form(torch.from_numpy(centred.T @ centred), n)
+    told_apart = _told_apart(axes.values, torch.float64)
+    axes = axes._replace(axes=axes.axes[:, told_apart], values=axes.values[told_apart])
     axes = axes._replace(noise=torch.minimum(axes.noise, 0.5 * axes.values.min()))
     return fa.Params(mu, axes.loadings(), axes.noise.expand(Z.shape[1]))
+
+
+def _told_apart(values, dtype):
+    """Which axes are more than rounding, by the variance along them."""
+    return values >= _ROUNDING[dtype] * values.max()
 
 
 def coder(params):
@@ -56,10 +65,12 @@ def coder(params):
 def principal_network(model, training, noise, found, dtype=torch.float32):
     """A network that is these components, by a linear path past its layers, which add next to nothing.
 
+    Those that its numbers cannot tell from rounding are spare dimensions, as are those beyond the rank of the table.
+
     Not nothing: no gradient would reach the encoder, and an optimiser that divides by its size would follow rounding.
     """
     params = model.init(noise.fold("init"), moments_of(training.columns))
-    into, back = coder(found)
+    into, back = coder(found._replace(W=found.W[:, _told_apart(found.W.square().sum(0), dtype)]))
     spare = model.n_components - into.shape[1]
     into = torch.nn.functional.pad(into, (0, spare, 0, model.encoder_sizes[0] - len(into)))
     back = torch.nn.functional.pad(back, (0, 0, 0, spare))
