@@ -280,6 +280,21 @@ def test_held_out_rows_decide(wine):
     assert AutoencoderTransformer(2, early_stopping=False, **SHORT).fit(wine).validation_scores_.size == 0
 
 
+@pytest.mark.parametrize("learning_rate", [0.1, 1e6])
+def test_pca_is_kept_where_no_epoch_improves_on_it(learning_rate):
+    """The truth is linear, and the steps are too long: the rows held out have a vote on the start too."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(120, 2)) @ rng.normal(size=(2, 6)) + 0.3 * rng.normal(size=(120, 6))
+    pca, _ = pca_error(X[:90], 2)
+    error = np.mean((X[90:] - pca.inverse_transform(pca.transform(X[90:]))) ** 2)
+    model = AutoencoderTransformer(2, learning_rate=learning_rate, max_iter=60, random_state=0)
+    model.set_params(warm_start=True).fit(X[:90], X_val=X[90:])
+    assert model.score(X[90:]) == pytest.approx(-error, rel=1e-2)
+    assert model.score(X[90:]) > model.validation_scores_.max()
+    model.set_params(learning_rate=1e-9, max_iter=1).fit(X[:90])  # and goes on from there, without their momentum
+    assert model.score(X[90:]) == pytest.approx(-error, rel=1e-2)
+
+
 def test_partial_fit_and_warm_start_go_on(wine):
     model = AutoencoderTransformer(2, hidden_layer_sizes=(8,), random_state=0)
     for _ in range(3):

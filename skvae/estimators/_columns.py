@@ -150,7 +150,9 @@ class Columns:
         _check_noise(noise, who)
         kinds = _kinds(table, likelihood, names, who)
         levels = {
-            j: _levels(*_cells(table, j), _label(names, j)) for j, (kind, _) in enumerate(kinds) if _nominal(kind)
+            j: _declared(table, j) or _levels(*_cells(table, j), _label(names, j))
+            for j, (kind, _) in enumerate(kinds)
+            if _nominal(kind)
         }
         truths = {j for j in range(table.shape[1]) if j not in levels and _all_truths(table, j)}
         template = table.iloc[:0].reset_index(drop=True) if _is_frame(table) else None
@@ -316,8 +318,8 @@ class Columns:
             if isinstance(value, str | bytes):
                 raise ValueError(
                     f"a {self._kind(j)} column holds numbers, but {_place(row, _label(self.names, j))} = {value!r} is "
-                    "a string; convert the column to numbers, or make its likelihood 'categorical' by a list of "
-                    "(likelihood, columns) or by likelihood='auto'."
+                    "a string; convert the column to numbers, for example by OneHotEncoder, or let VAETransformer "
+                    "read it as 'categorical', by a list of (likelihood, columns) or by likelihood='auto'."
                 )
             try:
                 numbers[row] = value
@@ -415,6 +417,25 @@ class Columns:
             if observed is not None:
                 part[~observed[:, block.span]] = 0
         return features
+
+    def refuse_awakened(self, numbers):
+        """Complain of columns that were constant when these columns were measured, and are no longer."""
+        for j, value in self.constants.items():
+            away = np.flatnonzero(np.abs(numbers[:, j].astype(np.float64) - value) > 1e-6 * max(1.0, abs(value)))
+            if len(away):
+                raise ValueError(
+                    f"{self.who} left out column {_label(self.names, j)!r}, which was constant ({value:g}) in its "
+                    f"first rows, but X[{away[0]}] has {numbers[away[0], j]:g} there; begin anew with rows in which it "
+                    "varies."
+                )
+
+    def resembling(self, X, values):
+        """Values of the table as X was given: of a frame one with its index and names."""
+        if not _is_frame(X):
+            return values
+        if self.all_numbers:
+            return type(X)(values, index=X.index, columns=X.columns)
+        return values.set_axis(X.index, axis=0)
 
     def log_jacobian(self, numbers):
         """What turns the model's log-density into nats of the data as given.
@@ -755,6 +776,12 @@ def _all_truths(table, j):
         return dtype.kind == "b"
     values, missing = _cells(table, j)
     return not missing.all() and all(isinstance(value, bool | np.bool) for value in values[~missing])
+
+
+def _declared(table, j):
+    """The levels that a frame declares for a column of categories, observed or not."""
+    dtype = table.dtypes.iloc[j] if _is_frame(table) else None
+    return [_plain(value) for value in getattr(dtype, "categories", ())]
 
 
 def _levels(values, missing, label):

@@ -59,7 +59,7 @@ class Plain:
     params : dict of Tensor or None
         To go on from, as `start` and `moments`; None: random weights.
     vote : callable or None, default=None
-        Parameters -> score of rows that are held out; the best are kept.
+        Parameters -> score of rows that are held out; the best are kept, be they those of the beginning.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class Plain:
         base = base_for(model, start, training, dtype)
         stream = Stream(table, noise, 1, weight, base)
         params = {name: tensor.to(training.device) for name, tensor in params.items()}
+        self.beginning = None if vote is None else _Beginning(params, vote)
         self.task = Task(model, params, stream, plan, mean_log_base(model, table, weight), vote, moments)
 
     def snapshot(self, params):
@@ -82,11 +83,25 @@ class Plain:
         return _passing({name: tensor[0] for name, tensor in params.items()}, self.start)
 
     def settled(self, outcome):
-        """The network as the outcome left it."""
-        params = {name: tensor[0] for name, tensor in outcome.params.items()}
+        """The network as the outcome left it, or as it began if no vote was higher."""
+        params, moments = outcome.params, outcome.moments
+        if self.beginning is not None and not self.beginning.beaten_by(outcome):
+            params, moments = self.beginning.params, {}
+        params = {name: tensor[0] for name, tensor in params.items()}
         bounds, scores = outcome.lower_bounds[:, 0], outcome.validation_scores
-        moments = {name: tensor if tensor.dim() == 0 else tensor[0] for name, tensor in outcome.moments.items()}
+        moments = {name: tensor if tensor.dim() == 0 else tensor[0] for name, tensor in moments.items()}
         return Settled(params, self.start, None, bounds, scores, outcome.n_iter, moments)
+
+
+class _Beginning:
+    """Where an ascent starts, and the vote on it: the engine asks only about what its epochs come to."""
+
+    def __init__(self, params, vote):
+        self.params = {name: tensor.clone() for name, tensor in params.items()}  # the ascent moves its own
+        self.score = vote(params)
+
+    def beaten_by(self, outcome):
+        return outcome.best >= 0 and outcome.validation_scores[outcome.best] > self.score
 
 
 def _passing(params, start):

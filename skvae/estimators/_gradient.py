@@ -123,18 +123,37 @@ class EpochWatcher(FitWatcher):
         return self.attributes(_copies(report.params))
 
     def line(self, report):
-        score = "" if report.validation_score is None else f"  validation score {np.max(report.validation_score):.4f}"
-        bound, kl = np.mean(report.lower_bound), np.mean(report.kl)  # over the copies, where there are several
-        return f"epoch {report.number + 1}/{self.max_iter}  bound {bound:.4g} nats a row (KL {kl:.3g}){score}"
+        score = "" if report.validation_score is None else f"  validation score {report.validation_score:.4f}"
+        return (
+            f"epoch {report.number + 1}/{self.max_iter}"
+            f"  bound {report.lower_bound:.4g} nats a row (KL {report.kl:.3g}){score}"
+        )
 
 
-class ErrorWatcher(EpochWatcher):
-    """The same where the bound is minus a mean squared error, as a share of the variance."""
+class NetworkWatcher(EpochWatcher):
+    """The same for members that learn in units of their own, which `in_units` turns into those of the data."""
+
+    def __init__(self, estimator, X, y, max_iter, attributes, in_units):
+        super().__init__(estimator, X, y, max_iter, attributes)
+        self.in_units = in_units
 
     def line(self, report):
-        score = "" if report.validation_score is None else f"  of rows held out {-np.max(report.validation_score):.4f}"
-        error = -np.mean(report.lower_bound)
-        return f"epoch {report.number + 1}/{self.max_iter}  unexplained variance {error:.4g}{score}"
+        vote = "" if report.validation_score is None else f"  vote {np.max(report.validation_score):.4f}"
+        bound, kl = self.in_units(np.mean(report.lower_bound)), np.mean(report.kl)  # over the copies
+        return f"epoch {report.number + 1}/{self.max_iter}  bound {bound:.4g} nats a row (KL {kl:.3g}){vote}"
+
+
+class ErrorWatcher(NetworkWatcher):
+    """The same where the bound is minus a mean squared error."""
+
+    def line(self, report):
+        score = (
+            "" if report.validation_score is None else f"  of rows held out {-self._mean(report.validation_score):.4g}"
+        )
+        return f"epoch {report.number + 1}/{self.max_iter}  squared error {-self._mean(report.lower_bound):.4g}{score}"
+
+    def _mean(self, value):
+        return float(self.in_units(np.mean(value)))
 
 
 def _copies(params):

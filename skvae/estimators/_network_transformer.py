@@ -32,7 +32,7 @@ from skvae.estimators._climbing import climb
 from skvae.estimators._em import weigh
 from skvae.estimators._encoding import Layout, batches, rows_at_once, torch_dtype
 from skvae.estimators._fits import Plain, one_member
-from skvae.estimators._gradient import EpochWatcher, checked_sizes
+from skvae.estimators._gradient import NetworkWatcher, checked_sizes
 from skvae.models import factor_analysis as fa
 
 MANY_ROWS = 1000  # from here on rows can be spared to judge a network by
@@ -49,7 +49,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
     warm_start, device, random_state and verbose.
     """
 
-    _watcher = EpochWatcher
+    _watcher = NetworkWatcher
 
     # ---------------------------------------------------------------------------------------------------------- fitting
     @fit_context(prefer_skip_nested_validation=True)
@@ -84,7 +84,8 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
             prepared = self._prepare(X, sample_weight, X_val)
             if prepared.task is None:
                 return self._set(**self._attributes(prepared, prepared.fit.settled()))
-            with self._watcher(self, X, y, prepared.task.plan.max_iter, partial(self._snapshot, prepared)) as watcher:
+            snapshot = partial(self._snapshot, prepared)
+            with self._watcher(self, X, y, prepared.task.plan.max_iter, snapshot, prepared.in_units) as watcher:
                 (outcome,) = climb([prepared.task], watcher)
             return self._set(**self._attributes(prepared, prepared.fit.settled(outcome)))
 
@@ -141,10 +142,18 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
     def _read(self, X, goes_on):
         """X as numbers, and what is known of its columns."""
         columns = self._columns if goes_on else self._columns_of(X)
-        return self._numbers(columns, X, reset=not goes_on), columns
+        numbers = self._numbers(columns, X, reset=not goes_on)
+        if goes_on:
+            columns.refuse_awakened(numbers)
+        return numbers, columns
 
     def _held_out(self, rows, X_val):
         """Rows to judge by."""
+        if not self.early_stopping or getattr(self, "inference", "amortized") == "svi":
+            raise ValueError(
+                "X_val decides when to stop, but early_stopping=False and inference='svi' never ask; leave X_val out, "
+                "or use early_stopping=True."
+            )
         x, observed = rows.columns.encode(self._numbers(rows.columns, X_val, reset=False))
         return Layout(rows.columns, x, observed, np.ones(len(x)), rows.device, rows.with_mask)
 
@@ -155,6 +164,8 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
             "n_components": int(self.n_components),
             "hidden_layer_sizes": checked_sizes(self.hidden_layer_sizes),
             "activation": self.activation,
+            "encoder": self.encoder,
+            "decoder": self.decoder,
             "with_mask": with_mask,
         }
 
@@ -172,15 +183,21 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
         moments = to_device(self._moments, rows.device)  # the count of steps has no axis of members
         moments = {name: tensor if tensor.dim() == 0 else tensor[None] for name, tensor in moments.items()} or None
         return Plain(
-            model, rows, noise, self._plan(len(rows), one_pass=one_pass), params, self._start_params(), moments
+            model,
+            rows,
+            noise,
+            self._plan(len(rows), one_pass=one_pass, begins_linear=self._start is not None),
+            params,
+            self._start_params(),
+            moments,
         )
 
     def _params_to_go_on(self, model, device):
         """The fitted parameters, as tensors to move."""
         return to_device(self.parameters_, device)  # copies: an ascent moves what it is given
 
-    def _plan(self, n, *, votes=False, one_pass=False):
-        auto = self._auto(n, votes)
+    def _plan(self, n, *, votes=False, one_pass=False, begins_linear=False):
+        auto = self._auto(n, votes, begins_linear or one_pass)
         chosen = {name: value if getattr(self, name) == "auto" else getattr(self, name) for name, value in auto.items()}
         chosen["batch_size"] = min(chosen["batch_size"], n)
         n_batches = math.ceil(n / chosen["batch_size"])
@@ -275,9 +292,9 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
         Returns
         -------
         X_reconstructed : {ndarray, DataFrame} of shape (n_samples, n_features)
-            As of `inverse_transform`.
+            As of `inverse_transform`; of a DataFrame one with its index and names.
         """
-        return self.inverse_transform(self.transform(X))
+        return self._columns.resembling(X, self.inverse_transform(self.transform(X)))
 
     # -------------------------------------------------------------------------------------------- what prediction needs
     def _check_X(self, X):

@@ -1,9 +1,9 @@
 """How a network earns its place beside factor analysis: copies that each miss some rows vote on them.
 
 Every start is trained as copies in lockstep. A copy judges the rows that it has not seen: by how much does its log p(x)
-exceed that of factor analysis without the same rows? The step of the start whose mean gain less two standard errors is
-highest wins; that must exceed 0.02 nats a row, or factor analysis stays. The first copy misses nothing where there are
-few rows, and needs no refit.
+exceed that of factor analysis without the same rows? The step of the start whose mean gain less one standard error is
+highest wins; less two, it must exceed 0.02 nats a row, or factor analysis stays. The first copy misses nothing where
+there are few rows, and needs no refit.
 """
 
 import math
@@ -15,7 +15,7 @@ import torch
 from skvae._members import MemberBatch
 from skvae._tensors import Cells, Noise
 
-_STANDARD_ERRORS = 2.0
+_TO_CHOOSE, _TO_KEEP = 1.0, 2.0  # standard errors taken off a gain, to choose a step and to keep a network
 _LEAST_GAIN = 0.02  # nats a row: for less, nobody gives up the exact model
 _CELLS = 2**23  # draws x rows x columns judged at once
 
@@ -62,8 +62,8 @@ def fold_copies(weight, noise, n_folds, fraction):
 class Vote:
     """What the best start surely gains over factor analysis on rows that the copies have not seen, in nats a row.
 
-    That is the mean gain less two standard errors: the mean alone would wait for the step at which a few odd rows
-    outweigh all others. Where there is nothing to compare with, the mean log p(x).
+    That is the mean gain less a standard error: the mean alone would wait for the step at which a few odd rows outweigh
+    all others. Where there is nothing to compare with, the mean log p(x).
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ class Vote:
 
     def begins(self):
         """Forget all votes: the ascent begins anew."""
-        self.means, self.limits = [], []
+        self.means, self.errors = [], []
 
     @torch.no_grad()
     def __call__(self, params):
@@ -102,10 +102,10 @@ class Vote:
         share = w / w.sum(1, keepdim=True)
         mean = (share * gain).sum(1)
         error = (share.square() * (gain - mean[:, None]).square()).sum(1).sqrt()
-        surely = mean if self.baseline is None else mean - _STANDARD_ERRORS * error
+        error = torch.zeros_like(mean) if self.baseline is None else error
         self.means.append(mean.cpu().numpy())
-        self.limits.append(surely.cpu().numpy())
-        return float(surely.max())
+        self.errors.append(error.cpu().numpy())
+        return float((mean - _TO_CHOOSE * error).max())
 
     def _log_prob(self, judges):
         n_rows = self.batch.w.shape[1]
@@ -124,8 +124,9 @@ class Vote:
 
     def winner(self, best):
         """The start that won the given validation, and whether its gain counts."""
-        start = int(np.argmax(self.limits[best]))
-        return start, bool(self.limits[best][start] > _LEAST_GAIN)
+        mean, error = self.means[best], self.errors[best]
+        start = int(np.argmax(mean - _TO_CHOOSE * error))
+        return start, bool(mean[start] - _TO_KEEP * error[start] > _LEAST_GAIN)
 
 
 def part_of(batch, index):

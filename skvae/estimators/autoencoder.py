@@ -298,9 +298,9 @@ class AutoencoderTransformer(NetworkTransformer):
             ACTIVATIONS[architecture["activation"]],
             corruption=self.denoising,
             level=float(self.noise_level),
-            sparsity=None if self.sparsity is None else tuple(map(float, self.sparsity)),
-            encoder=self.encoder,
-            decoder=self.decoder,
+            sparsity=tuple(map(float, self.sparsity or (0.5, 0.0))) if architecture["sparse"] else None,
+            encoder=architecture["encoder"],
+            decoder=architecture["decoder"],
         )
 
     def _beginning(self, rows, held, noise, architecture, one_pass):
@@ -351,7 +351,7 @@ class AutoencoderTransformer(NetworkTransformer):
             params = model.init(noise.fold("init"), moments_of(rows.columns))
         return params | (column_ranges(rows) if self.denoising == "salt_and_pepper" else {})
 
-    def _auto(self, n, votes):
+    def _auto(self, n, votes, begins_linear):
         return _autoencoder_defaults(n, votes, linear=not checked_sizes(self.hidden_layer_sizes))
 
     # ------------------------------------------------------------------------------------------------ what it leaves
@@ -510,13 +510,14 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
     weight_decay : float, default=0.0
         L2 penalty: the coefficient of half the sum of squares of all weights, against the mean bound per row.
     learning_rate : float or "auto", default="auto"
-        Of Adam. "auto": 1e-3 up to 250 rows, 3e-3 above.
+        Of Adam. "auto": 3e-3; where the fit begins as factor analysis of up to 250 rows, 1e-3; where it begins at
+        random on up to 2,000 rows, 1e-2.
     learning_rate_schedule : {"cosine", "constant"}, default="constant"
         Whether the rate falls to 2 % of its start along half a cosine over the fit, or stays.
     batch_size : int or "auto", default="auto"
         Rows a step. "auto": a fortieth of the rows, from 128 to 512.
     max_iter : int or "auto", default="auto"
-        Epochs. "auto": as many as make 400 to 5,000 steps, by the number of rows; 2,000 without early stopping.
+        Epochs. "auto": as many as make 1,000 to 5,000 steps, by the number of rows; 2,000 without early stopping.
     early_stopping : bool or "auto", default="auto"
         Whether rows that a network has not seen decide when to stop, and whether a network is worth having at all; no
         step counts before the annealing has ended. Below 2,000 rows every row has a vote, by copies that each miss a
@@ -743,8 +744,8 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
             n_draws=self.n_draws,
             objective=self.objective,
             free_bits=self.free_bits,
-            encoder=self.encoder,
-            decoder=self.decoder,
+            encoder=architecture["encoder"],
+            decoder=architecture["decoder"],
         )
 
     def _fitted_model(self):
@@ -767,7 +768,7 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
             model,
             rows,
             noise,
-            self._plan(n, votes=True),
+            self._plan(n, votes=True, begins_linear=linear_start),
             copies,
             linear_start=linear_start,
             fallback_weight=fallback,
@@ -801,8 +802,8 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         cap = self.beta
         return lambda fraction: cap * multiplier(fraction), settles
 
-    def _auto(self, n, votes):
-        return _defaults(n, votes)
+    def _auto(self, n, votes, begins_linear):
+        return _defaults(n, votes, begins_linear)
 
     # --------------------------------------------------------------------------------------------------- what it leaves
     def _summary(self, prepared, settled):
@@ -921,7 +922,7 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         if exact is not None:
             log_prob = linear.at_work(exact, work.rows.Z, linear.log_prob)
         else:
-            epsilon = self._draws(n_draws or _SCORE_DRAWS, work)
+            epsilon = self._draws(_SCORE_DRAWS if n_draws is None else n_draws, work)
             log_prob = work.by_row(partial(_log_evidence, work, epsilon), epsilon.shape[1])
         return (log_prob + self._columns.log_jacobian(work.numbers)).astype(work.out)
 
@@ -988,7 +989,7 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         elif exact is not None:
             values = linear.expected(exact, rows.x, rows.observed)
         else:
-            epsilon = self._draws(n_draws or _SCORE_DRAWS, work)
+            epsilon = self._draws(_SCORE_DRAWS if n_draws is None else n_draws, work)
             values = work.by_row(partial(_expected_cells, work, epsilon), epsilon.shape[1])
         return self._columns.fill(X, work.numbers, self._columns.decode(values))
 
@@ -1021,7 +1022,7 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
 
     def _draws(self, n_draws, work):
         """Standard normal draws, (1, n_draws, 1, n_components), the same for every row and every call."""
-        if not isinstance(n_draws, Integral) or n_draws < 1:
+        if not isinstance(n_draws, Integral) or isinstance(n_draws, bool) or n_draws < 1:
             raise ValueError(f"n_draws must be a whole number >= 1, but it is {n_draws!r}.")
         draws = Noise(0).fold("score").normal(torch.arange(n_draws), work.model.n_components, work.dtype)
         return draws[None, :, None].to(work.rows.device)
@@ -1031,7 +1032,11 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         check_is_fitted(self)
         if not self.nonlinear_:
             return self._start_params()
-        if self._architecture["hidden_layer_sizes"] or self.decoder is not None or not self._gaussian():
+        if (
+            self._architecture["hidden_layer_sizes"]
+            or self._architecture["decoder"] is not None
+            or not self._gaussian()
+        ):
             return None
         model = self._build(self._columns, self._architecture)
         arrays = {name: torch.from_numpy(array).double() for name, array in self.parameters_.items()}
@@ -1099,17 +1104,18 @@ def _svi_plan(n):
     return gradient.Plan(_SVI_STEPS, n, _SVI_RATE, rate_schedule=schedules.cosine)
 
 
-def _defaults(n, votes):
-    """What "auto" stands for; the evidence is in doc/user_guide/autoencoders.rst."""
+def _defaults(n, votes, begins_linear):
+    """What "auto" stands for: a network that begins as factor analysis has less far to go than one at random."""
     batch_size = int(np.clip(n // 40, 128, 512))
     n_batches = math.ceil(n / batch_size)
-    if votes:
-        steps = 400 if n <= 150 else 1500 if n <= 1000 else 5000
+    if votes and begins_linear:
+        steps = 1000 if n <= 150 else 1500 if n <= 1000 else 5000
     else:
-        steps = 2000
+        steps = 5000 if votes else 2000
+    slow, few = begins_linear and n <= 250, n <= _ALL_VOTE
     return {
         "batch_size": batch_size,
-        "learning_rate": 1e-3 if n <= 250 else 3e-3,
+        "learning_rate": 1e-3 if slow else 1e-2 if few and not begins_linear else 3e-3,
         "max_iter": max(10, math.ceil(steps / n_batches)),
     }
 
