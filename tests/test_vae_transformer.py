@@ -758,3 +758,68 @@ def test_a_column_that_is_constant_among_the_rows_of_a_copy_has_no_loadings(seed
     again = linear.factor_analysis(Z, weight, 3)
     scores = [linear.at_work(params, Z[10:], linear.log_prob).mean() for params in (found, again)]
     assert scores[0] == approx(scores[1], abs=0.5)
+
+
+# ----------------------------------------------------------------------------------------------- what users ran into
+def test_a_random_start_on_a_small_table_gets_near_its_maximum():
+    X = factor_data(120, 6)
+    exact = FactorAnalysisEM(2, tol=1e-6).fit(X).score(X)
+    linear = VAETransformer(2, hidden_layer_sizes=(), early_stopping=False, random_state=0).fit(X)
+    assert linear.score(X) == approx(exact, abs=0.01)
+    fixed = VAETransformer(2, noise=float(linear.noise_variance_.mean()), random_state=0).fit(X)
+    assert fixed.score(X) > exact - 1
+
+
+def test_new_parameters_leave_the_fitted_model_as_it_is():
+    X = factor_data(60, 4)
+    model = VAETransformer(2, early_stopping=False, max_iter=3, random_state=0).fit(X)
+    before = model.score(X)
+    model.set_params(encoder=lambda n_in, n_out: 1 / 0, decoder=lambda n_in, n_out: 1 / 0, n_draws=3, free_bits=1.0)
+    assert model.score(X) == before
+
+
+def test_a_reconstruction_has_the_index_and_names_of_its_frame():
+    X = factor_data(60, 2)
+    frame = pd.DataFrame({"x": X[:, 0], "kind": np.where(X[:, 1] > 0, "a", "b")}, index=range(1000, 1060))
+    for table, likelihood in ((frame, "auto"), (frame[["x"]].assign(y=X[:, 1]), "gaussian")):
+        found = VAETransformer(1, likelihood=likelihood, max_iter=2, random_state=0).fit(table).reconstruct(table)
+        assert found.index.equals(table.index) and found.columns.equals(table.columns)
+
+
+def test_a_column_that_wakes_up_is_refused():
+    X = factor_data(60, 4)
+    quiet = X[:20].copy()
+    quiet[:, 3] = 1.0
+    model = VAETransformer(2, random_state=0).partial_fit(quiet).partial_fit(quiet)
+    with pytest.raises(ValueError, match=r"left out column 3, which was constant \(1\)"):
+        model.partial_fit(X)
+
+
+@pytest.mark.parametrize("settings", [{"early_stopping": False}, {"inference": "svi"}])
+def test_rows_that_nobody_would_ask_are_refused(settings):
+    X = factor_data(60, 4)
+    with pytest.raises(ValueError, match="X_val decides when to stop"):
+        VAETransformer(2, **settings).fit(X, X_val=X)
+
+
+@pytest.mark.parametrize("n_draws", [0, False, True, 2.0])
+def test_numbers_of_draws_are_checked(n_draws):
+    X = factor_data(60, 4)
+    model = VAETransformer(2, early_stopping=False, max_iter=2, random_state=0).fit(X)
+    with pytest.raises(ValueError, match="n_draws must be a whole number"):
+        model.score_samples(X, n_draws=n_draws)
+
+
+def test_printed_bounds_are_in_units_of_the_data(capsys):
+    X = factor_data(60, 4) * 1e5
+    model = VAETransformer(2, early_stopping=False, max_iter=1, verbose=2, random_state=0).fit(X)
+    assert f"bound {model.lower_bounds_[0]:.4g} nats" in capsys.readouterr().out
+
+
+def test_declared_categories_are_levels_though_unseen():
+    kinds = pd.Categorical(["a", "b"] * 20, categories=["a", "b", "c"])
+    frame = pd.DataFrame({"kind": kinds, "x": np.arange(40.0)})
+    rare = frame.iloc[:2].assign(kind=pd.Categorical(["c", "a"], categories=["a", "b", "c"]))
+    model = VAETransformer(1, likelihood="auto", max_iter=2, random_state=0).fit(frame)
+    scores = model.score_samples(rare)
+    assert np.isfinite(scores).all() and scores[0] < scores[1]
