@@ -1,4 +1,7 @@
-"""Shortcuts of training that must change nothing: layers that keep gradients, draws with their KL, noise ahead."""
+"""Shortcuts of training that must change nothing: layers that keep gradients, draws with their KL, noise ahead.
+
+And modules of the user's own: those that can be fitted are called as they are, others refused.
+"""
 
 import numpy as np
 import pytest
@@ -7,7 +10,7 @@ import torch
 from skvae._members import Encoded, MemberNoise, MemberRows, Stream
 from skvae._tensors import Noise
 from skvae.elbo import draw_and_kl, kl_to_standard_normal
-from skvae.networks import ACTIVATIONS, affine
+from skvae.networks import ACTIVATIONS, Module, affine
 
 
 def normal(*shape, seed=0):
@@ -62,3 +65,86 @@ def test_noise_ahead_is_that_of_the_row():
                 torch.testing.assert_close(of_epoch.fold(path).normal(batch.row, width)[0], alone, rtol=0, atol=0)
             seen.append(batch.row[0])
     assert sorted(torch.cat(seen).tolist()) == sorted([*range(n)] * 2)
+
+
+# ------------------------------------------------------------------------------------------ modules of the user's own
+class Forward(torch.nn.Module):
+    """A linear layer, and whatever is done with it."""
+
+    def __init__(self, n_in, n_out, then, **attributes):
+        super().__init__()
+        self.layer, self.then = torch.nn.Linear(n_in, n_out), then
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def forward(self, h):
+        return self.then(self, self.layer(h))
+
+
+def by_a_fixed_tensor(n_in, n_out):
+    return Forward(n_in, n_out, lambda own, f: f * own.scale, scale=torch.ones(n_out))
+
+
+def by_tensors_in_a_list(n_in, n_out):
+    return Forward(n_in, n_out, lambda own, f: f * own.scales[0], scales=[torch.ones(n_out)])
+
+
+def by_a_tensor_in_a_closure(n_in, n_out):
+    scale = torch.ones(n_out)
+    return Forward(n_in, n_out, lambda own, f: f * scale * float(f.detach().sum()))
+
+
+REFUSED = {
+    "an instance": (torch.nn.Linear(3, 2), r"module itself, Linear; .*lambda n_in, n_out"),
+    "one argument": (lambda n: torch.nn.Linear(n, 2), r"part\(n_in=3, n_out=2\).*failed: TypeError"),
+    "no parameters": (lambda n_in, n_out: torch.nn.Identity(), "without parameters"),
+    "lazy": (lambda n_in, n_out: torch.nn.LazyLinear(n_out), "lazy.*weight"),
+    "wrong output": (lambda n_in, n_out: torch.nn.Linear(n_in, n_out + 1), r"\(n_rows, 2\), but .* shape \(2, 3\)"),
+    "wrong input": (lambda n_in, n_out: torch.nn.Linear(n_in + 1, n_out), r"rows \(n_rows, 3\).* failed: RuntimeError"),
+    "no tensor": (lambda n_in, n_out: Forward(n_in, n_out, lambda own, f: (f, f)), "gave a tuple"),
+    "a tensor": (by_a_fixed_tensor, r"tensors \['scale'\] that are no parameters"),
+    "a list of them": (by_tensors_in_a_list, r"tensors \['scales'\] that are no parameters"),
+    "one in a closure": (by_a_tensor_in_a_closure, "meta device, the module holds tensors that are no parameters"),
+    "dropout": (
+        lambda n_in, n_out: torch.nn.Sequential(torch.nn.Linear(n_in, n_out), torch.nn.Dropout()),
+        "draws.*out",
+    ),
+    "rrelu": (lambda n_in, n_out: Forward(n_in, n_out, lambda own, f: torch.rrelu(f, training=True)), "draws.*rrelu"),
+    "noise": (lambda n_in, n_out: Forward(n_in, n_out, lambda own, f: f + torch.randn_like(f)), "draws.*randn"),
+    "noise by value": (
+        lambda n_in, n_out: Forward(n_in, n_out, lambda own, f: f + torch.randn(2) * f.sum().item()),
+        "draws.*randn",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_modules_that_cannot_be_fitted_are_refused_by_name(case):
+    factory, message = REFUSED[case]
+    before = torch.get_rng_state()
+    with pytest.raises(ValueError, match=message):
+        Module("part", factory, 3, 2)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+OFFSET = torch.ones(2)
+
+
+@pytest.mark.parametrize(
+    "then",
+    [
+        lambda own, f: torch.nn.functional.dropout(f, 0.0),
+        lambda own, f: torch.nn.functional.dropout(f, 0.5, training=False),
+        lambda own, f: f if f.abs().sum() > 1e9 else f + 1,  # by value, which a shape does not tell
+        lambda own, f: f + OFFSET,  # a tensor that lies elsewhere
+        lambda own, f: f / torch.linalg.det(own.layer.weight[:, :2]),  # not of zeros
+    ],
+)
+def test_modules_are_called_as_they_are(then):
+    module = Module("part", lambda n_in, n_out: Forward(n_in, n_out, then), 3, 2)
+    params = {name: tensor[None] for name, tensor in module.init(Noise(0)).items()}
+    with torch.random.fork_rng(devices=[]):
+        direct = Forward(3, 2, then)
+    direct.load_state_dict({name.removeprefix("part."): tensor[0] for name, tensor in params.items()})
+    h = normal(5, 3).float()
+    torch.testing.assert_close(module(params, h[None])[0], direct(h))
