@@ -128,7 +128,8 @@ class AutoencoderTransformer(NetworkTransformer):
         Minus the mean squared error of the observed cells in each epoch, in the units of X squared, as the rows were
         met in training; penalties left out.
     validation_scores_ : ndarray
-        Minus the mean squared error of the rows held out, without corruption, at each validation.
+        Minus the mean squared error of the rows held out, without corruption, at each validation; PCA, where the fit
+        begins, is kept if none is better than that.
     n_iter_ : int
         Epochs done, over all calls of `partial_fit` or of `fit` with `warm_start`; 1 where PCA was the answer.
     n_samples_seen_ : float
@@ -506,7 +507,8 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
     encoder, decoder : callable or None, default=None
         (n_in, n_out) -> torch.nn.Module, in place of the hidden layers. An encoder's output is K means, then K
         log-variances; a decoder's has a number for each column, and for each level of a categorical one. Parameters
-        are initialised here; modules with buffers are refused. To pickle the estimator, give functions of a module.
+        are initialised here; modules with buffers, or that draw random numbers, are refused. To pickle the estimator,
+        give functions of a module.
     weight_decay : float, default=0.0
         L2 penalty: the coefficient of half the sum of squares of all weights, against the mean bound per row.
     learning_rate : float or "auto", default="auto"
