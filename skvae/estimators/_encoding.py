@@ -9,7 +9,7 @@ from skvae._members import Encoded, MemberBatch
 from skvae._tensors import Cells, placed
 from skvae.estimators import _linear as linear
 
-_CELLS = 2**22  # draws x rows x columns at once
+_CELLS = 2**19  # draws x rows x columns at once: more leave the caches, and take twice as long
 _ROWS_AT_ONCE = 4096
 
 

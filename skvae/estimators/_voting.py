@@ -17,7 +17,7 @@ from skvae._tensors import Cells, Noise
 
 _TO_CHOOSE, _TO_KEEP = 1.0, 2.0  # standard errors taken off a gain, to choose a step and to keep a network
 _LEAST_GAIN = 0.02  # nats a row: for less, nobody gives up the exact model
-_CELLS = 2**23  # draws x rows x columns judged at once
+_CELLS = 2**20  # draws x rows x columns judged at once: more leave the caches
 
 
 class Copies(NamedTuple):
