@@ -106,7 +106,7 @@ def climb(tasks, watcher=None):
         plan=_joint_plan(tasks),
         noise=_noise(tasks, rows, n_latent),
         log_base=np.concatenate([np.broadcast_to(task.log_base, task.stream.n_members) for task in tasks]),
-        validate=_validator(tasks, slices, n_latent),
+        validate=_validator(tasks, slices),
         watcher=watcher,
         moments=tasks[0].moments if len(tasks) == 1 else None,
     )
@@ -286,7 +286,7 @@ def _noise(tasks, rows, n_latent):
     return MemberNoise(streams, rows.stream_of_member if len(streams) > 1 else None, live)
 
 
-def _validator(tasks, slices, n_latent):
+def _validator(tasks, slices):
     if tasks[0].vote is None:
         return None
 

@@ -158,6 +158,8 @@ class Voted:
         self.seen = training if seen.all() else training.rows(np.flatnonzero(seen))
         weight = copies.weight[:, seen]
         self.weight = weight / weight.mean(1, keepdims=True)
+        Z = self.seen.Z
+        self.constant = [linear.constant_columns(Z[weight > 0]) for weight in self.weight]
         self.found = self._linear_models() if linear_start else None
         self.starts = self._starts() if linear_start else [None]
         self.first = self.starts[0][0] if linear_start else None
@@ -222,12 +224,12 @@ class Voted:
         rows = self.copies.held_out[copy]
         held = self.training.rows(np.resize(rows, size))
         held.weight = np.where(np.arange(size) < len(rows), held.weight, 0.0)
-        constant = _constant_in(self.seen.Z, self.weight[copy])
+        constant = self.constant[copy]
         if constant.any():  # nobody can know the spread of such a column: it must not decide
             observed = np.ones(held.x.shape, dtype=bool) if held.observed is None else held.observed
             held.observed = observed & ~constant
             held.x = np.where(constant, 0, held.x)
-        elif held.observed is None and self._any_constant():
+        elif held.observed is None and np.any(self.constant):
             held.observed = np.ones(held.x.shape, dtype=bool)
         return held
 
@@ -257,9 +259,6 @@ class Voted:
         """One tensor of the parts of the copies, the same for every start."""
         stacked = torch.stack(list(parts))
         return stacked.repeat(len(self.starts), *[1] * (stacked.dim() - 1))
-
-    def _any_constant(self):
-        return any(_constant_in(self.seen.Z, weight).any() for weight in self.weight)
 
     def _settled_linear(self):
         rows = self.training.rows(np.flatnonzero(self.fallback_weight))
@@ -318,10 +317,3 @@ def mean_log_base(model, table, weight):
     """Mean over rows of what the bound leaves out, of each member or of all."""
     log_base = model.likelihood.log_base(Cells(table.x, table.observed)).double()
     return (weight.double() @ log_base / weight.double().sum(1)).cpu().numpy()
-
-
-def _constant_in(Z, weight):
-    """Columns that do not vary among the rows of positive weight."""
-    Z = Z[weight > 0]
-    with np.errstate(all="ignore"):
-        return ~(np.fmax.reduce(Z, axis=0) > np.fmin.reduce(Z, axis=0))

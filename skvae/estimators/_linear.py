@@ -37,8 +37,7 @@ def factor_analysis(Z, weight, n_components, *, tied=False, floor=None, start=No
     """
     Z, weight = Z[weight > 0], weight[weight > 0]
     mean, variance = _column_moments(Z, weight)
-    with np.errstate(all="ignore"):  # a column may be missing throughout
-        constant = ~(np.fmax.reduce(Z, axis=0) > np.fmin.reduce(Z, axis=0))
+    constant = constant_columns(Z)
     variance = np.where(constant, 0.0, variance)  # without what rounding of the mean leaves
     model = fa.FactorAnalysis(min(n_components, Z.shape[1]), torch.from_numpy(variance), tied, floor)
     table = Table(Z, _CPU, _FLOAT, weight=weight)
@@ -55,6 +54,12 @@ def factor_analysis(Z, weight, n_components, *, tied=False, floor=None, start=No
     plan = em.Plan(1000, lambda step: step.gain * total < _TOL, total, accelerate=True)
     found = em.ascend(model, batches, [start], plan=plan).params
     return fa.principal(found._replace(mu=origin + found.mu) if complete else found)
+
+
+def constant_columns(Z):
+    """Which columns do not vary, or have no cell observed."""
+    with np.errstate(all="ignore"):  # a column may be missing throughout
+        return ~(np.fmax.reduce(Z, axis=0) > np.fmin.reduce(Z, axis=0))
 
 
 def _adapted(start, mu, mean, floor, constant):

@@ -20,7 +20,6 @@ from skvae.elbo import Bound, FreeBits, ImportanceWeighted, draw_and_kl, kl_to_s
 from skvae.networks import Module, affine, hidden, init_mlp, layer
 
 _LOWEST, _HIGHEST = -15.0, 10.0  # of a log-variance
-_LOG_2PI = math.log(2 * math.pi)
 
 
 class Posterior(NamedTuple):
