@@ -52,8 +52,8 @@ class MemberBatch(NamedTuple):
         Weights, with mean 1 over all rows.
     row : int64 Tensor of shape (n_streams, n_rows)
         Number of each row, the key of its noise.
-    base : Tensor of shape (n_members or 1, n_rows, n_components, 2) or None
-        Mean and log-variance that the encoder's output is added to.
+    base : Tensor of shape (n_members or 1, n_rows, 2 * n_components) or None
+        Means, then log-variances that the encoder's output is added to.
     raised : float or Tensor of shape (n_members, 1)
         Factor by which weights were raised to make up for rows that only fill up.
     """
@@ -68,7 +68,7 @@ class MemberBatch(NamedTuple):
     @property
     def counted(self):
         """The weights by which the rows enter sums over batches."""
-        return self.w / self.raised
+        return self.w / self.raised if isinstance(self.raised, Tensor) or self.raised != 1 else self.w
 
 
 class Stream(NamedTuple):
@@ -82,7 +82,7 @@ class Stream(NamedTuple):
     n_members : int
     weight : Tensor of shape (n_members or 1, n_rows)
         With mean 1 for each member.
-    base : Tensor of shape (n_members or 1, n_rows, n_components, 2) or None
+    base : Tensor of shape (n_members or 1, n_rows, 2 * n_components) or None
     """
 
     table: Encoded

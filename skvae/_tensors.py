@@ -4,6 +4,7 @@ Engines and models see tensors only, and never ask whether rows are sparse or wh
 """
 
 import contextlib
+import inspect
 import math
 import sys
 import warnings
@@ -339,9 +340,13 @@ class Batch:
         bags = {"offsets": count.cumsum(0) - count, "per_sample_weights": self.value[order], "mode": "sum"}
         return F.embedding_bag(self.user[order], f, **bags), column
 
-    def inner(self, f):
-        """sum_d x_d f_d for each row; f of shape (n_rows, n_columns), the result (n_rows,)."""
-        return self.sum(self.value * self.take(f))
+    def inner(self, f, beside=None):
+        """sum_d x_d f_d for each row; f of shape (n_rows, n_columns), the result (n_rows,).
+
+        And the sum of `beside`, of the shape of f, over all cells that were seen, if it is given.
+        """
+        inner = self.sum(self.value * self.take(f))
+        return inner if beside is None else inner + self.over_cells(beside)
 
     def take(self, f):
         """f at the stored entries, of shape (n_stored,)."""
@@ -402,9 +407,12 @@ class Cells:
         """Sum over each row of its values, or of others in their place that are zero wherever x is; (..., B)."""
         return (self.value if value is None else value).sum(-1)
 
-    def inner(self, f):
-        """sum_d x_d f_d for each row; f of shape (..., B, D), the result (..., B)."""
-        return (self.value * f).sum(-1)
+    def inner(self, f, beside=None):
+        """sum_d x_d f_d for each row; f of shape (..., B, D), the result (..., B).
+
+        And the sum of `beside`, of the shape of f, over all cells that were seen, if it is given.
+        """
+        return (self.value * f).sum(-1) if beside is None else self.over_cells(torch.addcmul(beside, self.value, f))
 
     def over_cells(self, g):
         """Sum over each row of g (..., B, D) where x was seen, zeros of x included; of shape (..., B)."""
@@ -419,8 +427,11 @@ class Cells:
 
     def minus(self, g):
         """x - g where x was seen, 0 elsewhere, of shape (..., B, D)."""
-        difference = self.value - g
-        return difference if self.observed is None else difference * self.observed
+        return self.only_seen(self.value - g)
+
+    def only_seen(self, g):
+        """g (..., B, D), or of any shape that broadcasts to it, where x was seen, 0 elsewhere."""
+        return g if self.observed is None else g * self.observed
 
 
 class _SparseLinear(torch.autograd.Function):
@@ -443,14 +454,65 @@ class _SparseLinear(torch.autograd.Function):
         return gradient if kept is None else None, upstream.sum(0), None
 
 
-def kept_gradient(weight):
-    """The gradient of a leaf that asks, by an attribute `adds_in_place`, for additions to it in place of a new one.
+class Kept(NamedTuple):
+    """A leaf and its gradient, out of autograd's sight; matrices where the leaf is a stack of one.
 
-    None for any other tensor, whose gradient is returned as usual. A weight as wide as a catalogue has a gradient of
-    tens of megabytes: to allocate it anew at every step, and have autograd add it to the old one, costs more than to
-    compute it.
+    Attributes
+    ----------
+    value, gradient : Tensor
     """
-    return weight.grad if getattr(weight, "adds_in_place", False) else None
+
+    value: torch.Tensor
+    gradient: torch.Tensor
+
+
+def keep_gradient(leaf, gradient):
+    """Have operations that know of it add to this gradient of a leaf in place, and return none to autograd.
+
+    A weight as wide as a catalogue has a gradient of tens of megabytes: to allocate it anew at every step, and have
+    autograd add it to the old one, costs more than to compute it. And one matrix is multiplied faster than a stack of
+    one.
+    """
+    leaf.grad = gradient
+    parts = leaf.detach(), gradient
+    leaf.kept = Kept(*(part.squeeze(0) for part in parts) if leaf.dim() == 3 and len(leaf) == 1 else parts)
+
+
+def kept(tensor):
+    """The `Kept` of a leaf that has one; None for any other tensor, whose gradient is returned as usual."""
+    return getattr(tensor, "kept", None)
+
+
+def kept_gradient(tensor):
+    """The gradient of a leaf that keeps one; else None."""
+    return tensor.kept.gradient if kept(tensor) else None
+
+
+class _Context:
+    """What a `torch.autograd.Function` keeps for its way back."""
+
+    def __init__(self, to_input):
+        self.needs_input_grad = (to_input,)
+
+    def save_for_backward(self, *tensors):
+        self.saved_tensors = tensors
+
+
+def and_back(function, *inputs, to_input=True):
+    """Apply a `torch.autograd.Function` without autograd, whose bookkeeping takes longer than small arithmetic.
+
+    Returns
+    -------
+    value : Tensor, or tuple of Tensors
+    back : callable
+        Gradients of the values -> gradient of the first input, or None if that is not asked for by `to_input`.
+    """
+    ctx, backward = _Context(to_input), inspect.unwrap(function.backward)  # of what would guard it from autograd
+
+    def back(*upstream):
+        return backward(ctx, *upstream)[0]
+
+    return function.forward(ctx, *inputs), back
 
 
 class Table:

@@ -3,6 +3,7 @@
 L(q, theta) = E_q[log p(x | z, theta)] - beta KL(q(z | x) || p(z))   <=   log p(x | theta)      (beta = 1)
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -10,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from skvae._tensors import and_back
 
 
 class Bound(NamedTuple):
@@ -23,14 +26,26 @@ class Bound(NamedTuple):
         One-sample or exact value of E_q[log p(x | z)], less its part that is constant in the parameters; nats.
     kl : Tensor of shape (..., n_rows, n_components)
         KL(q(z_k | x) || p(z_k)) in closed form; nats.
+    by_hand : callable or None
+        Gradients of the two -> None: adds to those that the parameters keep, where autograd has not followed.
     """
 
     log_prob: Tensor
     kl: Tensor
+    by_hand: Callable | None = None
 
     def value(self, beta=1.0):
         """What an engine raises: the bound of each row with its second term weighted by beta, (..., n_rows)."""
         return self.log_prob - beta * self.kl.sum(-1)
+
+    def back(self, of_log_prob, of_kl):
+        """Add to the gradients of the parameters what these gradients of the two terms come to."""
+        if self.by_hand is not None:
+            self.by_hand(of_log_prob, of_kl)
+        elif self.kl.requires_grad:
+            torch.autograd.backward((self.log_prob, self.kl), (of_log_prob, of_kl))
+        else:
+            self.log_prob.backward(of_log_prob)
 
 
 class FreeBits(NamedTuple):
@@ -101,31 +116,40 @@ def kl_to_standard_normal(mean, log_variance):
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
 
 
-def draw_and_kl(mean, log_variance, epsilon, lowest, highest):
+def draw_and_kl(heads, epsilon, lowest, highest):
     """A draw from N(mean, exp(log_variance)) and the KL from it to N(0, 1), elementwise.
 
-    The log-variance is held between `lowest` and `highest`; outside, it has no gradient. `epsilon` is standard normal.
-    The same as by `kl_to_standard_normal`, in a third of the operations.
+    `heads` (..., 2 K) holds means, then log-variances. These are held between `lowest` and `highest`; outside, they
+    have no gradient. `epsilon` (..., K) is standard normal. The same as by `kl_to_standard_normal`, in a third of the
+    operations.
     """
-    return _DrawAndKL.apply(mean, log_variance, epsilon, lowest, highest)
+    return _DrawAndKL.apply(heads, epsilon, lowest, highest)
+
+
+def draw_and_kl_and_back(heads, epsilon, lowest, highest):
+    """The same by hand: see `skvae._tensors.and_back`."""
+    return and_back(_DrawAndKL, heads, epsilon, lowest, highest)
 
 
 class _DrawAndKL(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, mean, log_variance, epsilon, lowest, highest):
+    def forward(ctx, heads, epsilon, lowest, highest):
+        mean, log_variance = heads.chunk(2, -1)
         held = log_variance.clamp(lowest, highest)
-        std = (0.5 * held).exp_()
-        above = torch.addcmul(held, std, std, value=-1).add_(1).neg_()  # var - 1 - log var
-        noise = std * epsilon
-        ctx.save_for_backward(mean, std, noise, log_variance == held)
-        return mean + noise, above.addcmul_(mean, mean).mul_(0.5)
+        variance = held.exp()
+        noise = variance.sqrt().mul_(epsilon)
+        minus_half = held.new_full((), -0.5)  # a plain number is converted at each use, which takes twice as long
+        excess = torch.add(minus_half, variance, alpha=0.5)  # (var - 1) / 2
+        kl = torch.add(excess, held, alpha=-0.5).addcmul_(mean, mean, value=0.5)
+        ctx.save_for_backward(mean, excess, noise, log_variance == held)
+        return mean + noise, kl
 
     @staticmethod
     @once_differentiable
     def backward(ctx, of_z, of_kl):
-        mean, std, noise, inside = ctx.saved_tensors
-        of_log_variance = (std * std).sub_(1).mul_(of_kl).addcmul_(noise, of_z).mul_(0.5).mul_(inside)
-        return torch.addcmul(of_z, of_kl, mean), of_log_variance, None, None, None
+        mean, excess, noise, inside = ctx.saved_tensors
+        of_log_variance = (excess * of_kl).addcmul_(noise, of_z, value=0.5).mul_(inside)
+        return torch.cat([torch.addcmul(of_z, of_kl, mean), of_log_variance], -1), None, None, None
 
 
 @dataclass

@@ -15,7 +15,7 @@ from scipy import special
 from torch.autograd.function import once_differentiable
 
 from skvae._sparse import entry
-from skvae._tensors import kept_gradient
+from skvae._tensors import and_back, kept_gradient
 
 _LEAST_RATE = 1e-6  # of a count, at which biases of columns of zeros start
 _STEEP = 30.0  # log-rate from which a rate goes on as a straight line
@@ -49,6 +49,17 @@ class Likelihood:
     def init_own(self, mean, variance):
         """No parameters of its own."""
         return {}
+
+    def log_prob_and_back(self, x, f, own=None):
+        """log_prob, and a function from its gradient to that of f: see `skvae._tensors.and_back`."""
+        f = f.detach().requires_grad_()
+        log_prob = self.log_prob(x, f, own)
+
+        def back(upstream):
+            log_prob.backward(upstream)
+            return f.grad
+
+        return log_prob.detach(), back
 
 
 class Gaussian(Likelihood):
@@ -90,6 +101,25 @@ class Gaussian(Likelihood):
         psi = _beside(self.variance(own, f.shape[-1]), f)
         return -0.5 * (x.over_cells(((x.value - f) * psi.rsqrt()).square()) + x.over_cells(psi.log()))
 
+    def log_prob_and_back(self, x, f, own=None):
+        raw = own["noise"] if self.learned else None
+        with torch.no_grad():
+            psi = _beside(self.variance(own, f.shape[-1]), f)
+            scale = psi.rsqrt()
+            r = (x.value - f).mul_(scale)  # residuals by their standard deviations
+            squares = r.square()
+            log_prob = (x.over_cells(squares) + x.over_cells(psi.log())).mul_(-0.5)
+
+        def back(upstream):
+            each = x.only_seen(upstream.unsqueeze(-1))
+            if raw is not None:
+                share = (psi - self.floor) / psi  # of the learned part
+                of_raw = (squares - 1).mul_(each).sum(-2).mul_(0.5 * share.squeeze(-2))
+                kept_gradient(raw).add_(of_raw if raw.shape[-1] > 1 else of_raw.sum(-1, keepdim=True))
+            return r.mul_(scale).mul_(each)
+
+        return log_prob, back
+
     def expected_log_prob(self, x, f, spread, own=None):
         """E[log_prob] where the cells of f are normal with this mean and variance `spread`."""
         psi = _beside(self.variance(own, f.shape[-1]), f)
@@ -119,6 +149,9 @@ class Bernoulli(Likelihood):
 
     def log_prob(self, x, f, own=None):
         return _BernoulliOfLogits.apply(f, x)
+
+    def log_prob_and_back(self, x, f, own=None):
+        return and_back(_BernoulliOfLogits, f, x)
 
     def log_prob_of_linear(self, x, h, weight, bias):
         return self.log_prob(x, h @ weight + bias)
@@ -487,10 +520,10 @@ class _BernoulliOfLogits(torch.autograd.Function):
     @staticmethod
     def forward(ctx, f, x):
         p = f.sigmoid()
-        larger = torch.maximum(p, 1 - p)
+        larger = torch.maximum(p, p.new_ones(()) - p)
         ctx.save_for_backward(p)
         ctx.x = x
-        return x.inner(f) - x.over_cells(f.relu().sub_(larger.log_()))
+        return x.inner(f, beside=larger.log_().sub_(f.relu()))
 
     @staticmethod
     @once_differentiable

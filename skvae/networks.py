@@ -5,29 +5,33 @@ leading axis are several members, networks of one shape that are computed togeth
 """
 
 import math
+from itertools import chain
 
 import torch
+import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from skvae._tensors import Noise, kept_gradient
+from skvae._tensors import Noise, and_back, kept
 
 _BLOCK_CELLS = 2**18
 
 ACTIVATIONS = {
-    "identity": lambda h: h,
+    "identity": torch.positive,
     "logistic": torch.sigmoid,
     "tanh": torch.tanh,
     "relu": torch.relu,
-    "silu": torch.nn.functional.silu,
+    "silu": F.silu,
 }
-_DERIVATIVES = {  # gradient of the output, output -> gradient of the input, where the output is enough to know it
+_DERIVATIVES = {  # gradient of the output, output (of silu, input) -> gradient of the input
+    torch.positive: lambda upstream, h: upstream,
     torch.sigmoid: torch.ops.aten.sigmoid_backward,
     torch.tanh: torch.ops.aten.tanh_backward,
     torch.relu: lambda upstream, h: torch.ops.aten.threshold_backward(upstream, h, 0),
+    F.silu: torch.ops.aten.silu_backward,
 }
 
 
@@ -64,63 +68,115 @@ def layer(params, name, index):
     return params[f"{name}.{index}.weight"], params[f"{name}.{index}.bias"]
 
 
-def affine(h, weight, bias, activation=None):
-    """h @ weight + bias: of one network, or of members (M, n_in, n_out) on inputs (M or 1, n_rows, n_in).
+def hidden(params, name, h, layers, activation):
+    """Run h through `layers` (a range), each followed by the activation.
 
-    Then the activation, if one is given.
+    Of one network, or of members (M, n_in, n_out) on inputs (M or 1, n_rows, n_in); so `network`.
     """
-    if kept_gradient(weight) is not None and kept_gradient(bias) is not None:
-        if activation is None or activation in _DERIVATIVES:
-            return _Affine.apply(h, weight, bias, activation)
-        return activation(_Affine.apply(h, weight, bias, None))
-    f = _affine(h, weight, bias)
-    return f if activation is None else activation(f)
+    leaves = list(chain.from_iterable(layer(params, name, index) for index in layers))
+    return _run(leaves, h, [activation] * len(layers)) if leaves else h
+
+
+def network(params, name, h, layers, activation):
+    """Run h through `layers` (a range), the activation between them.
+
+    Where there is "<name>.skip.weight", a linear path leads from h past them, to the first columns of the output.
+    """
+    leaves, activations = _parts(params, name, layers, activation)
+    return _run(leaves, h, activations)
+
+
+def network_and_back(params, name, h, layers, activation, *, to_input=True):
+    """`network` of leaves that keep their gradients, by hand: see `skvae._tensors.and_back`."""
+    leaves, activations = _parts(params, name, layers, activation)
+    return and_back(_Chain, h, None, [kept(leaf) for leaf in leaves], activations, to_input=to_input)
+
+
+def _parts(params, name, layers, activation):
+    leaves = list(chain.from_iterable(layer(params, name, index) for index in layers))
+    skip = params.get(f"{name}.skip.weight")
+    return leaves if skip is None else [*leaves, skip], [activation] * (len(layers) - 1) + [None]
+
+
+def _run(leaves, h, activations):
+    pairs = [kept(leaf) for leaf in leaves]
+    if None in pairs:
+        return _values(leaves, h, activations)[-1]
+    return _Chain.apply(h, leaves[0], pairs, activations)
+
+
+def _values(tensors, h, activations):
+    """h, and what it becomes before and after each activation, by weights and biases, and by the skip's weight if any.
+
+    Without an activation the two are one.
+    """
+    values, first = [h], h
+    for weight, bias, activation in zip(tensors[:-1:2], tensors[1::2], activations, strict=True):
+        f = _affine(values[-1], weight, bias)
+        values += [f, f if activation is None else activation(f)]
+    if len(tensors) % 2:
+        past = _times(first, tensors[-1])
+        values[-1] = values[-1] + F.pad(past, (0, values[-1].shape[-1] - past.shape[-1]))
+    return values
 
 
 def _affine(h, weight, bias):
     if weight.dim() == 2:
         return torch.addmm(bias, h, weight)
-    return torch.baddbmm(bias[:, None], h.expand(weight.shape[0], -1, -1), weight)
+    return torch.baddbmm(bias[:, None], h.expand(len(weight), -1, -1), weight)
 
 
-class _Affine(torch.autograd.Function):
-    """`affine` of leaves that keep their gradients: the products are added to these at once.
+def _times(h, weight):
+    return torch.mm(h, weight) if weight.dim() == 2 else torch.bmm(h.expand(len(weight), -1, -1), weight)
 
-    Autograd would put each product into fresh memory, which costs nearly as much again, and add it from there.
+
+def _add_product(total, h, upstream):
+    """total += h.T @ upstream."""
+    if total.dim() == 2:
+        total.addmm_(h.mT, upstream)
+    else:
+        total.baddbmm_(h.expand(len(total), -1, -1).mT, upstream)
+
+
+class _Chain(torch.autograd.Function):
+    """Layers of leaves that keep their gradients: the products are added to these at once.
+
+    Autograd would put each product into fresh memory, which costs nearly as much again, and add it from there; and each
+    of its nodes takes longer than a small product. One leaf is an input of the node, and tells autograd that there is
+    something to go back to.
     """
 
     @staticmethod
-    def forward(ctx, h, weight, bias, activation):
-        f = _affine(h, weight, bias)
-        if activation is not None:
-            f = activation(f)
-        ctx.activation = activation
-        ctx.save_for_backward(h, weight, bias, None if activation is None else f)
-        return f
+    def forward(ctx, h, leaf, pairs, activations):
+        ctx.pairs, ctx.activations = pairs, activations
+        ctx.alone = pairs[0].value.dim() < h.dim()  # a stack of one network
+        values = _values([pair.value for pair in pairs], h.squeeze(0) if ctx.alone else h, activations)
+        ctx.save_for_backward(*values)
+        return values[-1].unsqueeze(0) if ctx.alone else values[-1]
 
     @staticmethod
     @once_differentiable
     def backward(ctx, upstream):
-        h, weight, bias, activated = ctx.saved_tensors
-        if activated is not None:
-            upstream = _DERIVATIVES[ctx.activation](upstream, activated)
-        if weight.dim() == 2:
-            bias.grad.add_(upstream.sum(0))
-            weight.grad.addmm_(h.T, upstream)
-        else:
-            bias.grad.add_(upstream.sum(1))
-            weight.grad.baddbmm_(h.expand(weight.shape[0], -1, -1).mT, upstream)
-        if not ctx.needs_input_grad[0]:
+        values, goes_back = ctx.saved_tensors, ctx.needs_input_grad[0]
+        of_h = upstream = upstream.squeeze(0) if ctx.alone else upstream
+        for i in reversed(range(len(ctx.activations))):
+            h, before, after = values[2 * i : 2 * i + 3]
+            if ctx.activations[i] is not None:
+                of_h = _DERIVATIVES[ctx.activations[i]](of_h, before if ctx.activations[i] is F.silu else after)
+            weight, bias = ctx.pairs[2 * i : 2 * i + 2]
+            _add_product(weight.gradient, h, of_h)
+            bias.gradient.add_(of_h.sum(-2))
+            if i or goes_back:
+                of_h = _times(of_h, weight.value.mT)
+        if len(ctx.pairs) % 2:
+            skip = ctx.pairs[-1]
+            of_past = upstream[..., : skip.value.shape[-1]]
+            _add_product(skip.gradient, values[0], of_past)
+            of_h = of_h + _times(of_past, skip.value.mT) if goes_back else of_h
+        if not goes_back:
             return None, None, None, None
-        of_input = upstream @ weight.mT
-        return of_input if h.shape == of_input.shape else of_input.sum(0, keepdim=True), None, None, None
-
-
-def hidden(params, name, h, layers, activation):
-    """Run h through `layers` (a range), each followed by the activation."""
-    for index in layers:
-        h = affine(h, *layer(params, name, index), activation)
-    return h
+        of_h = of_h if of_h.shape == values[0].shape else of_h.sum(0, keepdim=True)
+        return of_h.unsqueeze(0) if ctx.alone else of_h, None, None, None
 
 
 class Module:

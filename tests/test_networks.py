@@ -8,44 +8,65 @@ import pytest
 import torch
 
 from skvae._members import Encoded, MemberNoise, MemberRows, Stream
-from skvae._tensors import Noise
+from skvae._tensors import Noise, keep_gradient
 from skvae.elbo import draw_and_kl, kl_to_standard_normal
-from skvae.networks import ACTIVATIONS, Module, affine
+from skvae.networks import ACTIVATIONS, Module, hidden, network
 
 
 def normal(*shape, seed=0):
     return Noise(seed).normal(torch.arange(int(np.prod(shape[:-1]))), shape[-1], torch.float64).reshape(shape)
 
 
-@pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
-@pytest.mark.parametrize(
-    "shapes", [((7, 4), (4, 3), (3,)), ((1, 7, 4), (2, 4, 3), (2, 3)), ((2, 7, 4), (2, 4, 3), (2, 3))]
-)
-def test_a_layer_that_keeps_its_gradients_has_those_of_autograd(activation, shapes):
-    activation = ACTIVATIONS.get(activation)
-    h, weight, bias = leaves = [normal(*shape, seed=i).requires_grad_() for i, shape in enumerate(shapes)]
-    expected = affine(h, weight, bias, activation)
+SHAPES = {  # input; axes of the weights before their own
+    "one network": ((7, 4), ()),
+    "one member": ((1, 7, 4), (1,)),
+    "members of one input": ((1, 7, 4), (2,)),
+    "members": ((2, 7, 4), (2,)),
+}
+
+
+def leaves_of(sizes, members, skip):
+    shapes = {f"net.{i}.weight": size for i, size in enumerate(zip(sizes, sizes[1:]))}
+    shapes |= {f"net.{i}.bias": (size,) for i, size in enumerate(sizes[1:])}
+    if skip:
+        shapes["net.skip.weight"] = (sizes[0], sizes[-1] - 1)
+    params = {name: normal(*members, *shape, seed=i) for i, (name, shape) in enumerate(shapes.items())}
+    return {name: tensor.requires_grad_() for name, tensor in params.items()}
+
+
+@pytest.mark.parametrize("layers", [range(1), range(3), range(1, 3)])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("shapes", SHAPES)
+@pytest.mark.parametrize("run, skip", [(hidden, False), (network, False), (network, True)])
+def test_layers_that_keep_their_gradients_have_those_of_autograd(run, skip, shapes, activation, layers):
+    (*rows, n_in), members = SHAPES[shapes]
+    sizes = (n_in, 5, 3, 6)[: len(layers) + 1]
+    params = leaves_of(sizes, members, skip)
+    if layers.start:
+        params = {name.replace("net.1.", "net.2.").replace("net.0.", "net.1."): t for name, t in params.items()}
+    h = normal(*rows, n_in, seed=8).requires_grad_()
+    expected = run(params, "net", h, layers, ACTIVATIONS[activation])
     upstream = normal(*expected.shape, seed=9)
-    gradients = torch.autograd.grad(expected, leaves, upstream)
-    for leaf in (weight, bias):
-        leaf.grad, leaf.adds_in_place = torch.ones_like(leaf), True  # to be added to
-    got = affine(h, weight, bias, activation)
+    gradients = torch.autograd.grad(expected, [h, *params.values()], upstream)
+    for leaf in params.values():
+        keep_gradient(leaf, torch.ones_like(leaf))  # to be added to
+    got = run(params, "net", h, layers, ACTIVATIONS[activation])
     got.backward(upstream)
     torch.testing.assert_close(got, expected)
     torch.testing.assert_close(h.grad, gradients[0])
-    torch.testing.assert_close(weight.grad, gradients[1] + 1)
-    torch.testing.assert_close(bias.grad, gradients[2] + 1)
+    for leaf, gradient in zip(params.values(), gradients[1:], strict=True):
+        torch.testing.assert_close(leaf.grad, gradient + 1)
 
 
 def test_a_draw_and_its_kl_have_the_gradients_of_autograd():
     """Also where the log-variance is held: outside of the bounds it has none."""
     mean, log_variance = (normal(2, 5, 3, seed=seed).requires_grad_() for seed in (0, 1))
     epsilon, of_z, of_kl = (normal(2, 5, 3, seed=seed) for seed in (2, 3, 4))
-    held = log_variance.clamp(-0.5, 0.7)
+    held, heads = log_variance.clamp(-0.5, 0.7), torch.cat([mean, log_variance], -1)
     assert 0 < (held != log_variance).sum() < held.numel()
     z, kl = mean + (0.5 * held).exp() * epsilon, kl_to_standard_normal(mean, held)
     expected = torch.autograd.grad([z, kl], [mean, log_variance], [of_z, of_kl])
-    found = draw_and_kl(mean, log_variance, epsilon, -0.5, 0.7)
+    found = draw_and_kl(heads, epsilon, -0.5, 0.7)
     torch.testing.assert_close(found, (z, kl))
     got = torch.autograd.grad(found, [mean, log_variance], [of_z, of_kl])
     torch.testing.assert_close(got, expected)

@@ -288,7 +288,7 @@ def test_seeds_drawn_afresh_are_stacked_too(ascents):
     collected = Collected()
     StackedGridSearchCV(vae(random_state=None), {"beta": [1.0, 1.0]}, cv=2, scoring=collected, refit=False).fit(table())
     assert ascents == [4]
-    assert not np.allclose(collected[0].parameters_["mean.0.weight"], collected[2].parameters_["mean.0.weight"])
+    assert not np.allclose(collected[0].parameters_["encoder.1.weight"], collected[2].parameters_["encoder.1.weight"])
 
 
 # ------------------------------------------------------------------------------------------------------------- failures

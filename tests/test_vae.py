@@ -10,12 +10,13 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, norm
 
 from skvae._members import MemberBatch, MemberNoise
-from skvae._tensors import Cells, Noise
+from skvae._tensors import Cells, Noise, keep_gradient
 from skvae.elbo import Bound, FreeBits, kl_to_standard_normal
 from skvae.engines import gradient
 from skvae.engines.watching import Watcher
-from skvae.likelihoods import Bernoulli, Gaussian
+from skvae.likelihoods import Bernoulli, Gaussian, Mixed, Poisson
 from skvae.models.vae import VAE, PerRowVAE, Posterior, at, own
+from skvae.networks import init_mlp
 
 N, D, K = 12, 5, 2
 
@@ -37,10 +38,8 @@ def linear_model(seed=0, off=0.0, kind=VAE, draws=1, **settings):
         "decoder.0.weight": W,
         "decoder.0.bias": mu,
         "likelihood.noise": np.log(psi - 1e-3),
-        "mean.0.weight": (1 - off) * A,
-        "mean.0.bias": -(1 - off) * mu @ A,
-        "log_variance.0.weight": np.zeros((D, K)),
-        "log_variance.0.bias": -np.log(precision) + off,
+        "encoder.0.weight": np.hstack([(1 - off) * A, np.zeros((D, K))]),
+        "encoder.0.bias": np.hstack([-(1 - off) * mu @ A, -np.log(precision) + off]),
     }
     params = {name: torch.from_numpy(np.asarray(array))[None] for name, array in params.items()}
     model = kind(D, K, D, (), torch.tanh, Gaussian(), n_draws=draws, **settings)
@@ -152,8 +151,8 @@ def test_free_bits_leave_no_gradient_on_cheap_dimensions():
     model, params, batch, _ = linear_model(off=0.5, free_bits=100.0)
     params = {name: tensor.clone().requires_grad_() for name, tensor in params.items()}
     bound = model.bound(params, batch, noise())
-    free = torch.autograd.grad(bound.value(1.0).mean(), params["mean.0.bias"], retain_graph=True)[0]
-    alone = torch.autograd.grad(bound.log_prob.mean(), params["mean.0.bias"])[0]
+    free = torch.autograd.grad(bound.value(1.0).mean(), params["encoder.0.bias"], retain_graph=True)[0]
+    alone = torch.autograd.grad(bound.log_prob.mean(), params["encoder.0.bias"])[0]
     torch.testing.assert_close(free, alone)
 
 
@@ -215,13 +214,13 @@ def test_posteriors_per_row_reach_the_exact_one_under_a_fixed_decoder():
     fit = gradient.ascend(model, start, AllRows(), plan=plan, noise=noise())
     bound = (model.bound(fit.params, batch, noise()).value() + base(model, batch))[0]
     np.testing.assert_allclose(bound, exact, atol=1e-5)
-    assert fit.params.keys() == {"row.mean", "row.log_variance"}
+    assert fit.params.keys() == {"row.posterior"}
     assert all(torch.equal(model.fixed[name], tensor) for name, tensor in decoder.items())
 
 
 def test_log_variances_are_held_in_range():
     model, params, batch, _ = linear_model()
-    params["log_variance.0.bias"] = torch.tensor([[1e9, -1e9]], dtype=torch.float64)
+    params["encoder.0.bias"][:, K:] = torch.tensor([1e9, -1e9])
     q = model.encode(params, batch)
     assert q.log_variance.max() <= 10 and q.log_variance.min() >= -15
     assert torch.isfinite(model.bound(params, batch, noise()).value()).all()
@@ -237,6 +236,56 @@ def test_the_posterior_starts_as_wide_as_the_prior_and_the_mean_at_the_marginal_
     q = model.encode(stacked, rows_of(torch.zeros(3, D)))
     assert isinstance(q, Posterior) and not q.log_variance.any()
     np.testing.assert_allclose(params["decoder.1.bias"].sigmoid(), 0.25, rtol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------ the way back by hand
+BY_HAND = {  # likelihood, hidden layers, own values
+    "gaussian": (Gaussian(), (7,), {"noise": (D,)}),
+    "isotropic": (Gaussian("isotropic"), (7, 4), {"noise": (1,)}),
+    "fixed noise": (Gaussian(0.7), (7,), {}),
+    "bernoulli": (Bernoulli(), (7,), {}),
+    "linear bernoulli": (Bernoulli(), (), {}),
+    "poisson": (Poisson(), (7,), {}),
+    "mixed": (Mixed([(Gaussian(), 0, 2), (Bernoulli(), 2, D)]), (7,), {"0.noise": (2,)}),
+}
+
+
+@pytest.mark.parametrize("beta", [0.3, torch.tensor([[0.5], [2.0]], dtype=torch.float64)])
+@pytest.mark.parametrize("rows", ["shared", "own", "one member"])
+@pytest.mark.parametrize("skip, missing", [(False, False), (True, True)])
+@pytest.mark.parametrize("name", BY_HAND)
+def test_the_way_back_by_hand_is_that_of_autograd(name, skip, missing, rows, beta):
+    likelihood, layers, values = BY_HAND[name]
+    model, M = VAE(D, K, D, layers, torch.tanh, likelihood), 1 if rows == "one member" else 2
+    beta, S = beta[:M] if isinstance(beta, torch.Tensor) else beta, M if rows == "own" else 1
+
+    def draw(purpose, *shape):
+        return (
+            Noise(1).fold(purpose).normal(torch.arange(math.prod(shape[:-1])), shape[-1], torch.float64).reshape(shape)
+        )
+
+    shapes = {name: tensor.shape for name, tensor in model._init_encoder(Noise(0)).items()}
+    shapes |= {name: tensor.shape for name, tensor in init_mlp("decoder", model.decoder_sizes, Noise(0)).items()}
+    shapes |= {f"likelihood.{name}": shape for name, shape in values.items()}
+    shapes |= {"encoder.skip.weight": (D, K), "decoder.skip.weight": (K, D)} if skip else {}
+    params = {name: draw(name, M, *shape) for name, shape in shapes.items()}
+    observed = (draw("observed", S, N, D) > 0).double() if missing else None
+    x = (draw("x", S, N, D) > 0).double() * (1 if observed is None else observed)
+    base_posterior = draw("base", S, N, 2 * K) if skip else None
+    batch = MemberBatch(Cells(x, observed), x, draw("w", S, N).square(), torch.arange(N)[None], base_posterior)
+
+    of_autograd = {name: tensor.clone().requires_grad_() for name, tensor in params.items()}
+    by_hand = {name: tensor.clone().requires_grad_() for name, tensor in params.items()}
+    for leaf in by_hand.values():
+        keep_gradient(leaf, torch.zeros_like(leaf))
+    expected, found = model.bound(of_autograd, batch, noise()), model.bound(by_hand, batch, noise())
+    assert expected.by_hand is None and found.by_hand is not None
+    assert not found.log_prob.requires_grad and not found.kl.requires_grad
+    torch.testing.assert_close((found.log_prob, found.kl), (expected.log_prob.detach(), expected.kl.detach()))
+    gradient._descend(found, beta, batch.w)
+    (-(batch.w * expected.value(beta)).sum() / N).backward()
+    for name, leaf in by_hand.items():
+        torch.testing.assert_close(leaf.grad, of_autograd[name].grad, msg=lambda text, name=name: f"{name}: {text}")
 
 
 # -------------------------------------------------------------------------------------- the engine, for several fits

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from skvae import _reduce
-from skvae.elbo import Fit
+from skvae._tensors import keep_gradient
+from skvae.elbo import Bound, Fit
 from skvae.engines import schedules
 from skvae.engines.watching import Watcher
 
@@ -142,7 +143,7 @@ def _ascend(model, params, rows, plan, noise, log_base, validate, watcher, momen
         for batch in rows.shuffled(plan.batch_size, epoch_noise.fold("order")):
             fraction = step / n_steps
             bound = model.bound(params, batch, epoch_noise)
-            _descend(bound.value(plan.beta(fraction)), batch.w)
+            _descend(bound, plan.beta(fraction), batch.w)
             of_step, refused = optimiser.step(bound, batch.counted, plan.rate_schedule(fraction))
             sums.append(of_step)
             refusals.append(refused)
@@ -165,9 +166,22 @@ def _ascend(model, params, rows, plan, noise, log_base, validate, watcher, momen
     return fit
 
 
-def _descend(value, w):
+def _descend(bound, beta, w):
     """Gradients of minus the weighted mean of the bounds; of members, of the sum of their means."""
-    value.backward((w / -w.shape[-1]).expand(value.shape))
+    n = w.shape[-1]
+    if isinstance(bound, Bound):  # straight to its terms, past their sum
+        bound.back(_each(w, -1 / n, bound.log_prob), _each(w, beta / n, bound.kl))
+    else:
+        value = bound.value(beta)
+        value.backward(_each(w, -1 / n, value))
+
+
+def _each(w, factor, tensor):
+    """The weights of the rows times a factor, in the shape of the tensor."""
+    if not isinstance(factor, torch.Tensor):
+        factor = w.new_full((), factor)  # a plain number is converted at each use, which takes twice as long
+    each = w * factor
+    return (each if each.dim() == tensor.dim() else each.unsqueeze(-1)).expand(tensor.shape)
 
 
 def _of_epoch(sums, refusals):
@@ -235,6 +249,7 @@ class _Adam:
         self.params, self.factor = params, 1.0
         self.gradient = _shared_gradient(params)
         state = moments or _zero_moments(params)
+        self.one = torch.ones((), device=self.gradient.device)
         self.step_count = state[f"{next(iter(params))}.step"]  # the same of all
         self.groups = _groups(params, state, plan)
         self.state = state if len(self.groups) <= 2 else {}  # none where members have rates of their own
@@ -248,8 +263,9 @@ class _Adam:
         log_prob, kl = bound.log_prob.detach(), bound.kl.detach().sum(-1)
         sums = (torch.stack([log_prob, kl, torch.ones_like(kl)]) * w).sum(-1)
         total = sums.sum() + self.gradient.sum()
-        refused = (total * 0 != 0).float()  # the kernel leaves parameters and moments alone where this is 1
-        self.step_count += 1 - refused
+        # 1 where that is not finite, else 0: the kernel leaves parameters and moments alone then
+        refused = (total - total).nan_to_num_(1.0).float()
+        self.step_count += self.one - refused
         for group in self.groups:
             group.step(self.step_count, self.factor * multiplier, refused)
         self.gradient.zero_()
@@ -290,7 +306,7 @@ def _shared_gradient(params):
     gradient = torch.zeros(sum(tensor.numel() for tensor in params.values()), dtype=first.dtype, device=first.device)
     parts = gradient.split([tensor.numel() for tensor in params.values()])
     for tensor, part in zip(params.values(), parts, strict=True):
-        tensor.grad, tensor.adds_in_place = part.view(tensor.shape), True  # see `kept_gradient`
+        keep_gradient(tensor, part.view(tensor.shape))
     return gradient
 
 

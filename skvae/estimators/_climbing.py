@@ -16,6 +16,7 @@ import torch
 
 from skvae._members import MemberNoise, MemberRows, Stream
 from skvae.engines import gradient
+from skvae.models.vae import with_heads
 
 _STACK_CELLS = 2**19  # members x rows of a batch x columns in one step: more leave the cache, and gain nothing
 
@@ -217,7 +218,7 @@ def _side_by_side(tasks):
     streams = {}
     for place, task in enumerate(tasks):
         streams.setdefault(_stream_key(task.stream), []).append(place)
-    n_latent = max(0 if task.stream.base is None else task.stream.base.shape[2] for task in tasks)
+    n_latent = max(0 if task.stream.base is None else task.stream.base.shape[2] // 2 for task in tasks)
     rows = [
         _shared([_widened_stream(tasks[place].stream, n_latent) for place in places]) for places in streams.values()
     ]
@@ -231,16 +232,13 @@ def _shared(streams):
     weight = torch.cat([stream.weight.expand(stream.n_members, -1) for stream in streams])
     base = None
     if streams[0].base is not None:
-        base = torch.cat([stream.base.expand(stream.n_members, -1, -1, -1) for stream in streams])
+        base = torch.cat([stream.base.expand(stream.n_members, -1, -1) for stream in streams])
     return streams[0]._replace(n_members=len(weight), weight=weight, base=base)
 
 
 def _widened_stream(stream, n_latent):
     """With a base of so many latent dimensions, those added as in the prior."""
-    if stream.base is None or stream.base.shape[2] == n_latent:
-        return stream
-    added = (0, 0, 0, n_latent - stream.base.shape[2])
-    return stream._replace(base=torch.nn.functional.pad(stream.base, added))
+    return stream if stream.base is None else stream._replace(base=with_heads(stream.base, n_latent))
 
 
 def _slices(tasks):

@@ -8,6 +8,7 @@ import torch
 from skvae._members import Encoded, MemberBatch
 from skvae._tensors import Cells, placed
 from skvae.estimators import _linear as linear
+from skvae.models.vae import with_heads
 
 _CELLS = 2**19  # draws x rows x columns at once: more leave the caches, and take twice as long
 _ROWS_AT_ONCE = 4096
@@ -86,13 +87,12 @@ class Layout:
 
 
 def base_of(start, rows, n_components, dtype=torch.float32):
-    """Mean and log-variance of the posterior under factor analysis, (n_rows, n_components, 2), of rows in a `Layout`.
+    """Means, then log-variances of the posterior under factor analysis, (n_rows, 2 K), of rows in a `Layout`.
 
     Latent dimensions that it does not have are those of the prior.
     """
     base = linear.at_work(start, rows.Z, linear.posterior)
-    base = np.pad(base, ((0, 0), (0, n_components - base.shape[1]), (0, 0)))
-    return torch.from_numpy(base).to(device=rows.device, dtype=dtype)
+    return with_heads(torch.from_numpy(base), n_components).to(device=rows.device, dtype=dtype)
 
 
 def base_for(model, start, rows, dtype=torch.float32):

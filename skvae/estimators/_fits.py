@@ -187,7 +187,7 @@ class Voted:
         return [clipped, floored]
 
     def _bases(self, training):
-        """The posteriors under all of them, (n_members, n_rows, n_components, 2)."""
+        """The posteriors under all of them, (n_members, n_rows, 2 K)."""
         K = self.model.n_components
         return torch.stack([base_of(found, training, K) for start in self.starts for found in start])
 
@@ -301,12 +301,12 @@ def linear_network(model, training, noise, found, floor=None):
     params = model.init(noise.fold("init"), moments_of(training.columns))
     K, last = model.n_components, model.last
     W = torch.nn.functional.pad(found.W.mT, (0, 0, 0, K - found.W.shape[1]))  # (K, D)
-    for name in ("mean.0", "log_variance.0", f"decoder.{last}"):
+    for name in (f"encoder.{last}", f"decoder.{last}"):
         params[f"{name}.weight"] = torch.zeros_like(params[f"{name}.weight"])
         params[f"{name}.bias"] = torch.zeros_like(params[f"{name}.bias"])
     params[f"decoder.{last}.bias"] = found.mu
     params["decoder.skip.weight" if last else "decoder.0.weight"] = W
-    params["mean.skip.weight"] = torch.zeros(model.encoder_sizes[0], K)
+    params["encoder.skip.weight"] = torch.zeros(model.encoder_sizes[0], K)
     psi = found.psi if len(params["likelihood.noise"]) > 1 else found.psi[:1]
     params["likelihood.noise"] = psi.log() if floor == 0 else model.likelihood.raw(psi)
     dtype = torch.float64 if floor == 0 else torch.float32

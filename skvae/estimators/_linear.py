@@ -104,14 +104,14 @@ def log_prob(model, batch, params):
 
 
 def posterior(model, batch, params):
-    """Mean and log-variance of the best factorised posterior, (n_rows, K, 2)."""
+    """Means, then log-variances of the best factorised posterior, (n_rows, 2 K)."""
     q = model.posterior(batch, params)
     log_variance = -torch.linalg.inv(q.V).diagonal(dim1=-2, dim2=-1).log()
     pattern = torch.zeros(len(batch.X), dtype=torch.int64) if batch.pattern is None else batch.pattern
-    return torch.stack([q.mean, log_variance[pattern]], -1)
+    return torch.cat([q.mean, log_variance[pattern]], -1)
 
 
 def expected(params, x, observed):
     """x with what the model expects of the missing cells, given the others of the row."""
-    mean = at_work(params, np.where(observed, x.astype(np.float64), np.nan), posterior)[..., 0]
+    mean = at_work(params, np.where(observed, x.astype(np.float64), np.nan), posterior)[:, : params.W.shape[1]]
     return np.where(observed, x, mean @ params.W.numpy().T + params.mu.numpy())

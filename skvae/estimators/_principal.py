@@ -75,11 +75,11 @@ def principal_network(model, training, noise, found, dtype=torch.float32):
     into = torch.nn.functional.pad(into, (0, spare, 0, model.encoder_sizes[0] - len(into)))
     back = torch.nn.functional.pad(back, (0, 0, 0, spare))
     last = model.last
-    params["mean.0.weight"] = torch.zeros_like(params["mean.0.weight"])
+    params[f"encoder.{last}.weight"] = torch.zeros_like(params[f"encoder.{last}.weight"])
     params[f"decoder.{last}.weight"] = _NEXT_TO_NOTHING * params[f"decoder.{last}.weight"]
-    params["mean.skip.weight" if last else "mean.0.weight"] = into
+    params["encoder.skip.weight" if last else "encoder.0.weight"] = into
     params["decoder.skip.weight" if last else "decoder.0.weight"] = back
-    params["mean.0.bias"] = -(found.mu @ into[: len(found.mu)])
+    params[f"encoder.{last}.bias"] = -(found.mu @ into[: len(found.mu)])
     params[f"decoder.{last}.bias"] = found.mu
     return {name: tensor.to(dtype) for name, tensor in params.items()}
 

@@ -860,8 +860,9 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
             Means and standard deviations of the factorised normal posterior.
         """
         work = self._inferred(X)
-        q = work.by_row(lambda batch: torch.stack(work.model.encode(work.params, batch), -1)[0])
-        return q[..., 0], np.exp(0.5 * q[..., 1])
+        q = work.by_row(lambda batch: torch.cat(work.model.encode(work.params, batch), -1)[0])
+        mean, log_variance = np.split(q, 2, axis=1)
+        return mean, np.exp(0.5 * log_variance)
 
     def sample(self, n_samples=1, random_state=None):
         """Draw rows from the model.
@@ -1010,10 +1011,9 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         model.n_draws, model.several, model.fixed = _SVI_DRAWS, True, work.params
         params = model.init_rows(len(work.rows), work.dtype)
         if self._architecture["inference"] == "amortized":
-            q = work.by_row(lambda batch: torch.stack(work.model.encode(work.params, batch), -1)[0])
+            q = work.by_row(lambda batch: torch.cat(work.model.encode(work.params, batch), -1)[0])
             base = 0.0 if work.start is None else base_of(work.start, work.rows, model.n_components, work.dtype).numpy()
-            offset = torch.from_numpy(q - base).to(work.dtype)
-            params = {"row.mean": offset[None, ..., 0], "row.log_variance": offset[None, ..., 1]}
+            params = {"row.posterior": torch.from_numpy(q - base)[None].to(work.dtype)}
         fit = Plain(model, work.rows, Noise(0), _svi_plan(len(work.rows)), params, work.start, dtype=work.dtype)
         stream = (
             fit.task.stream

@@ -11,7 +11,7 @@ import torch
 
 from skvae.elbo import Bound, Penalised
 from skvae.models.vae import VAE
-from skvae.networks import Module, affine, hidden, init_mlp, layer
+from skvae.networks import Module, init_mlp
 
 _LEAST = 1e-12  # of a mean activation, whose logarithm is taken
 
@@ -49,7 +49,7 @@ class Autoencoder(VAE):
         Mean activation rho that a unit of the code should have, and weight of the penalty. The code is then logistic.
     """
 
-    adds_to_base = False
+    adds_to_base, n_heads = False, 1
 
     def __init__(
         self,
@@ -75,8 +75,7 @@ class Autoencoder(VAE):
     def _init_encoder(self, noise):
         if self.own_encoder:
             return self.own_encoder.init(noise)
-        sizes = self.encoder_sizes
-        return init_mlp("encoder", sizes, noise) | init_mlp("mean", (sizes[-1], self.n_components), noise)
+        return init_mlp("encoder", (*self.encoder_sizes, self.n_components), noise)
 
     def bound(self, params, batch, noise):
         """Minus the squared error of each row by what its corrupted cells tell, and the penalty if there is one."""
@@ -89,14 +88,7 @@ class Autoencoder(VAE):
 
     def encode(self, params, batch):
         """The code, (M, B, K)."""
-        if self.own_encoder:
-            z = self.own_encoder(params, batch.u)
-        else:
-            h = hidden(params, "encoder", batch.u, range(len(self.encoder_sizes) - 1), self.activation)
-            z = affine(h, *layer(params, "mean", 0))
-            if "mean.skip.weight" in params:
-                skip = params["mean.skip.weight"]
-                z = z + batch.u.expand(len(skip), -1, -1) @ skip
+        z = self._encoded(params, batch.u)
         return z.sigmoid() if self.sparsity else z
 
     def corrupted(self, params, batch, noise):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from skvae._tensors import uniform_at
 from skvae.elbo import Bound, kl_to_standard_normal
-from skvae.networks import hidden, init_mlp, layer
+from skvae.networks import hidden, init_mlp, layer, network
 
 
 class Posterior(NamedTuple):
@@ -77,9 +77,7 @@ class MultVAE:
         weight, bias = layer(params, "encoder", 0)
         h = self.normalise(x, noise).linear(weight, bias)
         if self.last:
-            h = hidden(params, "encoder", self.activation(h), range(1, self.last), self.activation)
-            weight, bias = layer(params, "encoder", self.last)
-            h = h @ weight + bias
+            h = network(params, "encoder", self.activation(h), range(1, self.last + 1), self.activation)
         return Posterior(*(h * (x.sum() > 0)[:, None]).chunk(2, dim=-1))
 
     def normalise(self, x, noise=None):

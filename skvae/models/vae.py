@@ -6,8 +6,9 @@ Kingma and Welling, *Auto-Encoding Variational Bayes*, ICLR 2014; Rezende, Moham
 linear decoder and a Gaussian likelihood the expectation over z is taken in closed form, and the bound's maximum is that
 of factor analysis (Lucas et al., NeurIPS 2019).
 
-Every tensor has a leading axis of members (`skvae._members`). Posteriors may be offsets from a `base`, such as the
-exact posterior of factor analysis; the decoder may have a linear path beside its layers, "decoder.skip.weight".
+Every tensor has a leading axis of members (`skvae._members`). A posterior is found as one vector of 2 K numbers, its
+means, then its log-variances. It may be an offset from a `base`, such as the exact posterior of factor analysis. The
+decoder, and the encoder's means, may have a linear path beside their layers, "decoder.skip.weight".
 """
 
 import math
@@ -16,8 +17,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skvae.elbo import Bound, FreeBits, ImportanceWeighted, draw_and_kl, kl_to_standard_normal
-from skvae.networks import Module, affine, hidden, init_mlp, layer
+from skvae._tensors import kept
+from skvae.elbo import (
+    Bound,
+    FreeBits,
+    ImportanceWeighted,
+    draw_and_kl,
+    draw_and_kl_and_back,
+    kl_to_standard_normal,
+)
+from skvae.networks import Module, init_mlp, layer, network, network_and_back
 
 _LOWEST, _HIGHEST = -15.0, 10.0  # of a log-variance
 
@@ -55,6 +64,8 @@ class VAE:
     """
 
     adds_to_base = True  # the encoder's output is an offset, where there is a base
+    learns_encoder = True
+    n_heads = 2  # numbers that the encoder gives for each latent dimension
 
     def __init__(
         self,
@@ -82,6 +93,8 @@ class VAE:
         linear = not self.last and decoder is None
         self.several = n_draws > 1 or objective == "iwae"
         self.closed_form = linear and objective == "elbo" and hasattr(likelihood, "expected_log_prob")
+        plain = encoder is None and decoder is None and not free_bits
+        self.by_hand = plain and self.learns_encoder and not (self.several or self.closed_form)
 
     # ------------------------------------------------------------------------------------------------ parameters
     def init(self, noise, moments):
@@ -97,9 +110,10 @@ class VAE:
         if self.own_encoder:
             return self.own_encoder.init(noise)
         K, sizes = self.n_components, self.encoder_sizes
-        params = init_mlp("encoder", sizes, noise) | init_mlp("mean", (sizes[-1], K), noise)
-        zeros = torch.zeros(sizes[-1] + 1, K, dtype=torch.float32)
-        return params | {"log_variance.0.weight": zeros[1:], "log_variance.0.bias": zeros[0]}
+        params, mean = init_mlp("encoder", sizes, noise), init_mlp("mean", (sizes[-1], K), noise)
+        heads = {key: torch.cat([mean[f"mean.0.{key}"]] * 2, -1) for key in ("weight", "bias")}
+        heads["weight"][:, K:] = 0  # log-variances
+        return params | {f"encoder.{self.last}.{key}": tensor for key, tensor in heads.items()}
 
     def _init_decoder(self, noise, moments):
         if self.own_decoder:
@@ -111,10 +125,12 @@ class VAE:
     # ------------------------------------------------------------------------------------------------- the bound
     def bound(self, params, batch, noise):
         """The bound of each row, by draws of z or in closed form."""
+        if self.by_hand and kept(params["encoder.0.weight"]):
+            return self._bound_by_hand(params, batch, noise)
         if not (self.closed_form or self.several):
-            mean, log_variance = self._heads(params, batch)
-            epsilon = self._epsilon(noise.fold("z"), batch.row, mean.dtype)
-            z, kl = draw_and_kl(mean, log_variance, epsilon, _LOWEST, _HIGHEST)
+            heads = self._heads(params, batch)
+            epsilon = self._epsilon(noise.fold("z"), batch.row, heads.dtype)
+            z, kl = draw_and_kl(heads, epsilon, _LOWEST, _HIGHEST)
             return self._bound(self.log_prob(params, batch.x, z), kl, batch)
         q = self.encode(params, batch)
         kl = kl_to_standard_normal(*q)
@@ -126,26 +142,39 @@ class VAE:
             return ImportanceWeighted(each.mean(1), kl, log_mean_weight(each, z, q, getattr(noise, "live", None)))
         return self._bound(each.mean(1), kl, batch)
 
+    def _bound_by_hand(self, params, batch, noise):
+        """The same by one draw of a network that is trained, with the way back that autograd would find."""
+        layers = range(self.last + 1)
+        heads, to_weights = network_and_back(params, "encoder", batch.u, layers, self.activation, to_input=False)
+        heads = heads if batch.base is None else heads + batch.base
+        epsilon = self._epsilon(noise.fold("z"), batch.row, heads.dtype)
+        (z, kl), to_heads = draw_and_kl_and_back(heads, epsilon, _LOWEST, _HIGHEST)
+        f, to_z = network_and_back(params, "decoder", z, layers, self.activation)
+        log_prob, to_f = self.likelihood.log_prob_and_back(batch.x, f, own(params))
+
+        def back(of_log_prob, of_kl):
+            to_weights(to_heads(to_z(to_f(of_log_prob)), of_kl))
+
+        return Bound(log_prob, kl, back)
+
     def _bound(self, log_prob, kl, batch):
         return FreeBits(log_prob, kl, self.free_bits, batch.w) if self.free_bits else Bound(log_prob, kl)
 
     def encode(self, params, batch):
         """q(z | x)."""
-        mean, log_variance = self._heads(params, batch)
+        mean, log_variance = self._heads(params, batch).chunk(2, dim=-1)
         return Posterior(mean, log_variance.clamp(_LOWEST, _HIGHEST))
 
     def _heads(self, params, batch):
-        """Means and log-variances, the latter as the network gives them."""
+        """Means and log-variances (M, B, 2 K), the latter as the network gives them."""
+        heads = self._encoded(params, batch.u)
+        return heads if batch.base is None else heads + batch.base
+
+    def _encoded(self, params, u):
+        """What the encoder makes of its input."""
         if self.own_encoder:
-            mean, log_variance = self.own_encoder(params, batch.u).chunk(2, dim=-1)
-        else:
-            h = hidden(params, "encoder", batch.u, range(len(self.encoder_sizes) - 1), self.activation)
-            mean = affine(h, *layer(params, "mean", 0))
-            log_variance = affine(h, *layer(params, "log_variance", 0))
-            if "mean.skip.weight" in params:
-                skip = params["mean.skip.weight"]
-                mean = mean + batch.u.expand(len(skip), -1, -1) @ skip
-        return _beside_base(mean, log_variance, batch.base)
+            return self.own_encoder(params, u)
+        return network(params, "encoder", u, range(self.last + 1), self.activation)
 
     def draw(self, q, noise, row):
         """Draws of z, (M, S, B, K), from noise that is the row's own."""
@@ -167,9 +196,7 @@ class VAE:
             return self.decode(params, z.flatten(1, 2)).unflatten(1, z.shape[1:3])
         if self.own_decoder:
             return self.own_decoder(params, z)
-        h = hidden(params, "decoder", z, range(self.last), self.activation)
-        f = affine(h, *layer(params, "decoder", self.last))
-        return f + z @ params["decoder.skip.weight"] if "decoder.skip.weight" in params else f
+        return network(params, "decoder", z, range(self.last + 1), self.activation)
 
     def expected_log_prob(self, params, x, q):
         """E_q[log p(x | z)] of a linear decoder, less the part that is constant in the parameters."""
@@ -183,17 +210,24 @@ class VAE:
 
         Their weights are zero, and stay so as long as no noise is drawn for them.
         """
-        return {name: _widened(tensor, self._axis_of_z(name), n_components) for name, tensor in params.items()}
+        return {name: self._resized(name, tensor, n_components) for name, tensor in params.items()}
 
     def narrowed(self, params):
         """Back again."""
-        return {name: _narrowed(tensor, self._axis_of_z(name), self.n_components) for name, tensor in params.items()}
+        return {name: self._resized(name, tensor, self.n_components) for name, tensor in params.items()}
 
-    def _axis_of_z(self, name):
-        """Which axis of a parameter is that of z, counted from the end; 0 for none, as for the user's own modules."""
-        if name in {"decoder.0.weight", "decoder.skip.weight"}:
-            return 0 if self.own_decoder else -2
-        return -1 if name.startswith(("mean.", "log_variance.", "row.")) else 0
+    def _resized(self, name, tensor, n_components):
+        if name in self._names_of_heads():
+            return with_heads(tensor, n_components, self.n_heads)
+        if name == "encoder.skip.weight":
+            return _with_length(tensor, -1, n_components)
+        if name in {"decoder.0.weight", "decoder.skip.weight"} and not self.own_decoder:
+            return _with_length(tensor, -2, n_components)
+        return tensor
+
+    def _names_of_heads(self):
+        """Of the parameters whose last axis is that of the posterior; none of the user's own modules."""
+        return () if self.own_encoder else (f"encoder.{self.last}.weight", f"encoder.{self.last}.bias")
 
     # ------------------------------------------------------------------------------------------------ evaluation
     def log_weights(self, params, batch, epsilon):
@@ -204,12 +238,6 @@ class VAE:
         q = self.encode(params, batch)
         z = at(q, epsilon)
         return log_weight(self.log_prob(params, batch.x, z), z, q)
-
-
-def _beside_base(mean, log_variance, base):
-    if base is None:
-        return mean, log_variance
-    return mean + base[..., 0], log_variance + base[..., 1]
 
 
 def own(params):
@@ -238,31 +266,34 @@ def log_mean_weight(log_prob, z, q, live=None):
     return log_weight(log_prob, z, q, live).logsumexp(1) - math.log(z.shape[1])
 
 
-def _widened(tensor, axis, n):
-    if not axis or tensor.shape[axis] == n:
+def with_heads(tensor, n_components, n_heads=2):
+    """Cut a last axis of 2 K numbers, of posteriors, to so many latent dimensions, or fill it up as with the prior."""
+    if tensor.shape[-1] == n_heads * n_components:
         return tensor
+    return _with_length(tensor.unflatten(-1, (n_heads, -1)), -1, n_components).flatten(-2)
+
+
+def _with_length(tensor, axis, n):
+    """The tensor with an axis cut to this length, or filled up with zeros."""
+    if tensor.shape[axis] >= n:
+        return tensor.narrow(axis, 0, n)
     shape = list(tensor.shape)
     shape[axis] = n - shape[axis]
     return torch.cat([tensor, tensor.new_zeros(shape)], axis)
 
 
-def _narrowed(tensor, axis, n):
-    return tensor.narrow(axis, 0, n) if axis else tensor
-
-
 class PerRowVAE(VAE):
     """The same with a posterior of its own for every row, in place of an encoder (Hoffman et al., JMLR 14, 2013).
 
-    Parameters "row.mean" and "row.log_variance" have shape (n_members, n_rows, n_components), and hold offsets from the
-    base, if there is one. Those of the decoder may be `fixed`; then only the rows' own are passed.
+    Parameter "row.posterior", of shape (n_members, n_rows, 2 * n_components), holds offsets from the base, if there is
+    one. Those of the decoder may be `fixed`; then only the rows' own are passed.
     """
 
-    fixed = None
+    learns_encoder, fixed = False, None
 
     def init_rows(self, n_rows, dtype=torch.float32):
         """Every posterior the prior (or its base); with an axis of members."""
-        zeros = torch.zeros(1, n_rows, self.n_components, dtype=dtype)
-        return {"row.mean": zeros, "row.log_variance": zeros.clone()}
+        return {"row.posterior": torch.zeros(1, n_rows, 2 * self.n_components, dtype=dtype)}
 
     def _init_encoder(self, noise):
         return {}
@@ -276,5 +307,8 @@ class PerRowVAE(VAE):
 
     def _heads(self, params, batch):
         """Looked up."""
-        mean, log_variance = (params[f"row.{name}"].index_select(1, batch.row[0]) for name in Posterior._fields)
-        return _beside_base(mean, log_variance, batch.base)
+        heads = params["row.posterior"].index_select(1, batch.row[0])
+        return heads if batch.base is None else heads + batch.base
+
+    def _names_of_heads(self):
+        return ("row.posterior",)
