@@ -83,7 +83,7 @@ def test_dimensions_beyond_the_rank_of_the_table_are_spare(missing):
 
 
 def test_a_linear_network_from_random_weights_climbs_to_pca(wine):
-    model = AutoencoderTransformer(3, **LINEAR, init="random", early_stopping=False, max_iter=150, random_state=0)
+    model = AutoencoderTransformer(3, **LINEAR, init="random", early_stopping=False, max_iter=300, random_state=0)
     model.set_params(learning_rate=0.03).fit(wine)
     pca, error = pca_error(wine, 3)
     assert error <= model.reconstruction_error_ < error * (1 + 1e-3)

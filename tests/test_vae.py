@@ -15,6 +15,7 @@ from skvae.elbo import Bound, FreeBits, kl_to_standard_normal
 from skvae.engines import gradient
 from skvae.engines.watching import Watcher
 from skvae.likelihoods import Bernoulli, Gaussian, Mixed, Poisson
+from skvae.models.autoencoder import Autoencoder
 from skvae.models.vae import VAE, PerRowVAE, Posterior, at, own
 from skvae.networks import init_mlp
 
@@ -246,6 +247,7 @@ BY_HAND = {  # likelihood, hidden layers, own values
     "bernoulli": (Bernoulli(), (7,), {}),
     "linear bernoulli": (Bernoulli(), (), {}),
     "poisson": (Poisson(), (7,), {}),
+    "autoencoder": (None, (7,), {}),
     "mixed": (Mixed([(Gaussian(), 0, 2), (Bernoulli(), 2, D)]), (7,), {"0.noise": (2,)}),
 }
 
@@ -256,7 +258,8 @@ BY_HAND = {  # likelihood, hidden layers, own values
 @pytest.mark.parametrize("name", BY_HAND)
 def test_the_way_back_by_hand_is_that_of_autograd(name, skip, missing, rows, beta):
     likelihood, layers, values = BY_HAND[name]
-    model, M = VAE(D, K, D, layers, torch.tanh, likelihood), 1 if rows == "one member" else 2
+    sizes = (D, K, D, layers, torch.tanh)
+    model, M = VAE(*sizes, likelihood) if likelihood else Autoencoder(*sizes), 1 if rows == "one member" else 2
     beta, S = beta[:M] if isinstance(beta, torch.Tensor) else beta, M if rows == "own" else 1
 
     def draw(purpose, *shape):

@@ -9,18 +9,24 @@ Networks 2, 1989). The code may be held to a mean activation by a penalty (Ng, *
 
 import torch
 
+from skvae._tensors import kept
 from skvae.elbo import Bound, Penalised
+from skvae.likelihoods import Likelihood
 from skvae.models.vae import VAE
-from skvae.networks import Module, init_mlp
+from skvae.networks import Module, init_mlp, network_and_back
 
 _LEAST = 1e-12  # of a mean activation, whose logarithm is taken
 
 
-class SquaredError:
+class SquaredError(Likelihood):
     """-|x - f|^2 / D over the cells that were seen, in the place of a log-likelihood."""
 
     def log_prob(self, x, f, own=None):
         return -x.over_cells((x.value - f).square()) / f.shape[-1]
+
+    def log_prob_and_back(self, x, f, own=None):
+        r, D = x.minus(f), f.shape[-1]
+        return r.square().sum(-1).div_(-D), lambda upstream: r.mul_((upstream * (2 / D)).unsqueeze(-1))
 
     def log_base(self, x):
         return torch.zeros_like(x.value[..., 0])
@@ -30,9 +36,6 @@ class SquaredError:
 
     def init_bias(self, mean, share):
         return mean.clone()
-
-    def init_own(self, mean, variance):
-        return {}
 
 
 class Autoencoder(VAE):
@@ -69,6 +72,7 @@ class Autoencoder(VAE):
         super().__init__(*sizes, SquaredError(), decoder=decoder)
         self.own_encoder = None if encoder is None else Module("encoder", encoder, n_inputs, n_components)
         self.corruption, self.level, self.sparsity = corruption, level, sparsity
+        self.by_hand = encoder is None and decoder is None and not sparsity
         # further dimensions of a logistic code would not stay at zero: those of other models cannot climb with it
         self.climbs_with = n_components if sparsity else None
 
@@ -79,12 +83,22 @@ class Autoencoder(VAE):
 
     def bound(self, params, batch, noise):
         """Minus the squared error of each row by what its corrupted cells tell, and the penalty if there is one."""
-        z = self.encode(params, batch._replace(u=self.corrupted(params, batch, noise)))
+        u = self.corrupted(params, batch, noise)
+        if self.by_hand and kept(params["encoder.0.weight"]):
+            return self._error_by_hand(params, batch.x, u)
+        z = self.encode(params, batch._replace(u=u))
         log_prob = self.log_prob(params, batch.x, z)
-        no_kl = z.new_zeros(*log_prob.shape, 0)
+        no_kl = log_prob.new_zeros(*log_prob.shape, 0)
         if self.sparsity is None:
             return Bound(log_prob, no_kl)
         return Penalised(log_prob, no_kl, penalty(z, batch.w, *self.sparsity))
+
+    def _error_by_hand(self, params, x, u):
+        layers = range(self.last + 1)
+        z, to_weights = network_and_back(params, "encoder", u, layers, self.activation, to_input=False)
+        log_prob, to_z = self._log_prob_and_back(params, x, z)
+        no_kl = log_prob.new_zeros(*log_prob.shape, 0)
+        return Bound(log_prob, no_kl, lambda of_log_prob, of_kl: to_weights(to_z(of_log_prob)))
 
     def encode(self, params, batch):
         """The code, (M, B, K)."""

@@ -149,13 +149,13 @@ class VAE:
         heads = heads if batch.base is None else heads + batch.base
         epsilon = self._epsilon(noise.fold("z"), batch.row, heads.dtype)
         (z, kl), to_heads = draw_and_kl_and_back(heads, epsilon, _LOWEST, _HIGHEST)
-        f, to_z = network_and_back(params, "decoder", z, layers, self.activation)
-        log_prob, to_f = self.likelihood.log_prob_and_back(batch.x, f, own(params))
+        log_prob, to_z = self._log_prob_and_back(params, batch.x, z)
+        return Bound(log_prob, kl, lambda of_log_prob, of_kl: to_weights(to_heads(to_z(of_log_prob), of_kl)))
 
-        def back(of_log_prob, of_kl):
-            to_weights(to_heads(to_z(to_f(of_log_prob)), of_kl))
-
-        return Bound(log_prob, kl, back)
+    def _log_prob_and_back(self, params, x, z):
+        f, to_z = network_and_back(params, "decoder", z, range(self.last + 1), self.activation)
+        log_prob, to_f = self.likelihood.log_prob_and_back(x, f, own(params))
+        return log_prob, lambda upstream: to_z(to_f(upstream))
 
     def _bound(self, log_prob, kl, batch):
         return FreeBits(log_prob, kl, self.free_bits, batch.w) if self.free_bits else Bound(log_prob, kl)
