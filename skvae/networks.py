@@ -173,10 +173,8 @@ class _Chain(torch.autograd.Function):
             of_past = upstream[..., : skip.value.shape[-1]]
             _add_product(skip.gradient, values[0], of_past)
             of_h = of_h + _times(of_past, skip.value.mT) if goes_back else of_h
-        if not goes_back:
-            return None, None, None, None
-        of_h = of_h if of_h.shape == values[0].shape else of_h.sum(0, keepdim=True)
-        return of_h.unsqueeze(0) if ctx.alone else of_h, None, None, None
+        of_h = of_h.unsqueeze(0) if ctx.alone else of_h
+        return of_h if goes_back else None, None, None, None  # autograd sums it for members of one input
 
 
 class Module:
