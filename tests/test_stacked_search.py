@@ -133,6 +133,14 @@ def test_members_that_vote_on_when_to_stop(missing, ascents):
     assert_same_fits(*fits)
 
 
+def test_members_whose_starts_have_rates_of_their_own(ascents):
+    """Of so few rows, one start learns at 1e-3 and the other at 1e-2."""
+    estimator = vae(early_stopping=True, learning_rate="auto", max_iter=30)
+    _, fits = both(estimator, {"n_components": [1, 2]}, table(122), cv=2, refit=False)
+    assert ascents == [4]
+    assert_same_fits(*fits)
+
+
 def test_networks_on_binary_columns_vote_too(ascents):
     X = (table(90) > 2).astype(float)
     estimator = vae(likelihood="bernoulli", early_stopping=True, max_iter=40, n_iter_no_change=1)

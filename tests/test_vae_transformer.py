@@ -12,6 +12,7 @@ import torch
 from pytest import approx
 from scipy.stats import multivariate_normal
 from sklearn.base import clone
+from sklearn.datasets import load_iris
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -658,6 +659,33 @@ def test_partial_fit_goes_on_from_factor_analysis(X):
     before = model.score(X)
     model.partial_fit(X)
     assert model.nonlinear_ and model.score(X) == approx(before, abs=0.05)
+
+
+@pytest.fixture(scope="module")
+def trapped():
+    """A table of which factor analysis explains a column in full, its network, and new rows."""
+    X = StandardScaler().fit_transform(load_iris().data)
+    new = np.arange(len(X)) % 3 == 0
+    return X[~new], VAETransformer(2, random_state=0).fit(X[~new]), X[new]
+
+
+def test_random_weights_lead_out_of_the_trap_of_factor_analysis(trapped):
+    X, model, new = trapped
+    exact = FactorAnalysisEM(2, tol=1e-8, max_iter=10_000).fit(X)
+    assert exact.noise_variance_.min() < 0.01
+    assert model.nonlinear_ and model.score(new) > exact.score(new) + 0.3
+
+
+def test_the_network_of_the_random_start_is_the_same_wherever_it_is_used(trapped):
+    """In a pass that goes on from it, in posteriors of the rows' own, and beside missing cells."""
+    X, model, new = trapped
+    again = copy.deepcopy(model).set_params(learning_rate=1e-6).partial_fit(X)
+    assert again.score(new) == approx(model.score(new), abs=0.02)
+    assert again.partial_fit(X).score(new) == approx(model.score(new), abs=0.02)
+    assert model.elbo(new, inference="svi").mean() > model.elbo(new).mean() - 0.01
+    holes = np.where(np.arange(new.size).reshape(new.shape) % 7 == 0, np.nan, new)
+    hidden = np.isnan(holes)
+    assert np.square(model.impute(holes) - new)[hidden].mean() < 0.5 * np.square(new[hidden]).mean()
 
 
 def test_rows_may_be_given_to_vote(X):

@@ -33,7 +33,7 @@ class Task:
         Where to start, with a leading axis of the members of this fit.
     stream : Stream
     plan : gradient.Plan
-        With one learning rate and one weight decay; `beta` gives a float.
+        With one weight decay, and one learning rate or a tuple of its members'; `beta` gives a float.
     log_base : float or ndarray of shape (n_members,)
         Mean over rows of the part of log p(x | z) that the bound leaves out.
     vote : callable or None
@@ -260,8 +260,9 @@ def _joint_plan(tasks):
     plan = replace(longest, fit_of_member=np.repeat(np.arange(len(tasks)), counts))
     for name in ("learning_rate", "weight_decay"):
         values = [getattr(task.plan, name) for task in tasks]
-        if len(set(values)) > 1:
-            plan = replace(plan, **{name: np.repeat(values, counts)})
+        if len(set(values)) > 1 or np.ndim(values[0]):
+            of_members = [np.broadcast_to(value, count) for value, count in zip(values, counts, strict=True)]
+            plan = replace(plan, **{name: np.concatenate(of_members)})
     betas = [task.plan.beta for task in tasks]
     if len(tasks) == 1:
         return plan

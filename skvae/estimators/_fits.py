@@ -3,6 +3,7 @@
 A fit has a `task` for the ascent, or None where there is nothing to climb, and says by `settled` what it comes to.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from skvae.estimators._encoding import base_for, base_of
 from skvae.estimators._voting import Vote
 from skvae.models.vae import PerRowVAE
 
-START_FLOORS = (1e-3, 0.05)  # of the noise, as shares of a column's variance: two starts, since either can be a trap
+START_FLOOR = 1e-3  # of the noise at the start, as a share of a column's variance
 
 
 class Settled(NamedTuple):
@@ -35,6 +36,8 @@ class Settled(NamedTuple):
     n_iter : int
     moments : dict of Tensor
         Of the optimiser.
+    with_base : bool or None, default=None
+        Whether the encoder adds to the posterior of the start, which else only fills missing cells; None: as before.
     """
 
     params: dict
@@ -44,6 +47,7 @@ class Settled(NamedTuple):
     validation_scores: np.ndarray
     n_iter: int
     moments: dict
+    with_base: bool | None = None
 
 
 # ----------------------------------------------------------------------------------------------------------- three ways
@@ -131,7 +135,10 @@ def _as_settled(model, training, noise, found):
 
 
 class Voted:
-    """Copies from one random start, or from two of factor analysis, that vote on the step to stop at.
+    """Copies that vote on the step to stop at, from random weights or, side by side, from factor analysis and those.
+
+    Neither start is the better one on every table: a factor that explains one column in full is a place that gradients
+    do not lead out of, and random weights must first find what factor analysis knows.
 
     Parameters
     ----------
@@ -142,16 +149,31 @@ class Voted:
     plan : gradient.Plan
     copies : Copies
     linear_start : bool
-        Whether to start from factor analysis, and fall back on it.
+        Whether to start from factor analysis too, and fall back on it.
     fallback_weight : ndarray of shape (n_rows,)
         Of the rows that factor analysis then learns from.
     tied : bool
         One noise variance for all columns.
     n_draws : int
         By which log p(x) of a row is judged.
+    random_rate : float or None, default=None
+        Learning rate of the random start beside factor analysis; None: that of the plan.
     """
 
-    def __init__(self, model, training, noise, plan, copies, *, linear_start, fallback_weight, tied=False, n_draws=16):
+    def __init__(
+        self,
+        model,
+        training,
+        noise,
+        plan,
+        copies,
+        *,
+        linear_start,
+        fallback_weight,
+        tied=False,
+        n_draws=16,
+        random_rate=None,
+    ):
         self.model, self.training, self.noise, self.copies, self.tied = model, training, noise, copies, tied
         self.fallback_weight, self.goes_on = fallback_weight, False
         seen = (copies.weight > 0).any(0)
@@ -161,10 +183,10 @@ class Voted:
         Z = self.seen.Z
         self.constant = [linear.constant_columns(Z[weight > 0]) for weight in self.weight]
         self.found = self._linear_models() if linear_start else None
-        self.starts = self._starts() if linear_start else [None]
-        self.first = self.starts[0][0] if linear_start else None
+        self.starts = [*([self._floored()] if linear_start else []), [None] * len(self.weight)]  # None: random weights
+        self.first = self.starts[0][0]
         self.vote = self._vote(n_draws)
-        self.task = self._task(plan)
+        self.task = self._task(self._plan_of_members(plan, random_rate))
 
     def _linear_models(self):
         """Factor analysis by each copy's rows; the first one's, which sees most, is where the others start."""
@@ -175,38 +197,44 @@ class Voted:
             found.append(linear.factor_analysis(Z, weight, K, tied=self.tied, start=start))
         return found
 
-    def _starts(self):
-        """For each start the copies' factor analyses, with the noise floored."""
-        Z, K = self.seen.Z, self.model.n_components
-        low, high = START_FLOORS
-        clipped = [found._replace(psi=found.psi.clamp(min=low)) for found in self.found]
-        floored = [
-            linear.factor_analysis(Z, weight, K, tied=self.tied, floor=high, start=found)
-            for weight, found in zip(self.weight, self.found, strict=True)
-        ]
-        return [clipped, floored]
+    def _floored(self):
+        """The copies' factor analyses, with noise that a network can learn from."""
+        return [found._replace(psi=found.psi.clamp(min=START_FLOOR)) for found in self.found]
 
-    def _bases(self, training):
-        """The posteriors under all of them, (n_members, n_rows, 2 K)."""
+    def _plan_of_members(self, plan, random_rate):
+        """With the learning rate of each start."""
+        if self.found is None or random_rate in (None, plan.learning_rate):
+            return plan
+        n_copies = len(self.weight)
+        return replace(plan, learning_rate=(plan.learning_rate,) * n_copies + (random_rate,) * n_copies)
+
+    def _base(self, found, rows):
+        """The posterior under a factor analysis; of a random start the prior."""
         K = self.model.n_components
-        return torch.stack([base_of(found, training, K) for start in self.starts for found in start])
+        return torch.zeros(len(rows), 2 * K, device=rows.device) if found is None else base_of(found, rows, K)
 
     def _task(self, plan):
         """All copies of all starts, on the rows that some copy sees."""
         device = self.training.device
         table = self.seen.encoded(self.first)
         weight = torch.from_numpy(self.weight).float().to(device).repeat(len(self.starts), 1)
-        base = None if self.found is None else self._bases(self.seen)
+        base = None
+        if self.found is not None:
+            base = torch.stack([self._base(found, self.seen) for start in self.starts for found in start])
         params = {name: tensor.to(device) for name, tensor in self._params().items()}
         stream = Stream(table, self.noise, len(weight), weight, base)
         return Task(self.model, params, stream, plan, mean_log_base(self.model, table, weight), self.vote)
 
     def _params(self):
-        if self.starts == [None]:
-            one = self.model.init(self.noise.fold("init"), moments_of(self.training.columns))
-            return {name: tensor.expand(len(self.weight), *tensor.shape).clone() for name, tensor in one.items()}
-        every = [found for start in self.starts for found in start]
-        networks = [linear_network(self.model, self.training, self.noise, found) for found in every]
+        moments = moments_of(self.training.columns)
+        random = self.model.init(self.noise.fold("init"), moments)
+        if self.found is not None:
+            random |= no_skips(self.model)
+        networks = [
+            random if found is None else linear_network(self.model, self.training, self.noise, found)
+            for start in self.starts
+            for found in start
+        ]
         return {name: torch.stack([network[name] for network in networks]) for name in networks[0]}
 
     def _vote(self, n_draws):
@@ -244,8 +272,7 @@ class Voted:
     def _bases_of_judges(self, judges, held):
         if self.found is None:
             return None
-        K = self.model.n_components
-        each = [base_of(start[copy], rows, K) for start in self.starts for copy, rows in zip(judges, held, strict=True)]
+        each = [self._base(start[copy], rows) for start in self.starts for copy, rows in zip(judges, held, strict=True)]
         return torch.stack(each)
 
     def _baseline(self, judges, held):
@@ -280,9 +307,10 @@ class Voted:
         member = start * len(self.weight)
         params = {name: tensor[member] for name, tensor in outcome.params.items()}
         moments = {name: tensor if tensor.dim() == 0 else tensor[member] for name, tensor in outcome.moments.items()}
-        linear_start = None if self.found is None else self.starts[start][0]
         scores = self.vote.scores(start, len(outcome.validation_scores))
-        return Settled(params, linear_start, None, outcome.lower_bounds[:, member], scores, outcome.n_iter, moments)
+        bounds = outcome.lower_bounds[:, member]
+        with_base = None if self.found is None else self.starts[start][0] is not None
+        return Settled(params, self.first, None, bounds, scores, outcome.n_iter, moments, with_base)
 
 
 # ------------------------------------------------------------------------------------------------------------- networks
@@ -311,6 +339,13 @@ def linear_network(model, training, noise, found, floor=None):
     params["likelihood.noise"] = psi.log() if floor == 0 else model.likelihood.raw(psi)
     dtype = torch.float64 if floor == 0 else torch.float32
     return {name: tensor.to(dtype) for name, tensor in params.items()}
+
+
+def no_skips(model):
+    """Linear paths past the layers that add nothing yet."""
+    K = model.n_components
+    skips = {"encoder.skip.weight": torch.zeros(model.encoder_sizes[0], K)}
+    return skips | ({"decoder.skip.weight": torch.zeros(K, model.n_outputs)} if model.last else {})
 
 
 def mean_log_base(model, table, weight):

@@ -6,7 +6,7 @@ X -> `Columns` -> `Layout` -> `Work`: the fitted model and the rows that it is a
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -132,6 +132,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
         rows = Layout(columns, x, observed, weight / weight.mean(), resolve_device(self.device), with_mask)
         architecture = self._architecture_of(columns, with_mask)
         if goes_on:
+            architecture = self._architecture | architecture
             fit = self._going_on(rows, noise, architecture, one_pass)
         else:
             held = None if X_val is None else self._held_out(rows, X_val)
@@ -229,6 +230,8 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
     # --------------------------------------------------------------------------------------------------- what it leaves
     def _attributes(self, prepared, settled):
         """All fitted attributes."""
+        if settled.with_base is not None:
+            prepared = replace(prepared, architecture=prepared.architecture | {"with_base": settled.with_base})
         rows, before = prepared.rows, prepared.before
         columns = rows.columns
         goes_on = self.warm_start or prepared.fit.goes_on

@@ -16,7 +16,7 @@ from skvae.estimators import _linear as linear
 from skvae.estimators._base import LikelihoodScoreMixin, draw_seed, mean_score
 from skvae.estimators._climbing import climb
 from skvae.estimators._columns import Columns
-from skvae.estimators._encoding import base_of, batches, rows_at_once
+from skvae.estimators._encoding import base_for, batches, rows_at_once
 from skvae.estimators._fits import Linear, Plain, Voted, moments_of, one_member
 from skvae.estimators._gradient import AnnealingMixin, ErrorWatcher, checked_sizes
 from skvae.estimators._network_transformer import NetworkTransformer, Work
@@ -463,10 +463,10 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         z ~ N(0, I),   x | z ~ p(x | f(z)),   q(z | x) = N(mu(x), diag sigma^2(x))
 
     A network f computes the parameters of each column's distribution from z, another infers z from x. Both are fitted
-    together by stochastic ascent of E_q[log p(x | z)] - beta KL(q || p). With a Gaussian likelihood the fit begins as
-    factor analysis of the same `n_components`, and ends as it unless the network gives rows that it has not seen a
-    higher log-likelihood by more than two standard errors. Columns may be of different kinds, and cells may be
-    missing. Read more in the :doc:`user guide </user_guide/autoencoders>`.
+    together by stochastic ascent of E_q[log p(x | z)] - beta KL(q || p). With a Gaussian likelihood one network begins
+    as factor analysis of the same `n_components` and one at random, and the fit ends as factor analysis unless the
+    better of them gives rows that it has not seen a higher log-likelihood by more than two standard errors. Columns may
+    be of different kinds, and cells may be missing. Read more in the :doc:`user guide </user_guide/autoencoders>`.
 
     Parameters
     ----------
@@ -512,8 +512,8 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
     weight_decay : float, default=0.0
         L2 penalty: the coefficient of half the sum of squares of all weights, against the mean bound per row.
     learning_rate : float or "auto", default="auto"
-        Of Adam. "auto": 3e-3; where the fit begins as factor analysis of up to 250 rows, 1e-3; where it begins at
-        random on up to 2,000 rows, 1e-2.
+        Of Adam. "auto": 3e-3; of a network that begins as factor analysis of up to 250 rows 1e-3; of one that begins at
+        random on up to 2,000 rows 1e-2.
     learning_rate_schedule : {"cosine", "constant"}, default="constant"
         Whether the rate falls to 2 % of its start along half a cosine over the fit, or stays.
     batch_size : int or "auto", default="auto"
@@ -736,7 +736,7 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         if floor is not None:
             likelihood.floor = floor
         kind = VAE if architecture["inference"] == "amortized" else PerRowVAE
-        return kind(
+        model = kind(
             columns.width * (1 + architecture["with_mask"]),
             architecture["n_components"],
             columns.width,
@@ -749,6 +749,8 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
             encoder=architecture["encoder"],
             decoder=architecture["decoder"],
         )
+        model.adds_to_base = architecture.get("with_base", True)
+        return model
 
     def _fitted_model(self):
         return self._build(self._columns, self._architecture, None if self.nonlinear_ else 0.0)
@@ -776,6 +778,7 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
             fallback_weight=fallback,
             tied=tied,
             n_draws=16 if len(rows) < _PLENTY else 4,
+            random_rate=self._plan(n, votes=True).learning_rate,
         )
 
     def _copies(self, rows, held, noise):
@@ -1012,7 +1015,8 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         params = model.init_rows(len(work.rows), work.dtype)
         if self._architecture["inference"] == "amortized":
             q = work.by_row(lambda batch: torch.cat(work.model.encode(work.params, batch), -1)[0])
-            base = 0.0 if work.start is None else base_of(work.start, work.rows, model.n_components, work.dtype).numpy()
+            base = base_for(work.model, work.start, work.rows, work.dtype)
+            base = 0.0 if base is None else base[0].cpu().numpy()
             params = {"row.posterior": torch.from_numpy(q - base)[None].to(work.dtype)}
         fit = Plain(model, work.rows, Noise(0), _svi_plan(len(work.rows)), params, work.start, dtype=work.dtype)
         stream = (
