@@ -17,7 +17,7 @@ from skvae.estimators._encoding import base_for, base_of
 from skvae.estimators._voting import Vote
 from skvae.models.vae import PerRowVAE
 
-START_FLOOR = 1e-3  # of the noise at the start, as a share of a column's variance
+START_FLOORS = (1e-3, 0.05)  # of the noise of factor analysis as a start, as shares of a column's variance
 
 
 class Settled(NamedTuple):
@@ -135,10 +135,10 @@ def _as_settled(model, training, noise, found):
 
 
 class Voted:
-    """Copies that vote on the step to stop at, from random weights or, side by side, from factor analysis and those.
+    """Copies that vote on the step to stop at, from random weights or from two starts, one of them factor analysis.
 
-    Neither start is the better one on every table: a factor that explains one column in full is a place that gradients
-    do not lead out of, and random weights must first find what factor analysis knows.
+    The other is factor analysis with more noise, or random weights: a factor that explains one column in full is a
+    place that gradients do not lead out of.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ class Voted:
     plan : gradient.Plan
     copies : Copies
     linear_start : bool
-        Whether to start from factor analysis too, and fall back on it.
+        Whether to start from factor analysis, and fall back on it.
     fallback_weight : ndarray of shape (n_rows,)
         Of the rows that factor analysis then learns from.
     tied : bool
@@ -157,7 +157,7 @@ class Voted:
     n_draws : int
         By which log p(x) of a row is judged.
     random_rate : float or None, default=None
-        Learning rate of the random start beside factor analysis; None: that of the plan.
+        Learning rate of a random start beside factor analysis; None: no such start, but one with more noise.
     """
 
     def __init__(
@@ -183,7 +183,7 @@ class Voted:
         Z = self.seen.Z
         self.constant = [linear.constant_columns(Z[weight > 0]) for weight in self.weight]
         self.found = self._linear_models() if linear_start else None
-        self.starts = [*([self._floored()] if linear_start else []), [None] * len(self.weight)]  # None: random weights
+        self.starts = self._starts(linear_start, random_rate is not None)
         self.first = self.starts[0][0]
         self.vote = self._vote(n_draws)
         self.task = self._task(self._plan_of_members(plan, random_rate))
@@ -197,9 +197,21 @@ class Voted:
             found.append(linear.factor_analysis(Z, weight, K, tied=self.tied, start=start))
         return found
 
-    def _floored(self):
-        """The copies' factor analyses, with noise that a network can learn from."""
-        return [found._replace(psi=found.psi.clamp(min=START_FLOOR)) for found in self.found]
+    def _starts(self, linear_start, beside_random):
+        """For each start the copies' factor analyses with the noise floored, or None for random weights."""
+        random = [None] * len(self.weight)
+        if not linear_start:
+            return [random]
+        low, high = START_FLOORS
+        clipped = [found._replace(psi=found.psi.clamp(min=low)) for found in self.found]
+        if beside_random:
+            return [clipped, random]
+        Z, K = self.seen.Z, self.model.n_components
+        floored = [
+            linear.factor_analysis(Z, weight, K, tied=self.tied, floor=high, start=found)
+            for weight, found in zip(self.weight, self.found, strict=True)
+        ]
+        return [clipped, floored]
 
     def _plan_of_members(self, plan, random_rate):
         """With the learning rate of each start."""
@@ -310,7 +322,8 @@ class Voted:
         scores = self.vote.scores(start, len(outcome.validation_scores))
         bounds = outcome.lower_bounds[:, member]
         with_base = None if self.found is None else self.starts[start][0] is not None
-        return Settled(params, self.first, None, bounds, scores, outcome.n_iter, moments, with_base)
+        linear_start = self.starts[start][0] or self.first  # which fills missing cells, if it does nothing else
+        return Settled(params, linear_start, None, bounds, scores, outcome.n_iter, moments, with_base)
 
 
 # ------------------------------------------------------------------------------------------------------------- networks

@@ -39,6 +39,7 @@ from skvae.networks import ACTIVATIONS
 _FEW_ROWS = 50  # below, no network could be told from factor analysis
 _ALL_VOTE, _CELLS_ALL_VOTE = 2000, 200_000  # rows and cells up to which a copy judges every row
 _PLENTY = 10_000  # from here on, one network learns and the rows set aside judge
+_VERY_FEW = 250  # rows up to which random weights may lead where factor analysis does not, and that learns slowly
 _N_FOLDS = 5
 _ACTIVE = 0.01  # variance of the posterior mean from which a latent dimension is active (Burda et al. 2016)
 _ELBO_DRAWS = 32
@@ -463,10 +464,10 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         z ~ N(0, I),   x | z ~ p(x | f(z)),   q(z | x) = N(mu(x), diag sigma^2(x))
 
     A network f computes the parameters of each column's distribution from z, another infers z from x. Both are fitted
-    together by stochastic ascent of E_q[log p(x | z)] - beta KL(q || p). With a Gaussian likelihood one network begins
-    as factor analysis of the same `n_components` and one at random, and the fit ends as factor analysis unless the
-    better of them gives rows that it has not seen a higher log-likelihood by more than two standard errors. Columns may
-    be of different kinds, and cells may be missing. Read more in the :doc:`user guide </user_guide/autoencoders>`.
+    together by stochastic ascent of E_q[log p(x | z)] - beta KL(q || p). With a Gaussian likelihood the fit begins as
+    factor analysis of the same `n_components`, beside a second start, and ends as it unless the better network gives
+    rows that it has not seen a higher log-likelihood by more than two standard errors. Columns may be of different
+    kinds, and cells may be missing. Read more in the :doc:`user guide </user_guide/autoencoders>`.
 
     Parameters
     ----------
@@ -778,7 +779,7 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
             fallback_weight=fallback,
             tied=tied,
             n_draws=16 if len(rows) < _PLENTY else 4,
-            random_rate=self._plan(n, votes=True).learning_rate,
+            random_rate=self._plan(n, votes=True).learning_rate if n <= _VERY_FEW else None,
         )
 
     def _copies(self, rows, held, noise):
@@ -1118,7 +1119,7 @@ def _defaults(n, votes, begins_linear):
         steps = 1000 if n <= 150 else 1500 if n <= 1000 else 5000
     else:
         steps = 5000 if votes else 2000
-    slow, few = begins_linear and n <= 250, n <= _ALL_VOTE
+    slow, few = begins_linear and n <= _VERY_FEW, n <= _ALL_VOTE
     return {
         "batch_size": batch_size,
         "learning_rate": 1e-3 if slow else 1e-2 if few and not begins_linear else 3e-3,
