@@ -671,8 +671,8 @@ def trapped():
 
 def test_random_weights_lead_out_of_the_trap_of_factor_analysis(trapped):
     X, model, new = trapped
-    exact = FactorAnalysisEM(2, tol=1e-8, max_iter=10_000).fit(X)
-    assert exact.noise_variance_.min() < 0.01
+    with pytest.warns(match="Heywood"):
+        exact = FactorAnalysisEM(2, tol=1e-8, max_iter=10_000).fit(X)
     assert model.nonlinear_ and model.score(new) > exact.score(new) + 0.3
 
 
