@@ -528,7 +528,7 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         to the end. "auto": True, but for ``inference="svi"``.
     validation_fraction : float, default=0.1
         Share of the rows that vote where not all do, inside (0, 1).
-    n_iter_no_change : int, default=10
+    n_iter_no_change : int, default=20
         Patience of early stopping, in votes; one is taken about every 20 steps, from 1,000 rows on every 50.
     tol : float, default=1e-3
         By how much the vote must rise for the patience, in nats a row.
@@ -662,7 +662,7 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         max_iter="auto",
         early_stopping="auto",
         validation_fraction=0.1,
-        n_iter_no_change=10,
+        n_iter_no_change=20,
         tol=1e-3,
         warm_start=False,
         device="auto",
