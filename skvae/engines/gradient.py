@@ -240,7 +240,7 @@ class _Best:
 class _Adam:
     """Adam (Kingma and Ba 2015) that refuses steps which are not finite without waiting for the device.
 
-    By the kernel of `torch.optim.Adam(fused=True)`, called directly: for small networks the class around it takes five
+    By the kernel of `torch.optim.Adam(fused=True)`, called directly: for small networks what is around it takes five
     times as long as the kernel. All gradients lie in one piece of memory, so that to clear or to test them takes one
     operation.
     """
@@ -328,7 +328,7 @@ class _Group:
         self.means, self.squares = ([_of(state[f"{name}.{key}"], members) for name in names] for key in _MOMENTS[1:])
 
     def step(self, step_count, multiplier, refused):
-        torch._fused_adam_(
+        _fused_adam(
             self.params,
             self.gradients,
             self.means,
@@ -344,6 +344,20 @@ class _Group:
             maximize=False,
             found_inf=refused,
         )
+
+
+def plain_adam(params, gradients, means, squares, _, steps, *, lr, beta1, beta2, weight_decay, eps, found_inf, **__):
+    """What the fused kernel does, for a torch that has none under that name."""
+    taken = found_inf == 0
+    for p, g, mean, square, step in zip(params, gradients, means, squares, steps, strict=True):
+        g = g + weight_decay * p
+        mean.copy_(torch.where(taken, mean.lerp(g, 1 - beta1), mean))
+        square.copy_(torch.where(taken, square.lerp(g.square(), 1 - beta2), square))
+        spread = (square / (1 - beta2**step)).sqrt() + eps
+        p.copy_(torch.where(taken, p - lr * (mean / (1 - beta1**step)) / spread, p))
+
+
+_fused_adam = getattr(torch, "_fused_adam_", plain_adam)  # not a public name of torch
 
 
 def _groups(params, state, plan):

@@ -737,7 +737,7 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         if floor is not None:
             likelihood.floor = floor
         kind = VAE if architecture["inference"] == "amortized" else PerRowVAE
-        model = kind(
+        return kind(
             columns.width * (1 + architecture["with_mask"]),
             architecture["n_components"],
             columns.width,
@@ -749,9 +749,8 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
             free_bits=self.free_bits,
             encoder=architecture["encoder"],
             decoder=architecture["decoder"],
+            adds_to_base=architecture.get("with_base", True),
         )
-        model.adds_to_base = architecture.get("with_base", True)
-        return model
 
     def _fitted_model(self):
         return self._build(self._columns, self._architecture, None if self.nonlinear_ else 0.0)

@@ -52,7 +52,7 @@ class Autoencoder(VAE):
         Mean activation rho that a unit of the code should have, and weight of the penalty. The code is then logistic.
     """
 
-    adds_to_base, n_heads = False, 1
+    n_heads = 1
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Autoencoder(VAE):
         decoder=None,
     ):
         sizes = (n_inputs, n_components, n_outputs, hidden_layer_sizes, activation)
-        super().__init__(*sizes, SquaredError(), decoder=decoder)
+        super().__init__(*sizes, SquaredError(), decoder=decoder, adds_to_base=False)
         self.own_encoder = None if encoder is None else Module("encoder", encoder, n_inputs, n_components)
         self.corruption, self.level, self.sparsity = corruption, level, sparsity
         self.by_hand = encoder is None and decoder is None and not sparsity

@@ -61,9 +61,10 @@ class VAE:
         Nats.
     encoder, decoder : callable or None, default=None
         (n_in, n_out) -> torch.nn.Module, in place of the layers; an encoder's output is means, then log-variances.
+    adds_to_base : bool, default=True
+        Whether the encoder's output is an offset, where there is a base.
     """
 
-    adds_to_base = True  # the encoder's output is an offset, where there is a base
     learns_encoder = True
     n_heads = 2  # numbers that the encoder gives for each latent dimension
 
@@ -81,7 +82,9 @@ class VAE:
         free_bits=0.0,
         encoder=None,
         decoder=None,
+        adds_to_base=True,
     ):
+        self.adds_to_base = adds_to_base
         self.n_components, self.activation, self.likelihood = n_components, activation, likelihood
         self.n_draws, self.objective, self.free_bits = n_draws, objective, free_bits
         self.encoder_sizes = (n_inputs, *hidden_layer_sizes)
