@@ -84,16 +84,15 @@ class Plain:
 
     def snapshot(self, params):
         """As if it stopped here."""
-        return _passing({name: tensor[0] for name, tensor in params.items()}, self.start)
+        return _passing(of_member(params, 0), self.start)
 
     def settled(self, outcome):
         """The network as the outcome left it, or as it began if no vote was higher."""
         params, moments = outcome.params, outcome.moments
         if self.beginning is not None and not self.beginning.beaten_by(outcome):
             params, moments = self.beginning.params, {}
-        params = {name: tensor[0] for name, tensor in params.items()}
         bounds, scores = outcome.lower_bounds[:, 0], outcome.validation_scores
-        moments = {name: tensor if tensor.dim() == 0 else tensor[0] for name, tensor in moments.items()}
+        params, moments = of_member(params, 0), of_member(moments, 0)
         return Settled(params, self.start, None, bounds, scores, outcome.n_iter, moments)
 
 
@@ -309,7 +308,7 @@ class Voted:
 
     def snapshot(self, params):
         """As if it stopped here, and the first start had won."""
-        return _passing({name: tensor[0] for name, tensor in params.items()}, self.first)
+        return _passing(of_member(params, 0), self.first)
 
     def settled(self, outcome):
         """The winner's first copy, or factor analysis."""
@@ -317,8 +316,7 @@ class Voted:
         if self.found is not None and not significant:
             return self._settled_linear()
         member = start * len(self.weight)
-        params = {name: tensor[member] for name, tensor in outcome.params.items()}
-        moments = {name: tensor if tensor.dim() == 0 else tensor[member] for name, tensor in outcome.moments.items()}
+        params, moments = of_member(outcome.params, member), of_member(outcome.moments, member)
         scores = self.vote.scores(start, len(outcome.validation_scores))
         bounds = outcome.lower_bounds[:, member]
         with_base = None if self.found is None else self.starts[start][0] is not None
@@ -327,9 +325,14 @@ class Voted:
 
 
 # ------------------------------------------------------------------------------------------------------------- networks
-def one_member(params):
-    """With an axis of members."""
-    return {name: tensor[None] for name, tensor in params.items()}
+def one_member(tensors):
+    """With an axis of members, but for single numbers."""
+    return {name: tensor if tensor.dim() == 0 else tensor[None] for name, tensor in tensors.items()}
+
+
+def of_member(tensors, member):
+    """Those of one, without the axis."""
+    return {name: tensor if tensor.dim() == 0 else tensor[member] for name, tensor in tensors.items()}
 
 
 def moments_of(columns):

@@ -182,7 +182,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
         model = self._build(rows.columns, architecture)
         params = one_member(self._params_to_go_on(model, rows.device))
         moments = to_device(self._moments, rows.device)  # the count of steps has no axis of members
-        moments = {name: tensor if tensor.dim() == 0 else tensor[None] for name, tensor in moments.items()} or None
+        moments = one_member(moments) or None
         return Plain(
             model,
             rows,

@@ -10,7 +10,7 @@ import torch
 
 from skvae.estimators import _linear as linear
 from skvae.estimators._encoding import batches
-from skvae.estimators._fits import Settled, moments_of
+from skvae.estimators._fits import Settled, moments_of, one_member
 from skvae.models import factor_analysis as fa
 
 _NEXT_TO_NOTHING = 0.01  # of their usual size: the weights of the decoder's last layer
@@ -103,7 +103,7 @@ class Principal:
     def settled(self, outcome=None):
         """The network that is these components."""
         params = principal_network(self.model, self.training, self.noise, self.found, torch.float64)
-        members = {name: tensor[None].to(self.training.device) for name, tensor in params.items()}
+        members = {name: tensor.to(self.training.device) for name, tensor in one_member(params).items()}
         error = mean_error(self.model, members, self.training, self.found, torch.float64)
         return Settled(params, self.found, None, np.array([-error]), np.empty(0), 1, {})
 
