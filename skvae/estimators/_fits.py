@@ -14,7 +14,7 @@ from skvae._tensors import Cells
 from skvae.estimators import _linear as linear
 from skvae.estimators._climbing import Task
 from skvae.estimators._encoding import base_for, base_of
-from skvae.estimators._voting import Vote
+from skvae.estimators._voting import LEAST_GAIN, LEAST_GAIN_AT_RANDOM, Vote
 from skvae.models.vae import PerRowVAE
 
 START_FLOORS = (1e-3, 0.05)  # of the noise of factor analysis as a start, as shares of a column's variance
@@ -256,7 +256,8 @@ class Voted:
         batch = self._judged(judges, held)
         members = [start * len(self.weight) + copy for start in range(len(self.starts)) for copy in judges]
         log_base = self.model.likelihood.log_base(batch.x)
-        return Vote(self.model, batch, log_base, members, len(self.starts), self._baseline(judges, held), n_draws)
+        least = [LEAST_GAIN_AT_RANDOM if start[0] is None else LEAST_GAIN for start in self.starts]
+        return Vote(self.model, batch, log_base, members, least, self._baseline(judges, held), n_draws)
 
     def _held_out(self, copy, size):
         """The rows that a copy judges, up to `size` with some of no weight."""
