@@ -100,9 +100,8 @@ class Vote:
         judges = {name: tensor[self.members] for name, tensor in params.items()}
         gain = self._log_prob(judges) + self.log_base
         gain = gain if self.baseline is None else gain - self.baseline
-        gain, w = (
-            part.reshape(len(self.least_gains), -1) for part in (gain.double(), self.batch.w.expand(gain.shape).double())
-        )
+        w = self.batch.w.expand(gain.shape)
+        gain, w = (part.double().reshape(len(self.least_gains), -1) for part in (gain, w))
         share = w / w.sum(1, keepdim=True)
         mean = (share * gain).sum(1)
         error = (share.square() * (gain - mean[:, None]).square()).sum(1).sqrt()
