@@ -505,7 +505,8 @@ def and_back(function, *inputs, to_input=True):
     -------
     value : Tensor, or tuple of Tensors
     back : callable
-        Gradients of the values -> gradient of the first input, or None if that is not asked for by `to_input`.
+        Gradients of the values -> gradient of the first input, or None if that is not asked for by `to_input`. To be
+        called once: it may use up what was kept for it.
     """
     ctx, backward = _Context(to_input), inspect.unwrap(function.backward)  # of what would guard it from autograd
 

@@ -31,6 +31,8 @@ class Likelihood:
     the likelihood's own parameters by name: Tensors of shape (D,) or, with a leading axis of members, (M, D).
 
     - `log_prob(x, f, own=None)`, (..., B): log p(x | f) over the observed cells less `log_base(x)`, nats.
+    - `log_prob_and_back(x, f, own=None)`: the same in training, where `own` keeps its gradients, and a function, to be
+      called once, from the gradient of the result to that of f, which adds to those of `own`.
     - `log_base(x)`, (..., B): what is constant in f and `own`.
     - `mean(f, own=None)`, (..., B, D): E[x | f], in the layout of x.
     - `sample(f, own, noise, row)`, (B, D): a draw for each row, keyed by the row's number in `row` (B,).

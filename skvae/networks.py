@@ -26,17 +26,22 @@ ACTIVATIONS = {
     "relu": torch.relu,
     "silu": F.silu,
 }
-_DERIVATIVES = {  # gradient of the output, output (of silu, input) -> gradient of the input
-    torch.positive: lambda upstream, h: upstream,
-    torch.sigmoid: torch.ops.aten.sigmoid_backward,
-    torch.tanh: torch.ops.aten.tanh_backward,
-    torch.relu: lambda upstream, h: torch.ops.aten.threshold_backward(upstream, h, 0),
-    F.silu: torch.ops.aten.silu_backward,
+_DERIVATIVES = {  # gradient of the output, input, output -> gradient of the input
+    torch.positive: lambda upstream, f, h: upstream,
+    torch.sigmoid: lambda upstream, f, h: torch.ops.aten.sigmoid_backward(upstream, h),
+    torch.tanh: lambda upstream, f, h: torch.ops.aten.tanh_backward(upstream, h),
+    torch.relu: lambda upstream, f, h: torch.ops.aten.threshold_backward(upstream, h, 0),
+    F.silu: lambda upstream, f, h: torch.ops.aten.silu_backward(upstream, f),
 }
 
 
+def known(activation):
+    """Whether its derivative is known here; that of any other is left to autograd."""
+    return activation in _DERIVATIVES
+
+
 def _tanh(f):
-    """tanh by the sigmoid, to rounding: torch's own takes twice as long. Not for autograd."""
+    """tanh by the sigmoid, as good in absolute terms: torch's own takes twice as long. Not for autograd."""
     s = (f + f).sigmoid_()
     return s.add_(s).sub_(1)
 
@@ -109,7 +114,7 @@ def _parts(params, name, layers, activation):
 
 def _run(leaves, h, activations):
     pairs = [kept(leaf) for leaf in leaves]
-    if None in pairs:
+    if None in pairs or not all(activation is None or known(activation) for activation in activations):
         return _values(leaves, h, activations)[-1]
     return _Chain.apply(h, leaves[0], pairs, activations)
 
@@ -172,7 +177,7 @@ class _Chain(torch.autograd.Function):
         for i in reversed(range(len(ctx.activations))):
             h, before, after = values[2 * i : 2 * i + 3]
             if ctx.activations[i] is not None:
-                of_h = _DERIVATIVES[ctx.activations[i]](of_h, before if ctx.activations[i] is F.silu else after)
+                of_h = _DERIVATIVES[ctx.activations[i]](of_h, before, after)
             weight, bias = ctx.pairs[2 * i : 2 * i + 2]
             _add_product(weight.gradient, h, of_h)
             bias.gradient.add_(of_h.sum(-2))

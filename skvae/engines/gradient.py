@@ -252,7 +252,7 @@ class _Adam:
         self.one = torch.ones((), device=self.gradient.device)
         self.step_count = state[f"{next(iter(params))}.step"]  # the same of all
         self.groups = _groups(params, state, plan)
-        self.state = state if len(self.groups) <= 2 else {}  # none where members have rates of their own
+        self.state = state
 
     def step(self, bound, w, multiplier):
         """Take the step if the bounds and all gradients are finite.
@@ -293,7 +293,7 @@ class _Adam:
         return max(group.rate for group in self.groups) * self.factor
 
     def moments(self):
-        """Of each parameter; none where members have rates of their own."""
+        """Of each parameter."""
         return self.state
 
 

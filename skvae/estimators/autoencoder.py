@@ -1019,9 +1019,8 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
             base = 0.0 if base is None else base[0].cpu().numpy()
             params = {"row.posterior": torch.from_numpy(q - base)[None].to(work.dtype)}
         fit = Plain(model, work.rows, Noise(0), _svi_plan(len(work.rows)), params, work.start, dtype=work.dtype)
-        stream = (
-            fit.task.stream
-        )  # a sum over the rows, not their mean: no row's steps depend on how many others there are
+        stream = fit.task.stream
+        # A sum over the rows, not their mean: no row's steps depend on how many others there are.
         fit.task.stream = stream._replace(weight=stream.weight * len(work.rows))
         (outcome,) = climb([fit.task])
         return Work(model, work.params | outcome.params, work.rows, work.start, work.dtype, work.numbers)

@@ -72,7 +72,7 @@ class Autoencoder(VAE):
         super().__init__(*sizes, SquaredError(), decoder=decoder, adds_to_base=False)
         self.own_encoder = None if encoder is None else Module("encoder", encoder, n_inputs, n_components)
         self.corruption, self.level, self.sparsity = corruption, level, sparsity
-        self.by_hand = encoder is None and decoder is None and not sparsity
+        self.by_hand = self._goes_by_hand() and not (sparsity or self.own_encoder)
         # further dimensions of a logistic code would not stay at zero: those of other models cannot climb with it
         self.climbs_with = n_components if sparsity else None
 

@@ -26,7 +26,7 @@ from skvae.elbo import (
     draw_and_kl_and_back,
     kl_to_standard_normal,
 )
-from skvae.networks import Module, init_mlp, layer, network, network_and_back
+from skvae.networks import Module, init_mlp, known, layer, network, network_and_back
 
 _LOWEST, _HIGHEST = -15.0, 10.0  # of a log-variance
 
@@ -65,7 +65,6 @@ class VAE:
         Whether the encoder's output is an offset, where there is a base.
     """
 
-    learns_encoder = True
     n_heads = 2  # numbers that the encoder gives for each latent dimension
 
     def __init__(
@@ -96,8 +95,12 @@ class VAE:
         linear = not self.last and decoder is None
         self.several = n_draws > 1 or objective == "iwae"
         self.closed_form = linear and objective == "elbo" and hasattr(likelihood, "expected_log_prob")
-        plain = encoder is None and decoder is None and not free_bits
-        self.by_hand = plain and self.learns_encoder and not (self.several or self.closed_form)
+        self.by_hand = self._goes_by_hand()
+
+    def _goes_by_hand(self):
+        """Whether training need not ask autograd for the way back."""
+        plain = not (self.own_encoder or self.own_decoder) and known(self.activation)
+        return plain and not (self.several or self.closed_form or self.free_bits)
 
     # ------------------------------------------------------------------------------------------------ parameters
     def init(self, noise, moments):
@@ -113,10 +116,10 @@ class VAE:
         if self.own_encoder:
             return self.own_encoder.init(noise)
         K, sizes = self.n_components, self.encoder_sizes
-        params, mean = init_mlp("encoder", sizes, noise), init_mlp("mean", (sizes[-1], K), noise)
-        heads = {key: torch.cat([mean[f"mean.0.{key}"]] * 2, -1) for key in ("weight", "bias")}
-        heads["weight"][:, K:] = 0  # log-variances
-        return params | {f"encoder.{self.last}.{key}": tensor for key, tensor in heads.items()}
+        params, means = init_mlp("encoder", sizes, noise), init_mlp("mean", (sizes[-1], K), noise)
+        for key in ("weight", "bias"):  # zeros for the log-variances
+            params[f"encoder.{self.last}.{key}"] = torch.nn.functional.pad(means[f"mean.0.{key}"], (0, K))
+        return params
 
     def _init_decoder(self, noise, moments):
         if self.own_decoder:
@@ -222,7 +225,7 @@ class VAE:
     def _resized(self, name, tensor, n_components):
         if name in self._names_of_heads():
             return with_heads(tensor, n_components, self.n_heads)
-        if name == "encoder.skip.weight":
+        if name == "encoder.skip.weight" and not self.own_encoder:
             return _with_length(tensor, -1, n_components)
         if name in {"decoder.0.weight", "decoder.skip.weight"} and not self.own_decoder:
             return _with_length(tensor, -2, n_components)
@@ -270,7 +273,7 @@ def log_mean_weight(log_prob, z, q, live=None):
 
 
 def with_heads(tensor, n_components, n_heads=2):
-    """Cut a last axis of 2 K numbers, of posteriors, to so many latent dimensions, or fill it up as with the prior."""
+    """Cut a last axis of n_heads * K numbers to so many latent dimensions, or fill it up with zeros: with the prior."""
     if tensor.shape[-1] == n_heads * n_components:
         return tensor
     return _with_length(tensor.unflatten(-1, (n_heads, -1)), -1, n_components).flatten(-2)
@@ -292,7 +295,10 @@ class PerRowVAE(VAE):
     one. Those of the decoder may be `fixed`; then only the rows' own are passed.
     """
 
-    learns_encoder, fixed = False, None
+    fixed = None
+
+    def _goes_by_hand(self):
+        return False  # it has no encoder
 
     def init_rows(self, n_rows, dtype=torch.float32):
         """Every posterior the prior (or its base); with an axis of members."""
