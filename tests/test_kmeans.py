@@ -20,7 +20,7 @@ from sklearn.utils import estimator_checks
 from skvae import KMeansLite
 from skvae._tensors import Noise, Rows, TableBatch
 from skvae.engines import em
-from skvae.models import kmeans
+from skvae.models import kmeans, sketch
 
 CPU = torch.device("cpu")
 
@@ -69,6 +69,30 @@ def bounds_always(monkeypatch):
 
 
 # ---------------------------------------------------------------------------------------------------------- the model
+def wide(n=700, k=6, seed=0, dtype=np.float64, noise=0.05):
+    """Rows of 160 cells that mostly vary along a dozen directions, about centres that overlap."""
+    rng = np.random.default_rng(seed)
+    directions = rng.normal(size=(12, 160)) / np.arange(1, 13)[:, None]
+    z = rng.normal(size=(k, 12))[rng.integers(k, size=n)] + 0.7 * rng.normal(size=(n, 12))
+    return (z @ directions + noise * rng.normal(size=(n, 160))).astype(dtype)
+
+
+@pytest.fixture
+def sketches_soon(monkeypatch):
+    """Sketches of small batches, too, asked whenever they are there; returns how many rows each left unsure."""
+    asked, ask = [], kmeans.surely_nearest
+
+    def noted(*args):
+        found = ask(*args)
+        asked.append((len(found[3]), int(found[3].sum())))
+        return found
+
+    monkeypatch.setattr(kmeans, "surely_nearest", noted)
+    for name, value in {"_SMALL_BATCH": 0, "_DEAR_ROW": 0, "_ROWS_OF_A_TRIAL": 32, "_WORTH_ASKING": 0.0}.items():
+        monkeypatch.setattr(kmeans, name, value)
+    return asked
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_the_model_takes_lloyds_steps(seed):
     X, w = draw(seed=seed), np.random.default_rng(seed).random(300)
@@ -106,6 +130,84 @@ def test_bounds_hold_after_every_move(relocated):
     sure = (nearest < other).numpy()
     assert (distance.min(1)[sure] > own[sure]).all()
     assert sure.any()
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("move", [0.0, 0.02, 1.0])
+@pytest.mark.parametrize("k", [6, 40])  # products of few columns are laid out otherwise
+def test_a_sketch_is_sure_of_what_is_true_only(k, move, dtype, scale):
+    rng = np.random.default_rng(k)
+    X = wide(600, k)
+    centres = np.array([X[place::k].mean(0) for place in range(k)]) + 0.5 * X[:k]
+    centres += move * rng.normal(size=centres.shape)
+    hidden = rng.normal(size=(200, 160)) * 1e-3  # rows half way between two centres, or nearly
+    X[:200] = (centres[rng.integers(k, size=200)] + centres[rng.integers(k, size=200)]) / 2 + hidden
+    X[200:220], X[220:230] = X[230], 0.0
+    X, centres = (X * scale).astype(dtype), (centres * scale).astype(dtype)
+    batch, C = table(X), torch.from_numpy(centres)
+    norms = batch.squared_norms().double()
+    basis = sketch.leading_directions(batch, torch.from_numpy(X[:k]), 16)
+    index = torch.from_numpy(rng.permutation(600)[:500])
+    found = kmeans.surely_nearest(sketch.sketched(batch, basis, norms), C, norms, index, torch.zeros(600).long())
+    label, nearest, other, unsure = (array.numpy() for array in found)
+    distance = np.sqrt(((X[index][:, None].astype(float) - centres.astype(float)) ** 2).sum(-1))
+    own = distance[np.arange(500), label]
+    distance[np.arange(500), label] = np.inf
+    assert (own <= nearest).all()
+    assert (other <= distance.min(1)).all()
+    assert (own < distance.min(1))[~unsure].all()
+    if move < 1.0:  # a sketch that is never sure would have passed so far
+        assert 0.03 < unsure.mean() < 0.9
+        assert np.median(nearest / own) < 1.2
+
+
+def test_a_sketch_cannot_tell_equal_centres_apart():
+    X = wide()
+    batch, centres = table(X), torch.from_numpy(X[[3, 3, 9]])
+    norms = batch.squared_norms()
+    few = sketch.sketched(batch, sketch.leading_directions(batch, centres, 16), norms)
+    label, _, _, unsure = kmeans.surely_nearest(few, centres, norms, slice(0, 700), torch.zeros(700).long())
+    assert unsure[label < 2].all()
+    assert not unsure.all()
+
+
+@pytest.mark.parametrize("relocate", [False, True])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("seed", range(3))
+def test_sketches_change_nothing(seed, dtype, relocate, sketches_soon, monkeypatch):
+    X = wide(1500, 8, seed, dtype, noise=0.2)
+    X[100:200] = X[:100]
+    start = X[:8].copy()
+    start[5] += 100 * relocate  # nearest to nothing
+    w = np.random.default_rng(seed).random(1500)
+    model = kmeans.KMeans(8, relocate=relocate)
+    fit = climb(model, split(table(X, w), 750), torch.from_numpy(start), 20)
+    assert all(memory.sketch is not None for memory in fit.memory)
+    rows, unsure = np.sum(sketches_soon, 0)
+    assert 0 < unsure < rows / 2
+    monkeypatch.setattr(kmeans, "_WIDE_ROW", 1000)
+    plain = climb(model, split(table(X, w), 750), torch.from_numpy(start), 20)
+    assert all(memory.sketch is None for memory in plain.memory)
+    assert all(torch.equal(some.label, others.label) for some, others in zip(fit.memory, plain.memory))
+    assert torch.equal(fit.params.centres, plain.params.centres)
+    assert fit.lower_bounds == plain.lower_bounds
+    if not relocate:
+        centres, inertias = lloyd(X.astype(float), start, 20, w)
+        np.testing.assert_allclose(fit.params.centres.numpy(), centres, atol=1e4 * np.finfo(dtype).eps)
+        np.testing.assert_allclose(fit.lower_bounds, -inertias, rtol=1e2 * np.finfo(dtype).eps)
+
+
+def test_no_sketch_is_made_where_it_would_tell_little(sketches_soon):
+    X = np.random.default_rng(0).normal(size=(1000, 160))  # varies as much in every direction
+    fit = climb(kmeans.KMeans(20), [table(X)], torch.from_numpy(X[:20].copy()), 8)
+    assert fit.memory[0].sketch is None
+    assert len(sketches_soon) == 2  # it was tried in passes 3 and 5
+    X = wide(dtype=np.float32)
+    sparse = Rows(sp.csr_array(X * (X > 0)), CPU).batch(np.arange(700))
+    for batch in (table(X[:, :100].copy()), table(X[:200]), sparse):
+        fit = climb(kmeans.KMeans(6), [batch], batch.part(slice(0, 6)).dense(), 8)
+        assert fit.memory[0].sketch is None
 
 
 @pytest.mark.usefixtures("bounds_always")

@@ -6,9 +6,9 @@ Both steps are Lloyd's (IEEE Trans. Information Theory 28(2), 1982). The bound n
 weight and the sum of the rows of each cluster, it is 2 sum_k c_k S_k - sum_k N_k |c_k|^2 - sum_n w_n |x_n|^2.
 
 What is remembered of a batch makes the next iteration cheap without changing what it finds: to its statistics only the
-rows that changed cluster are added, and only rows whose nearest centre may have changed are looked at again (Hamerly,
-SDM 2010). Seeds are drawn by greedy k-means++ (Arthur and Vassilvitskii, SODA 2007) or k-means|| (Bahmani et al., VLDB
-2012).
+rows that changed cluster are added, and only rows whose nearest centre may have changed are looked at again, by bounds
+that move with the centres (Hamerly, SDM 2010). Of wide rows a few coordinates are looked at first (`models.sketch`).
+Seeds are drawn by greedy k-means++ (Arthur and Vassilvitskii, SODA 2007) or k-means|| (Bahmani et al., VLDB 2012).
 """
 
 import math
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from skvae._tensors import TableBatch
+from skvae.models.sketch import Sketch, differences, leading_directions, sketched
 
 _CHUNK_CELLS = 2**19  # of scores at once on the CPU: they stay in the cache until their least is found
 _CHUNK_CELLS_GPU = 2**25
@@ -29,6 +30,11 @@ _SMALL_BATCH = 2**21  # multiplications a batch below which bounds cost more tha
 _WORTH_UPDATING = 0.3  # share of rows that changed cluster from which new sums are as fast
 _MANY_CLUSTERS = 1024  # from here on, distances between all centres are too dear for what they spare
 _CHANGED_ROWS = 2**14  # to add and subtract at once
+_WIDE_ROW = 128  # cells a row from which a few coordinates may stand for them
+_PASSES_BEFORE_SKETCH = 2  # it takes the time of two or three, which few iterations would not earn back
+_ROWS_OF_A_TRIAL = 1024  # of a sketch, before all rows are sketched
+_WORTH_SKETCH = 0.35  # share of the rows of a trial that it may leave unsure
+_WORTH_ASKING = 0.25  # share of rows to look at from which it is asked first: distances make tighter bounds
 _SLACK = 1e-12  # relative, for the rounding of bounds that move
 _ROUNDS = 5  # of k-means||
 
@@ -88,6 +94,8 @@ class Memory(NamedTuple):
     norms: Tensor  # (n,)   squared norms of the rows
     nearest: Tensor  # (m,)    for the first m rows, an upper bound on the distance to the row's own centre
     other: Tensor  # (m,)    and a lower bound on that to any other
+    sketch: Sketch | None = None  # to find both at less cost
+    passes: int = 1  # how often the batch was gone through
 
 
 class KMeans:
@@ -111,6 +119,7 @@ class KMeans:
             sums = self._sums(batch, found.label)
         else:
             found = self._assigned_again(batch, params.centres, memory)
+            found = found._replace(passes=memory.passes + 1)
             sums = self._updated(batch, memory, found.label)
         memory = found._replace(**sums)
         squares = batch.w.double() @ memory.norms
@@ -156,17 +165,41 @@ class KMeans:
         n, n_bounded = len(before), len(memory.nearest)
         if not n_bounded:
             return self._assigned(batch, centres, norms, 0, before)
+        label = before.clone()
         nearest, other = _moved_bounds(memory, centres)
         active = (nearest >= other).nonzero()[:, 0]
-        if len(active) > _WORTH_BOUNDS[self._dear(batch)] * n_bounded:
+        many = _WORTH_BOUNDS[self._dear(batch)] * n_bounded
+        sketch = memory.sketch
+        if sketch is None and len(active) > many and self._may_sketch(batch, memory):
+            sketch = self._worthwhile_sketch(batch, centres, memory)
+        if sketch is not None and len(active) > _WORTH_ASKING * n:
+            *found, unsure = surely_nearest(sketch, centres, norms, active, before)
+            label[active], nearest[active], other[active] = found
+            active = active[unsure]
+        if len(active) > many:
             return self._assigned(batch, centres, norms, self._n_sampled(batch), before)
         if n_bounded < n:
             return self._assigned(batch, centres, norms, n, before)
-        label = before.clone()
         if len(active):
-            found = nearest_two(batch, centres, norms, active, before)
-            label[active], nearest[active], other[active] = found
-        return memory._replace(centres=centres, label=label, nearest=nearest, other=other)
+            label[active], nearest[active], other[active] = nearest_two(batch, centres, norms, active, before)
+        return memory._replace(centres=centres, label=label, nearest=nearest, other=other, sketch=sketch)
+
+    def _may_sketch(self, batch, memory):
+        """Whether to try one: of many wide dense rows on the CPU only, and the more seldom the later."""
+        wide = _WIDE_ROW <= batch.n_columns == batch.cells_a_row
+        due = memory.passes >= _PASSES_BEFORE_SKETCH and memory.passes.bit_count() == 1
+        return wide and due and batch.w.is_cpu and self._dear(batch) and len(batch.row) >= 16 * _ROWS_OF_A_TRIAL
+
+    def _worthwhile_sketch(self, batch, centres, memory):
+        """A sketch that leaves few rows unsure; None where a trial says that there is none."""
+        width = min(batch.n_columns // 8, batch.n_columns // 16 + self.n_clusters)
+        basis = leading_directions(batch, centres, width // 16 * 16)  # products are fast in sixteens
+        step = math.ceil(len(batch.row) / _ROWS_OF_A_TRIAL)
+        some = torch.arange(step // 2, len(batch.row), step)
+        trial = sketched(batch.part(some), basis, memory.norms[some])
+        every = slice(0, len(some))
+        *_, unsure = surely_nearest(trial, centres, memory.norms[some], every, memory.label[some])
+        return sketched(batch, basis, memory.norms) if unsure.sum() <= _WORTH_SKETCH * len(some) else None
 
     # --------------------------------------------------------------------------------------------------------- sums
     def _sums(self, batch, label):
@@ -287,17 +320,40 @@ def nearest_two(batch, centres, norms, index=None, before=None):
     return _by_chunk(find, batch, centres, index)
 
 
-def _by_chunk(find, batch, centres, index=None):
+def surely_nearest(sketch, centres, norms, index, before):
+    """As `nearest_two`, but by what a sketch tells: with wider bounds, and whether another centre may be nearer."""
+    coordinates, apart, left = differences(sketch, centres)
+    squares = centres.square().sum(1)
+    widest, slack = float(squares.max()), sketch.slack
+
+    def find(rows, scores):
+        label, first = _least(scores, before[rows])
+        rest, own = sketch.rest[rows], norms[rows]
+        # Laid out as the scores are, whose columns lie together where they are few.
+        doubt = apart.index_select(1, label).mT if scores.stride(0) == 1 else apart[label]
+        second = torch.addcmul(scores, doubt, rest[:, None], value=-1).scatter_(1, label[:, None], math.inf).amin(1)
+        error = slack * (own + widest)
+        unsure = second.double() <= first.double() + error
+        error += rest.double() * left[label]
+        nearest = (own + first.double() + error).clamp_(min=0).sqrt_()
+        return label, nearest, (own + second.double() - error).clamp_(min=0).sqrt_(), unsure
+
+    return _by_chunk(find, sketch.rows, coordinates, index, squares)
+
+
+def _by_chunk(find, batch, centres, index=None, squares=None):
     """Join what `find` returns of chunks of rows and their scores.
 
-    A score is the squared distance to a centre, less the squared norm of the row.
+    A score is the squared distance to a centre, less the squared norm of the row; `squares` are the squared norms of
+    centres that have other coordinates, too.
     """
+    squares = centres.square().sum(1) if squares is None else squares
     if index is None or isinstance(index, slice):
         index, n = None, len(batch.row) if index is None else index.stop
     else:
         n = len(index)
     size = _chunk_rows(batch, len(centres))
-    scores = batch.linear_by_part((-2 * centres.T).contiguous(), centres.square().sum(1), size)
+    scores = batch.linear_by_part((-2 * centres.T).contiguous(), squares, size)
     found = []
     for start in range(0, max(n, 1), size):
         stop = min(n, start + size)
