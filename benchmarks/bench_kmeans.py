@@ -53,11 +53,12 @@ def whole_fits(name, X, n_clusters, seeds):
     print(f"  NumPy's peak above X: {peaks[0]:.0f} MB and {peaks[1]:.0f} MB; X {X.nbytes / 2**20:.0f} MB", flush=True)
 
 
-def iterations(name, X, n_clusters, rounds, short=3, long=23):
+def iterations(name, X, n_clusters, rounds, short=2, long=22):
     """Time of an iteration from the same start: the difference of two fits, so that what is done once drops out."""
     start = X[np.random.default_rng(0).choice(len(X), n_clusters, replace=False)].copy()
     each = {KMeans: [], KMeansLite: []}
     inertia = {}
+    KMeansLite(n_clusters, init=start, max_iter=short).fit(X)  # what only the first fit of a process takes
     for _ in range(rounds):
         for cls, took in each.items():
             seconds = {}
