@@ -87,7 +87,10 @@ def test_scikit_learns_checks_pass(estimator, check):
     ],
 )
 def test_scikit_learns_checks_of_its_own_estimators_pass(name, estimator):
-    _pass(getattr(estimator_checks, name), type(estimator).__name__, clone(estimator))
+    estimator = clone(estimator)
+    if hasattr(estimator, "hidden_layer_sizes"):
+        estimator.set_params(max_iter=3)  # these look at names and containers, whatever the network has learnt
+    _pass(getattr(estimator_checks, name), type(estimator).__name__, estimator)
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda estimator: type(estimator).__name__)
