@@ -249,7 +249,6 @@ class _Adam:
         self.params, self.factor = params, 1.0
         self.gradient = _shared_gradient(params)
         state = moments or _zero_moments(params)
-        self.one = torch.ones((), device=self.gradient.device)
         self.step_count = state[f"{next(iter(params))}.step"]  # the same of all
         self.groups = _groups(params, state, plan)
         self.state = state
@@ -265,7 +264,7 @@ class _Adam:
         total = sums.sum() + self.gradient.sum()
         # 1 where that is not finite, else 0: the kernel leaves parameters and moments alone then
         refused = (total - total).nan_to_num_(1.0).float()
-        self.step_count += self.one - refused
+        self.step_count += refused.new_ones(()) - refused
         for group in self.groups:
             group.step(self.step_count, self.factor * multiplier, refused)
         self.gradient.zero_()

@@ -343,7 +343,7 @@ def moments_of(columns):
 
 def linear_network(model, training, noise, found, floor=None):
     """A network that is this factor analysis: its layers' last weights are zero, and a linear path leads past them."""
-    params = model.init(noise.fold("init"), moments_of(training.columns))
+    params = model.init(noise.fold("init"), moments_of(training.columns)) | no_skips(model)
     K, last = model.n_components, model.last
     W = torch.nn.functional.pad(found.W.mT, (0, 0, 0, K - found.W.shape[1]))  # (K, D)
     for name in (f"encoder.{last}", f"decoder.{last}"):
@@ -351,7 +351,6 @@ def linear_network(model, training, noise, found, floor=None):
         params[f"{name}.bias"] = torch.zeros_like(params[f"{name}.bias"])
     params[f"decoder.{last}.bias"] = found.mu
     params["decoder.skip.weight" if last else "decoder.0.weight"] = W
-    params["encoder.skip.weight"] = torch.zeros(model.encoder_sizes[0], K)
     psi = found.psi if len(params["likelihood.noise"]) > 1 else found.psi[:1]
     params["likelihood.noise"] = psi.log() if floor == 0 else model.likelihood.raw(psi)
     dtype = torch.float64 if floor == 0 else torch.float32

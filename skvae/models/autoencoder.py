@@ -9,7 +9,6 @@ Networks 2, 1989). The code may be held to a mean activation by a penalty (Ng, *
 
 import torch
 
-from skvae._tensors import kept
 from skvae.elbo import Bound, Penalised
 from skvae.likelihoods import Likelihood
 from skvae.models.vae import VAE
@@ -72,7 +71,6 @@ class Autoencoder(VAE):
         super().__init__(*sizes, SquaredError(), decoder=decoder, adds_to_base=False)
         self.own_encoder = None if encoder is None else Module("encoder", encoder, n_inputs, n_components)
         self.corruption, self.level, self.sparsity = corruption, level, sparsity
-        self.by_hand = self._goes_by_hand() and not (sparsity or self.own_encoder)
         # further dimensions of a logistic code would not stay at zero: those of other models cannot climb with it
         self.climbs_with = n_components if sparsity else None
 
@@ -84,7 +82,7 @@ class Autoencoder(VAE):
     def bound(self, params, batch, noise):
         """Minus the squared error of each row by what its corrupted cells tell, and the penalty if there is one."""
         u = self.corrupted(params, batch, noise)
-        if self.by_hand and kept(params["encoder.0.weight"]):
+        if self.sparsity is None and self._goes_by_hand(params):
             return self._error_by_hand(params, batch.x, u)
         z = self.encode(params, batch._replace(u=u))
         log_prob = self.log_prob(params, batch.x, z)
@@ -102,7 +100,7 @@ class Autoencoder(VAE):
 
     def encode(self, params, batch):
         """The code, (M, B, K)."""
-        z = self._encoded(params, batch.u)
+        z = self._encoded(params, batch)
         return z.sigmoid() if self.sparsity else z
 
     def corrupted(self, params, batch, noise):

@@ -44,7 +44,11 @@ class Sketch(NamedTuple):
     @property
     def slack(self):
         """Share of the squared norms by which rounding may change a difference of squared distances."""
-        return _SLACK * torch.finfo(self.rest.dtype).eps
+        return _slack(self.rest.dtype)
+
+
+def _slack(dtype):
+    return _SLACK * torch.finfo(dtype).eps
 
 
 def leading_directions(batch, centres, width):
@@ -67,9 +71,8 @@ def sketched(batch, basis, norms):
     starts = range(0, len(batch.row), _ROWS_AT_ONCE)
     Y = torch.cat([batch.part(slice(start, start + _ROWS_AT_ONCE)).dense() @ basis for start in starts])
     rows = TableBatch(Y, batch.w, batch.row)
-    sketch = Sketch(basis, rows, Y[:, 0])
-    rest = (norms * (1 + sketch.slack) - rows.squared_norms().double()).clamp_(min=0).sqrt_()
-    return sketch._replace(rest=rest.to(Y.dtype))
+    rest = (norms * (1 + _slack(Y.dtype)) - rows.squared_norms().double()).clamp_(min=0).sqrt_()
+    return Sketch(basis, rows, rest.to(Y.dtype))
 
 
 def differences(sketch, centres):

@@ -95,12 +95,6 @@ class VAE:
         linear = not self.last and decoder is None
         self.several = n_draws > 1 or objective == "iwae"
         self.closed_form = linear and objective == "elbo" and hasattr(likelihood, "expected_log_prob")
-        self.by_hand = self._goes_by_hand()
-
-    def _goes_by_hand(self):
-        """Whether training need not ask autograd for the way back."""
-        plain = not (self.own_encoder or self.own_decoder) and known(self.activation)
-        return plain and not (self.several or self.closed_form or self.free_bits)
 
     # ------------------------------------------------------------------------------------------------ parameters
     def init(self, noise, moments):
@@ -131,7 +125,7 @@ class VAE:
     # ------------------------------------------------------------------------------------------------- the bound
     def bound(self, params, batch, noise):
         """The bound of each row, by draws of z or in closed form."""
-        if self.by_hand and kept(params["encoder.0.weight"]):
+        if self._goes_by_hand(params):
             return self._bound_by_hand(params, batch, noise)
         if not (self.closed_form or self.several):
             heads = self._heads(params, batch)
@@ -148,11 +142,17 @@ class VAE:
             return ImportanceWeighted(each.mean(1), kl, log_mean_weight(each, z, q, getattr(noise, "live", None)))
         return self._bound(each.mean(1), kl, batch)
 
+    def _goes_by_hand(self, params):
+        """Whether these are trained, and by a way back that need not be asked of autograd."""
+        if self.own_encoder or self.own_decoder or self.several or self.closed_form or self.free_bits:
+            return False
+        return known(self.activation) and kept(params["encoder.0.weight"]) is not None
+
     def _bound_by_hand(self, params, batch, noise):
         """The same by one draw of a network that is trained, with the way back that autograd would find."""
         layers = range(self.last + 1)
         heads, to_weights = network_and_back(params, "encoder", batch.u, layers, self.activation, to_input=False)
-        heads = heads if batch.base is None else heads + batch.base
+        heads = _beside_base(heads, batch)
         epsilon = self._epsilon(noise.fold("z"), batch.row, heads.dtype)
         (z, kl), to_heads = draw_and_kl_and_back(heads, epsilon, _LOWEST, _HIGHEST)
         log_prob, to_z = self._log_prob_and_back(params, batch.x, z)
@@ -173,14 +173,13 @@ class VAE:
 
     def _heads(self, params, batch):
         """Means and log-variances (M, B, 2 K), the latter as the network gives them."""
-        heads = self._encoded(params, batch.u)
-        return heads if batch.base is None else heads + batch.base
+        return _beside_base(self._encoded(params, batch), batch)
 
-    def _encoded(self, params, u):
+    def _encoded(self, params, batch):
         """What the encoder makes of its input."""
         if self.own_encoder:
-            return self.own_encoder(params, u)
-        return network(params, "encoder", u, range(self.last + 1), self.activation)
+            return self.own_encoder(params, batch.u)
+        return network(params, "encoder", batch.u, range(self.last + 1), self.activation)
 
     def draw(self, q, noise, row):
         """Draws of z, (M, S, B, K), from noise that is the row's own."""
@@ -246,6 +245,10 @@ class VAE:
         return log_weight(self.log_prob(params, batch.x, z), z, q)
 
 
+def _beside_base(heads, batch):
+    return heads if batch.base is None else heads + batch.base
+
+
 def own(params):
     """The likelihood's parameters."""
     prefix = "likelihood."
@@ -297,7 +300,7 @@ class PerRowVAE(VAE):
 
     fixed = None
 
-    def _goes_by_hand(self):
+    def _goes_by_hand(self, params):
         return False  # it has no encoder
 
     def init_rows(self, n_rows, dtype=torch.float32):
@@ -314,10 +317,9 @@ class PerRowVAE(VAE):
         """As of any model; with a fixed decoder, the same for all rows: each is then on its own."""
         return super()._epsilon(noise, row if self.fixed is None else torch.zeros_like(row), dtype)
 
-    def _heads(self, params, batch):
+    def _encoded(self, params, batch):
         """Looked up."""
-        heads = params["row.posterior"].index_select(1, batch.row[0])
-        return heads if batch.base is None else heads + batch.base
+        return params["row.posterior"].index_select(1, batch.row[0])
 
     def _names_of_heads(self):
         return ("row.posterior",)
