@@ -632,8 +632,8 @@ class TableBatch(NamedTuple):
         """Some of the rows, all complete: a slice of them, or an int64 Tensor of their places."""
         if isinstance(index, slice) or not self.X.is_cpu:
             return TableBatch(self.X[index], self.w[index], self.row[index])
-        # NumPy stays in the thread that asks.
-        parts = (torch.from_numpy(array.numpy()[index.numpy()]) for array in (self.X, self.w, self.row))
+        # NumPy stays in the thread that asks; its `take` needs a third of the time of its indexing.
+        parts = (torch.from_numpy(array.numpy().take(index.numpy(), 0)) for array in (self.X, self.w, self.row))
         return TableBatch(*parts)
 
     def double(self):

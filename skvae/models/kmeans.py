@@ -32,6 +32,7 @@ _MANY_CLUSTERS = 1024  # from here on, distances between all centres are too dea
 _CHANGED_ROWS = 2**14  # to add and subtract at once
 _WIDE_ROW = 128  # cells a row from which a few coordinates may stand for them
 _PASSES_BEFORE_SKETCH = 2  # it takes the time of two or three, which few iterations would not earn back
+_ROWS_OF_A_SAMPLE = 2048  # whose bounds tell whether it would pay to have those of all rows
 _ROWS_OF_A_TRIAL = 1024  # of a sketch, before all rows are sketched
 _WORTH_SKETCH = 0.35  # share of the rows of a trial that it may leave unsure
 _WORTH_ASKING = 0.25  # share of rows to look at from which it is asked first: distances make tighter bounds
@@ -146,7 +147,7 @@ class KMeans:
         n = len(batch.row)
         if not batch.w.is_cpu or n * self.n_clusters * batch.n_columns < _SMALL_BATCH:
             return 0
-        return n if self._dear(batch) else _chunk_rows(batch, self.n_clusters)
+        return n if self._dear(batch) else _ROWS_OF_A_SAMPLE
 
     def _assigned(self, batch, centres, norms, n_bounded, before=None):
         """Labels of all rows, and bounds for the first `n_bounded`."""
@@ -371,10 +372,13 @@ def _least(scores, before=None):
         label = _argmin(scores)
         return label, scores.gather(1, label[:, None])[:, 0]
     first = scores.amin(1)
-    stale = (scores.gather(1, before[:, None])[:, 0] > first).nonzero()[:, 0]
+    stale = scores.gather(1, before[:, None])[:, 0] > first
     label = before.clone()
-    if len(stale):
-        label[stale] = _argmin(scores[stale])
+    if scores.is_cpu:  # NumPy finds and copies few rows in half the time
+        places = np.flatnonzero(stale.numpy())
+        label.numpy()[places] = scores.numpy().take(places, 0).argmin(1)
+    else:
+        label[stale] = scores[stale].argmin(1)
     return label, first
 
 
