@@ -6,6 +6,7 @@ import unittest
 import numpy as np
 import pytest
 from sklearn.base import BaseEstimator, clone
+from sklearn.exceptions import NotFittedError
 from sklearn.utils import estimator_checks, get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -106,3 +107,44 @@ def test_the_recommender_takes_part_in_the_checks_that_are_easily_lost():
     _, pairs = next(mark.args for mark in test_scikit_learns_checks_pass.pytestmark if mark.name == "parametrize")
     taken = {_name(check) for estimator, check in pairs if isinstance(estimator, skvae.MultVAERecommender)}
     assert not EASILY_LOST - taken
+
+
+def _needs_a_fit(name):
+    return not name.startswith(("_", "fit", "partial_fit", "get_params", "get_metadata", "set_"))
+
+
+METHODS = [
+    pytest.param(estimator, name, id=f"{type(estimator).__name__}.{name}")
+    for estimator in ESTIMATORS
+    for name, method in inspect.getmembers(type(estimator), callable)
+    if _needs_a_fit(name)
+]
+
+
+@pytest.mark.parametrize(("estimator", "name"), METHODS)
+def test_every_method_of_an_unfitted_estimator_says_so(estimator, name):
+    method = getattr(clone(estimator), name)
+    required = [p for p in inspect.signature(method).parameters.values() if p.default is p.empty and p.kind < 2]
+    with pytest.raises(NotFittedError):
+        method(*[np.ones((4, 3)) for _ in required])
+
+
+def _documented(estimator):
+    """Names in the docstring's section Attributes, of which one line may have several."""
+    section = inspect.getdoc(type(estimator)).split("\nAttributes\n----------\n")[1].split("\n\n")[0]
+    heads = [line.split(" : ")[0] for line in section.splitlines() if " : " in line and not line.startswith(" ")]
+    return {name for head in heads for name in head.split(", ")}
+
+
+@pytest.mark.filterwarnings("ignore:FactorAnalysisEM found no noise")
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda estimator: type(estimator).__name__)
+def test_what_a_fit_leaves_is_documented(estimator):
+    estimator = clone(estimator)
+    if hasattr(estimator, "hidden_layer_sizes"):
+        estimator.set_params(max_iter=2)
+    X = np.random.default_rng(0).integers(0, 2, (60, 6)).astype(float)
+    estimator.fit(X)
+    left = {name for name in vars(estimator) if name.endswith("_") and not name.startswith("_")}
+    only_sometimes = {"feature_names_in_"}
+    assert left - only_sometimes <= _documented(estimator)
+    assert all(hasattr(estimator, name) for name in _documented(estimator) - only_sometimes)

@@ -249,7 +249,7 @@ class _Adam:
         self.params, self.factor = params, 1.0
         self.gradient = _shared_gradient(params)
         state = moments or _zero_moments(params)
-        self.step_count = state[f"{next(iter(params))}.step"]  # the same of all
+        self.step_count = state["step"]
         self.groups = _groups(params, state, plan)
         self.state = state
 
@@ -292,11 +292,11 @@ class _Adam:
         return max(group.rate for group in self.groups) * self.factor
 
     def moments(self):
-        """Of each parameter."""
+        """What another ascent may go on from: the number of steps, and two moments of each parameter's gradient."""
         return self.state
 
 
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def _shared_gradient(params):
@@ -310,10 +310,9 @@ def _shared_gradient(params):
 
 
 def _zero_moments(params):
-    step = torch.zeros((), dtype=torch.float32, device=next(iter(params.values())).device)
-    state = {f"{name}.step": step for name in params}
+    state = {"step": torch.zeros((), dtype=torch.float32, device=next(iter(params.values())).device)}
     for name, tensor in params.items():
-        state |= {f"{name}.{key}": torch.zeros_like(tensor, requires_grad=False) for key in _MOMENTS[1:]}
+        state |= {f"{name}.{key}": torch.zeros_like(tensor, requires_grad=False) for key in _MOMENTS}
     return state
 
 
@@ -324,7 +323,7 @@ class _Group:
         self.rate, self.decay = rate, decay
         self.params = [_of(params[name].detach(), members) for name in names]
         self.gradients = [_of(params[name].grad, members) for name in names]
-        self.means, self.squares = ([_of(state[f"{name}.{key}"], members) for name in names] for key in _MOMENTS[1:])
+        self.means, self.squares = ([_of(state[f"{name}.{key}"], members) for name in names] for key in _MOMENTS)
 
     def step(self, step_count, multiplier, refused):
         _fused_adam(

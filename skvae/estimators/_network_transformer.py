@@ -42,11 +42,13 @@ STEPS_A_VOTE = (20, 50)  # of few rows and of many
 class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimator):
     """An estimator that compresses a table by a network.
 
-    A subclass says what is known of the columns (`_columns_of`), which model there is (`_architecture_of`, `_build`),
-    how a fit begins (`_beginning`) and in which units it is reported (`_in_units`), what "auto" stands for (`_auto`),
-    and what else is told of the result (`_summary`). It has the parameters hidden_layer_sizes, activation,
-    n_components, weight_decay, learning_rate, learning_rate_schedule, batch_size, max_iter, n_iter_no_change, tol,
-    warm_start, device, random_state and verbose.
+    A subclass refuses parameters that contradict each other (`_check_consistent`) and says what is known of the columns
+    (`_columns_of`), which model there is (`_architecture_of`, `_build`), whether rows that are held out vote
+    (`_votes`), whether it starts from a linear model, which tells what to read in missing cells (`_starts_linear`), how
+    a fit begins (`_beginning`) and in which units it is reported (`_in_units`), what "auto" stands for (`_auto`), what
+    else is told of the result (`_summary`), and which rows a latent value stands for (`_means`). It has the parameters
+    hidden_layer_sizes, activation, encoder, decoder, n_components, weight_decay, learning_rate, learning_rate_schedule,
+    batch_size, max_iter, early_stopping, n_iter_no_change, tol, warm_start, device, random_state and verbose.
     """
 
     _watcher = NetworkWatcher
@@ -129,8 +131,11 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
         if not goes_on:
             columns.measured(numbers, weight)
         x, observed = columns.encode(numbers)
-        with_mask = self._architecture["with_mask"] if goes_on else observed is not None
-        with_mask = with_mask and not self._starts_linear(columns)
+        votes = not one_pass and self._votes(len(x), X_val is not None)
+        if goes_on:
+            with_mask = self._architecture["with_mask"]
+        else:
+            with_mask = observed is not None and not self._starts_linear(columns, votes)
         rows = Layout(columns, x, observed, weight / weight.mean(), resolve_device(self.device), with_mask)
         architecture = self._architecture_of(columns, with_mask)
         if goes_on:
@@ -138,7 +143,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
             fit = self._going_on(rows, noise, architecture, one_pass)
         else:
             held = None if X_val is None else self._held_out(rows, X_val)
-            fit = self._beginning(rows, held, noise, architecture, one_pass)
+            fit = self._beginning(rows, held, noise, architecture, votes, one_pass)
         before = self._seen_before(goes_on, one_pass, weight.sum())
         return Prepared(rows, architecture, fit, self._in_units(columns, numbers, weight), before)
 
@@ -152,10 +157,10 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
 
     def _held_out(self, rows, X_val):
         """Rows to judge by."""
-        if not self.early_stopping or getattr(self, "inference", "amortized") == "svi":
+        if not self.early_stopping:
             raise ValueError(
-                "X_val decides when to stop, but early_stopping=False and inference='svi' never ask; leave X_val out, "
-                "or use early_stopping=True."
+                "X_val decides when to stop, but early_stopping=False never asks; leave X_val out, or use "
+                "early_stopping=True."
             )
         x, observed = rows.columns.encode(self._numbers(rows.columns, X_val, reset=False))
         return Layout(rows.columns, x, observed, np.ones(len(x)), rows.device, rows.with_mask)
@@ -300,6 +305,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
         X_reconstructed : {ndarray, DataFrame} of shape (n_samples, n_features)
             As of `inverse_transform`; of a DataFrame one with its index and names.
         """
+        check_is_fitted(self)
         return self._columns.resembling(X, self.inverse_transform(self.transform(X)))
 
     # -------------------------------------------------------------------------------------------- what prediction needs

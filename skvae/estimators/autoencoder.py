@@ -280,7 +280,7 @@ class AutoencoderTransformer(NetworkTransformer):
         factor = columns.scale[0] ** 2 / share
         return lambda error: error * factor
 
-    def _starts_linear(self, columns):
+    def _starts_linear(self, columns, votes):
         """Whether the encoder reads in missing cells what PCA expects of them; not where it must not see the others."""
         return self._begins_as_pca() and self.denoising is None
 
@@ -305,17 +305,16 @@ class AutoencoderTransformer(NetworkTransformer):
             decoder=architecture["decoder"],
         )
 
-    def _beginning(self, rows, held, noise, architecture, one_pass):
+    def _beginning(self, rows, held, noise, architecture, votes, one_pass):
         """The fit of an estimator that knows nothing yet."""
         model = self._build(rows.columns, architecture)
         found = self._components(rows) if self._begins_as_pca() else None
         if found is not None and not one_pass and self._is_pca(model, rows):
             return Principal(model, rows, noise, found)
-        votes = not one_pass and self._votes(rows, held)
         if votes and held is None:
             rows, held = self._split(rows, noise)
             found = self._components(rows) if found is not None else None
-        start = found if self._starts_linear(rows.columns) else None
+        start = found if self._starts_linear(rows.columns, votes) else None
         vote = HeldOut(model, held, start, observed_share(rows)) if votes else None
         params = one_member(self._first_params(model, rows, noise, found))
         return Plain(
@@ -329,10 +328,11 @@ class AutoencoderTransformer(NetworkTransformer):
         """Whether PCA is the answer."""
         return not model.last and rows.observed is None and self.denoising is None and not self.weight_decay
 
-    def _votes(self, rows, held):
+    def _votes(self, n, judged):
+        """Whether rows that are held out vote: `judged` ones given for it, or some of n."""
         if self.early_stopping == "auto":
-            return held is not None or len(rows) >= _FEW_ROWS
-        return self.early_stopping and (held is not None or len(rows) > 1)
+            return judged or n >= _FEW_ROWS
+        return self.early_stopping and (judged or n > 1)
 
     def _split(self, rows, noise):
         """The rows to learn from, and those that are held out."""
@@ -723,11 +723,19 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         jacobian = float(np.average(columns.log_jacobian(numbers), weights=weight))
         return lambda log_prob: log_prob + jacobian
 
-    def _starts_linear(self, columns):
-        """Whether the fit begins as factor analysis, and may end as it."""
+    def _votes(self, n, judged):
+        """Whether rows vote that a network has not seen: `judged` ones given for it, or some of n."""
+        return self.inference == "amortized" and bool(self.early_stopping) and (judged or n > 1)
+
+    def _starts_linear(self, columns, votes):
+        """Whether the fit begins as factor analysis, and may end as it: votes must tell which."""
         gaussian = all(block.kind == "gaussian" for block in columns.blocks) and isinstance(self.noise, str)
-        layers = self.encoder is None and self.decoder is None and self.inference == "amortized"
-        return gaussian and layers and self.early_stopping in ("auto", True)
+        return votes and gaussian and self.encoder is None and self.decoder is None
+
+    def _held_out(self, rows, X_val):
+        if self.inference == "svi":
+            raise ValueError("X_val decides when to stop, but inference='svi' never asks; leave X_val out.")
+        return super()._held_out(rows, X_val)
 
     def _architecture_of(self, columns, with_mask):
         return super()._architecture_of(columns, with_mask) | {"inference": self.inference}
@@ -755,13 +763,12 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
     def _fitted_model(self):
         return self._build(self._columns, self._architecture, None if self.nonlinear_ else 0.0)
 
-    def _beginning(self, rows, held, noise, architecture, one_pass):
+    def _beginning(self, rows, held, noise, architecture, votes, one_pass):
         """The fit of an estimator that knows nothing yet."""
         model, n = self._build(rows.columns, architecture), len(rows)
-        votes = not one_pass and self.inference == "amortized" and self.early_stopping in ("auto", True)
-        if not votes or n < 2 and held is None:
+        if not votes:
             return Plain(model, rows, noise, self._plan(n, one_pass=one_pass))
-        linear_start, tied = self._starts_linear(rows.columns), self.noise == "isotropic"
+        linear_start, tied = self._starts_linear(rows.columns, votes), self.noise == "isotropic"
         if linear_start and (not model.last or n < _FEW_ROWS and held is None):
             return Linear(model, rows, noise, tied)
         copies = self._copies(rows, held, noise)
