@@ -9,13 +9,13 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     from skvae import metrics as metrics
     from skvae import model_selection as model_selection
     from skvae.estimators.autoencoder import AutoencoderTransformer as AutoencoderTransformer
-    from skvae.estimators.autoencoder import VAETransformer as VAETransformer
     from skvae.estimators.bernoulli_mixture import BernoulliMixtureEM as BernoulliMixtureEM
     from skvae.estimators.cluster import KMeansLite as KMeansLite
     from skvae.estimators.decomposition import FactorAnalysisEM as FactorAnalysisEM
     from skvae.estimators.decomposition import ProbabilisticPCA as ProbabilisticPCA
     from skvae.estimators.mixture import GaussianMixtureEM as GaussianMixtureEM
     from skvae.estimators.recommender import MultVAERecommender as MultVAERecommender
+    from skvae.estimators.vae import VAETransformer as VAETransformer
 
 __version__ = version("skvae")
 
@@ -29,7 +29,7 @@ _PUBLIC = {
     "GaussianMixtureEM": "skvae.estimators.mixture",
     "MultVAERecommender": "skvae.estimators.recommender",
     "ProbabilisticPCA": "skvae.estimators.decomposition",
-    "VAETransformer": "skvae.estimators.autoencoder",
+    "VAETransformer": "skvae.estimators.vae",
 }
 _SUBMODULES = ("datasets", "metrics", "model_selection")
 

@@ -111,7 +111,7 @@ class MemberRows:
         return max(len(stream.table.x) for stream in self.streams)
 
     def n_batches(self, batch_size):
-        """Of one pass."""
+        """How many batches one pass takes."""
         return math.ceil(len(self) / batch_size)
 
     def shuffled(self, batch_size, noise):

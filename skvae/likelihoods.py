@@ -375,10 +375,10 @@ class Mixed(Likelihood):
         self.empty_rows_inform = any(likelihood.empty_rows_inform for likelihood, _, _ in self.parts)
 
     def log_prob(self, x, f, own=None):
-        return sum(part.log_prob(x.part(*at), f_part, mine) for part, at, f_part, mine in self._split(f, own))
+        return sum(part.log_prob(x.columns(*at), f_part, mine) for part, at, f_part, mine in self._split(f, own))
 
     def log_base(self, x):
-        return sum(part.log_base(x.part(start, stop)) for part, start, stop in self.parts)
+        return sum(part.log_base(x.columns(start, stop)) for part, start, stop in self.parts)
 
     def mean(self, f, own=None):
         return torch.cat([part.mean(f_part, mine) for part, _, f_part, mine in self._split(f, own)], -1)

@@ -385,7 +385,7 @@ class TestMixed(Contract):
     def test_it_is_the_sum_of_its_parts(self):
         x, f = self.incomplete(), self.natural()
         parts = [
-            part.log_prob(x.part(a, b), f[:, a:b], self.likelihood.own_of(i, self.own))
+            part.log_prob(x.columns(a, b), f[:, a:b], self.likelihood.own_of(i, self.own))
             for i, (part, a, b) in enumerate(self.likelihood.parts)
         ]
         torch.testing.assert_close(self.likelihood.log_prob(x, f, self.own), torch.stack(parts).sum(0))

@@ -112,7 +112,7 @@ def test_a_user_does_not_depend_on_the_order(method, model, X):
 @pytest.mark.parametrize("method", METHODS[:-1])
 def test_the_blocks_in_which_users_are_scored_do_not_show(method, model, X, monkeypatch):
     whole = per_user(model, method, X)
-    monkeypatch.setattr("skvae._tensors._BLOCK_CELLS", 4 * N_ITEMS)
+    monkeypatch.setattr("skvae._tensors._scores._BLOCK_CELLS", 4 * N_ITEMS)
     for found, expected in zip(per_user(model, method, X), whole):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10)
 
@@ -124,7 +124,7 @@ def test_recommend_never_scores_all_users_at_once(model, X, monkeypatch):
     def spied(self, X):
         return lambda block: seen.append(block.shape[0]) or scorer(self, X)(block)
 
-    monkeypatch.setattr("skvae._tensors._BLOCK_CELLS", 4 * N_ITEMS)
+    monkeypatch.setattr("skvae._tensors._scores._BLOCK_CELLS", 4 * N_ITEMS)
     monkeypatch.setattr(type(model), "_scorer", spied)
     model.recommend(X)
     assert sum(seen) == N_USERS and max(seen) <= 4

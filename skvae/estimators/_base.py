@@ -3,6 +3,7 @@
 import contextlib
 import warnings
 from importlib.metadata import version
+from numbers import Integral
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -88,3 +89,22 @@ def draw_seed(random_state):
     if random_state is None:
         return int(np.random.default_rng().integers(_MAX_SEED))
     return int(check_random_state(random_state).randint(_MAX_SEED))
+
+
+def checked_sizes(sizes):
+    """`hidden_layer_sizes` as a tuple of int."""
+    sizes = (sizes,) if isinstance(sizes, Integral) else tuple(sizes)
+    if not all(isinstance(size, Integral) and size >= 1 for size in sizes):
+        raise ValueError(f"hidden_layer_sizes must hold whole numbers >= 1, such as (600,), but it is {sizes!r}.")
+    return tuple(int(size) for size in sizes)
+
+
+def refuse_another_architecture(estimator, architecture):
+    """Of an estimator that is to go on from its fit: what fixes the meaning of its parameters must be as it was."""
+    changed = {name: value for name, value in architecture.items() if estimator._architecture[name] != value}
+    if changed:
+        fitted = {name: estimator._architecture[name] for name in changed}
+        raise ValueError(
+            f"{type(estimator).__name__} was fitted with {fitted} and cannot go on with {changed}; call fit with "
+            "warm_start=False to begin anew."
+        )

@@ -27,16 +27,14 @@ from skvae._tensors import (
     to_read,
 )
 from skvae.engines import gradient, schedules
-from skvae.estimators._base import Estimator, draw_seed
+from skvae.estimators import _policy as policy
+from skvae.estimators._base import Estimator, checked_sizes, draw_seed, refuse_another_architecture
 from skvae.estimators._climbing import climb
 from skvae.estimators._em import weigh
 from skvae.estimators._encoding import Layout, batches, rows_at_once, torch_dtype
 from skvae.estimators._fits import Plain, one_member
-from skvae.estimators._gradient import NetworkWatcher, checked_sizes
+from skvae.estimators._watching import NetworkWatcher
 from skvae.models import factor_analysis as fa
-
-MANY_ROWS = 1000  # from here on rows can be spared to judge a network by
-STEPS_A_VOTE = (20, 50)  # of few rows and of many
 
 
 class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimator):
@@ -179,13 +177,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
 
     def _going_on(self, rows, noise, architecture, one_pass):
         """The fit of an estimator that goes on from its parameters."""
-        changed = {name: value for name, value in architecture.items() if self._architecture[name] != value}
-        if changed:
-            fitted = {name: self._architecture[name] for name in changed}
-            raise ValueError(
-                f"{type(self).__name__} was fitted with {fitted} and cannot go on with {changed}; call fit with "
-                "warm_start=False to begin anew."
-            )
+        refuse_another_architecture(self, architecture)
         model = self._build(rows.columns, architecture)
         params = one_member(self._params_to_go_on(model, rows.device))
         moments = to_device(self._moments, rows.device)  # the count of steps has no axis of members
@@ -218,7 +210,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
             beta=beta,
             patience=self.n_iter_no_change if votes else None,
             tol=self.tol,
-            validate_every=max(1, round(STEPS_A_VOTE[n >= MANY_ROWS] / n_batches)),
+            validate_every=policy.validate_every(n, n_batches),
             earliest_stop=settles() if votes else 0.0,
             first_epoch=getattr(self, "n_iter_", 0) if one_pass or self.warm_start else 0,
         )

@@ -2,6 +2,8 @@
 
 import time
 
+import numpy as np
+
 from skvae.engines.watching import Watcher
 
 
@@ -65,3 +67,49 @@ class FitWatcher(Watcher):
             f"{start}{self.task} {report.number + 1}/{self.max_iter}"
             f"  bound {report.lower_bound:.6g} nats a sample ({report.gain:+.1e})"
         )
+
+
+class EpochWatcher(FitWatcher):
+    """Watches the epochs of a network; `attributes` turns parameters into the fitted attributes."""
+
+    task = "epoch"
+
+    def fitted(self, report):
+        return self.attributes(_copies(report.params))
+
+    def line(self, report):
+        score = "" if report.validation_score is None else f"  validation score {report.validation_score:.4f}"
+        return (
+            f"epoch {report.number + 1}/{self.max_iter}"
+            f"  bound {report.lower_bound:.4g} nats a row (KL {report.kl:.3g}){score}"
+        )
+
+
+class NetworkWatcher(EpochWatcher):
+    """The same for members that learn in units of their own, which `in_units` turns into those of the data."""
+
+    def __init__(self, estimator, X, y, max_iter, attributes, in_units):
+        super().__init__(estimator, X, y, max_iter, attributes)
+        self.in_units = in_units
+
+    def line(self, report):
+        vote = "" if report.validation_score is None else f"  vote {np.max(report.validation_score):.4f}"
+        bound, kl = self.in_units(np.mean(report.lower_bound)), np.mean(report.kl)  # over the copies
+        return f"epoch {report.number + 1}/{self.max_iter}  bound {bound:.4g} nats a row (KL {kl:.3g}){vote}"
+
+
+class ErrorWatcher(NetworkWatcher):
+    """The same where the bound is minus a mean squared error."""
+
+    def line(self, report):
+        score = (
+            "" if report.validation_score is None else f"  of rows held out {-self._mean(report.validation_score):.4g}"
+        )
+        return f"epoch {report.number + 1}/{self.max_iter}  squared error {-self._mean(report.lower_bound):.4g}{score}"
+
+    def _mean(self, value):
+        return float(self.in_units(np.mean(value)))
+
+
+def _copies(params):
+    return {name: tensor.detach().clone() for name, tensor in params.items()}

@@ -12,9 +12,10 @@ from skvae._compat import Interval, StrOptions, fit_context
 from skvae._sparse import entry
 from skvae._tensors import Noise, Rows, block_rows, explain_out_of_memory, inference_device, to_read
 from skvae.engines import gradient, schedules
-from skvae.estimators._base import Estimator, draw_seed
-from skvae.estimators._gradient import AnnealingMixin, Climb, EpochWatcher, checked_sizes
-from skvae.estimators._recommending import LIST_LENGTH, RecommenderMixin, rank
+from skvae.estimators._annealing import AnnealingMixin
+from skvae.estimators._base import Estimator, checked_sizes, draw_seed
+from skvae.estimators._recommending import LIST_LENGTH, RecommenderFit, RecommenderMixin, rank
+from skvae.estimators._watching import EpochWatcher
 from skvae.likelihoods import Bernoulli, Multinomial, WeightedGaussian
 from skvae.metrics import content_holdout, ndcg_at_k
 from skvae.models.mult_vae import MultVAE
@@ -253,11 +254,11 @@ class MultVAERecommender(
             noise = Noise(draw_seed(self.random_state))
             y = np.zeros(users.shape[0]) if y is None else y  # scikit-learn's ScoringMonitor scores no fit without y
             users, X_val, early = self._validation(users, X_val, noise)
-            climb = Climb(self, users, noise, goes_on)
-            plan = self._plan(climb, early)
-            with EpochWatcher(self, X, y, plan.max_iter, climb.attributes) as watcher:
-                fit = climb.ascend(plan, X_val, watcher)
-            return self._set(**climb.attributes(fit.params), **climb.record(fit, keep_moments=self.warm_start))
+            task = RecommenderFit(self, users, noise, goes_on)
+            plan = self._plan(task, early)
+            with EpochWatcher(self, X, y, plan.max_iter, task.attributes) as watcher:
+                fit = task.ascend(plan, X_val, watcher)
+            return self._set(**task.attributes(fit.params), **task.record(fit, keep_moments=self.warm_start))
 
     @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None):
@@ -277,9 +278,9 @@ class MultVAERecommender(
         with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
             goes_on = hasattr(self, "parameters_")
             users = self._check_training_X(X, reset=not goes_on)
-            climb = Climb(self, users, Noise(draw_seed(self.random_state)), goes_on, adds_rows=True)
-            fit = climb.ascend(self._one_pass(climb))
-            return self._set(**climb.attributes(fit.params), **climb.record(fit, keep_moments=True))
+            task = RecommenderFit(self, users, Noise(draw_seed(self.random_state)), goes_on, adds_rows=True)
+            fit = task.ascend(self._one_pass(task))
+            return self._set(**task.attributes(fit.params), **task.record(fit, keep_moments=True))
 
     def _check_training_X(self, X, *, reset):
         X = self._check_X(X, reset=reset)
@@ -319,8 +320,8 @@ class MultVAERecommender(
             )
         return users[rest], users[np.sort(aside)], True
 
-    def _plan(self, climb, early):
-        chosen, cap = self._chosen(climb)
+    def _plan(self, task, early):
+        chosen, cap = self._chosen(task)
         multiplier, ends = self._annealing()
         ends = ends() if early else 0.0
         return gradient.Plan(
@@ -329,16 +330,16 @@ class MultVAERecommender(
             beta=lambda fraction: cap * multiplier(fraction),
             patience=self.n_iter_no_change if early else None,
             earliest_stop=ends,
-            first_epoch=climb.n_iter,
+            first_epoch=task.n_iter,
         )
 
-    def _one_pass(self, climb):
-        chosen, cap = self._chosen(climb)
-        return gradient.Plan(**chosen | {"max_iter": 1}, beta=lambda fraction: cap, first_epoch=climb.n_iter)
+    def _one_pass(self, task):
+        chosen, cap = self._chosen(task)
+        return gradient.Plan(**chosen | {"max_iter": 1}, beta=lambda fraction: cap, first_epoch=task.n_iter)
 
-    def _chosen(self, climb):
+    def _chosen(self, task):
         """The parameters that may be "auto", settled for these users, and beta's cap beside them."""
-        auto = _defaults(len(climb.rows), climb.n_seen)
+        auto = _defaults(len(task.rows), task.n_seen)
         chosen = {name: value if getattr(self, name) == "auto" else getattr(self, name) for name, value in auto.items()}
         return chosen, chosen.pop("beta")
 

@@ -1,0 +1,43 @@
+"""The one seam between NumPy and torch: devices, keyed noise, rows and their batches, gradients that are kept.
+
+Engines and models see tensors only, and never ask whether rows are sparse or where they live.
+"""
+
+from skvae._tensors._by_hand import and_back, keep_gradient, kept, kept_gradient
+from skvae._tensors._devices import (
+    explain_out_of_memory,
+    inference_device,
+    placed,
+    resolve_device,
+    to_device,
+    to_numpy,
+    to_read,
+)
+from skvae._tensors._noise import Noise, normal_at, uniform_at
+from skvae._tensors._rows import Cells, Rows
+from skvae._tensors._scores import block_rows, top_k
+from skvae._tensors._tables import Table, TableBatch, Workspace
+
+__all__ = [
+    "Cells",
+    "Noise",
+    "Rows",
+    "Table",
+    "TableBatch",
+    "Workspace",
+    "and_back",
+    "block_rows",
+    "explain_out_of_memory",
+    "inference_device",
+    "keep_gradient",
+    "kept",
+    "kept_gradient",
+    "normal_at",
+    "placed",
+    "resolve_device",
+    "to_device",
+    "to_numpy",
+    "to_read",
+    "top_k",
+    "uniform_at",
+]

@@ -1,0 +1,66 @@
+"""Random numbers that belong to seeds, rows and columns, not to the order in which they are asked for."""
+
+import math
+from zlib import crc32
+
+import numpy as np
+import torch
+
+from skvae._hash import combine
+
+
+class Noise:
+    """Random numbers as a pure function of (seed, path, row, column).
+
+    No state and no stream to advance: a row draws the same numbers whatever batch, shard or order it comes in, and
+    a column the same whatever the number of columns asked for.
+
+    Parameters
+    ----------
+    seed : int
+    """
+
+    def __init__(self, seed):
+        self.key, self._folded = int(seed), {}
+
+    def fold(self, *path):
+        """Noise of its own for a purpose, such as `noise.fold("dropout", epoch)`."""
+        if path not in self._folded:  # remembered: a loop asks for the same one at every step
+            key = np.array([self.key], dtype=np.int64)
+            for step in path:
+                key = combine(key, np.array([crc32(step.encode()) if isinstance(step, str) else step], dtype=np.int64))
+            self._folded[path] = Noise(key[0])
+        return self._folded[path]
+
+    def keys(self, row):
+        """A key for each row, from which its cells draw."""
+        return combine(self.key, row)
+
+    def uniform(self, row, n_columns, dtype=torch.float32):
+        """Uniform on the open interval (0, 1), of shape (len(row), n_columns)."""
+        return uniform_at(self.keys(row)[:, None], torch.arange(n_columns, device=row.device), dtype)
+
+    def normal(self, row, n_columns, dtype=torch.float32):
+        """Standard normal, of shape (len(row), n_columns); Box and Muller (1958) on two parts of the 64 bits."""
+        return normal_at(self.keys(row)[:, None], torch.arange(n_columns, device=row.device), dtype)
+
+    def permutation(self, n):
+        """An order of n rows, as an int64 array: the rows sorted by their own random bits."""
+        return np.argsort(self.keys(np.arange(n, dtype=np.int64)), kind="stable")
+
+
+def uniform_at(key, column, dtype=torch.float32):
+    """Uniform on (0, 1) for single cells, by the `keys` of their rows and their columns, which broadcast."""
+    return _unit(combine(key, column) >> 40, dtype)
+
+
+def normal_at(key, column, dtype=torch.float32):
+    """Standard normal for single cells, by the `keys` of their rows and their columns, which broadcast."""
+    bits = combine(key, column)
+    radius = _unit(bits >> 40, dtype).log_().mul_(-2).sqrt_()
+    return radius.mul_(_unit(bits, dtype).mul_(2 * math.pi).cos_())
+
+
+def _unit(bits, dtype):
+    """Map the lowest 23 bits to the midpoints of 2**23 equal parts of (0, 1): float32 holds each of them exactly."""
+    return (bits & 0x7FFFFF).to(dtype).add_(0.5).mul_(2.0**-23)

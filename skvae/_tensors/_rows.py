@@ -1,0 +1,307 @@
+"""The rows of a sparse matrix in batches, and dense cells that answer to the same verbs."""
+
+import math
+from functools import cached_property
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
+
+from skvae._tensors._by_hand import kept_gradient
+
+
+class Rows:
+    """The rows of a CSR matrix, handed out in batches of tensors.
+
+    The matrix stays where it is (it may be a read-only memory map); a batch copies its own rows only.
+
+    Parameters
+    ----------
+    X : CSR matrix or array of shape (n_rows, n_columns)
+        Canonical: indices sorted, no duplicates, no stored zeros.
+    device : torch.device
+    dtype : torch.dtype, default=torch.float32
+    weight : ndarray of shape (n_rows,) or None, default=None
+        None: 1 for every row.
+    """
+
+    def __init__(self, X, device, dtype=torch.float32, weight=None):
+        self.indptr, self.indices, self.data = X.indptr, X.indices, X.data
+        self.shape, self.device, self.dtype, self.weight = X.shape, device, dtype, weight
+
+    def __len__(self):
+        return self.shape[0]
+
+    def batch(self, index):
+        """The rows numbered `index` (int array), in that order."""
+        start = self.indptr[index].astype(np.int64)
+        count = self.indptr[np.asarray(index) + 1] - start
+        offset = np.cumsum(count) - count
+        position = np.repeat(start - offset, count) + np.arange(count.sum())
+        place = self._place
+        return Batch(
+            row=place(index, torch.int64),
+            user=place(np.repeat(np.arange(len(index)), count), torch.int64),
+            item=place(self.indices[position], torch.int64),
+            value=place(self.data[position], self.dtype),
+            offset=place(offset, torch.int64),
+            count=place(count, torch.int64),
+            n_columns=self.shape[1],
+            w=None if self.weight is None else place(self.weight[index], self.dtype),
+        )
+
+    def batches(self, batch_size, order=None):
+        """All rows in ceil(n / batch_size) batches whose sizes differ by at most one: no small batch at the end."""
+        order = np.arange(len(self)) if order is None else order
+        for index in np.array_split(order, self.n_batches(batch_size)):
+            yield self.batch(index)
+
+    def shuffled(self, batch_size, noise):
+        """The batches of one pass in an order of its own."""
+        return self.batches(batch_size, noise.permutation(len(self)))
+
+    def n_batches(self, batch_size):
+        """How many batches one pass takes."""
+        return max(1, math.ceil(len(self) / batch_size))
+
+    def _place(self, array, dtype):
+        return torch.from_numpy(np.ascontiguousarray(array)).to(device=self.device, dtype=dtype)
+
+
+class Batch:
+    """Some rows of a sparse matrix x, as its stored entries x[user, item] = value.
+
+    Attributes
+    ----------
+    row : int64 Tensor of shape (n_rows,)
+        Global number of each row, the key of its noise.
+    user, item : int64 Tensors of shape (n_stored,)
+        Row within the batch, and column, of each stored entry; ordered by row.
+    value : Tensor of shape (n_stored,)
+    offset, count : int64 Tensors of shape (n_rows,)
+        Where each row starts among the entries, and how many are its own.
+    n_columns : int
+    w : Tensor of shape (n_rows,)
+        Weight of each row.
+    cell : int64 Tensor of shape (n_stored,)
+        Place of each entry in a dense matrix of (n_rows, n_columns), row after row.
+    """
+
+    def __init__(self, row, user, item, value, offset, count, n_columns, w=None):
+        self.row, self.user, self.item, self.value = row, user, item, value
+        self.offset, self.count, self.n_columns, self._w = offset, count, n_columns, w
+
+    @cached_property
+    def w(self):
+        return self.value.new_ones(len(self.row)) if self._w is None else self._w
+
+    @property
+    def counted(self):
+        """The weights by which the rows enter sums over batches."""
+        return self.w
+
+    @cached_property
+    def cell(self):
+        return self.user * self.n_columns + self.item
+
+    def __len__(self):
+        return len(self.row)
+
+    def with_values(self, value):
+        """The same cells holding other values."""
+        return Batch(self.row, self.user, self.item, value, self.offset, self.count, self.n_columns, self._w)
+
+    @property
+    def cells_a_row(self):
+        """How many cells of a row there are to handle, on average."""
+        return max(1, len(self.value) // max(1, len(self.row)))
+
+    def part(self, index):
+        """Some of the rows: a slice of them, or an int64 Tensor of their places."""
+        offset, count = self.offset[index], self.count[index]
+        if isinstance(index, slice):  # neighbours: their entries are too
+            start = int(offset[0]) if len(offset) else 0
+            entries = slice(start, start + int(count.sum()))
+        else:
+            shift = offset - (count.cumsum(0) - count)
+            entries = torch.arange(int(count.sum()), device=shift.device) + shift.repeat_interleave(count)
+        user = torch.arange(len(count), device=count.device).repeat_interleave(count)
+        w = None if self._w is None else self._w[index]
+        item, value = self.item[entries], self.value[entries]
+        return Batch(self.row[index], user, item, value, count.cumsum(0) - count, count, self.n_columns, w)
+
+    def double(self):
+        """The same rows in float64."""
+        w = None if self._w is None else self._w.double()
+        value = self.value.double()
+        return Batch(self.row, self.user, self.item, value, self.offset, self.count, self.n_columns, w)
+
+    def dense(self):
+        """The rows as a dense matrix."""
+        X = self.value.new_zeros(len(self.row) * self.n_columns)
+        X[self.cell] = self.value
+        return X.reshape(len(self.row), self.n_columns)
+
+    def squared_norms(self):
+        """Sum of squares of each row, of shape (n_rows,)."""
+        return self.sum(self.value.square())
+
+    def squared_distances(self, centres, label):
+        """Squared distance of each row to its own of some centres (n_centres, n_columns), in float64."""
+        centres, value = centres.double(), self.value.double()
+        own = centres.reshape(-1)[label[self.user] * self.n_columns + self.item]
+        away = self.sum((value - own).square() - own.square()) + centres.square().sum(1)[label]
+        return away.clamp_(min=0)
+
+    def sums(self, label, w, n_labels):
+        """Sum of the rows of each label, weighted by `w`: float64 Tensor of shape (n_labels, n_columns)."""
+        cell = label[self.user] * self.n_columns + self.item
+        mass = w[self.user].double() * self.value.double()
+        return torch.bincount(cell, mass, minlength=n_labels * self.n_columns).reshape(n_labels, self.n_columns)
+
+    def sum(self, value=None):
+        """Sum over each row of its values (or of others in their place), of shape (n_rows,)."""
+        value = self.value if value is None else value
+        return torch.segment_reduce(value, "sum", lengths=self.count, unsafe=True)
+
+    def max(self):
+        """Largest value of each row, 0 for a row without entries, of shape (n_rows,)."""
+        return torch.segment_reduce(self.value, "max", lengths=self.count, unsafe=True, initial=0)
+
+    def linear(self, weight, bias):
+        """x @ weight + bias, touching only the rows of `weight` (n_columns, n_out) that x stores."""
+        return _SparseLinear.apply(weight, bias, self)
+
+    def linear_by_part(self, weight, bias, size):
+        """A function from rows, as for `part`, at most `size` of them, to their x @ weight + bias."""
+        if not self.value.is_cpu or self.value.dtype != torch.float64:
+            return lambda rows: self.part(rows).linear(weight, bias)
+        # SciPy's product takes half the time of torch's, but in float64 only.
+        ends = np.append(self.offset.numpy(), len(self.value))
+        stored = sp.csr_array((self.value.numpy(), self.item.numpy(), ends), shape=(len(self.row), self.n_columns))
+        array = weight.numpy()
+        return lambda rows: torch.from_numpy(stored[rows if isinstance(rows, slice) else rows.numpy()] @ array).add_(
+            bias
+        )
+
+    def transposed_times(self, f):
+        """Rows of x.T @ f that are not empty, (n_stored_columns, n_out), and their numbers; f (n_rows, n_out)."""
+        order = torch.argsort(self.item, stable=True)
+        column, count = torch.unique_consecutive(self.item[order], return_counts=True)
+        bags = {"offsets": count.cumsum(0) - count, "per_sample_weights": self.value[order], "mode": "sum"}
+        return F.embedding_bag(self.user[order], f, **bags), column
+
+    def inner(self, f, beside=None):
+        """sum_d x_d f_d for each row; f of shape (n_rows, n_columns), the result (n_rows,).
+
+        And the sum of `beside`, of the shape of f, over all cells that were seen, if it is given.
+        """
+        inner = self.sum(self.value * self.take(f))
+        return inner if beside is None else inner + self.over_cells(beside)
+
+    def take(self, f):
+        """f at the stored entries, of shape (n_stored,)."""
+        return f.reshape(-1).index_select(0, self.cell)
+
+    # What follows lets one likelihood serve sparse rows and `Cells` alike.
+    def n_observed(self):
+        """How many cells each row has, of shape (n_rows,): zeros count as seen."""
+        return self.value.new_full((len(self),), self.n_columns)
+
+    def over_cells(self, g):
+        """Sum over each row of g (n_rows, n_columns), zeros of x included; of shape (n_rows,)."""
+        return g.sum(-1)
+
+    def logsumexp(self, f):
+        """log sum_d exp(f_d) for each row, of shape (n_rows,)."""
+        return f.logsumexp(-1)
+
+    def minus(self, g):
+        """x - g as a dense matrix, which takes the memory of g (n_rows, n_columns)."""
+        difference = g.neg_()
+        difference.view(-1).index_add_(0, self.cell, self.value)
+        return difference
+
+
+class Cells:
+    """Dense rows of which cells may be missing, with the verbs of a `Batch` that likelihoods ask for.
+
+    Leading axes (draws, members) broadcast: rows of shape (M, 1, B, D) meet an f of (M, S, B, D).
+
+    Parameters
+    ----------
+    value : Tensor of shape (..., B, D)
+        Zero where a cell is missing.
+    observed : Tensor of the same shape and dtype or None, default=None
+        1 where a cell was seen, 0 where it is missing; None where all were seen.
+    """
+
+    def __init__(self, value, observed=None):
+        self.value, self.observed = value, observed
+
+    def unsqueeze(self, axis):
+        """With one more axis, of length 1."""
+        return Cells(self.value.unsqueeze(axis), None if self.observed is None else self.observed.unsqueeze(axis))
+
+    def columns(self, start, stop):
+        """Those from `start` to `stop`."""
+        observed = None if self.observed is None else self.observed[..., start:stop]
+        return Cells(self.value[..., start:stop], observed)
+
+    def n_observed(self):
+        """How many cells of each row were seen, of shape (..., B)."""
+        if self.observed is None:
+            return self.value.new_full(self.value.shape[:-1], self.value.shape[-1])
+        return self.observed.sum(-1)
+
+    def sum(self, value=None):
+        """Sum over each row of its values, or of others in their place that are zero wherever x is; (..., B)."""
+        return (self.value if value is None else value).sum(-1)
+
+    def inner(self, f, beside=None):
+        """sum_d x_d f_d for each row; f of shape (..., B, D), the result (..., B).
+
+        And the sum of `beside`, of the shape of f, over all cells that were seen, if it is given.
+        """
+        return (self.value * f).sum(-1) if beside is None else self.over_cells(torch.addcmul(beside, self.value, f))
+
+    def over_cells(self, g):
+        """Sum over each row of g (..., B, D) where x was seen, zeros of x included; of shape (..., B)."""
+        return g.sum(-1) if self.observed is None else (g * self.observed).sum(-1)
+
+    def logsumexp(self, f):
+        """log sum_d exp(f_d) over the cells seen, of shape (..., B); 0, without gradient, for a row without any."""
+        if self.observed is None:
+            return f.logsumexp(-1)
+        missing = self.observed == 0
+        return f.masked_fill(missing, -math.inf).logsumexp(-1).masked_fill(missing.all(-1), 0.0)
+
+    def minus(self, g):
+        """x - g where x was seen, 0 elsewhere, of shape (..., B, D)."""
+        return self.only_seen(self.value - g)
+
+    def only_seen(self, g):
+        """g (..., B, D), or of any shape that broadcasts to it, where x was seen, 0 elsewhere."""
+        return g if self.observed is None else g * self.observed
+
+
+class _SparseLinear(torch.autograd.Function):
+    """x @ weight + bias for a sparse x. Forward and backward cost what x stores, not what it could."""
+
+    @staticmethod
+    def forward(ctx, weight, bias, x):
+        ctx.save_for_backward(weight)
+        ctx.x = x
+        return F.embedding_bag(x.item, weight, x.offset, mode="sum", per_sample_weights=x.value) + bias
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, upstream):
+        (weight,) = ctx.saved_tensors
+        rows, column = ctx.x.transposed_times(upstream)
+        kept = kept_gradient(weight)
+        gradient = torch.zeros_like(weight) if kept is None else kept
+        gradient.index_add_(0, column, rows)
+        return gradient if kept is None else None, upstream.sum(0), None

@@ -1,0 +1,240 @@
+"""The rows of a dense matrix, cells of which may be missing, in batches."""
+
+import math
+import sys
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from skvae._tensors._devices import alias
+
+_FEW_COLUMNS = 32  # of a product with a tall matrix
+_ROWS_A_SUM = 4096  # summed in the dtype of the rows, before float64 takes over
+
+
+class Table:
+    """The rows of a dense matrix with weights and, where cells are NaN, without them; handed out in batches.
+
+    The matrix stays where it is and is not copied as a whole (on the CPU): a batch copies its own rows only, and is
+    made anew each time it is asked for. Complete rows come first, then the others sorted by which cells they miss, so
+    that few patterns meet in one batch.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_rows, n_columns)
+        float32 or float64; NaN where a cell is missing.
+    device : torch.device
+    dtype : torch.dtype, default=torch.float64
+        Of what the batches hold.
+    weight : ndarray of shape (n_rows,) or None, default=None
+        None: 1 for every row.
+    shift : ndarray of shape (n_columns,) or None, default=None
+        Subtracted from every row.
+    allow_missing : bool, default=True
+        False spares the search for NaN.
+    """
+
+    def __init__(self, X, device, dtype=torch.float64, *, weight=None, shift=None, allow_missing=True):
+        self.X, self.shape, self.device, self.dtype = X, X.shape, device, dtype
+        self.shift = None if shift is None else torch.tensor(shift, dtype=dtype, device=device)
+        self.weight = torch.ones(1, dtype=dtype).expand(len(X)) if weight is None else alias(np.asarray(weight))
+        self.order = self.pattern = self.patterns = None
+        self.n_complete = len(X)
+        if allow_missing:
+            self._sort_by_pattern()
+        self.placed = None if device.type == "cpu" else alias(X).to(device=device, dtype=dtype)
+
+    def __len__(self):
+        return self.shape[0]
+
+    def _sort_by_pattern(self):
+        missing = np.isnan(self.X)
+        incomplete = np.flatnonzero(missing.any(axis=1))
+        if not len(incomplete):
+            return
+        patterns, which = np.unique(missing[incomplete], axis=0, return_inverse=True)
+        which = which.reshape(-1)
+        by_pattern = np.argsort(which, kind="stable")
+        complete = np.delete(np.arange(len(self)), incomplete)
+        self.order = np.concatenate([complete, incomplete[by_pattern]])
+        self.n_complete = len(complete)
+        self.patterns, self.pattern = torch.from_numpy(~patterns).to(self.device), which[by_pattern]
+
+    def batches(self, batch_size, incomplete=sys.maxsize, *, in_turn=False):
+        """All rows in batches of at most `batch_size`, those with missing cells of at most `incomplete`.
+
+        `in_turn`: each batch may overwrite the one before.
+        """
+        return _Batches(self, batch_size, min(batch_size, incomplete), Workspace() if in_turn else None)
+
+    def batch(self, start, stop, space=None):
+        """The rows from place `start` to place `stop` in the order of this table; in a `Workspace`, if one is given."""
+        index = slice(start, stop) if self.order is None else self.order[start:stop]
+        if self.placed is not None:
+            X = self.placed[index if self.order is None else torch.from_numpy(index).to(self.device)]
+        else:
+            X = alias(self.X[index])
+            X = X.to(self.dtype) if self.shift is None else X
+        if self.shift is not None:
+            X = torch.sub(X, self.shift, out=None if space is None else space.empty("X", X.shape, self.shift))
+        row = torch.arange(start, stop) if self.order is None else torch.from_numpy(index)
+        w = self.weight[index].to(device=self.device, dtype=self.dtype)
+        if stop <= self.n_complete:
+            return TableBatch(X, w, row.to(self.device))
+        which = self.pattern[start - self.n_complete : stop - self.n_complete]
+        first, last = which[0], which[-1] + 1
+        patterns, which = self.patterns[first:last], torch.from_numpy(which - first).to(self.device)
+        return TableBatch(
+            X.nan_to_num(nan=0.0), w, row.to(self.device), patterns[which].to(self.dtype), patterns, which
+        )
+
+
+class TableBatch(NamedTuple):
+    """Some rows of a table.
+
+    Attributes
+    ----------
+    X : Tensor of shape (n_rows, n_columns)
+        Zero where a cell is missing. It may share the caller's memory: read it, do not write.
+    w : Tensor of shape (n_rows,)
+        Weight of each row.
+    row : int64 Tensor of shape (n_rows,)
+        Number of each row in the matrix, the key of its noise.
+    observed : Tensor of shape (n_rows, n_columns) or None
+        1 where a cell was seen, 0 where it is missing; None where all were seen.
+    patterns : bool Tensor of shape (n_patterns, n_columns) or None
+        The distinct rows of `observed`.
+    pattern : int64 Tensor of shape (n_rows,) or None
+        Which of them each row has; ascending.
+    """
+
+    X: torch.Tensor
+    w: torch.Tensor
+    row: torch.Tensor
+    observed: torch.Tensor | None = None
+    patterns: torch.Tensor | None = None
+    pattern: torch.Tensor | None = None
+
+    @property
+    def n_columns(self):
+        return self.X.shape[1]
+
+    @property
+    def cells_a_row(self):
+        """How many cells of a row there are to handle."""
+        return self.n_columns
+
+    def part(self, index):
+        """Some of the rows, all complete: a slice of them, or an int64 Tensor of their places."""
+        if isinstance(index, slice) or not self.X.is_cpu:
+            return TableBatch(self.X[index], self.w[index], self.row[index])
+        # NumPy stays in the thread that asks; its `take` needs a third of the time of its indexing.
+        parts = (torch.from_numpy(array.numpy().take(index.numpy(), 0)) for array in (self.X, self.w, self.row))
+        return TableBatch(*parts)
+
+    def double(self):
+        """The same rows in float64."""
+        return self._replace(X=self.X.double(), w=self.w.double())
+
+    def dense(self):
+        """The rows as a dense matrix."""
+        return self.X
+
+    def squared_norms(self):
+        """Sum of squares of each row, of shape (n_rows,)."""
+        return torch.from_numpy(_squared_norms(self.X.numpy())) if self.X.is_cpu else self.X.square().sum(1)
+
+    def squared_distances(self, centres, label):
+        """Squared distance of each row to its own of some centres (n_centres, n_columns), in float64."""
+        if not self.X.is_cpu:
+            return (self.X.double() - centres.double()[label]).square().sum(1)
+        away = self.X.numpy() - centres.numpy()[label.numpy()]
+        return torch.from_numpy(_squared_norms(away).astype(np.float64))
+
+    def linear(self, weight, bias):
+        """X @ weight + bias."""
+        return _affine(self.X, weight, bias)
+
+    def linear_by_part(self, weight, bias, size):
+        """A function from rows, as for `part`, at most `size` of them, to their X @ weight + bias.
+
+        The results share memory: use one before the next.
+        """
+        space, shape = Workspace(), (size, weight.shape[1])
+
+        def linear(rows):
+            if isinstance(rows, slice):
+                x = self.X[rows]
+            else:
+                out = space.empty("rows", (len(rows), self.n_columns), self.X)
+                x = torch.index_select(self.X, 0, rows, out=out)
+            return _affine(x, weight, bias, space.empty("out", (len(x), shape[1]), x))
+
+        return linear
+
+    def sums(self, label, w, n_labels):
+        """Sum of the rows of each label, weighted by `w`: float64 Tensor of shape (n_labels, n_columns)."""
+        total = torch.zeros(n_labels, self.n_columns, dtype=torch.float64, device=self.X.device)
+        size = max(_ROWS_A_SUM if self.X.is_cpu else 16 * _ROWS_A_SUM, n_labels)
+        for X, own, mass in zip(self.X.split(size), label.split(size), w.split(size)):
+            if not X.is_cpu:
+                total.index_add_(0, own, (mass[:, None] * X).double())
+            else:  # where torch's index_add and embedding_bag take two to five times as long
+                entries = mass.to(X.dtype).numpy(), own.numpy(), np.arange(len(X) + 1)
+                total += torch.from_numpy(sp.csc_array(entries, shape=(n_labels, len(X))) @ X.numpy())
+        return total
+
+
+def _squared_norms(X):
+    return np.einsum("ij,ij->i", X, X)
+
+
+def _affine(X, weight, bias, out=None):
+    """X @ weight + bias; where few columns come out, the other way round, which is some times as fast."""
+    if weight.shape[1] >= _FEW_COLUMNS:
+        return torch.addmm(bias, X, weight, out=out)
+    out = None if out is None else out.view(weight.shape[1], len(X))
+    return torch.addmm(bias[:, None], weight.mT, X.mT, out=out).mT
+
+
+class _Batches:
+    """A table's batches, to be gone through as often as needed; complete and incomplete rows never share one."""
+
+    def __init__(self, table, batch_size, incomplete, space):
+        self.table, self.space = table, space
+        complete, n = table.n_complete, len(table)
+        self.bounds = [*_equal_parts(0, complete, batch_size), *_equal_parts(complete, n, incomplete)]
+
+    def __len__(self):
+        return len(self.bounds)
+
+    def __iter__(self):
+        return (self.table.batch(start, stop, self.space) for start, stop in self.bounds)
+
+
+def _equal_parts(start, stop, size):
+    """Bounds of the fewest parts of at most `size` that differ by at most one."""
+    n_parts = math.ceil((stop - start) / size)
+    edges = [start + (stop - start) * part // n_parts for part in range(n_parts + 1)] if n_parts else []
+    return list(zip(edges[:-1], edges[1:]))
+
+
+class Workspace:
+    """Memory for large temporaries that a loop needs again and again.
+
+    To get fresh megabytes from the system costs more, page by page, than to fill them. What is handed out under a name
+    is overwritten when that name is asked for again.
+    """
+
+    def __init__(self):
+        self._kept = {}
+
+    def empty(self, name, shape, like):
+        """An uninitialised tensor of this shape, with the dtype and device of `like`."""
+        size = math.prod(shape)
+        kept = self._kept.get(name)
+        if kept is None or kept.numel() < size or kept.dtype != like.dtype or kept.device != like.device:
+            kept = self._kept[name] = like.new_empty(size)
+        return kept[:size].view(shape)
