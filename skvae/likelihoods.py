@@ -11,7 +11,7 @@ from itertools import groupby
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy import special
+from scipy import special, stats
 from torch.autograd.function import once_differentiable
 
 from skvae._sparse import entry
@@ -21,6 +21,7 @@ _LEAST_RATE = 1e-6  # of a count, at which biases of columns of zeros start
 _STEEP = 30.0  # log-rate from which a rate goes on as a straight line
 _LOG_DISPERSION = 15.0  # largest size of a log-dispersion; a negative binomial is Poisson long before
 _LARGE_DISPERSION = 50.0  # from which Stirling's series is exact to rounding
+_MANY_DRAWS = 1000  # of one row, which are then no longer made one by one
 _MANY = 1e6  # events, above which their number is drawn from a normal
 
 
@@ -211,6 +212,10 @@ class Multinomial(Likelihood):
 
     def sample(self, f, own, noise, row):
         whole, rest = divmod(self._total(), 1)
+        if whole > _MANY_DRAWS:
+            total = whole + (noise.fold("total").uniform(row, 1)[:, 0] < rest).double()
+            split = _multinomial_split(total, f.double().softmax(-1), _fine_uniform(noise.fold("item"), row, f))
+            return split.to(f)
         n_draws = int(whole) + (rest > 0)
         counted = torch.ones(len(f), n_draws, dtype=f.dtype, device=f.device)
         if rest:
@@ -468,6 +473,17 @@ def _fine_uniform(noise, row, f):
     """Uniform on (0, 1) to 46 bits, as a float64 array of the shape of f: rare counts need the ends of the interval."""
     high, low = (noise.fold(name).uniform(row, f.shape[-1], torch.float64) for name in ("high", "low"))
     return (high + (low - 0.5) * 2.0**-23).cpu().numpy()
+
+
+def _multinomial_split(total, probability, u):
+    """Totals (B,) split into counts (B, D), column by column: each binomial, given what those before it left."""
+    left, p = total.cpu().numpy(), probability.cpu().numpy()
+    rest = p[:, ::-1].cumsum(1)[:, ::-1]
+    share, counts = np.divide(p, rest, out=np.ones_like(p), where=rest > 0), np.empty_like(p)
+    for column in range(p.shape[1]):
+        counts[:, column] = stats.binom.ppf(u[:, column], left, share[:, column])
+        left = left - counts[:, column]
+    return torch.from_numpy(counts)
 
 
 def _poisson_quantile(u, rate):

@@ -277,6 +277,20 @@ class TestMultinomialOfOneDraw(TestMultinomial):
         return rng.multinomial(1, [0.1, 0.2, 0.3, 0.15, 0.25], n_rows)
 
 
+class TestMultinomialOfManyDraws(TestMultinomial):
+    likelihood = Multinomial(total=2500.3)
+
+    def draw(self, rng, n_rows):
+        return rng.multinomial(2500, [0.1, 0.2, 0.3, 0.15, 0.25], n_rows)
+
+    def test_millions_are_split_as_well_as_few(self):
+        """Counted one by one they would take the memory of all of them, and stop at 2**24 in float32."""
+        f = torch.tensor([[0.0, 1.0, -2.0, -900.0, -900.0]]).expand(50, -1)
+        x = Multinomial(total=1e9).sample(f, {}, Noise(0), torch.arange(50))
+        np.testing.assert_allclose(x, 1e9 * f.softmax(-1), rtol=1e-3)
+        np.testing.assert_allclose(x.double().sum(1), 1e9, rtol=1e-6)
+
+
 class TestCategorical(Contract):
     sizes = (2, 3, 2, 1, 3, 4)  # equal sizes apart, so that blocks are brought together and put back
     likelihood = Categorical(sizes)
@@ -421,9 +435,9 @@ def test_cells_count_and_sum_what_was_seen():
     assert x.over_cells(g).tolist() == [8.0, 0.0] and x.inner(g).tolist() == [13.0, 0.0]
     torch.testing.assert_close(x.logsumexp(g), torch.tensor([math.log(math.exp(3) + math.exp(5)), 0.0]))
     torch.testing.assert_close(x.minus(g), torch.tensor([[-2.0, 0.0, -3.0], [0.0, 0.0, 0.0]]))
-    part = x.part(1, 3)
+    part = x.columns(1, 3)
     assert part.value.tolist() == [[0.0, 2.0], [0.0, 0.0]] and part.n_observed().tolist() == [1.0, 0.0]
-    assert Cells(value).part(0, 1).observed is None
+    assert Cells(value).columns(0, 1).observed is None
 
 
 # ----------------------------------------------------------------------------------------------------- Gaussian noise

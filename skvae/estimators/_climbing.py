@@ -278,7 +278,7 @@ def _noise(tasks, rows, n_latent):
     own = [getattr(task.model, "n_components", 0) for task in tasks]
     live = None
     if min(own) < n_latent:
-        live = torch.zeros(len(rows.stream_of_member), 1, n_latent, device=rows.stream_of_member.device)
+        live = tasks[0].stream.weight.new_zeros(len(rows.stream_of_member), 1, n_latent)
         for members, n in zip(_slices(tasks), own, strict=True):
             live[members, :, :n] = 1
     streams = [stream.noise for stream in rows.streams]

@@ -222,7 +222,9 @@ class Voted:
     def _base(self, found, rows):
         """The posterior under a factor analysis; of a random start the prior."""
         K = self.model.n_components
-        return torch.zeros(len(rows), 2 * K, device=rows.device) if found is None else base_of(found, rows, K)
+        if found is None:
+            return torch.zeros(len(rows), 2 * K, dtype=torch.float32, device=rows.device)
+        return base_of(found, rows, K)
 
     def _task(self, plan):
         """All copies of all starts, on the rows that some copy sees."""
@@ -360,8 +362,9 @@ def linear_network(model, training, noise, found, floor=None):
 def no_skips(model):
     """Linear paths past the layers that add nothing yet."""
     K = model.n_components
-    skips = {"encoder.skip.weight": torch.zeros(model.encoder_sizes[0], K)}
-    return skips | ({"decoder.skip.weight": torch.zeros(K, model.n_outputs)} if model.last else {})
+    shapes = {"encoder.skip.weight": (model.encoder_sizes[0], K)}
+    shapes |= {"decoder.skip.weight": (K, model.n_outputs)} if model.last else {}
+    return {name: torch.zeros(shape, dtype=torch.float32) for name, shape in shapes.items()}
 
 
 def mean_log_base(model, table, weight):
