@@ -390,3 +390,22 @@ def test_progress_is_printed(wine, capsys):
     assert len(lines) == SHORT["max_iter"]
     assert f"epoch 5/5  squared error {-model.lower_bounds_[-1]:.4g}  " in lines[-1]
     assert f"of rows held out {-model.validation_scores_[-1]:.4g}" in lines[-1]
+
+
+# ------------------------------------------------------------------------------------------------------ nothing to see
+@pytest.mark.parametrize("layers", [(), (8,)])
+@pytest.mark.parametrize("n", [1, 60])
+def test_rows_without_variance_tell_no_directions(n, layers):
+    """Codes of unit variance along axes of none would be as long as rounding makes them."""
+    X = np.tile([1.0, 2.0, 5.0], (n, 1))
+    model = AutoencoderTransformer(2, hidden_layer_sizes=layers, max_iter=3, random_state=0).fit(X)
+    assert np.abs(model.transform(X + 1)).max() < 10
+    np.testing.assert_allclose(model.reconstruct(X), X, atol=0.2)
+    with pytest.raises(ValueError, match="first call of partial_fit settles the scale"):
+        AutoencoderTransformer(2, hidden_layer_sizes=layers).partial_fit(X)
+
+
+def test_corruption_may_change_on_the_way(wine):
+    model = AutoencoderTransformer(2, max_iter=3, random_state=0).fit(wine)
+    score = model.set_params(denoising="salt_and_pepper").partial_fit(wine).partial_fit(wine).score(wine)
+    assert score > -1

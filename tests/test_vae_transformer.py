@@ -3,6 +3,8 @@
 import copy
 import inspect
 import pickle
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -879,3 +881,48 @@ def test_declared_categories_are_levels_though_unseen():
     model = VAETransformer(1, likelihood="auto", max_iter=2, random_state=0).fit(frame)
     scores = model.score_samples(rare)
     assert np.isfinite(scores).all() and scores[0] < scores[1]
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ({}, {"likelihood": "poisson"}),
+        ({"noise": "isotropic"}, {"noise": 2.0}),
+        ({"likelihood": [("gaussian", np.arange(4))]}, {"likelihood": [("poisson", np.arange(4))]}),
+    ],
+)
+def test_what_the_columns_are_cannot_change_on_the_way(first, then):
+    X = np.random.default_rng(0).poisson(3.0, (40, 4)).astype(float)
+    model = tiny(warm_start=True, **first).fit(X)
+    model.fit(X)
+    with pytest.raises(ValueError, match=f"was fitted with .*{next(iter(then))}.* and cannot go on"):
+        model.set_params(**then).fit(X)
+
+
+@pytest.mark.parametrize("settings", [{"early_stopping": False}, {"noise": 0.5}])
+def test_what_the_encoder_reads_stays_as_it_was_fitted(settings):
+    X = factor_data(missing=0.2)
+    model = tiny(**settings).fit(X)
+    model.set_params(early_stopping="auto").partial_fit(X)
+    assert np.isfinite(model.score(X))
+
+
+def test_validation_rows_without_any_cell_are_refused(X):
+    with pytest.raises(ValueError, match="X_val has no observed cell"):
+        tiny(early_stopping=True).fit(X, X_val=np.full((3, X.shape[1]), np.nan))
+
+
+def test_fits_do_not_depend_on_torchs_default_dtype():
+    code = (
+        "import sys, torch, numpy as np\n"
+        "torch.set_default_dtype(getattr(torch, sys.argv[1]))\n"
+        "from skvae import AutoencoderTransformer, VAETransformer\n"
+        "X = np.random.default_rng(0).normal(size=(80, 4))\n"
+        "for model in VAETransformer(2, max_iter=3), AutoencoderTransformer(2, max_iter=3):\n"
+        "    print(model.set_params(random_state=0).fit(X).transform(X).tolist())\n"
+    )
+    runs = [
+        subprocess.run([sys.executable, "-c", code, dtype], capture_output=True, text=True, check=True)
+        for dtype in ("float32", "float64")
+    ]
+    assert runs[0].stdout == runs[1].stdout

@@ -248,7 +248,7 @@ class _Adam:
     def __init__(self, params, plan, moments):
         self.params, self.factor = params, 1.0
         self.gradient = _shared_gradient(params)
-        state = moments or _zero_moments(params)
+        state = _state(params, moments or {})
         self.step_count = state["step"]
         self.groups = _groups(params, state, plan)
         self.state = state
@@ -309,10 +309,17 @@ def _shared_gradient(params):
     return gradient
 
 
-def _zero_moments(params):
-    state = {"step": torch.zeros((), dtype=torch.float32, device=next(iter(params.values())).device)}
+def _state(params, known):
+    """What the optimiser remembers: what is known from before, and zeros."""
+    step = known.get("step")
+    state = {
+        "step": torch.zeros((), dtype=torch.float32, device=next(iter(params.values())).device)
+        if step is None
+        else step
+    }
     for name, tensor in params.items():
-        state |= {f"{name}.{key}": torch.zeros_like(tensor, requires_grad=False) for key in _MOMENTS}
+        for key in (f"{name}.{moment}" for moment in _MOMENTS):
+            state[key] = known[key] if key in known else torch.zeros_like(tensor, requires_grad=False)
     return state
 
 

@@ -5,6 +5,7 @@ import warnings
 from importlib.metadata import version
 from numbers import Integral
 
+import joblib
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import InconsistentVersionWarning
@@ -101,10 +102,17 @@ def checked_sizes(sizes):
 
 def refuse_another_architecture(estimator, architecture):
     """Of an estimator that is to go on from its fit: what fixes the meaning of its parameters must be as it was."""
-    changed = {name: value for name, value in architecture.items() if estimator._architecture[name] != value}
+    changed = {name: value for name, value in architecture.items() if _differ(estimator._architecture[name], value)}
     if changed:
         fitted = {name: estimator._architecture[name] for name in changed}
         raise ValueError(
             f"{type(estimator).__name__} was fitted with {fitted} and cannot go on with {changed}; call fit with "
             "warm_start=False to begin anew."
         )
+
+
+def _differ(one, other):
+    try:
+        return bool(one != other)
+    except ValueError:  # arrays in a list
+        return joblib.hash(one) != joblib.hash(other)

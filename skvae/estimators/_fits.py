@@ -328,14 +328,17 @@ class Voted:
 
 
 # ------------------------------------------------------------------------------------------------------------- networks
+_OF_ALL_MEMBERS = {"step"}  # of an optimiser's state
+
+
 def one_member(tensors):
-    """With an axis of members, but for single numbers."""
-    return {name: tensor if tensor.dim() == 0 else tensor[None] for name, tensor in tensors.items()}
+    """Parameters, or what an optimiser remembers of them, with an axis of members."""
+    return {name: tensor if name in _OF_ALL_MEMBERS else tensor[None] for name, tensor in tensors.items()}
 
 
 def of_member(tensors, member):
-    """Those of one, without the axis."""
-    return {name: tensor if tensor.dim() == 0 else tensor[member] for name, tensor in tensors.items()}
+    """Those of one member, without the axis."""
+    return {name: tensor if name in _OF_ALL_MEMBERS else tensor[member] for name, tensor in tensors.items()}
 
 
 def moments_of(columns):

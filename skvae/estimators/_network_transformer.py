@@ -160,7 +160,10 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
                 "X_val decides when to stop, but early_stopping=False never asks; leave X_val out, or use "
                 "early_stopping=True."
             )
-        x, observed = rows.columns.encode(self._numbers(rows.columns, X_val, reset=False))
+        numbers = self._numbers(rows.columns, X_val, reset=False)
+        if np.isnan(numbers).all():
+            raise ValueError("X_val has no observed cell to judge by; leave it out, or give rows with values.")
+        x, observed = rows.columns.encode(numbers)
         return Layout(rows.columns, x, observed, np.ones(len(x)), rows.device, rows.with_mask)
 
     def _architecture_of(self, columns, with_mask):
@@ -179,9 +182,8 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
         """The fit of an estimator that goes on from its parameters."""
         refuse_another_architecture(self, architecture)
         model = self._build(rows.columns, architecture)
-        params = one_member(self._params_to_go_on(model, rows.device))
-        moments = to_device(self._moments, rows.device)  # the count of steps has no axis of members
-        moments = one_member(moments) or None
+        params = one_member(self._params_to_go_on(model, rows))
+        moments = one_member(to_device(self._moments, rows.device)) or None
         begins_linear = self._start is not None and model.adds_to_base
         return Plain(
             model,
@@ -193,9 +195,9 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
             moments,
         )
 
-    def _params_to_go_on(self, model, device):
+    def _params_to_go_on(self, model, rows):
         """The fitted parameters, as tensors to move."""
-        return to_device(self.parameters_, device)  # copies: an ascent moves what it is given
+        return to_device(self.parameters_, rows.device)  # copies: an ascent moves what it is given
 
     def _plan(self, n, *, votes=False, one_pass=False, begins_linear=False):
         auto = self._auto(n, votes, begins_linear or one_pass)

@@ -286,12 +286,17 @@ class AutoencoderTransformer(NetworkTransformer):
     def _beginning(self, rows, held, noise, architecture, votes, one_pass):
         """The fit of an estimator that knows nothing yet."""
         model = self._build(rows.columns, architecture)
-        found = self._components(rows) if self._begins_as_pca() else None
+        if one_pass and not _vary(rows):
+            raise ValueError(
+                "The first call of partial_fit settles the scale of the columns, but all rows are equal; "
+                "call it with rows that differ."
+            )
+        found = self._components(rows)
         if found is not None and not one_pass and self._is_pca(model, rows):
             return Principal(model, rows, noise, found)
         if votes and held is None:
             rows, held = self._split(rows, noise)
-            found = self._components(rows) if found is not None else None
+            found = self._components(rows)
         start = found if self._starts_linear(rows.columns, votes) else None
         vote = HeldOut(model, held, start, observed_share(rows)) if votes else None
         params = one_member(self._first_params(model, rows, noise, found))
@@ -300,6 +305,9 @@ class AutoencoderTransformer(NetworkTransformer):
         )
 
     def _components(self, rows):
+        """Where the fit begins; None where it begins at random, as it must where no row differs from the others."""
+        if not self._begins_as_pca() or not _vary(rows):
+            return None
         return principal_components(rows.Z, rows.weight, int(self.n_components))
 
     def _is_pca(self, model, rows):
@@ -323,13 +331,21 @@ class AutoencoderTransformer(NetworkTransformer):
             )
         return rows.rows(learnt).reweighted(), rows.rows(held)
 
+    def _params_to_go_on(self, model, rows):
+        return self._ranges(rows) | super()._params_to_go_on(model, rows)
+
+    def _ranges(self, rows):
+        """What some corruption knows of the columns, as parameters that stay as they are."""
+        found = column_ranges(rows) if self.denoising == "salt_and_pepper" else {}
+        return {name: tensor.to(rows.device) for name, tensor in found.items()}
+
     def _first_params(self, model, rows, noise, found):
         """Of one network."""
         if found is not None:
             params = principal_network(model, rows, noise, found)
         else:
             params = model.init(noise.fold("init"), moments_of(rows.columns))
-        return params | (column_ranges(rows) if self.denoising == "salt_and_pepper" else {})
+        return params | self._ranges(rows)
 
     def _auto(self, n, votes, begins_linear):
         return policy.autoencoder_defaults(n, votes, linear=not checked_sizes(self.hidden_layer_sizes))
@@ -427,6 +443,10 @@ class AutoencoderTransformer(NetworkTransformer):
     # ------------------------------------------------------------------------------------------- what prediction needs
     def _means(self, model, params, z):
         return model.decode(params, z)
+
+
+def _vary(rows):
+    return bool((np.fmax.reduce(rows.Z) > np.fmin.reduce(rows.Z)).any())
 
 
 def _minus_error(work, batch):

@@ -1,5 +1,6 @@
 """Compression of a table by a variational autoencoder: non-linear factor analysis."""
 
+import copy
 import math
 from functools import partial
 from numbers import Integral, Real
@@ -136,7 +137,8 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
     n_active_ : int
         Number of latent dimensions whose posterior mean has a variance above 0.01 (Burda et al. 2016).
     noise_variance_ : ndarray of shape (n_features,)
-        Variance of Gaussian columns given z, in the units of X squared; NaN for other columns.
+        Variance of Gaussian columns given z, in the units of X squared; NaN for other columns, and for those that were
+        constant.
     n_iter_ : int
         Epochs done, over all calls of `partial_fit` or of `fit` with `warm_start`; 1 where factor analysis was kept.
     n_samples_seen_ : float
@@ -315,7 +317,8 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         return super()._held_out(rows, X_val)
 
     def _architecture_of(self, columns, with_mask):
-        return super()._architecture_of(columns, with_mask) | {"inference": self.inference}
+        asked = {"inference": self.inference, "likelihood": copy.deepcopy(self.likelihood), "noise": self.noise}
+        return super()._architecture_of(columns, with_mask) | asked
 
     def _build(self, columns, architecture, floor=None):
         likelihood = columns.likelihood()
@@ -376,13 +379,13 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
             return copies
         return Copies(copies.weight[1:], copies.held_out[1:])
 
-    def _params_to_go_on(self, model, device):
+    def _params_to_go_on(self, model, rows):
         if self.inference == "svi":
             raise ValueError("inference='svi' knows the rows of one fit only and cannot go on; call fit anew.")
-        params = super()._params_to_go_on(model, device)
+        params = super()._params_to_go_on(model, rows)
         if not self.nonlinear_ and "likelihood.noise" in params:
             psi = torch.from_numpy(self.parameters_["likelihood.noise"]).exp()
-            params["likelihood.noise"] = model.likelihood.raw(psi).float().to(device)
+            params["likelihood.noise"] = model.likelihood.raw(psi).float().to(rows.device)
         return params
 
     def _weight_of_kl(self, one_pass):
