@@ -391,6 +391,15 @@ def test_information_criteria():
     assert classes.aic(levels) == pytest.approx(-2 * classes.score_samples(levels).sum() + 2 * (2 * (2 + 1 + 3) + 1))
 
 
+def test_a_number_of_components_set_after_the_fit_changes_nothing_before_the_next():
+    X = drawn(missing=0.1)
+    mixture = BernoulliMixtureEM(3, **ENOUGH).fit(X)
+    other = BernoulliMixtureEM(3, **ENOUGH).fit(X).set_params(n_components=1)
+    assert (other.aic(X), other.bic(X)) == (mixture.aic(X), mixture.bic(X))
+    for found, expected in zip(other.sample(200, random_state=0), mixture.sample(200, random_state=0)):
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_samples_have_the_mixtures_means():
     X = draw(500, (2, 2, 4, 3), 3, 1)[0] * 2 - 1  # categories -1, 1, 3, 5
     X[:, :2] = X[:, :2] > 0

@@ -278,6 +278,28 @@ def test_a_fit_that_cannot_go_on_says_why(X):
         clone_with_state(model, covariance_type="diag").predict(X)
 
 
+def test_a_type_that_was_not_fitted_is_refused_though_the_shapes_agree(X):
+    model = mixture(covariance_type="tied").fit(X)
+    assert model.covariances_.shape == (3, 3) == model.means_.shape
+    for method in (lambda other: other.score(X), lambda other: other.sample(2)):
+        with pytest.raises(ValueError, match="covariance_type='diag' is not that of the fit"):
+            method(clone_with_state(model, covariance_type="diag"))
+
+
+@pytest.mark.parametrize("n_components", [1, 5])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_number_of_components_set_after_the_fit_changes_nothing_before_the_next(kind, n_components, X):
+    model = mixture(covariance_type=kind).fit(X)
+    other = clone_with_state(model, n_components=n_components)
+    drawn, labels = other.sample(300, random_state=0)
+    np.testing.assert_array_equal(labels, model.sample(300, random_state=0)[1])
+    assert set(labels) == {0, 1, 2}
+    np.testing.assert_array_equal(drawn, model.sample(300, random_state=0)[0])
+    assert other.bic(X) == model.bic(X)
+    np.testing.assert_array_equal(other.predict_proba(X), model.predict_proba(X))
+    np.testing.assert_array_equal(other.condition(0, X[:, :1]).means, model.condition(0, X[:, :1]).means)
+
+
 def clone_with_state(model, **parameters):
     return pickle.loads(pickle.dumps(model)).set_params(**parameters)
 

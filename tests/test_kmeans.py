@@ -585,6 +585,17 @@ def test_partial_fit_after_fit_adds_to_the_weights_of_fit():
     np.testing.assert_allclose(model.cluster_centers_[0], (3 * X[:60].sum(0) + X[60:].sum(0)) / 220, rtol=1e-12)
 
 
+@pytest.mark.parametrize("n_clusters", [2, 5])
+def test_partial_fit_refuses_another_number_of_clusters(n_clusters):
+    X = draw(60, 2, 3)
+    model = KMeansLite(3, random_state=0).fit(X)
+    before = model.cluster_centers_
+    with pytest.raises(ValueError, match=f"has 3 clusters and cannot go on with n_clusters={n_clusters}; fit a clone"):
+        model.set_params(n_clusters=n_clusters).partial_fit(X)
+    assert model.cluster_centers_ is before
+    assert len(model.predict(X)) == 60  # predictions go on with what was fitted
+
+
 def test_partial_fit_finds_what_fit_finds_and_goes_on_from_it():
     X = draw(3000, 3, 5, spread=0.3)
     fitted = KMeansLite(5, n_init=5, random_state=0).fit(X)

@@ -31,7 +31,7 @@ class MixtureMixin(LikelihoodScoreMixin, DensityMixin):
     A subclass gives
 
     - `_check_X(X, reset)`: checked rows, float, NaN where missing
-    - `_model(dtype_of_X)`: the EM model, with log_joint, start, stats_of, moved and incomplete_rows
+    - `_model(n_components)`: the EM model, with log_joint, start, stats_of, moved and incomplete_rows
     - `_origin(X, weight)`: the point to measure rows from, or None
     - `_given(params, origin, device)`: parameters with those that the user gave in place of the computed
     - `_attributes(params, origin, dtype)`: fitted attributes; `_parameters()`: back again, as (params, origin)
@@ -151,7 +151,7 @@ class MixtureMixin(LikelihoodScoreMixin, DensityMixin):
         device = resolve_device(self.device)
         rows, weight = weigh(checked, sample_weight)
         total = float(len(rows) if weight is None else weight.sum())
-        model, origin = self._model(), self._origin(rows, weight)
+        model, origin = self._model(self.n_components), self._origin(rows, weight)
         table = Table(rows, device, weight=weight, shift=origin)
         batches = self._batches(table, model)
         n_starts = 1 if goes_on else self.n_init
@@ -206,7 +206,7 @@ class MixtureMixin(LikelihoodScoreMixin, DensityMixin):
         device = resolve_device(self.device)
         rows, weight = weigh(checked, sample_weight)
         new = float(len(rows) if weight is None else weight.sum())
-        model = self._model()
+        model = self._fitted_model()
         params, origin = self._parameters(device)
         batches = self._batches(Table(rows, device, weight=weight, shift=origin), model)
         with self._explained():
@@ -291,6 +291,10 @@ class MixtureMixin(LikelihoodScoreMixin, DensityMixin):
         return np.nan_to_num(table.X[few] - (0 if table.shift is None else table.shift.cpu().numpy()))
 
     # ------------------------------------------------------------------------------------------------------ predicting
+    def _fitted_model(self):
+        """The model as it was fitted, whatever `n_components` has been set to since."""
+        return self._model(len(self.weights_))
+
     def _by_row(self, X, function, *, moved=False):
         """Checked rows of X through `function` of (model, batch, parameters), which returns a tensor with a row each.
 
@@ -298,7 +302,7 @@ class MixtureMixin(LikelihoodScoreMixin, DensityMixin):
         """
         device = inference_device(self.device)
         params, origin = self._parameters(device)
-        model, out = self._model(), None
+        model, out = self._fitted_model(), None
         for batch in self._batches(Table(X, device, shift=origin), model):
             values = function(model, batch, params).cpu().numpy()
             if out is None:
@@ -418,7 +422,7 @@ class MixtureMixin(LikelihoodScoreMixin, DensityMixin):
         row = torch.arange(int(n_samples))
         u = noise.fold("component").uniform(row, 1, torch.float64)[:, 0].numpy()
         edges = np.cumsum(self.weights_, dtype=np.float64)
-        labels = np.sort(np.minimum(np.searchsorted(edges / edges[-1], u), self.n_components - 1))
+        labels = np.sort(np.minimum(np.searchsorted(edges / edges[-1], u), len(edges) - 1))
         return self._draw(labels, noise.fold("cells")).astype(self.means_.dtype, copy=False), labels
 
     def __sklearn_tags__(self):

@@ -265,7 +265,7 @@ class BernoulliMixtureEM(MixtureMixin, Estimator):
 
         So they are in tables of few categories, whatever their length: every iteration is then that much faster.
         """
-        n_levels = self._model().n_levels or [2] * coded.shape[1]
+        n_levels = self._model(self.n_components).n_levels or [2] * coded.shape[1]
         if sum(math.log2(count + 1) for count in n_levels) >= 63:
             return coded, weight
         key = np.zeros(len(coded), dtype=np.int64)
@@ -343,9 +343,9 @@ class BernoulliMixtureEM(MixtureMixin, Estimator):
         return values
 
     # -------------------------------------------------------------------------------------- what the mixin asks for
-    def _model(self):
+    def _model(self, n_components):
         n_levels = None if self.categories_ is None else [len(categories) for categories in self.categories_]
-        return BernoulliMixture(self.n_components, float(self.alpha), n_levels)
+        return BernoulliMixture(n_components, float(self.alpha), n_levels)
 
     def _origin(self, X, weight):
         return None
@@ -365,7 +365,7 @@ class BernoulliMixtureEM(MixtureMixin, Estimator):
 
     def _attributes(self, params, origin, dtype):
         column, level = self._indicators()
-        means = self._model().probabilities(params)[:, column, level]
+        means = self._model(len(params.pi)).probabilities(params)[:, column, level]
         return {
             "weights_": params.pi.cpu().numpy().astype(dtype),
             "means_": means.cpu().numpy().astype(dtype),
@@ -374,7 +374,7 @@ class BernoulliMixtureEM(MixtureMixin, Estimator):
 
     def _parameters(self, device):
         place = functools.partial(torch.tensor, dtype=torch.float64, device=device)
-        return self._model().params(place(self.weights_), place(self._theta(self.means_))), None
+        return self._fitted_model().params(place(self.weights_), place(self._theta(self.means_))), None
 
     def _theta(self, means):
         """What the model knows of the means: the probabilities of the levels from 1 on."""
@@ -385,11 +385,11 @@ class BernoulliMixtureEM(MixtureMixin, Estimator):
         return model.stats_of(params, total)
 
     def _n_parameters(self):
-        return self._model().n_parameters(self.n_features_in_)
+        return self._fitted_model().n_parameters(self.n_features_in_)
 
     def _draw(self, labels, noise):
         u = noise.uniform(torch.arange(len(labels)), self.n_features_in_, torch.float64).numpy()
-        table = self._model().probabilities(self._parameters(torch.device("cpu"))[0]).numpy()
+        table = self._fitted_model().probabilities(self._parameters(torch.device("cpu"))[0]).numpy()
         levels = np.empty(u.shape, dtype=np.int64)
         for k in np.unique(labels):
             rows = labels == k
@@ -412,7 +412,7 @@ class BernoulliMixtureEM(MixtureMixin, Estimator):
 
     def _points(self, table, few):
         """The indicators of some rows; a missing cell's are their means."""
-        model, X = self._model(), torch.as_tensor(table.X[few], dtype=table.dtype)
+        model, X = self._model(self.n_components), torch.as_tensor(table.X[few], dtype=table.dtype)
         seen = model.to_levels(~X.isnan()).to(table.dtype)
         x = model.indicators(X.nan_to_num(nan=0.0))
         means = x.sum(0) / seen.sum(0).clamp(min=1)

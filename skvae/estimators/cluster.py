@@ -223,11 +223,17 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         Returns
         -------
         self : KMeansLite
+
+        Raises
+        ------
+        ValueError
+            If the first call has too few rows, or `n_clusters` is no longer the number of the centres.
         """
         with self._unchanged_on_error(), explain_out_of_memory("use device='cpu'"):
             goes_on = hasattr(self, "cluster_centers_")
             X = self._check_X(X, reset=not goes_on)
             if goes_on:
+                self._refuse_other_clusters()
                 X = X.astype(self.cluster_centers_.dtype, copy=False)
             else:
                 self._check_size(X)
@@ -352,6 +358,14 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
     def _check_size(self, X):
         if X.shape[0] < self.n_clusters:
             raise ValueError(f"n_samples={X.shape[0]} should be >= n_clusters={self.n_clusters}.")
+
+    def _refuse_other_clusters(self):
+        n_fitted = len(self.cluster_centers_)
+        if n_fitted != self.n_clusters:
+            raise ValueError(
+                f"This {type(self).__name__} has {n_fitted} clusters and cannot go on with n_clusters="
+                f"{self.n_clusters}; fit a clone of it."
+            )
 
     def _centres_for(self, X):
         return self.cluster_centers_.astype(X.dtype, copy=False)

@@ -242,9 +242,10 @@ class GaussianMixtureEM(MixtureMixin, Estimator):
         if X.shape[1] != len(given):
             raise ValueError(f"X has {X.shape[1]} columns, but {len(given)} are given: {given.tolist()}.")
         params, origin = self._parameters(torch.device("cpu"))
-        marginal, slope, sigma = self._model().split(params, torch.from_numpy(given), torch.from_numpy(rest))
+        model = self._fitted_model()
+        marginal, slope, sigma = model.split(params, torch.from_numpy(given), torch.from_numpy(rest))
         batch = Table(X, torch.device("cpu"), shift=origin[given], allow_missing=False).batch(0, len(X))
-        weights = self._model().log_joint(batch, marginal).softmax(0).mT
+        weights = model.log_joint(batch, marginal).softmax(0).mT
         means = params.mu[:, rest] + ((batch.X[:, None] - marginal.mu)[:, :, None] @ slope.mT)[:, :, 0]
         arrays = (array.numpy().astype(X.dtype, copy=False) for array in (weights, means, sigma))
         weights, means, sigma = arrays
@@ -261,9 +262,9 @@ class GaussianMixtureEM(MixtureMixin, Estimator):
             ensure_min_samples=2 if reset else 1,
         )
 
-    def _model(self):
+    def _model(self, n_components):
         family, pooled = _MODELS[self.covariance_type]
-        return family(self.n_components, pooled=pooled, floor=float(self.reg_covar))
+        return family(n_components, pooled=pooled, floor=float(self.reg_covar))
 
     def _origin(self, X, weight):
         if np.isnan(np.sum(X)):
@@ -301,26 +302,32 @@ class GaussianMixtureEM(MixtureMixin, Estimator):
             "precisions_cholesky_": pick(root),
             "precisions_": pick(precision),
         }
-        return {name: tensor.cpu().numpy().astype(dtype) for name, tensor in arrays.items()}
+        found = {name: tensor.cpu().numpy().astype(dtype) for name, tensor in arrays.items()}
+        return {**found, "_fitted_type": self.covariance_type}
 
     def _parameters(self, device):
-        if self.covariances_.shape != self._covariance_shape(*self.means_.shape):
-            raise ValueError(
-                f"covariance_type={self.covariance_type!r} is not that of the fit, whose covariances_ have the shape "
-                f"{self.covariances_.shape}; set it back, or fit a clone."
-            )
         place = functools.partial(torch.tensor, dtype=torch.float64, device=device)
         weights = np.asarray(self.weights_, dtype=np.float64)
         origin = weights / weights.sum() @ self.means_
         sigma = self._as_model(self._covariances())
-        return self._model().params(place(weights), place(self.means_ - origin), place(sigma)), origin
+        return self._fitted_model().params(place(weights), place(self.means_ - origin), place(sigma)), origin
 
     def _covariances(self):
         """As float64. Rounding to float32 may cost a matrix its definiteness, but not the root of its inverse."""
+        self._refuse_other_type()
         if self.covariances_.dtype == np.float64 or self.covariance_type in ("diag", "spherical"):
             return np.asarray(self.covariances_, dtype=np.float64)
         root = np.linalg.inv(self.precisions_cholesky_.astype(np.float64))
         return root.swapaxes(-1, -2) @ root
+
+    def _refuse_other_type(self):
+        # The shape alone does not tell "tied" from "diag" where there are as many components as columns.
+        same = getattr(self, "_fitted_type", self.covariance_type) == self.covariance_type
+        if not same or self.covariances_.shape != self._covariance_shape(*self.means_.shape):
+            raise ValueError(
+                f"covariance_type={self.covariance_type!r} is not that of the fit, whose covariances_ have the shape "
+                f"{self.covariances_.shape}; set it back, or fit a clone."
+            )
 
     def _covariance_shape(self, K, D):
         return {"full": (K, D, D), "tied": (D, D), "diag": (K, D), "spherical": (K,)}[self.covariance_type]
