@@ -17,7 +17,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skvae import FactorAnalysisEM
+from skvae import FactorAnalysisEM, ProbabilisticPCA
 from skvae._tensors import Noise, Table
 from skvae.engines import em
 from skvae.models import factor_analysis as fa
@@ -252,6 +252,15 @@ def test_orientation_is_canonical():
     np.testing.assert_allclose(gram, np.diag(gram.diagonal()), atol=1e-9 * gram.max())
     assert (np.diff(gram.diagonal()) < 0).all()
     assert (first.components_.max(axis=1) == np.abs(first.components_).max(axis=1)).all()
+
+
+@pytest.mark.parametrize("Class", [FactorAnalysisEM, ProbabilisticPCA])
+def test_one_number_weighs_all_rows_alike(Class):
+    X = load_iris().data
+    np.testing.assert_array_equal(Class(1).fit(X, sample_weight=1.0).components_, Class(1).fit(X).components_)
+    assert Class(1).fit(X, sample_weight=2).n_samples_seen_ == 300
+    with pytest.raises(ValueError, match="zero for all but 1 sample"):
+        Class(1).fit(X, sample_weight=np.arange(150) == 3)
 
 
 # ------------------------------------------------------------------------------------------------- weights and order

@@ -14,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import assert_all_finite, check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skvae._compat import Interval, StrOptions, fit_context
+from skvae._compat import Interval, StrOptions, check_sample_weight, fit_context
 from skvae._tensors import Noise, Table, explain_out_of_memory, inference_device, resolve_device, to_read
 from skvae.elbo import Fit
 from skvae.engines import em
@@ -121,11 +121,7 @@ class _LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tra
             checked = self._check_X(X, reset=True, min_samples=2, finite=False)  # `_evidence` looks
             self._check_K(checked.shape[1])
             device = resolve_device(self.device)
-            rows, weight = weigh(checked, sample_weight)
-            if sample_weight is not None and np.count_nonzero(np.asarray(sample_weight)) == 1:
-                raise ValueError(
-                    f"{type(self).__name__} needs at least 2 rows, but sample_weight is zero for all but 1 sample."
-                )
+            rows, weight = weigh(checked, self._checked_weight(checked, sample_weight))
             evidence = self._evidence(rows, weight, device)._replace(n_rows=len(rows))
             return self._set(**self._fitted(evidence, X, y, checked.dtype, device))
 
@@ -270,6 +266,16 @@ class _LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tra
             ensure_all_finite=finite,
             ensure_min_samples=min_samples,
         )
+
+    def _checked_weight(self, X, sample_weight):
+        if sample_weight is None:
+            return None
+        weight = check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        if np.count_nonzero(weight) == 1:
+            raise ValueError(
+                f"{type(self).__name__} needs at least 2 rows, but sample_weight is zero for all but 1 sample."
+            )
+        return weight
 
     def _check_K(self, n_features):
         if self.n_components is not None and self.n_components > n_features:
