@@ -85,6 +85,13 @@ def mean_score(scores, sample_weight=None):
     return float(np.average(scores, weights=sample_weight))
 
 
+def check_n_samples(n_samples):
+    """How many rows to draw, as an int; complain of what is no whole number above 0."""
+    if not isinstance(n_samples, Integral) or isinstance(n_samples, bool) or n_samples < 1:
+        raise ValueError(f"Invalid value for 'n_samples': {n_samples!r}; to draw, it must be whole and n_samples >= 1.")
+    return int(n_samples)
+
+
 def draw_seed(random_state):
     """One integer for a whole fit. None takes fresh entropy from the system, so that no global generator advances."""
     if random_state is None:

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from skvae._compat import fit_context
 from skvae._tensors import Noise, Table, explain_out_of_memory, inference_device, resolve_device
 from skvae.engines import em
-from skvae.estimators._base import LikelihoodScoreMixin, draw_seed
+from skvae.estimators._base import LikelihoodScoreMixin, check_n_samples, draw_seed
 from skvae.estimators._em import refuse_empty_columns, refuse_overflow, rows_a_batch, weigh
 from skvae.estimators._watching import FitWatcher
 from skvae.models import kmeans
@@ -413,13 +413,11 @@ class MixtureMixin(LikelihoodScoreMixin, DensityMixin):
         Raises
         ------
         ValueError
-            If n_samples is below 1.
+            If n_samples is no whole number, or below 1.
         """
         check_is_fitted(self)
-        if n_samples < 1:
-            raise ValueError(f"Invalid value for 'n_samples': {n_samples}. sample draws at least 1.")
+        row = torch.arange(check_n_samples(n_samples))
         noise = Noise(draw_seed(random_state))
-        row = torch.arange(int(n_samples))
         u = noise.fold("component").uniform(row, 1, torch.float64)[:, 0].numpy()
         edges = np.cumsum(self.weights_, dtype=np.float64)
         labels = np.sort(np.minimum(np.searchsorted(edges / edges[-1], u), len(edges) - 1))

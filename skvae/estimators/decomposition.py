@@ -18,7 +18,7 @@ from skvae._compat import Interval, StrOptions, check_sample_weight, fit_context
 from skvae._tensors import Noise, Table, explain_out_of_memory, inference_device, resolve_device, to_read
 from skvae.elbo import Fit
 from skvae.engines import em
-from skvae.estimators._base import Estimator, LikelihoodScoreMixin, draw_seed
+from skvae.estimators._base import Estimator, LikelihoodScoreMixin, check_n_samples, draw_seed
 from skvae.estimators._em import filled, refuse_empty_columns, rows_a_batch, weigh
 from skvae.estimators._watching import FitWatcher
 from skvae.models import factor_analysis as fa
@@ -488,12 +488,11 @@ class _LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tra
         Raises
         ------
         ValueError
-            If n_samples is below 1.
+            If n_samples is no whole number, or below 1.
         """
         check_is_fitted(self)
-        if n_samples < 1:
-            raise ValueError(f"sample needs n_samples >= 1 to draw, but got {n_samples}.")
-        noise, row = Noise(draw_seed(random_state)), torch.arange(int(n_samples))
+        row = torch.arange(check_n_samples(n_samples))
+        noise = Noise(draw_seed(random_state))
         W = self._loadings()
         z = noise.fold("factors").normal(row, W.shape[1], _FLOAT).numpy()
         e = noise.fold("noise").normal(row, len(W), _FLOAT).numpy()

@@ -16,7 +16,7 @@ from skvae.engines import gradient, schedules
 from skvae.estimators import _linear as linear
 from skvae.estimators import _policy as policy
 from skvae.estimators._annealing import AnnealingMixin
-from skvae.estimators._base import LikelihoodScoreMixin, draw_seed
+from skvae.estimators._base import LikelihoodScoreMixin, check_n_samples, draw_seed
 from skvae.estimators._climbing import climb
 from skvae.estimators._columns import Columns
 from skvae.estimators._encoding import base_for, batches, rows_at_once
@@ -471,17 +471,13 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         Raises
         ------
         ValueError
-            If n_samples is below 1.
+            If n_samples is no whole number, or below 1.
         """
         check_is_fitted(self)
-        if not isinstance(n_samples, Integral) or n_samples < 1:
-            raise ValueError(f"sample needs a whole n_samples >= 1 to draw, but got {n_samples!r}.")
+        row = torch.arange(check_n_samples(n_samples))
         device = inference_device(self.device)
         model, params = self._model_at(device, torch.float32)
-        noise, parts = (
-            Noise(draw_seed(random_state)),
-            torch.arange(int(n_samples)).split(rows_at_once(model.n_outputs)),
-        )
+        noise, parts = Noise(draw_seed(random_state)), row.split(rows_at_once(model.n_outputs))
         with torch.no_grad():
             drawn = [self._drawn(model, params, noise, row.to(device)) for row in parts]
         return self._as_given(torch.cat(drawn).cpu().double().numpy())
