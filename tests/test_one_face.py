@@ -1,9 +1,18 @@
 """What a word means on one estimator it means on all: laws of every estimator that has a method."""
 
 import numpy as np
+import pandas as pd
 import pytest
+from sklearn.base import clone
 
-from skvae import BernoulliMixtureEM, FactorAnalysisEM, GaussianMixtureEM, ProbabilisticPCA, VAETransformer
+from skvae import (
+    AutoencoderTransformer,
+    BernoulliMixtureEM,
+    FactorAnalysisEM,
+    GaussianMixtureEM,
+    ProbabilisticPCA,
+    VAETransformer,
+)
 
 DENSITIES = [
     GaussianMixtureEM(2, random_state=0),
@@ -36,3 +45,39 @@ def test_whole_numbers_of_any_kind_are_drawn(density):
     for n_samples in (3, np.int32(3), np.uint8(3)):
         drawn = density.sample(n_samples, random_state=0)
         assert len(drawn[0] if isinstance(drawn, tuple) else drawn) == 3
+
+
+# ------------------------------------------------------------------------------------------------------- missing cells
+IMPUTERS = [*DENSITIES, AutoencoderTransformer(1, hidden_layer_sizes=(3,), max_iter=2, random_state=0)]
+each_imputer = pytest.mark.parametrize("estimator", IMPUTERS, ids=lambda estimator: type(estimator).__name__)
+
+
+def frame_of_many_dtypes():
+    """0 and 1, which every estimator takes, in dtypes that can miss a cell, and one that cannot."""
+    X = (draw(80, 7) > 0).astype(np.float64)
+    X[::7, :6] = np.nan
+    frame = pd.DataFrame(X, columns=list("abcdefg"), index=np.arange(80) * 2)
+    dtypes = {"a": "Int64", "b": "float32", "c": "Float32", "d": "boolean", "e": "UInt8", "g": "int16"}
+    return frame.astype(dtypes)
+
+
+@each_imputer
+def test_impute_keeps_the_dtypes_of_a_frame(estimator):
+    frame = frame_of_many_dtypes()
+    before = frame.copy()
+    filled = clone(estimator).fit(frame).impute(frame)
+    pd.testing.assert_frame_equal(frame, before)
+    assert list(filled.dtypes) == list(frame.dtypes)
+    assert filled.index.equals(frame.index) and not filled.isna().any().any()
+    seen = ~frame.isna().any(axis=1)
+    pd.testing.assert_frame_equal(filled[seen], frame[seen])
+
+
+@each_imputer
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_impute_gives_an_array_for_an_array_or_a_list(estimator, dtype):
+    X = frame_of_many_dtypes().astype(dtype).to_numpy()
+    model = clone(estimator).fit(X)
+    filled = model.impute(X)
+    assert type(filled) is np.ndarray and filled.dtype == dtype and not np.isnan(filled).any()
+    np.testing.assert_allclose(model.impute(X.tolist()), filled, rtol=1e-4, atol=1e-4)

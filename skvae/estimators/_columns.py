@@ -15,12 +15,25 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
-import scipy.sparse as sp
-from sklearn.utils import check_array
 
 from skvae import likelihoods
 from skvae._compat import check_sample_weight
 from skvae.estimators._em import columns_of, refuse_empty_columns, refuse_overflow
+from skvae.estimators._frames import (
+    all_numbers,
+    all_truths,
+    as_table,
+    cells_of,
+    common_dtype,
+    declared_levels,
+    dtypes_of,
+    filled_frame,
+    is_frame,
+    names_of,
+    plain,
+    series_like,
+    words,
+)
 from skvae.models.factor_analysis import CONSTANT_VARIANCE, is_constant
 
 LIKELIHOODS = ("gaussian", "bernoulli", "categorical", "multinomial", "poisson", "negative_binomial")
@@ -145,17 +158,17 @@ class Columns:
             If a likelihood, a noise or a column is not known, a column is named twice or not at all, a column has a
             type for which "auto" knows no likelihood, or the levels of a column cannot be sorted.
         """
-        table = _as_table(X, who)
-        names = _names(table, names)
+        table = as_table(X, who)
+        names = names_of(table, names)
         _check_noise(noise, who)
         kinds = _kinds(table, likelihood, names, who)
         levels = {
-            j: _declared(table, j) or _levels(*_cells(table, j), _label(names, j))
+            j: declared_levels(table, j) or _levels(*cells_of(table, j), _label(names, j))
             for j, (kind, _) in enumerate(kinds)
             if _nominal(kind)
         }
-        truths = {j for j in range(table.shape[1]) if j not in levels and _all_truths(table, j)}
-        template = table.iloc[:0].reset_index(drop=True) if _is_frame(table) else None
+        truths = {j for j in range(table.shape[1]) if j not in levels and all_truths(table, j)}
+        template = table.iloc[:0].reset_index(drop=True) if is_frame(table) else None
         return cls(_blocks(kinds, levels), levels, noise, names, template, truths, who)
 
     @classmethod
@@ -275,13 +288,13 @@ class Columns:
         TypeError
             If a cell is of a type that is no number.
         """
-        table = _as_table(X, self.who)
+        table = as_table(X, self.who)
         if table.shape[1] != self.n_features:
             raise ValueError(
                 f"X has {table.shape[1]} features, but {self.who} is expecting {self.n_features} features as input."
             )
-        if _all_numbers(table) and not self.levels:
-            numbers = np.asarray(table, dtype=_dtype(table))
+        if all_numbers(table) and not self.levels:
+            numbers = np.asarray(table, dtype=common_dtype(table))
         else:
             numbers = self._by_column(table)
         self._refuse_values(numbers, np.isinf(numbers), "expects finite values, NaN where a cell is missing", "correct")
@@ -289,9 +302,9 @@ class Columns:
         return numbers
 
     def _by_column(self, table):
-        numbers = np.empty(table.shape, dtype=_dtype(table))
+        numbers = np.empty(table.shape, dtype=common_dtype(table))
         for j in range(self.n_features):
-            values, missing = _cells(table, j)
+            values, missing = cells_of(table, j)
             if j in self.levels:
                 numbers[:, j] = self._codes(values, missing, j)
             else:
@@ -303,7 +316,7 @@ class Columns:
         codes = np.full(len(values), np.nan)
         for row in _first_rows_of_unknown(values, missing, code):
             raise ValueError(
-                f"{_place(row, _label(self.names, j))} = {_plain(values[row])!r}, but the levels of this column that "
+                f"{_place(row, _label(self.names, j))} = {plain(values[row])!r}, but the levels of this column that "
                 f"{self.who} was fitted on are {_listed(self.levels[j])}; make the cell missing (NaN or None), or fit "
                 "on rows with this level too."
             )
@@ -431,7 +444,7 @@ class Columns:
 
     def resembling(self, X, values):
         """Values of the table as X was given: of a frame one with its index and names."""
-        if not _is_frame(X):
+        if not is_frame(X):
             return values
         if self.all_numbers:
             return type(X)(values, index=X.index, columns=X.columns)
@@ -542,12 +555,12 @@ class Columns:
             are no numbers.
         """
         frame = self.template if like is None else like
-        if not _is_frame(frame):
+        if not is_frame(frame):
             return self._array(numbers)
         dtypes = (frame if self.template is None else self.template).dtypes
         out = frame.reindex(range(len(numbers))) if like is None else frame.copy()
         for j, dtype in enumerate(dtypes):
-            out.isetitem(j, _series(frame.iloc[:, j], self._words(j, numbers[:, j], dtype), dtype, out.index))
+            out.isetitem(j, series_like(frame.iloc[:, j], self._words(j, numbers[:, j], dtype), dtype, out.index))
         return out
 
     def fill(self, X, numbers, values):
@@ -569,20 +582,14 @@ class Columns:
             are no numbers.
         """
         missing = np.isnan(numbers)
-        if not _is_frame(X):
+        if not is_frame(X):
             return self._filled_array(X, numbers, values, missing)
-        out = X.copy()
-        for j in np.flatnonzero(missing.any(axis=0)):
-            series, rows = X.iloc[:, j], missing[:, j]
-            cells = series.to_numpy(dtype=series.dtype if _is_float(series.dtype) else object, copy=True)
-            cells[rows] = self._words(j, values[rows, j], series.dtype)
-            out.isetitem(j, _series(series, cells, series.dtype, X.index))
-        return out
+        return filled_frame(X, missing, lambda j, rows, dtype: self._words(j, values[rows, j], dtype))
 
     def _filled_array(self, X, numbers, values, missing):
         restored = self._array(np.where(missing, values, numbers).astype(numbers.dtype, copy=False))
         if restored.dtype == object:  # what was observed stays as it is: True stays True
-            given = _as_table(X, self.who)
+            given = as_table(X, self.who)
             restored[~missing] = given[~missing]
         return restored
 
@@ -596,84 +603,10 @@ class Columns:
         return out
 
     def _words(self, j, numbers, dtype):
-        """Numbers of a column as what the user has there: levels, truth values, integers or themselves."""
-        if j in self.levels:
-            levels = np.empty(len(self.levels[j]) + 1, dtype=object)  # the last stands for missing cells
-            levels[:-1] = self.levels[j]
-            return levels[np.where(np.isnan(numbers), -1, numbers).astype(np.intp)]
-        if dtype.kind == "b" or j in self.truths:
-            return _with_gaps(numbers > 0.5, numbers)
-        if dtype.kind in "iu":
-            return _with_gaps(_rounded(numbers, dtype), numbers)
-        return numbers
+        return words(numbers, dtype, self.levels.get(j), truth=j in self.truths)
 
 
-# ------------------------------------------------------------------------------------------------- tables and cells
-def _is_frame(X):
-    return hasattr(X, "iloc") and getattr(X, "ndim", 0) == 2
-
-
-def _as_table(X, who):
-    """A frame as it is, anything else as an array of two dimensions; scikit-learn refuses the rest in its words."""
-    if not _is_frame(X):
-        if sp.issparse(X):
-            check_array(X, estimator=who)
-        given, X = X, np.asarray(X)
-        if X.dtype.kind in "US" and not isinstance(given, np.ndarray):  # [[1, "a"]]: the 1 should stay a number
-            X = np.asarray(given, dtype=object)
-    if X.ndim != 2 or 0 in X.shape or (not _is_frame(X) and X.dtype.kind not in "fiubOUS"):
-        check_array(X, ensure_all_finite=False, estimator=who)
-        raise ValueError(f"{who} expects a table of numbers, Booleans or strings, but X has dtype {X.dtype}.")
-    return X
-
-
-def _dtypes(table):
-    return list(table.dtypes) if _is_frame(table) else [table.dtype]
-
-
-def _dtype(table):
-    return np.float32 if all(dtype == np.float32 for dtype in _dtypes(table)) else np.float64
-
-
-def _all_numbers(table):
-    return all(isinstance(dtype, np.dtype) and dtype.kind in "fiub" for dtype in _dtypes(table))
-
-
-def _is_float(dtype):
-    return isinstance(dtype, np.dtype) and dtype.kind == "f"
-
-
-def _cells(table, j):
-    """The cells of a column as floats, integers, Booleans or objects, and which of them are missing."""
-    if _is_frame(table):
-        series = table.iloc[:, j]
-        missing = series.isna().to_numpy(dtype=bool)
-        if series.dtype.kind not in "fiub":
-            return series.to_numpy(dtype=object), missing
-        if isinstance(series.dtype, np.dtype):
-            return series.to_numpy(), missing
-        return series.to_numpy(dtype=np.float64, na_value=np.nan), missing
-    column = table[:, j]
-    if column.dtype.kind in "fiub":
-        return column, np.isnan(column)
-    column = column.astype(object)
-    return column, np.fromiter(map(_is_missing, column), dtype=bool, count=len(column))
-
-
-def _is_missing(value):
-    return value is None or type(value).__name__ == "NAType" or (not isinstance(value, str) and _is_nan(value))
-
-
-def _is_nan(value):
-    return isinstance(value, Real) and value != value
-
-
-def _names(table, names):
-    """Names of the columns where all are strings, else None."""
-    names = list(table.columns) if _is_frame(table) else names
-    return None if names is None or not all(isinstance(name, str) for name in names) else list(names)
-
-
+# -------------------------------------------------------------------------------------------------- words of errors
 def _label(names, j):
     return int(j) if names is None else names[j]
 
@@ -753,7 +686,7 @@ def _chosen(columns, n, names):
 
 
 def _kind_by_type(table, j, names, who):
-    dtype = _dtypes(table)[j if _is_frame(table) else 0]
+    dtype = dtypes_of(table)[j if is_frame(table) else 0]
     if dtype.kind in "cmM":
         raise ValueError(
             f"likelihood='auto' knows none for column {_label(names, j)!r} of dtype {dtype}; convert it to numbers or "
@@ -762,26 +695,11 @@ def _kind_by_type(table, j, names, who):
     if hasattr(dtype, "categories"):
         return "categorical"
     if dtype.kind in "fiub":
-        return "bernoulli" if dtype.kind == "b" and _is_frame(table) else "gaussian"
-    if _all_truths(table, j):
+        return "bernoulli" if dtype.kind == "b" and is_frame(table) else "gaussian"
+    if all_truths(table, j):
         return "bernoulli"
-    values, missing = _cells(table, j)
+    values, missing = cells_of(table, j)
     return "categorical" if any(isinstance(value, str | bytes) for value in values[~missing]) else "gaussian"
-
-
-def _all_truths(table, j):
-    """Whether a column has Booleans only; as objects too, which pandas makes of Booleans and None."""
-    dtype = _dtypes(table)[j if _is_frame(table) else 0]
-    if dtype.kind != "O" or not isinstance(dtype, np.dtype):
-        return dtype.kind == "b"
-    values, missing = _cells(table, j)
-    return not missing.all() and all(isinstance(value, bool | np.bool) for value in values[~missing])
-
-
-def _declared(table, j):
-    """The levels that a frame declares for a column of categories, observed or not."""
-    dtype = table.dtypes.iloc[j] if _is_frame(table) else None
-    return [_plain(value) for value in getattr(dtype, "categories", ())]
 
 
 def _levels(values, missing, label):
@@ -805,12 +723,8 @@ def _distinct(values):
         found, inverse = np.unique(values, return_inverse=True)
         return found.tolist(), inverse
     number = {}
-    inverse = [number.setdefault(_plain(value), len(number)) for value in values]
+    inverse = [number.setdefault(plain(value), len(number)) for value in values]
     return list(number), np.array(inverse, dtype=np.intp)
-
-
-def _plain(value):
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def _first_rows_of_unknown(values, missing, known):
@@ -888,32 +802,3 @@ def _less(x, mean, seen):
     if seen is not None:
         x[~seen] = 0
     return x
-
-
-# -------------------------------------------------------------------------------------------------- values of a frame
-def _series(like, cells, dtype, index):
-    """A column of a frame like another, without asking for pandas; categories take in what they lack."""
-    if hasattr(dtype, "categories"):
-        known = set(dtype.categories)
-        new = [value for value in dict.fromkeys(cells) if not _is_missing(value) and value not in known]
-        if new:
-            dtype = type(dtype)([*dtype.categories, *new], ordered=dtype.ordered)
-    return type(like)(cells, index=index, name=like.name, dtype=dtype)
-
-
-def _with_gaps(cells, numbers):
-    """The cells, None where a number is NaN."""
-    missing = np.isnan(numbers)
-    if missing.any():
-        cells = cells.astype(object)
-        cells[missing] = None
-    return cells
-
-
-def _rounded(numbers, dtype):
-    """The nearest integers that the dtype holds."""
-    limits = np.iinfo(getattr(dtype, "numpy_dtype", dtype))
-    largest = float(limits.max)
-    if largest > limits.max:  # 2^63 - 1 as a float is 2^63
-        largest = np.nextafter(largest, 0)
-    return np.clip(np.rint(np.nan_to_num(numbers).astype(np.float64)), limits.min, largest)

@@ -94,19 +94,6 @@ def refuse_overflow(X):
         raise ValueError(f"X holds values whose squares overflow, such as {largest:g}; scale it.")
 
 
-def filled(X, checked, values):
-    """A copy of X as it was given (DataFrame, list or array) whose NaN cells hold `values`, of the same shape."""
-    missing = np.isnan(checked)
-    if hasattr(X, "iloc"):
-        out = X.copy()
-        for column in np.flatnonzero(missing.any(axis=0)):
-            series = out.iloc[:, column].to_numpy(dtype=np.float64, na_value=np.nan, copy=True)
-            series[missing[:, column]] = values[missing[:, column], column]
-            out.isetitem(column, series.astype(checked.dtype, copy=False))
-        return out
-    return np.where(missing, values, checked).astype(checked.dtype, copy=False)
-
-
 def columns_of(estimator, columns, *, allow_all=False):
     """Numbers of some columns of a fitted estimator that are given by number, name or mask; not of all columns."""
     n = estimator.n_features_in_

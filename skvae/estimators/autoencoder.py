@@ -434,7 +434,8 @@ class AutoencoderTransformer(NetworkTransformer):
         Returns
         -------
         X_filled : {ndarray, DataFrame} of shape (n_samples, n_features)
-            A copy of X, of its own kind, with no cell missing.
+            A copy of X with no cell missing.
+            A pandas DataFrame keeps its dtypes: columns of integers get rounded values. All else gives an ndarray.
         """
         work = self._at_work(X)
         values = work.by_row(lambda batch: work.model.decode(work.params, work.model.encode(work.params, batch))[0])

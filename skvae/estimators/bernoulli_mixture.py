@@ -12,7 +12,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skvae._compat import Interval, StrOptions, check_sample_weight
 from skvae.engines import em
 from skvae.estimators._base import Estimator
-from skvae.estimators._em import columns_of, filled
+from skvae.estimators._em import columns_of
+from skvae.estimators._frames import imputed
 from skvae.estimators._mixture import MixtureMixin, checked_shape, checked_weights
 from skvae.models.bernoulli_mixture import BernoulliMixture
 
@@ -204,8 +205,9 @@ class BernoulliMixtureEM(MixtureMixin, Estimator):
 
         Returns
         -------
-        X_filled : same type as X, of shape (n_samples, n_features)
+        X_filled : {ndarray, DataFrame} of shape (n_samples, n_features)
             A copy with the missing cells filled, by 0 or 1 where the column is binarised; the others as they were.
+            A pandas DataFrame keeps its dtypes: columns of integers get rounded values. All else gives an ndarray.
         """
         check_is_fitted(self)
         if strategy not in ("most_probable", "mean"):
@@ -220,7 +222,7 @@ class BernoulliMixtureEM(MixtureMixin, Estimator):
             return p.argmax(2)
 
         found = self._by_row(self._coded(given), fill)
-        return filled(X, given, found if strategy == "mean" else values[np.arange(len(values)), found])
+        return imputed(X, given, found if strategy == "mean" else values[np.arange(len(values)), found])
 
     # ---------------------------------------------------------------------------------------- from values to levels
     def _validated(self, X, *, reset):

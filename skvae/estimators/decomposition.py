@@ -19,7 +19,8 @@ from skvae._tensors import Noise, Table, explain_out_of_memory, inference_device
 from skvae.elbo import Fit
 from skvae.engines import em
 from skvae.estimators._base import Estimator, LikelihoodScoreMixin, check_n_samples, draw_seed
-from skvae.estimators._em import filled, refuse_empty_columns, rows_a_batch, weigh
+from skvae.estimators._em import refuse_empty_columns, rows_a_batch, weigh
+from skvae.estimators._frames import imputed
 from skvae.estimators._watching import FitWatcher
 from skvae.models import factor_analysis as fa
 from skvae.models.rotation import OBLIQUE, ORTHOGONAL, rotate
@@ -422,13 +423,14 @@ class _LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tra
 
         Returns
         -------
-        X_filled : array-like of shape (n_samples, n_features)
-            A copy of X, of its own kind, with no NaN left.
+        X_filled : {ndarray, DataFrame} of shape (n_samples, n_features)
+            A copy of X with no cell missing.
+            A pandas DataFrame keeps its dtypes: columns of integers get rounded values. All else gives an ndarray.
         """
         check_is_fitted(self)
         checked = self._check_X(X, reset=False)
         Z = self._by_row(checked, _posterior_mean)
-        return filled(X, checked, Z @ self._loadings().T + self.mean_)
+        return imputed(X, checked, Z @ self._loadings().T + self.mean_)
 
     def score_samples(self, X):
         """Log-likelihood of each row: log p(x) of its observed cells.

@@ -13,7 +13,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skvae._compat import Interval, StrOptions
 from skvae._tensors import Table
 from skvae.estimators._base import Estimator
-from skvae.estimators._em import columns_of, filled
+from skvae.estimators._em import columns_of
+from skvae.estimators._frames import imputed
 from skvae.estimators._mixture import MixtureMixin, checked_shape, checked_weights
 from skvae.models.gaussian_mixture import DiagonalGaussianMixture, FullGaussianMixture
 
@@ -202,11 +203,12 @@ class GaussianMixtureEM(MixtureMixin, Estimator):
 
         Returns
         -------
-        X_filled : same type as X, of shape (n_samples, n_features)
+        X_filled : {ndarray, DataFrame} of shape (n_samples, n_features)
             A copy with E[x | x_o] = sum_k p(k | x_o) E[x | x_o, k] in the missing cells; the others as they were.
+            A pandas DataFrame keeps its dtypes: columns of integers get rounded values. All else gives an ndarray.
         """
         checked = self._checked(X)
-        return filled(
+        return imputed(
             X, checked, self._by_row(checked, lambda model, batch, params: model.fill(batch, params), moved=True)
         )
 

@@ -1,0 +1,183 @@
+"""Tables as users have them, arrays and DataFrames: their cells as numbers, and numbers as their cells again.
+
+pandas is never imported: a frame is known by what it can do.
+"""
+
+from numbers import Real
+
+import numpy as np
+import scipy.sparse as sp
+from sklearn.utils import check_array
+
+
+# --------------------------------------------------------------------------------------------------------- from a table
+def is_frame(X):
+    return hasattr(X, "iloc") and getattr(X, "ndim", 0) == 2
+
+
+def as_table(X, who):
+    """A frame as it is, anything else as an array of two dimensions; scikit-learn refuses the rest in its words."""
+    if not is_frame(X):
+        if sp.issparse(X):
+            check_array(X, estimator=who)
+        given, X = X, np.asarray(X)
+        if X.dtype.kind in "US" and not isinstance(given, np.ndarray):  # [[1, "a"]]: the 1 should stay a number
+            X = np.asarray(given, dtype=object)
+    if X.ndim != 2 or 0 in X.shape or (not is_frame(X) and X.dtype.kind not in "fiubOUS"):
+        check_array(X, ensure_all_finite=False, estimator=who)
+        raise ValueError(f"{who} expects a table of numbers, Booleans or strings, but X has dtype {X.dtype}.")
+    return X
+
+
+def dtypes_of(table):
+    return list(table.dtypes) if is_frame(table) else [table.dtype]
+
+
+def common_dtype(table):
+    return np.float32 if all(dtype == np.float32 for dtype in dtypes_of(table)) else np.float64
+
+
+def all_numbers(table):
+    return all(isinstance(dtype, np.dtype) and dtype.kind in "fiub" for dtype in dtypes_of(table))
+
+
+def _is_float(dtype):
+    return isinstance(dtype, np.dtype) and dtype.kind == "f"
+
+
+def cells_of(table, j):
+    """The cells of a column as floats, integers, Booleans or objects, and which of them are missing."""
+    if is_frame(table):
+        series = table.iloc[:, j]
+        missing = series.isna().to_numpy(dtype=bool)
+        if series.dtype.kind not in "fiub":
+            return series.to_numpy(dtype=object), missing
+        if isinstance(series.dtype, np.dtype):
+            return series.to_numpy(), missing
+        return series.to_numpy(dtype=np.float64, na_value=np.nan), missing
+    column = table[:, j]
+    if column.dtype.kind in "fiub":
+        return column, np.isnan(column)
+    column = column.astype(object)
+    return column, np.fromiter(map(is_missing, column), dtype=bool, count=len(column))
+
+
+def is_missing(value):
+    return value is None or type(value).__name__ == "NAType" or (not isinstance(value, str) and _is_nan(value))
+
+
+def _is_nan(value):
+    return isinstance(value, Real) and value != value
+
+
+def names_of(table, names):
+    """Names of the columns where all are strings, else None."""
+    names = list(table.columns) if is_frame(table) else names
+    return None if names is None or not all(isinstance(name, str) for name in names) else list(names)
+
+
+def plain(value):
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def all_truths(table, j):
+    """Whether a column has Booleans only; as objects too, which pandas makes of Booleans and None."""
+    dtype = dtypes_of(table)[j if is_frame(table) else 0]
+    if dtype.kind != "O" or not isinstance(dtype, np.dtype):
+        return dtype.kind == "b"
+    values, missing = cells_of(table, j)
+    return not missing.all() and all(isinstance(value, bool | np.bool) for value in values[~missing])
+
+
+def declared_levels(table, j):
+    """The levels that a frame declares for a column of categories, observed or not."""
+    dtype = table.dtypes.iloc[j] if is_frame(table) else None
+    return [plain(value) for value in getattr(dtype, "categories", ())]
+
+
+# ----------------------------------------------------------------------------------------------------------- to a table
+def imputed(X, checked, values):
+    """A copy of a table of numbers, as it was given, whose missing cells hold values.
+
+    Parameters
+    ----------
+    X : {DataFrame, array-like} of shape (n_samples, n_features)
+    checked : float ndarray of shape (n_samples, n_features)
+        The same after scikit-learn's checks.
+    values : float ndarray of shape (n_samples, n_features)
+        Read where `checked` is NaN.
+
+    Returns
+    -------
+    X_filled : {DataFrame, ndarray} of shape (n_samples, n_features)
+        A frame keeps its dtypes, which decide whether integers are rounded and Booleans are made; all else is an array
+        of the dtype of `checked`.
+    """
+    missing = np.isnan(checked)
+    if not is_frame(X):
+        return np.where(missing, values, checked).astype(checked.dtype, copy=False)
+    return filled_frame(X, missing, lambda j, rows, dtype: words(values[rows, j], dtype))
+
+
+def filled_frame(X, missing, cells):
+    """A copy of a frame whose missing cells hold `cells(j, rows, dtype)`: of column j in the rows of a mask."""
+    out = X.copy()
+    for j in np.flatnonzero(missing.any(axis=0)):
+        series, rows = X.iloc[:, j], missing[:, j]
+        column = series.to_numpy(dtype=series.dtype if _is_float(series.dtype) else object, copy=True)
+        column[rows] = cells(j, rows, series.dtype)
+        out.isetitem(j, series_like(series, column, series.dtype, X.index))
+    return out
+
+
+def words(numbers, dtype, levels=None, *, truth=False):
+    """Numbers of a column as what the user has there: levels, truth values, integers or themselves.
+
+    Parameters
+    ----------
+    numbers : float ndarray
+        NaN where a cell is to stay missing.
+    dtype : dtype
+        Of NumPy or pandas; integers are rounded, Booleans whether a number exceeds 0.5.
+    levels : list or None, default=None
+        What the numbers are places in.
+    truth : bool, default=False
+        Whether the column holds Booleans, though its dtype does not say so.
+    """
+    if levels is not None:
+        values = np.empty(len(levels) + 1, dtype=object)  # the last stands for missing cells
+        values[:-1] = levels
+        return values[np.where(np.isnan(numbers), -1, numbers).astype(np.intp)]
+    if dtype.kind == "b" or truth:
+        return _with_gaps(numbers > 0.5, numbers)
+    if dtype.kind in "iu":
+        return _with_gaps(_rounded(numbers, dtype), numbers)
+    return numbers
+
+
+def series_like(like, cells, dtype, index):
+    """A column of a frame like another, without asking for pandas; categories take in what they lack."""
+    if hasattr(dtype, "categories"):
+        known = set(dtype.categories)
+        new = [value for value in dict.fromkeys(cells) if not is_missing(value) and value not in known]
+        if new:
+            dtype = type(dtype)([*dtype.categories, *new], ordered=dtype.ordered)
+    return type(like)(cells, index=index, name=like.name, dtype=dtype)
+
+
+def _with_gaps(cells, numbers):
+    """The cells, None where a number is NaN."""
+    missing = np.isnan(numbers)
+    if missing.any():
+        cells = cells.astype(object)
+        cells[missing] = None
+    return cells
+
+
+def _rounded(numbers, dtype):
+    """The nearest integers that the dtype holds."""
+    limits = np.iinfo(getattr(dtype, "numpy_dtype", dtype))
+    largest = float(limits.max)
+    if largest > limits.max:  # 2^63 - 1 as a float is 2^63
+        largest = np.nextafter(largest, 0)
+    return np.clip(np.rint(np.nan_to_num(numbers).astype(np.float64)), limits.min, largest)
