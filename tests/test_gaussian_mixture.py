@@ -103,6 +103,21 @@ def assert_close(some, others, rtol=1e-9, atol=0.0):
         np.testing.assert_allclose(a, b, rtol=rtol, atol=atol + rtol * scale)
 
 
+@every_kind
+@pytest.mark.parametrize("shift", [0.0, 1e4], ids=["near", "far"])  # quadratic features, and distances
+@pytest.mark.parametrize("missing", [0.0, 0.2])
+def test_what_the_model_returns_is_overwritten_by_no_later_call(kind, shift, missing):
+    X, params, model = draw(0, missing=missing), draw_params(kind, 0), model_of(kind)
+    params = model.params(params.pi, params.mu + shift, params.sigma)
+    some, others = (list(batches(part, batch_size=N))[-1] for part in (X + shift, 3 - X + shift))
+    found = [model.log_joint(some, params), model.fill(some, params), *model.e_step(some, params)[0]]
+    before = [tensor.clone() for tensor in found]
+    for function in (model.log_joint, model.fill, model.e_step):
+        function(others, params)
+    for tensor, expected in zip(found, before):
+        assert torch.equal(tensor, expected)
+
+
 # ---------------------------------------------------------------------------------------------------------- densities
 @every_kind
 @pytest.mark.parametrize("missing", [0.0, 0.4])

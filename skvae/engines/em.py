@@ -3,7 +3,8 @@
     e_step of each batch -> add -> reduce -> bound -> m_step -> stop?
 
 The loop owns restarts, stopping, the trace, the guard against bounds that are not finite, acceleration, and the sums
-over batches and processes. A model holds its settings only and is three pure functions, whatever it is a model of:
+over batches and processes. A model holds its settings, and at most memory to work in, of which it returns nothing; to
+its callers it is three pure functions, whatever it is a model of:
 
     e_step(batch, params, memory) -> (stats, memory)    sums over the rows of one batch, under these parameters
     bound(stats, params) -> Tensor ()                   weighted sum over all rows of their log-evidence, plus any prior

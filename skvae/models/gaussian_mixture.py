@@ -79,7 +79,11 @@ class Stats(NamedTuple):
 
 
 class GaussianMixture:
-    """What both kinds of covariance share. `floor` is added to the diagonals, in units of x squared."""
+    """What both kinds of covariance share. `floor` is added to the diagonals, in units of x squared.
+
+    `e_step`, which runs once a batch and iteration, works in memory that is kept from call to call. Nothing that is
+    returned lies in it.
+    """
 
     def __init__(self, n_components, *, pooled=False, floor=0.0):
         self.n_components, self.pooled, self.floor = n_components, pooled, floor
@@ -87,9 +91,9 @@ class GaussianMixture:
 
     def e_step(self, batch, params, memory=None):
         """Posterior of each row and the sums it weights (Bishop 2006, eq. 9.13, 9.24, 9.26)."""
-        log_joint, work = self._log_joint(batch, params)
+        log_joint, work = self._log_joint(batch, params, self._space)
         log_px, R = posterior(log_joint, batch.w)
-        return self._sums(batch, R, batch.w @ log_px, params, work), None
+        return self._sums(batch, R, batch.w @ log_px, params, work, self._space), None
 
     def bound(self, stats, params):
         """The log-likelihood of all rows."""
@@ -97,11 +101,11 @@ class GaussianMixture:
 
     def log_joint(self, batch, params):
         """log p(x_n, z_n = k) of the observed cells, of shape (K, n_rows)."""
-        return self._log_joint(batch, params)[0]
+        return self._log_joint(batch, params, Workspace())[0]
 
     def fill(self, batch, params):
         """E[x | x_o] of each row, of shape (n_rows, D): x itself where it was observed."""
-        log_joint, work = self._log_joint(batch, params)
+        log_joint, work = self._log_joint(batch, params, Workspace())
         _, R = posterior(log_joint)
         expected = self._expected(batch, R, params, work)
         return batch.X if batch.observed is None else torch.where(batch.observed > 0, batch.X, expected)
@@ -178,23 +182,23 @@ class FullGaussianMixture(GaussianMixture):
         """How many rows with missing cells to handle at once: each brings K matrices of its own."""
         return max(1, _INCOMPLETE_CELLS // (self.n_components * n_columns**2))
 
-    def _log_joint(self, batch, params):
+    def _log_joint(self, batch, params, space):
         """log p(x, z = k), (K, n_rows), and what was computed on the way and the sums need too."""
         if batch.observed is not None:
             return _incomplete_log_joint(batch, params)
         if params.theta is not None:
-            phi = quadratic_features(batch.X, self._space)
-            log_joint = self._space.empty("log_joint", (len(params.pi), len(batch.X)), batch.X)
+            phi = quadratic_features(batch.X, space)
+            log_joint = space.empty("log_joint", (len(params.pi), len(batch.X)), batch.X)
             return torch.mm(params.theta, phi, out=log_joint), phi
-        return _triangular_log_joint(batch.X, params, self._space), None
+        return _triangular_log_joint(batch.X, params, space), None
 
-    def _sums(self, batch, R, bound, params, work):
+    def _sums(self, batch, R, bound, params, work, space):
         if batch.observed is not None:
             stats = _incomplete_sums(batch, R, bound, params, work)
             return stats if params.theta is None else self.moved(stats, params.mu)
         if params.theta is not None:
             return _quadratic_sums(work, R, bound, batch.X.shape[1])
-        return _centred_sums(batch.X, R, bound, params.mu, self._space)
+        return _centred_sums(batch.X, R, bound, params.mu, space)
 
     def _expected(self, batch, R, params, work):
         expected = R.mT @ params.mu
@@ -210,7 +214,7 @@ class FullGaussianMixture(GaussianMixture):
         """
         R = R * batch.w
         origin = R.new_zeros(self.n_components, batch.X.shape[1])
-        stats = _centred_sums(batch.X, R, R.new_zeros(()), origin, self._space)
+        stats = _centred_sums(batch.X, R, R.new_zeros(()), origin, Workspace())
         if batch.observed is not None:
             stats.SS.diagonal(dim1=1, dim2=2).add_((R @ (1 - batch.observed)) * variance)
         return stats
@@ -306,18 +310,18 @@ class DiagonalGaussianMixture(GaussianMixture):
         """How many rows with missing cells to handle at once: any number, their cells just leave the sums."""
         return sys.maxsize
 
-    def _log_joint(self, batch, params):
+    def _log_joint(self, batch, params, space):
         """log p(x, z = k), (K, n_rows), and the features it was computed from, if any."""
         if params.theta is None:
             return self._far_log_joint(batch, params), None
-        phi, D = squares(batch, self._space), batch.X.shape[1]
+        phi, D = squares(batch, space), batch.X.shape[1]
         constant, theta = params.pi.log()[:, None], params.theta
         if batch.observed is None:
             constant, theta = constant + theta[:, 2 * D :].sum(1, keepdim=True), theta[:, : 2 * D]
-        log_joint = self._space.empty("log_joint", (len(theta), len(phi)), phi)
+        log_joint = space.empty("log_joint", (len(theta), len(phi)), phi)
         return torch.addmm(constant, theta, phi.mT, out=log_joint), phi
 
-    def _sums(self, batch, R, bound, params, phi):
+    def _sums(self, batch, R, bound, params, phi, space):
         if phi is None:
             return self._far_sums(batch, R, bound, params)
         D = batch.X.shape[1]
@@ -348,7 +352,8 @@ class DiagonalGaussianMixture(GaussianMixture):
     def start(self, batch, R, variance):
         """Statistics, measured from 0, for given responsibilities R (K, n_rows)."""
         R = R * batch.w
-        return self._sums(batch, R, R.new_zeros(()), None, squares(batch, self._space))
+        space = Workspace()
+        return self._sums(batch, R, R.new_zeros(()), None, squares(batch, space), space)
 
     def moved(self, stats, d):
         """The same sums measured from origins that lie -d (K, D) away."""
