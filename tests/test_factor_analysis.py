@@ -116,7 +116,27 @@ def test_the_bound_is_the_log_likelihood(k, missing):
     stats, _ = em.collect(model, table.batches(16), params)
     assert float(model.bound(stats, params)) == pytest.approx(weight @ exact, rel=1e-12)
     for batch in table.batches(16):
-        np.testing.assert_allclose(model.log_prob(batch, params), exact[batch.row], rtol=1e-11, atol=1e-12)
+        np.testing.assert_allclose(fa.log_prob(batch, params), exact[batch.row], rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.3])
+def test_posteriors_and_scores_ask_for_parameters_only(missing):
+    """Against dense algebra, one row at a time, of the cells that were observed."""
+    X = draw(missing=missing)
+    start = fa.FactorAnalysis(2, torch.tensor(np.nanvar(X, axis=0))).init(torch.tensor(np.nanmean(X, axis=0)), Noise(0))
+    mu, W, psi = (tensor.numpy() for tensor in start)
+    for batch in Table(X, CPU).batches(16):
+        q, z = fa.posterior(batch, start), fa.bartlett(batch, start)
+        for place, row in enumerate(batch.row.tolist()):
+            s = ~np.isnan(X[row])
+            precise = W[s] / psi[s][:, None]
+            V = np.linalg.inv(np.eye(2) + W[s].T @ precise)
+            r = (X[row] - mu)[s]
+            pattern = 0 if batch.pattern is None else batch.pattern[place]
+            np.testing.assert_allclose(q.V[pattern], V, rtol=1e-9, atol=1e-12)
+            np.testing.assert_allclose(q.mean[place], V @ precise.T @ r, rtol=1e-9, atol=1e-12)
+            least = np.linalg.lstsq(W[s] / np.sqrt(psi[s])[:, None], r / np.sqrt(psi[s]), rcond=None)[0]
+            np.testing.assert_allclose(z[place], least, rtol=1e-7, atol=1e-9)
 
 
 def test_moments_rows_and_patterns_give_the_same_statistics():

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.base import clone
 
 from skvae import (
@@ -13,6 +14,8 @@ from skvae import (
     ProbabilisticPCA,
     VAETransformer,
 )
+from skvae._tensors import Table
+from skvae.estimators._em import by_row
 
 DENSITIES = [
     GaussianMixtureEM(2, random_state=0),
@@ -81,3 +84,15 @@ def test_impute_gives_an_array_for_an_array_or_a_list(estimator, dtype):
     filled = model.impute(X)
     assert type(filled) is np.ndarray and filled.dtype == dtype and not np.isnan(filled).any()
     np.testing.assert_allclose(model.impute(X.tolist()), filled, rtol=1e-4, atol=1e-4)
+
+
+# -------------------------------------------------------------------------------------------------- rows out of batches
+@pytest.mark.parametrize("size", [7, 100])
+def test_what_is_said_of_batches_comes_back_in_the_order_of_the_rows(size):
+    X = draw(missing=0.3)  # batches are by pattern of missing cells: not in the order of the rows
+    batches = Table(X, torch.device("cpu")).batches(size)
+    np.testing.assert_array_equal(by_row(batches, len(X), lambda batch: batch.X), np.nan_to_num(X))
+    numbers = by_row(batches, len(X), lambda batch: batch.row, np.float32)
+    np.testing.assert_array_equal(numbers, np.arange(len(X)))
+    assert numbers.dtype == np.int64
+    assert by_row(batches, len(X), lambda batch: batch.w, np.float32).dtype == np.float32

@@ -21,6 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skvae import FactorAnalysisEM, VAETransformer
 from skvae.estimators import _linear as linear
+from skvae.models import factor_analysis as fa
 
 N, D = 60, 6
 LINEAR = {
@@ -814,7 +815,7 @@ def test_a_column_that_is_constant_among_the_rows_of_a_copy_has_no_loadings(seed
     found = linear.factor_analysis(Z, weight, 3, start=start)
     assert found.W[7].abs().max() < 1e-6
     again = linear.factor_analysis(Z, weight, 3)
-    scores = [linear.at_work(params, Z[10:], linear.log_prob).mean() for params in (found, again)]
+    scores = [linear.at_work(params, Z[10:], fa.log_prob).mean() for params in (found, again)]
     assert scores[0] == approx(scores[1], abs=0.5)
 
 

@@ -77,6 +77,33 @@ def rows_a_batch(batch_size, n_columns, device):
     return max(256, _CELLS_A_BATCH["cpu" if device.type == "cpu" else "cuda"] // n_columns)
 
 
+def by_row(batches, n_rows, function, dtype=None):
+    """What a function says of the rows of each batch, put together in the order of the table.
+
+    Parameters
+    ----------
+    batches : iterable
+        Of a table, with the number of each row as `row`.
+    n_rows : int
+    function : callable
+        Batch -> Tensor of shape (n_rows_of_the_batch, ...).
+    dtype : dtype or None, default=None
+        Of what is returned, unless it is integers; None: as it comes.
+
+    Returns
+    -------
+    values : ndarray of shape (n_rows, ...)
+    """
+    out = None
+    for batch in batches:
+        values = function(batch).cpu().numpy()
+        if out is None:
+            as_it_comes = dtype is None or values.dtype.kind == "i"
+            out = np.empty((n_rows, *values.shape[1:]), dtype=values.dtype if as_it_comes else dtype)
+        out[batch.row.cpu().numpy()] = values
+    return out
+
+
 def refuse_empty_columns(X, name):
     """Complain of columns in which no cell was observed: nothing can be learnt of them."""
     empty = np.flatnonzero(np.isnan(X).all(axis=0))

@@ -15,6 +15,7 @@ from skvae.estimators import _linear as linear
 from skvae.estimators._climbing import Task
 from skvae.estimators._encoding import base_for, base_of
 from skvae.estimators._voting import LEAST_GAIN, LEAST_GAIN_AT_RANDOM, Vote
+from skvae.models import factor_analysis as fa
 from skvae.models.vae import PerRowVAE
 
 START_FLOORS = (1e-3, 0.05)  # of the noise of factor analysis as a start, as shares of a column's variance
@@ -128,7 +129,7 @@ class Linear:
 
 def _as_settled(model, training, noise, found):
     params = linear_network(model, training, noise, found, floor=0.0)
-    log_prob = linear.at_work(found, training.Z, linear.log_prob)
+    log_prob = linear.at_work(found, training.Z, fa.log_prob)
     bound = np.average(log_prob, weights=training.weight)
     return Settled(params, found, found, np.array([bound]), np.empty(0), 1, {})
 
@@ -293,7 +294,7 @@ class Voted:
         """What factor analysis makes of the rows that it has not seen, or None."""
         if self.found is None:
             return None
-        of_copy = [linear.at_work(self.found[copy], rows.Z, linear.log_prob) for copy, rows in zip(judges, held)]
+        of_copy = [linear.at_work(self.found[copy], rows.Z, fa.log_prob) for copy, rows in zip(judges, held)]
         return self._of_starts([torch.from_numpy(part).float().to(held[0].device) for part in of_copy])
 
     def _of_starts(self, parts):

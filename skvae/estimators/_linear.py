@@ -8,6 +8,7 @@ import torch
 
 from skvae._tensors import Noise, Table
 from skvae.engines import em
+from skvae.estimators._em import by_row
 from skvae.models import factor_analysis as fa
 
 _TOL = 1e-3  # nats, of all rows
@@ -88,24 +89,14 @@ def _moments(Z, weight, mean):
 
 
 def at_work(params, Z, function):
-    """`function(model, batch, params)`, a row's result each, gathered over batches of Z, as a float64 ndarray."""
-    model = fa.FactorAnalysis(params.W.shape[1], params.psi)
-    out = None
-    for batch in _batches(Table(Z, _CPU, _FLOAT), model.n_components):
-        values = function(model, batch, params).numpy()
-        out = np.empty((len(Z), *values.shape[1:])) if out is None else out
-        out[batch.row.numpy()] = values
-    return out
+    """`function(batch, params)`, a row's result each, gathered over batches of Z, as a float64 ndarray."""
+    batches = _batches(Table(Z, _CPU, _FLOAT), params.W.shape[1])
+    return by_row(batches, len(Z), lambda batch: function(batch, params))
 
 
-def log_prob(model, batch, params):
-    """log p(x) of the observed cells."""
-    return model.log_prob(batch, params)
-
-
-def posterior(model, batch, params):
+def posterior(batch, params):
     """Means, then log-variances of the best factorised posterior, (n_rows, 2 K)."""
-    q = model.posterior(batch, params)
+    q = fa.posterior(batch, params)
     log_variance = -torch.linalg.inv(q.V).diagonal(dim1=-2, dim2=-1).log()
     pattern = torch.zeros(len(batch.X), dtype=torch.int64) if batch.pattern is None else batch.pattern
     return torch.cat([q.mean, log_variance[pattern]], -1)

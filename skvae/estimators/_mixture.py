@@ -14,7 +14,7 @@ from skvae._compat import fit_context
 from skvae._tensors import Noise, Table, explain_out_of_memory, inference_device, resolve_device
 from skvae.engines import em
 from skvae.estimators._base import LikelihoodScoreMixin, check_n_samples, draw_seed
-from skvae.estimators._em import refuse_empty_columns, refuse_overflow, rows_a_batch, weigh
+from skvae.estimators._em import by_row, refuse_empty_columns, refuse_overflow, rows_a_batch, weigh
 from skvae.estimators._watching import FitWatcher
 from skvae.models import kmeans
 from skvae.models.mixing import posterior
@@ -302,13 +302,14 @@ class MixtureMixin(LikelihoodScoreMixin, DensityMixin):
         """
         device = inference_device(self.device)
         params, origin = self._parameters(device)
-        model, out = self._fitted_model(), None
-        for batch in self._batches(Table(X, device, shift=origin), model):
-            values = function(model, batch, params).cpu().numpy()
-            if out is None:
-                out = np.empty((len(X), *values.shape[1:]), dtype=values.dtype)
-            out[batch.row.cpu().numpy()] = values + origin if moved else values
-        return out if out.dtype.kind == "i" else out.astype(X.dtype, copy=False)
+        model = self._fitted_model()
+        back = torch.as_tensor(origin, device=device) if moved else None
+
+        def values(batch):
+            found = function(model, batch, params)
+            return found + back if moved else found
+
+        return by_row(self._batches(Table(X, device, shift=origin), model), len(X), values, X.dtype)
 
     def _checked(self, X):
         check_is_fitted(self)

@@ -19,7 +19,7 @@ from skvae._tensors import Noise, Table, explain_out_of_memory, inference_device
 from skvae.elbo import Fit
 from skvae.engines import em
 from skvae.estimators._base import Estimator, LikelihoodScoreMixin, check_n_samples, draw_seed
-from skvae.estimators._em import refuse_empty_columns, rows_a_batch, weigh
+from skvae.estimators._em import by_row, refuse_empty_columns, rows_a_batch, weigh
 from skvae.estimators._frames import imputed
 from skvae.estimators._watching import FitWatcher
 from skvae.models import factor_analysis as fa
@@ -360,20 +360,15 @@ class _LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tra
 
     # ---------------------------------------------------------------------------------------------------- prediction
     def _by_row(self, X, function):
-        """Checked rows through `function` of (model, batch, params): an array of a row each, of the dtype of X."""
+        """Checked rows through `function` of (batch, params): an array of a row each, of the dtype of X."""
         device = inference_device(self.device)
         W = self._loadings()
         arrays = {"W": W, "psi": self._noise(), "mu": np.zeros(len(W))}
         params = fa.Params(**to_read(arrays, device, _FLOAT))
-        model = fa.FactorAnalysis(W.shape[1], params.psi)
         table = Table(X, device, _FLOAT, shift=self.mean_)
         size = rows_a_batch(self.batch_size, X.shape[1], device)
-        out = None
-        for batch in table.batches(size, max(1, _PATTERN_CELLS // (W.shape[1] + 1) ** 2)):
-            values = function(model, batch, params).cpu().numpy()
-            out = np.empty((len(X), *values.shape[1:]), dtype=X.dtype) if out is None else out
-            out[batch.row.cpu().numpy()] = values
-        return out
+        batches = table.batches(size, max(1, _PATTERN_CELLS // (W.shape[1] + 1) ** 2))
+        return by_row(batches, len(X), lambda batch: function(batch, params), X.dtype)
 
     def transform(self, X):
         """Scores of the rows on the factors.
@@ -446,7 +441,7 @@ class _LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tra
             Nats; 0 for a row without any observed cell.
         """
         check_is_fitted(self)
-        return self._by_row(self._check_X(X, reset=False), _log_prob)
+        return self._by_row(self._check_X(X, reset=False), fa.log_prob)
 
     def get_covariance(self):
         """Covariance of x under the model, W W' + Psi.
@@ -817,7 +812,7 @@ class FactorAnalysisEM(_LinearGaussian):
         return ChiSquare(statistic, dof, float(chi2.sf(statistic, dof)) if dof > 0 else math.nan)
 
     def _score_function(self):
-        return _posterior_mean if self.score_method == "regression" else _least_squares
+        return _posterior_mean if self.score_method == "regression" else fa.bartlett
 
     def _pattern(self):
         return self.components_.T
@@ -1070,13 +1065,5 @@ def _with_moments_first(batches):
     return [fa.moments(total, torch.zeros(len(total.x), dtype=_FLOAT, device=batches.table.device)), *others]
 
 
-def _posterior_mean(model, batch, params):
-    return model.posterior(batch, params).mean
-
-
-def _least_squares(model, batch, params):
-    return model.bartlett(batch, params)
-
-
-def _log_prob(model, batch, params):
-    return model.log_prob(batch, params)
+def _posterior_mean(batch, params):
+    return fa.posterior(batch, params).mean

@@ -508,7 +508,7 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         exact = self._linear_model() if n_draws is None else None
         work = self._inferred(X)
         if exact is not None:
-            log_prob = linear.at_work(exact, work.rows.Z, linear.log_prob)
+            log_prob = linear.at_work(exact, work.rows.Z, fa.log_prob)
         else:
             epsilon = self._draws(_SCORE_DRAWS if n_draws is None else n_draws, work)
             log_prob = work.by_row(partial(_log_evidence, work, epsilon), epsilon.shape[1])

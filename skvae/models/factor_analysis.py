@@ -158,7 +158,7 @@ class FactorAnalysis:
 
     def _e_step_of_rows(self, batch, params, squares):
         mu = params.mu
-        q = self.posterior(batch, params)
+        q = posterior(batch, params)
         y = torch.cat([q.mean, torch.ones_like(batch.w)[:, None]], 1)
         wy = batch.w[:, None] * y
         xy = batch.X.T @ wy
@@ -198,42 +198,6 @@ class FactorAnalysis:
         C[:, :K, :K] += n[:, None, None] * q.V
         return n, C
 
-    def posterior(self, batch, params):
-        """p(z | x) of the rows of a batch, from their observed cells: (12.66) and (12.67)."""
-        y, gram = self._projected(batch, params)
-        V, log_det_M = _inverse(gram)
-        noise = params.psi.log()
-        noise = noise.sum() if batch.patterns is None else batch.patterns.to(noise.dtype) @ noise
-        return Posterior(_by_pattern(V, y, batch), V, noise + log_det_M)
-
-    def bartlett(self, batch, params):
-        """The z that explain each row best: least squares in units of the noise, without the prior (Bartlett 1937)."""
-        y, gram = self._projected(batch, params)
-        return _by_pattern(torch.linalg.pinv(gram, hermitian=True), y, batch)
-
-    def _projected(self, batch, params):
-        """W' Psi^-1 (x - mu) of each row, (N, K), and W' Psi^-1 W of each pattern, (P, K, K), of the observed cells."""
-        mu, W, psi = params
-        precise = W / psi[:, None]
-        if batch.patterns is None:
-            return batch.X @ precise - mu @ precise, (W.T @ precise)[None]
-        seen, K = batch.patterns.to(W.dtype), self.n_components
-        gram = seen @ (precise[:, :, None] * W[:, None, :]).flatten(1)
-        return batch.X @ precise - (seen @ (mu[:, None] * precise))[batch.pattern], gram.unflatten(1, (K, K))
-
-    def log_prob(self, batch, params):
-        """log p(x) of the observed cells of each row, of shape (N,)."""
-        mu, W, psi = params
-        q = self.posterior(batch, params)
-        residual = batch.X - mu - q.mean @ W.T
-        if batch.patterns is None:
-            log_det, seen = q.log_det, len(mu)
-        else:
-            residual = residual * batch.observed
-            log_det, seen = q.log_det[batch.pattern], batch.observed.sum(1)
-        mahalanobis = residual.square() @ (1 / psi) + q.mean.square().sum(1)
-        return -0.5 * (seen * _LOG_2PI + log_det + mahalanobis)
-
     def bound(self, stats, params):
         """log p(x), exactly: the posterior is."""
         return stats.bound
@@ -269,6 +233,47 @@ class FactorAnalysis:
         scaled = vector[:-D].view(D, -1) * self.scale[:, None]
         psi = (vector[-D:].clamp(max=0).exp() * self.variance).maximum(self.floor)
         return Params(scaled[:, -1], scaled[:, :-1], psi)
+
+
+# ------------------------------------------------------------------------------------------------------- posterior
+def posterior(batch, params):
+    """p(z | x) of the rows of a batch, from their observed cells: (12.66) and (12.67)."""
+    y, gram = _projected(batch, params)
+    V, log_det_M = _inverse(gram)
+    noise = params.psi.log()
+    noise = noise.sum() if batch.patterns is None else batch.patterns.to(noise.dtype) @ noise
+    return Posterior(_by_pattern(V, y, batch), V, noise + log_det_M)
+
+
+def bartlett(batch, params):
+    """The z that explain each row best: least squares in units of the noise, without the prior (Bartlett 1937)."""
+    y, gram = _projected(batch, params)
+    return _by_pattern(torch.linalg.pinv(gram, hermitian=True), y, batch)
+
+
+def _projected(batch, params):
+    """W' Psi^-1 (x - mu) of each row, (N, K), and W' Psi^-1 W of each pattern, (P, K, K), of the observed cells."""
+    mu, W, psi = params
+    precise = W / psi[:, None]
+    if batch.patterns is None:
+        return batch.X @ precise - mu @ precise, (W.T @ precise)[None]
+    seen, K = batch.patterns.to(W.dtype), W.shape[1]
+    gram = seen @ (precise[:, :, None] * W[:, None, :]).flatten(1)
+    return batch.X @ precise - (seen @ (mu[:, None] * precise))[batch.pattern], gram.unflatten(1, (K, K))
+
+
+def log_prob(batch, params):
+    """log p(x) of the observed cells of each row, of shape (N,)."""
+    mu, W, psi = params
+    q = posterior(batch, params)
+    residual = batch.X - mu - q.mean @ W.T
+    if batch.patterns is None:
+        log_det, seen = q.log_det, len(mu)
+    else:
+        residual = residual * batch.observed
+        log_det, seen = q.log_det[batch.pattern], batch.observed.sum(1)
+    mahalanobis = residual.square() @ (1 / psi) + q.mean.square().sum(1)
+    return -0.5 * (seen * _LOG_2PI + log_det + mahalanobis)
 
 
 def _inverse(G):
