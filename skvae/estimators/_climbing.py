@@ -4,7 +4,6 @@ Every fit is a `Task`. `climb` puts the networks of all tasks side by side, lets
 together, and gives each task its own `Outcome`: the same, to rounding, as if it had climbed alone.
 """
 
-import pickle
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -28,7 +27,8 @@ class Task:
     Attributes
     ----------
     model : object with bound(params, batch, noise)
-        Where tasks differ in the number of latent dimensions, also with widened(params, n) and narrowed(params).
+        In `climb_all` also with likeness(): what models have in common that may climb together, or None. Where tasks
+        differ in the number of latent dimensions, with widened(params, n) and narrowed(params).
     params : dict of Tensor
         Where to start, with a leading axis of the members of this fit.
     stream : Stream
@@ -165,17 +165,9 @@ def _stacks(tasks):
 def _likeness(task):
     """What tasks have in common that may climb together; None for one that must climb alone."""
     model, plan, stream = task.model, task.plan, task.stream
-    per_row = any(name.startswith("row.") for name in task.params)  # numbered by the rows of one stream
-    if task.moments is not None or per_row or not hasattr(model, "widened"):
-        return None
-    facts = vars(model) | {"n_components": None, "decoder_sizes": model.decoder_sizes[1:]}
-    try:
-        facts = pickle.dumps({name: id(fact) if callable(fact) else fact for name, fact in facts.items()})
-    except (pickle.PicklingError, TypeError, AttributeError):
-        return None
-    return (
-        type(model),
-        facts,
+    alike = model.likeness() if task.moments is None else None
+    return alike and (
+        alike,
         tuple(task.params),
         tuple(None if part is None else (part.dtype, part.device) for part in (stream.table.x, stream.base)),
         MemberRows([stream]).n_batches(plan.batch_size),

@@ -482,15 +482,15 @@ class Columns:
             return False
         return self.template is None or all(dtype.kind in "iuf" for dtype in self.template.dtypes)
 
-    def likelihood(self):
+    def likelihood(self, noise_floor=NOISE_FLOOR):
         """The likelihood of the model layout, an object of `skvae.likelihoods`."""
-        parts = [(self._likelihood_of(block), block.start, block.stop) for block in self.blocks]
+        parts = [(self._likelihood_of(block, noise_floor), block.start, block.stop) for block in self.blocks]
         return parts[0][0] if len(parts) == 1 else likelihoods.Mixed(parts)
 
-    def _likelihood_of(self, block):
+    def _likelihood_of(self, block, noise_floor):
         if block.kind == "gaussian":
             noise = self.noise if self.noise in NOISES else self.noise / float(self.scale[block.start]) ** 2
-            return likelihoods.Gaussian(noise=noise, floor=NOISE_FLOOR)
+            return likelihoods.Gaussian(noise=noise, floor=noise_floor)
         if block.kind == "categorical":
             return likelihoods.Categorical(block.sizes)
         if block.kind == "multinomial":

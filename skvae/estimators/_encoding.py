@@ -1,6 +1,7 @@
 """The one road from X to the tensors that networks read."""
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -8,10 +9,26 @@ import torch
 from skvae._members import Encoded, MemberBatch
 from skvae._tensors import Cells, placed
 from skvae.estimators import _linear as linear
+from skvae.models import factor_analysis as fa
 from skvae.models.vae import with_heads
 
 _CELLS = 2**19  # draws x rows x columns at once: more leave the caches, and take twice as long
 _ROWS_AT_ONCE = 4096
+
+
+class Start(NamedTuple):
+    """A linear model beside a network.
+
+    Attributes
+    ----------
+    params : factor_analysis.Params
+        They tell the encoder what to read in missing cells.
+    is_base : bool
+        Whether the encoder adds to their posterior, too.
+    """
+
+    params: fa.Params
+    is_base: bool
 
 
 @dataclass
@@ -67,8 +84,8 @@ class Layout:
     def encoded(self, start=None, dtype=torch.float32):
         """`Encoded` tensors.
 
-        With the `start` of a network on gaussian columns, its encoder reads in missing cells what factor analysis
-        expects of them, else zeros.
+        With the `Start` of a network on gaussian columns, its encoder reads in missing cells what that expects of them,
+        else zeros.
         """
 
         def place(array):
@@ -77,7 +94,7 @@ class Layout:
         cells = place(self.x)
         observed = None if self.observed is None else place(self.observed)
         if start is not None:
-            u = cells if observed is None else place(linear.expected(start, self.x, self.observed))
+            u = cells if observed is None else place(linear.expected(start.params, self.x, self.observed))
         else:
             features = self.columns.features(self.x, self.observed)
             u = cells if features is self.x else place(features)
@@ -86,20 +103,20 @@ class Layout:
         return Encoded(cells, observed, u)
 
 
-def base_of(start, rows, n_components, dtype=torch.float32):
+def base_of(params, rows, n_components, dtype=torch.float32):
     """Means, then log-variances of the posterior under factor analysis, (n_rows, 2 K), of rows in a `Layout`.
 
     Latent dimensions that it does not have are those of the prior.
     """
-    base = linear.at_work(start, rows.Z, linear.posterior)
+    base = linear.at_work(params, rows.Z, linear.posterior)
     return with_heads(torch.from_numpy(base), n_components).to(device=rows.device, dtype=dtype)
 
 
-def base_for(model, start, rows, dtype=torch.float32):
-    """`base_of` for one member; None where the model adds to none."""
-    if start is None or not model.adds_to_base:
+def base_for(start, rows, n_components, dtype=torch.float32):
+    """`base_of` a start for one member; None where the encoder adds to none."""
+    if start is None or not start.is_base:
         return None
-    return base_of(start, rows, model.n_components, dtype)[None]
+    return base_of(start.params, rows, n_components, dtype)[None]
 
 
 def batches(rows, start, model, dtype, size=_ROWS_AT_ONCE):
@@ -108,7 +125,7 @@ def batches(rows, start, model, dtype, size=_ROWS_AT_ONCE):
         index = torch.arange(first, min(first + size, len(rows)))
         part = rows.rows(index.numpy())
         table = part.encoded(start, dtype)
-        base = base_for(model, start, part, dtype)
+        base = base_for(start, part, model.n_components, dtype)
         observed = None if table.observed is None else table.observed[None]
         w = torch.ones(1, len(index), dtype=dtype, device=rows.device)
         x = Cells(table.x[None], observed)

@@ -13,7 +13,7 @@ from skvae._members import MemberBatch, Stream
 from skvae._tensors import Cells
 from skvae.estimators import _linear as linear
 from skvae.estimators._climbing import Task
-from skvae.estimators._encoding import base_for, base_of
+from skvae.estimators._encoding import Start, base_for, base_of
 from skvae.estimators._voting import LEAST_GAIN, LEAST_GAIN_AT_RANDOM, Vote
 from skvae.models import factor_analysis as fa
 from skvae.models.vae import PerRowVAE
@@ -28,8 +28,8 @@ class Settled(NamedTuple):
     ----------
     params : dict of Tensor
         Of one network, without an axis of members.
-    start : factor_analysis.Params or None
-        What its encoder adds to.
+    start : Start or None
+        The linear model beside it.
     linear : factor_analysis.Params or None
         The model, where it is factor analysis.
     lower_bounds, validation_scores : ndarray
@@ -37,8 +37,6 @@ class Settled(NamedTuple):
     n_iter : int
     moments : dict of Tensor
         Of the optimiser.
-    with_base : bool or None, default=None
-        Whether the encoder adds to the posterior of the start, which else only fills missing cells; None: as before.
     """
 
     params: dict
@@ -48,7 +46,6 @@ class Settled(NamedTuple):
     validation_scores: np.ndarray
     n_iter: int
     moments: dict
-    with_base: bool | None = None
 
 
 # ----------------------------------------------------------------------------------------------------------- three ways
@@ -70,14 +67,14 @@ class Plain:
     def __init__(
         self, model, training, noise, plan, params=None, start=None, moments=None, dtype=torch.float32, vote=None
     ):
-        self.model, self.start, self.goes_on = model, start, params is not None
+        self.model, self.start = model, start
         if params is None:
             params = one_member(model.init(noise.fold("init"), moments_of(training.columns)))
             if isinstance(model, PerRowVAE):
                 params |= model.init_rows(len(training))
         table = training.encoded(start, dtype)
         weight = torch.from_numpy(training.weight)[None].to(device=training.device, dtype=dtype)
-        base = base_for(model, start, training, dtype)
+        base = base_for(start, training, model.n_components, dtype)
         stream = Stream(table, noise, 1, weight, base)
         params = {name: tensor.to(training.device) for name, tensor in params.items()}
         self.beginning = None if vote is None else _Beginning(params, vote)
@@ -116,7 +113,7 @@ def _passing(params, start):
 class Linear:
     """Factor analysis alone: no network could be told from it."""
 
-    task, goes_on = None, False
+    task = None
 
     def __init__(self, model, training, noise, tied):
         self.model, self.training, self.noise = model, training, noise
@@ -131,7 +128,7 @@ def _as_settled(model, training, noise, found):
     params = linear_network(model, training, noise, found, floor=0.0)
     log_prob = linear.at_work(found, training.Z, fa.log_prob)
     bound = np.average(log_prob, weights=training.weight)
-    return Settled(params, found, found, np.array([bound]), np.empty(0), 1, {})
+    return Settled(params, Start(found, is_base=True), found, np.array([bound]), np.empty(0), 1, {})
 
 
 class Voted:
@@ -175,7 +172,7 @@ class Voted:
         random_rate=None,
     ):
         self.model, self.training, self.noise, self.copies, self.tied = model, training, noise, copies, tied
-        self.fallback_weight, self.goes_on = fallback_weight, False
+        self.fallback_weight = fallback_weight
         seen = (copies.weight > 0).any(0)
         self.seen = training if seen.all() else training.rows(np.flatnonzero(seen))
         weight = copies.weight[:, seen]
@@ -184,7 +181,8 @@ class Voted:
         self.constant = [linear.constant_columns(Z[weight > 0]) for weight in self.weight]
         self.found = self._linear_models() if linear_start else None
         self.starts = self._starts(linear_start, random_rate is not None)
-        self.first = self.starts[0][0]
+        first = self.starts[0][0]
+        self.first = None if first is None else Start(first, is_base=True)
         self.vote = self._vote(n_draws)
         self.task = self._task(self._plan_of_members(plan, random_rate))
 
@@ -323,9 +321,12 @@ class Voted:
         params, moments = of_member(outcome.params, member), of_member(outcome.moments, member)
         scores = self.vote.scores(start, len(outcome.validation_scores))
         bounds = outcome.lower_bounds[:, member]
-        with_base = None if self.found is None else self.starts[start][0] is not None
-        linear_start = self.starts[start][0] or self.first  # which fills missing cells, if it does nothing else
-        return Settled(params, linear_start, None, bounds, scores, outcome.n_iter, moments, with_base)
+        return Settled(params, self._start_of(start), None, bounds, scores, outcome.n_iter, moments)
+
+    def _start_of(self, start):
+        """Beside a network from random weights the first one stays, to fill missing cells."""
+        own = self.starts[start][0]
+        return Start(own, is_base=True) if own is not None else self.first and self.first._replace(is_base=False)
 
 
 # ------------------------------------------------------------------------------------------------------------- networks

@@ -6,7 +6,7 @@ X -> `Columns` -> `Layout` -> `Work`: the fitted model and the rows that it is a
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -31,7 +31,7 @@ from skvae.estimators import _policy as policy
 from skvae.estimators._base import Estimator, checked_sizes, draw_seed, refuse_another_architecture
 from skvae.estimators._climbing import climb
 from skvae.estimators._em import weigh
-from skvae.estimators._encoding import Layout, batches, rows_at_once, torch_dtype
+from skvae.estimators._encoding import Layout, Start, batches, rows_at_once, torch_dtype
 from skvae.estimators._fits import Plain, one_member
 from skvae.estimators._watching import NetworkWatcher
 from skvae.models import factor_analysis as fa
@@ -113,7 +113,6 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
         """
         with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
             prepared = self._prepare(X, sample_weight, one_pass=True)
-            prepared.fit.goes_on = True  # the first pass too leaves its moments to the next
             (outcome,) = climb([prepared.task])
             return self._set(**self._attributes(prepared, prepared.fit.settled(outcome)))
 
@@ -143,7 +142,9 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
             held = None if X_val is None else self._held_out(rows, X_val)
             fit = self._beginning(rows, held, noise, architecture, votes, one_pass)
         before = self._seen_before(goes_on, one_pass, weight.sum())
-        return Prepared(rows, architecture, fit, self._in_units(columns, numbers, weight), before)
+        return Prepared(
+            rows, architecture, fit, self._in_units(columns, numbers, weight), before, one_pass or self.warm_start
+        )
 
     def _read(self, X, goes_on):
         """X as numbers, and what is known of its columns."""
@@ -184,16 +185,10 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
         model = self._build(rows.columns, architecture)
         params = one_member(self._params_to_go_on(model, rows))
         moments = one_member(to_device(self._moments, rows.device)) or None
-        begins_linear = self._start is not None and model.adds_to_base
-        return Plain(
-            model,
-            rows,
-            noise,
-            self._plan(len(rows), one_pass=one_pass, begins_linear=begins_linear),
-            params,
-            self._start_params(),
-            moments,
-        )
+        start = self._fitted_start()
+        begins_linear = start is not None and start.is_base
+        plan = self._plan(len(rows), one_pass=one_pass, begins_linear=begins_linear)
+        return Plain(model, rows, noise, plan, params, start, moments)
 
     def _params_to_go_on(self, model, rows):
         """The fitted parameters, as tensors to move."""
@@ -232,11 +227,8 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
     # --------------------------------------------------------------------------------------------------- what it leaves
     def _attributes(self, prepared, settled):
         """All fitted attributes."""
-        if settled.with_base is not None:
-            prepared = replace(prepared, architecture=prepared.architecture | {"with_base": settled.with_base})
         rows, before = prepared.rows, prepared.before
         columns = rows.columns
-        goes_on = self.warm_start or prepared.fit.goes_on
         found = {
             "parameters_": to_numpy(settled.params),
             "device_": str(rows.device),
@@ -246,8 +238,8 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
             "validation_scores_": np.append(before["validation_scores_"], prepared.in_units(settled.validation_scores)),
             "_columns": columns,
             "_architecture": prepared.architecture,
-            "_start": None if settled.start is None else to_numpy(settled.start._asdict()),
-            "_moments": to_numpy(settled.moments) if goes_on else {},
+            "_start": _as_arrays(settled.start),
+            "_moments": to_numpy(settled.moments) if prepared.goes_on else {},
         }
         return found | self._summary(prepared, settled)
 
@@ -255,10 +247,12 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
         """The attributes at some point of the ascent: of the first start's first copy."""
         return self._attributes(prepared, prepared.fit.snapshot(params))
 
-    def _start_params(self):
+    def _fitted_start(self):
+        """The linear model beside the network, or None."""
         if self._start is None:
             return None
-        return fa.Params(**{name: torch.from_numpy(array) for name, array in self._start.items()})
+        params, is_base = self._start
+        return Start(fa.Params(**{name: torch.from_numpy(array) for name, array in params.items()}), is_base)
 
     # ------------------------------------------------------------------------------------------------------- prediction
     def inverse_transform(self, X):
@@ -337,7 +331,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
         x, observed = self._columns.encode(numbers)
         rows = Layout(self._columns, x, observed, np.ones(len(x)), device, self._architecture["with_mask"])
         model, params = self._model_at(device, dtype)
-        return Work(model, params, rows, self._start_params(), dtype, numbers)
+        return Work(model, params, rows, self._fitted_start(), dtype, numbers)
 
     def _as_given(self, values):
         """Values of the model layout in the units and, where they are not plain numbers, the types of X."""
@@ -355,15 +349,33 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
         return tags
 
 
+def _as_arrays(start):
+    return None if start is None else (to_numpy(start.params._asdict()), start.is_base)
+
+
 @dataclass
 class Prepared:
-    """A fit before its ascent: what turns its records into the units of the data, and what was recorded before."""
+    """A fit before its ascent.
+
+    Attributes
+    ----------
+    rows : Layout
+    architecture : dict
+    fit : object of `_fits`
+    in_units : callable
+        Nats (or errors) of the model layout -> those of the data as given.
+    before : dict
+        Records of what went before.
+    goes_on : bool
+        Whether another fit may go on from this one.
+    """
 
     rows: Layout
     architecture: dict
     fit: object
     in_units: Callable
     before: dict
+    goes_on: bool
 
     @property
     def task(self):
@@ -377,7 +389,7 @@ class Work:
     model: object
     params: dict
     rows: Layout
-    start: fa.Params | None
+    start: Start | None
     dtype: torch.dtype
     numbers: np.ndarray
 

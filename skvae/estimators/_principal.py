@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from skvae.estimators import _linear as linear
-from skvae.estimators._encoding import batches
+from skvae.estimators._encoding import Start, batches
 from skvae.estimators._fits import Settled, moments_of, one_member
 from skvae.models import factor_analysis as fa
 
@@ -95,7 +95,7 @@ class Principal:
     found : Params
     """
 
-    task, goes_on = None, False
+    task = None
 
     def __init__(self, model, training, noise, found):
         self.model, self.training, self.noise, self.found = model, training, noise, found
@@ -104,8 +104,9 @@ class Principal:
         """The network that is these components."""
         params = principal_network(self.model, self.training, self.noise, self.found, torch.float64)
         members = {name: tensor.to(self.training.device) for name, tensor in one_member(params).items()}
-        error = mean_error(self.model, members, self.training, self.found, torch.float64)
-        return Settled(params, self.found, None, np.array([-error]), np.empty(0), 1, {})
+        start = Start(self.found, is_base=False)
+        error = mean_error(self.model, members, self.training, start, torch.float64)
+        return Settled(params, start, None, np.array([-error]), np.empty(0), 1, {})
 
 
 @torch.no_grad()
@@ -125,7 +126,7 @@ class HeldOut:
     ----------
     model : Autoencoder
     rows : Layout
-    start : Params or None
+    start : Start or None
     share : float
         Of the cells of the training rows that were observed: their errors are means over all cells.
     """

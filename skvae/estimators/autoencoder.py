@@ -10,6 +10,7 @@ from skvae._compat import Interval, StrOptions
 from skvae.estimators import _policy as policy
 from skvae.estimators._base import checked_sizes, mean_score
 from skvae.estimators._columns import Columns
+from skvae.estimators._encoding import Start
 from skvae.estimators._fits import Plain, moments_of, one_member
 from skvae.estimators._network_transformer import NetworkTransformer
 from skvae.estimators._principal import (
@@ -297,7 +298,8 @@ class AutoencoderTransformer(NetworkTransformer):
         if votes and held is None:
             rows, held = self._split(rows, noise)
             found = self._components(rows)
-        start = found if self._starts_linear(rows.columns, votes) else None
+        fills = found is not None and self._starts_linear(rows.columns, votes)
+        start = Start(found, is_base=False) if fills else None
         vote = HeldOut(model, held, start, observed_share(rows)) if votes else None
         params = one_member(self._first_params(model, rows, noise, found))
         return Plain(

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 from functools import partial
 from numbers import Integral, Real
 
@@ -18,7 +19,7 @@ from skvae.estimators import _policy as policy
 from skvae.estimators._annealing import AnnealingMixin
 from skvae.estimators._base import LikelihoodScoreMixin, check_n_samples, draw_seed
 from skvae.estimators._climbing import climb
-from skvae.estimators._columns import Columns
+from skvae.estimators._columns import NOISE_FLOOR, Columns
 from skvae.estimators._encoding import base_for, batches, rows_at_once
 from skvae.estimators._fits import Linear, Plain, Voted, one_member
 from skvae.estimators._network_transformer import NetworkTransformer, Work
@@ -320,10 +321,9 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         asked = {"inference": self.inference, "likelihood": copy.deepcopy(self.likelihood), "noise": self.noise}
         return super()._architecture_of(columns, with_mask) | asked
 
-    def _build(self, columns, architecture, floor=None):
-        likelihood = columns.likelihood()
-        if floor is not None:
-            likelihood.floor = floor
+    def _build(self, columns, architecture, noise_floor=NOISE_FLOOR, **others):
+        """The model; `others` are settings in place of the estimator's."""
+        settings = {"n_draws": self.n_draws, "objective": self.objective, "free_bits": self.free_bits}
         kind = VAE if architecture["inference"] == "amortized" else PerRowVAE
         return kind(
             columns.width * (1 + architecture["with_mask"]),
@@ -331,17 +331,14 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
             columns.width,
             architecture["hidden_layer_sizes"],
             ACTIVATIONS[architecture["activation"]],
-            likelihood,
-            n_draws=self.n_draws,
-            objective=self.objective,
-            free_bits=self.free_bits,
+            columns.likelihood(noise_floor),
+            **settings | others,
             encoder=architecture["encoder"],
             decoder=architecture["decoder"],
-            adds_to_base=architecture.get("with_base", True),
         )
 
     def _fitted_model(self):
-        return self._build(self._columns, self._architecture, None if self.nonlinear_ else 0.0)
+        return self._build(self._columns, self._architecture, _noise_floor(self.nonlinear_))
 
     def _beginning(self, rows, held, noise, architecture, votes, one_pass):
         """The fit of an estimator that knows nothing yet."""
@@ -400,7 +397,8 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
     def _summary(self, prepared, settled):
         """Whether the network was kept, and what the posteriors of the training rows and the noise look like."""
         rows = prepared.rows
-        model = self._build(rows.columns, prepared.architecture, None if settled.linear is None else 0.0)
+        nonlinear = settled.linear is None
+        model = self._build(rows.columns, prepared.architecture, _noise_floor(nonlinear))
         params = one_member(settled.params)
         dtype = next(iter(settled.params.values())).dtype
         share = torch.from_numpy(rows.weight / rows.weight.sum())
@@ -414,7 +412,7 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         variance = (second - first.square()).cpu().double().numpy()
         noise = _noise_variance(rows.columns, model.likelihood, own(params))
         return {
-            "nonlinear_": settled.linear is None,
+            "nonlinear_": nonlinear,
             "kl_per_dimension_": kl.cpu().double().numpy(),
             "n_active_": int((variance > _ACTIVE).sum()),
             **({} if noise is None else {"noise_variance_": noise}),
@@ -593,18 +591,18 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
 
     def _refined(self, work):
         """With a posterior of each row's own, raised while the decoder stays."""
-        model = self._build(self._columns, self._architecture | {"inference": "svi"}, None if self.nonlinear_ else 0.0)
-        model.n_draws, model.several, model.fixed = _SVI_DRAWS, True, work.params
+        asked = self._architecture | {"inference": "svi"}
+        floor = _noise_floor(self.nonlinear_)
+        model = self._build(self._columns, asked, floor, n_draws=_SVI_DRAWS, fixed=work.params)
         params = model.init_rows(len(work.rows), work.dtype)
         if self._architecture["inference"] == "amortized":
             q = work.by_row(lambda batch: torch.cat(work.model.encode(work.params, batch), -1)[0])
-            base = base_for(work.model, work.start, work.rows, work.dtype)
+            base = base_for(work.start, work.rows, model.n_components, work.dtype)
             base = 0.0 if base is None else base[0].cpu().numpy()
             params = {"row.posterior": torch.from_numpy(q - base)[None].to(work.dtype)}
-        fit = Plain(model, work.rows, Noise(0), _svi_plan(len(work.rows)), params, work.start, dtype=work.dtype)
-        stream = fit.task.stream
-        # A sum over the rows, not their mean: no row's steps depend on how many others there are.
-        fit.task.stream = stream._replace(weight=stream.weight * len(work.rows))
+        n = len(work.rows)
+        summed = replace(work.rows, weight=np.full(n, float(n)))  # not a mean: no row's steps depend on the others
+        fit = Plain(model, summed, Noise(0), _svi_plan(n), params, work.start, dtype=work.dtype)
         (outcome,) = climb([fit.task])
         return Work(model, work.params | outcome.params, work.rows, work.start, work.dtype, work.numbers)
 
@@ -619,7 +617,7 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         """The model as factor analysis, where that is what it is: its likelihood needs no draws."""
         check_is_fitted(self)
         if not self.nonlinear_:
-            return self._start_params()
+            return self._fitted_start().params
         if (
             self._architecture["hidden_layer_sizes"]
             or self._architecture["decoder"] is not None
@@ -633,6 +631,11 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
 
     def _gaussian(self):
         return all(block.kind == "gaussian" for block in self._columns.blocks)
+
+
+def _noise_floor(nonlinear):
+    """Factor analysis has none of the network's: its noise is what it is."""
+    return NOISE_FLOOR if nonlinear else 0.0
 
 
 def _log_evidence(work, epsilon, batch):

@@ -68,11 +68,14 @@ class Autoencoder(VAE):
         decoder=None,
     ):
         sizes = (n_inputs, n_components, n_outputs, hidden_layer_sizes, activation)
-        super().__init__(*sizes, SquaredError(), decoder=decoder, adds_to_base=False)
+        super().__init__(*sizes, SquaredError(), decoder=decoder)
         self.own_encoder = None if encoder is None else Module("encoder", encoder, n_inputs, n_components)
         self.corruption, self.level, self.sparsity = corruption, level, sparsity
-        # further dimensions of a logistic code would not stay at zero: those of other models cannot climb with it
-        self.climbs_with = n_components if sparsity else None
+
+    def likeness(self):
+        """As of `VAE`; a logistic code has no room for further dimensions, which would not stay at zero."""
+        alike = super().likeness()
+        return alike and (*alike, self.corruption, self.level, self.sparsity, self.sparsity and self.n_components)
 
     def _init_encoder(self, noise):
         if self.own_encoder:

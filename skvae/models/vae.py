@@ -12,6 +12,7 @@ decoder, and the encoder's means, may have a linear path beside their layers, "d
 """
 
 import math
+import pickle
 from typing import NamedTuple
 
 import torch
@@ -61,8 +62,6 @@ class VAE:
         Nats.
     encoder, decoder : callable or None, default=None
         (n_in, n_out) -> torch.nn.Module, in place of the layers; an encoder's output is means, then log-variances.
-    adds_to_base : bool, default=True
-        Whether the encoder's output is an offset, where there is a base.
     """
 
     n_heads = 2  # numbers that the encoder gives for each latent dimension
@@ -81,9 +80,7 @@ class VAE:
         free_bits=0.0,
         encoder=None,
         decoder=None,
-        adds_to_base=True,
     ):
-        self.adds_to_base = adds_to_base
         self.n_components, self.activation, self.likelihood = n_components, activation, likelihood
         self.n_draws, self.objective, self.free_bits = n_draws, objective, free_bits
         self.encoder_sizes = (n_inputs, *hidden_layer_sizes)
@@ -93,8 +90,22 @@ class VAE:
         self.own_encoder = None if encoder is None else Module("encoder", encoder, n_inputs, 2 * n_components)
         self.own_decoder = None if decoder is None else Module("decoder", decoder, n_components, n_outputs)
         linear = not self.last and decoder is None
-        self.several = n_draws > 1 or objective == "iwae"
         self.closed_form = linear and objective == "elbo" and hasattr(likelihood, "expected_log_prob")
+
+    @property
+    def several(self):
+        """Whether the bound takes several draws of a row."""
+        return self.n_draws > 1 or self.objective == "iwae"
+
+    def likeness(self):
+        """What models have in common that may climb as members of one ascent: all but the latent dimensions.
+
+        None for a module of the user's own, which is computed member by member anyway.
+        """
+        if self.own_encoder or self.own_decoder:
+            return None
+        layers = self.encoder_sizes, self.decoder_sizes[1:], self.activation
+        return type(self), *layers, pickle.dumps(self.likelihood), self.n_draws, self.objective, self.free_bits
 
     # ------------------------------------------------------------------------------------------------ parameters
     def init(self, noise, moments):
@@ -295,10 +306,22 @@ class PerRowVAE(VAE):
     """The same with a posterior of its own for every row, in place of an encoder (Hoffman et al., JMLR 14, 2013).
 
     Parameter "row.posterior", of shape (n_members, n_rows, 2 * n_components), holds offsets from the base, if there is
-    one. Those of the decoder may be `fixed`; then only the rows' own are passed.
+    one.
+
+    Parameters
+    ----------
+    *sizes, **settings
+        As of `VAE`.
+    fixed : dict of Tensor or None, default=None
+        Parameters of the decoder, which then stay: only the rows' own are passed.
     """
 
-    fixed = None
+    def __init__(self, *sizes, fixed=None, **settings):
+        super().__init__(*sizes, **settings)
+        self.fixed = fixed
+
+    def likeness(self):
+        return None  # rows are numbered by one table
 
     def _goes_by_hand(self, params):
         return False  # it has no encoder
