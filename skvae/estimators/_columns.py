@@ -34,6 +34,7 @@ from skvae.estimators._frames import (
     series_like,
     words,
 )
+from skvae.estimators._moments import column_moments, seen_weight, slices
 from skvae.models.factor_analysis import CONSTANT_VARIANCE, is_constant
 
 LIKELIHOODS = ("gaussian", "bernoulli", "categorical", "multinomial", "poisson", "negative_binomial")
@@ -201,7 +202,7 @@ class Columns:
         refuse_overflow(numbers)
         missing = np.isnan(numbers)
         seen = ~missing if missing.any() else None
-        moments = _moments(numbers, seen, weight)
+        moments = *column_moments(numbers, weight, seen), _nonzero_shares(numbers, seen, weight)
         if self.noise == "diag":
             self._set_aside(is_constant(moments[1], moments[0]), moments[0])
         mean, variance, share = (moment[self.source] for moment in moments)
@@ -252,7 +253,7 @@ class Columns:
         for block in self._of_kind(*_COUNTS):
             some = _index(block.columns)
             logs = np.log1p(numbers[:, some], dtype=np.float64)
-            mean, variance, _ = _moments(logs, None if seen is None else seen[:, some], weight)
+            mean, variance = column_moments(logs, weight, None if seen is None else seen[:, some])
             self.shift[block.span] = mean
             self.spread[block.span] = np.sqrt(np.where(is_constant(variance, mean), 1.0, variance))
 
@@ -402,7 +403,7 @@ class Columns:
         if block.kind != "gaussian":
             out[:] = numbers
             return
-        for rows in _slices(len(numbers), _CELLS_AT_ONCE // 16 // len(block.columns)):
+        for rows in slices(len(numbers), _CELLS_AT_ONCE // 16 // len(block.columns)):
             part = np.subtract(numbers[rows], self.location[block.span], dtype=np.float64)
             out[rows] = np.divide(part, self.scale[block.span], out=part)
 
@@ -773,32 +774,14 @@ def _weighed(numbers, sample_weight):
     return (numbers, weight) if kept.all() else (numbers[kept], weight[kept])
 
 
-def _moments(values, seen, weight):
-    """Mean, variance and share of non-zero of each column over the cells seen, some columns at once."""
-    parts = _slices(values.shape[1], _CELLS_AT_ONCE // len(values))
-    moments = [_moments_of(values[:, part], None if seen is None else seen[:, part], weight) for part in parts]
-    return tuple(map(np.concatenate, zip(*moments)))
-
-
-def _slices(n, step):
-    step = max(1, step)
-    return [slice(start, start + step) for start in range(0, n, step)]
-
-
-def _moments_of(x, seen, weight):
-    x = _less(x.astype(np.float64), 0.0, seen)
-    n = np.full(x.shape[1], weight.sum()) if seen is None else weight @ seen.astype(np.float64)
-    share = weight @ (x != 0).astype(np.float64) / n
-    mean = weight @ x / n
-    x = _less(x, mean, seen)
-    slip = weight @ x / n  # what rounding left of a large mean
-    x = _less(x, slip, seen)
-    return mean + slip, weight @ np.square(x, out=x) / n, share
-
-
-def _less(x, mean, seen):
-    """X less the mean, in place; zero where a cell is missing."""
-    x -= mean
-    if seen is not None:
-        x[~seen] = 0
-    return x
+def _nonzero_shares(values, seen, weight):
+    """Share of the cells seen of each column that are not zero, some columns at once."""
+    shares = []
+    for part in slices(values.shape[1], _CELLS_AT_ONCE // len(values)):
+        counted = values[:, part] != 0
+        if seen is None:
+            shares.append(weight @ counted.astype(np.float64) / weight.sum())
+        else:
+            counted &= seen[:, part]
+            shares.append(weight @ counted.astype(np.float64) / seen_weight(weight, seen[:, part]))
+    return np.concatenate(shares)

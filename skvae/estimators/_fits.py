@@ -178,7 +178,7 @@ class Voted:
         weight = copies.weight[:, seen]
         self.weight = weight / weight.mean(1, keepdims=True)
         Z = self.seen.Z
-        self.constant = [linear.constant_columns(Z[weight > 0]) for weight in self.weight]
+        self.constant = [linear.constant_columns(Z, weight) for weight in self.weight]
         self.found = self._linear_models() if linear_start else None
         self.starts = self._starts(linear_start, random_rate is not None)
         first = self.starts[0][0]

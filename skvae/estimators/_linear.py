@@ -9,6 +9,7 @@ import torch
 from skvae._tensors import Noise, Table
 from skvae.engines import em
 from skvae.estimators._em import by_row
+from skvae.estimators._moments import column_moments
 from skvae.models import factor_analysis as fa
 
 _TOL = 1e-3  # nats, of all rows
@@ -37,8 +38,8 @@ def factor_analysis(Z, weight, n_components, *, tied=False, floor=None, start=No
     params : Params of float64 Tensors
     """
     Z, weight = Z[weight > 0], weight[weight > 0]
-    mean, variance = _column_moments(Z, weight)
-    constant = constant_columns(Z)
+    mean, variance = column_moments(Z, weight, _seen(Z))
+    constant = fa.is_constant(variance, mean)
     variance = np.where(constant, 0.0, variance)  # without what rounding of the mean leaves
     model = fa.FactorAnalysis(min(n_components, Z.shape[1]), torch.from_numpy(variance), tied, floor)
     table = Table(Z, _CPU, _FLOAT, weight=weight)
@@ -57,10 +58,15 @@ def factor_analysis(Z, weight, n_components, *, tied=False, floor=None, start=No
     return fa.principal(found._replace(mu=origin + found.mu) if complete else found)
 
 
-def constant_columns(Z):
-    """Which columns do not vary, or have no cell observed."""
-    with np.errstate(all="ignore"):  # a column may be missing throughout
-        return ~(np.fmax.reduce(Z, axis=0) > np.fmin.reduce(Z, axis=0))
+def constant_columns(Z, weight):
+    """Which columns do not vary but by rounding, or have no cell observed."""
+    mean, variance = column_moments(Z, weight, _seen(Z))
+    return fa.is_constant(variance, mean)
+
+
+def _seen(Z):
+    missing = np.isnan(Z)
+    return ~missing if missing.any() else None
 
 
 def _adapted(start, mu, mean, floor, constant):
@@ -71,15 +77,6 @@ def _adapted(start, mu, mean, floor, constant):
 
 def _batches(table, n_components):
     return table.batches(_ROWS, max(64, _PATTERN_CELLS // (n_components + 1) ** 2))
-
-
-def _column_moments(Z, weight):
-    """Mean and variance of the observed cells of each column."""
-    seen = ~np.isnan(Z)
-    filled = np.where(seen, Z, 0.0)
-    mass = np.maximum(weight @ seen, 1e-300)
-    mean = weight @ filled / mass
-    return mean, weight @ (np.where(seen, filled - mean, 0.0) ** 2) / mass
 
 
 def _moments(Z, weight, mean):

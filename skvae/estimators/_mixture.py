@@ -15,6 +15,7 @@ from skvae._tensors import Noise, Table, explain_out_of_memory, inference_device
 from skvae.engines import em
 from skvae.estimators._base import LikelihoodScoreMixin, check_n_samples, draw_seed
 from skvae.estimators._em import by_row, refuse_empty_columns, refuse_overflow, rows_a_batch, weigh
+from skvae.estimators._moments import column_moments
 from skvae.estimators._watching import FitWatcher
 from skvae.models import kmeans
 from skvae.models.mixing import posterior
@@ -474,10 +475,11 @@ def _lloyd(points, weight, centres):
 
 
 def _column_variance(table):
-    """Variance of the observed cells of each column; asked for only where cells are missing."""
+    """Variance of the observed cells of each column, by weight; asked for only where cells are missing."""
     if table.patterns is None:
         return torch.zeros(table.shape[1], dtype=table.dtype, device=table.device)
-    return torch.as_tensor(np.nanvar(table.X, axis=0), dtype=table.dtype, device=table.device)
+    _, variance = column_moments(table.X, table.weight.numpy(), ~np.isnan(table.X))
+    return torch.as_tensor(variance, dtype=table.dtype, device=table.device)
 
 
 def checked_shape(array, shape, name):

@@ -21,6 +21,7 @@ from skvae.engines import em
 from skvae.estimators._base import Estimator, LikelihoodScoreMixin, check_n_samples, draw_seed
 from skvae.estimators._em import by_row, refuse_empty_columns, rows_a_batch, weigh
 from skvae.estimators._frames import imputed
+from skvae.estimators._moments import column_moments
 from skvae.estimators._watching import FitWatcher
 from skvae.models import factor_analysis as fa
 from skvae.models.rotation import OBLIQUE, ORTHOGONAL, rotate
@@ -310,19 +311,15 @@ class _LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tra
         return {"n": float(n), "mean": (mean + shift).cpu().numpy(), "S": S.cpu().numpy()}
 
     def _evidence_of_rows(self, X, weight, n, device):
-        origin = np.average(X.astype(np.float64, copy=False), axis=0, weights=weight)
-        centred = X - origin
-        variance = np.average(centred**2, axis=0, weights=weight)
-        table = Table(centred, device, _FLOAT, weight=weight, allow_missing=False)
+        origin, variance = column_moments(X, weight)
+        table = Table(X - origin, device, _FLOAT, weight=weight, allow_missing=False)
         size = rows_a_batch(self.batch_size, X.shape[1], device)
         return _Evidence(table.batches(size), origin, _kept(variance, origin), n, len(X))
 
     def _evidence_with_gaps(self, X, weight, n, device):
         refuse_empty_columns(X, type(self).__name__)
         K, D = self._n_components(X.shape[1], len(X)), X.shape[1]
-        seen = ~np.isnan(X) if weight is None else ~np.isnan(X) * weight[:, None]
-        origin = np.nansum(X * seen, axis=0, dtype=np.float64) / seen.sum(axis=0)
-        variance = np.nansum((X - origin) ** 2 * seen, axis=0, dtype=np.float64) / seen.sum(axis=0)
+        origin, variance = column_moments(X, weight, ~np.isnan(X))
         table = Table(X, device, _FLOAT, weight=weight, shift=origin)
         size = rows_a_batch(self.batch_size, D, device)
         batches = table.batches(size, max(1, _PATTERN_CELLS // (K + 1) ** 2))

@@ -16,6 +16,7 @@ from skvae.estimators._base import Estimator
 from skvae.estimators._em import columns_of
 from skvae.estimators._frames import imputed
 from skvae.estimators._mixture import MixtureMixin, checked_shape, checked_weights
+from skvae.estimators._moments import column_moments
 from skvae.models.gaussian_mixture import DiagonalGaussianMixture, FullGaussianMixture
 
 _MODELS = {
@@ -270,9 +271,7 @@ class GaussianMixtureEM(MixtureMixin, Estimator):
 
     def _origin(self, X, weight):
         if np.isnan(np.sum(X)):
-            seen = ~np.isnan(X)
-            weight = np.ones(len(X)) if weight is None else weight
-            return (weight @ np.where(seen, X, 0.0)) / (weight @ seen)
+            return column_moments(X, weight, ~np.isnan(X))[0]
         return np.average(X, axis=0, weights=weight).astype(np.float64)
 
     @contextlib.contextmanager
