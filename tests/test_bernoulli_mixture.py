@@ -556,6 +556,26 @@ def test_categories_of_rows_without_weight_do_not_count():
         np.testing.assert_array_equal(a, b)
 
 
+def test_an_ascent_finds_the_estimator_as_it_was_and_so_does_who_comes_after_its_failure(monkeypatch):
+    """What is learnt of the columns is passed on, and set with all else at the end."""
+    X = draw(100, (2, 3, 4), 2, 0)[0]
+    mixture = BernoulliMixtureEM(2, categorical_features=[1, 2], random_state=0).fit(X)
+    fitted = {name for name in vars(mixture) if name not in mixture.get_params() and name != "n_features_in_"}
+    before = {name: getattr(mixture, name) for name in fitted}
+    seen = []
+
+    def ascend(*_, **__):
+        seen.append(all(getattr(mixture, name) is before[name] for name in fitted))
+        raise FloatingPointError("the bound was nan")
+
+    monkeypatch.setattr(em, "ascend", ascend)
+    weight = np.arange(100) % 7  # without some categories in the first rows
+    with pytest.raises(FloatingPointError):
+        mixture.set_params(categorical_features=[0]).fit(np.vstack([X, [[5, 5, 5]]]), sample_weight=np.r_[weight, 0])
+    assert seen == [True]
+    assert all(getattr(mixture, name) is before[name] for name in fitted)
+
+
 def test_text_through_an_ordinal_encoder():
     pd = pytest.importorskip("pandas")
     codes = draw(300, (3, 3, 3), 2, 1)[0].astype(int)

@@ -8,9 +8,9 @@ import torch
 from sklearn.base import DensityMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skvae._compat import fit_context
+from skvae._compat import check_sample_weight, fit_context
 from skvae._tensors import Noise, Table, explain_out_of_memory, inference_device, resolve_device
 from skvae.engines import em
 from skvae.estimators._base import LikelihoodScoreMixin, check_n_samples, draw_seed
@@ -31,12 +31,15 @@ class MixtureMixin(LikelihoodScoreMixin, DensityMixin):
 
     A subclass gives
 
-    - `_check_X(X, reset)`: checked rows, float, NaN where missing
-    - `_model(n_components)`: the EM model, with log_joint, start, stats_of, moved and incomplete_rows
+    - `_model(n_components, learnt)`: the EM model, with log_joint, start, stats_of, moved and incomplete_rows
     - `_origin(X, weight)`: the point to measure rows from, or None
-    - `_given(params, origin, device)`: parameters with those that the user gave in place of the computed
-    - `_attributes(params, origin, dtype)`: fitted attributes; `_parameters()`: back again, as (params, origin)
+    - `_given(model, params, table, learnt)`: parameters with those that the user gave in place of the computed
+    - `_attributes(params, origin, dtype, learnt)`: fitted attributes; `_parameters()`: back again, as (params, origin)
     - `_n_parameters()`, and `_draw(component, noise)`: rows drawn from the components of given numbers
+
+    and, where columns must be learnt before the ascent, `_learn(X, weight)` and `_learnt()`, the same of the last fit;
+    `_coded(X, learnt, training)`: rows as the model reads them; and `_condensed(X, weight, learnt)`: fewer rows that
+    say the same. Nothing is set on the estimator before the fit succeeds, but what scikit-learn sets as it checks X.
     """
 
     # ------------------------------------------------------------------------------------------------------- fitting
@@ -72,8 +75,7 @@ class MixtureMixin(LikelihoodScoreMixin, DensityMixin):
         """
         with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
             goes_on = self.warm_start and hasattr(self, "converged_")
-            checked = self._check_training_X(X, reset=not goes_on)
-            return self._set(**self._climb(checked, X, y, sample_weight, goes_on, self.max_iter))
+            return self._set(**self._ascended(X, y, sample_weight, goes_on))
 
     def fit_predict(self, X, y=None, sample_weight=None):
         """Fit to X and label its rows.
@@ -120,25 +122,58 @@ class MixtureMixin(LikelihoodScoreMixin, DensityMixin):
         """
         with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
             if not hasattr(self, "converged_"):
-                checked = self._check_training_X(X, reset=True)
                 with warnings.catch_warnings():  # converged on what is only the first part would mean little
                     warnings.simplefilter("ignore", ConvergenceWarning)
-                    return self._set(**self._climb(checked, X, y, sample_weight, False, self.max_iter))
+                    return self._set(**self._ascended(X, y, sample_weight, goes_on=False))
             self._refuse_other_components()
-            return self._set(**self._step(self._check_X(X, reset=False), sample_weight))
+            return self._set(**self._step(self._read(X), sample_weight))
 
-    def _check_training_X(self, X, *, reset):
-        checked = self._check_X(X, reset=reset)
+    def _validated(self, X, *, reset):
+        return validate_data(
+            self,
+            X,
+            reset=reset,
+            dtype=[np.float64, np.float32],
+            ensure_all_finite="allow-nan",
+            ensure_min_samples=2 if reset else 1,
+        )
+
+    def _learn(self, X, weight):
+        return None
+
+    def _learnt(self):
+        return None
+
+    def _coded(self, X, learnt, *, training=False):
+        return X
+
+    def _condensed(self, X, weight, learnt):
+        return X, weight
+
+    def _read(self, X):
+        """Checked rows as the fitted model reads them."""
+        return self._coded(self._validated(X, reset=False), self._learnt())
+
+    def _read_to_fit(self, X, sample_weight, goes_on):
+        """Checked rows as the model reads them, their weights, and what was learnt of the columns."""
+        checked, weight = self._validated(X, reset=not goes_on), None
+        if sample_weight is not None:
+            weight = check_sample_weight(sample_weight, checked, dtype=np.float64, ensure_non_negative=True)
+        learnt = self._learnt() if goes_on else self._learn(checked, weight)
+        coded = self._coded(checked, learnt, training=not goes_on)
+        self._refuse_unfit(coded, goes_on)
+        return *self._condensed(coded, weight, learnt), learnt
+
+    def _refuse_unfit(self, checked, goes_on):
         if len(checked) < self.n_components:
             raise ValueError(
                 f"Expected n_samples >= n_components but got n_components = {self.n_components}, "
                 f"n_samples = {len(checked)}"
             )
-        if not reset:
+        if goes_on:
             self._refuse_other_components()
         refuse_empty_columns(checked, type(self).__name__)
         refuse_overflow(checked)
-        return checked
 
     def _refuse_other_components(self):
         if len(self.weights_) != self.n_components:
@@ -147,21 +182,22 @@ class MixtureMixin(LikelihoodScoreMixin, DensityMixin):
                 f"{self.n_components}; fit a clone of it."
             )
 
-    def _climb(self, checked, X, y, sample_weight, goes_on, max_iter):
-        """Fitted attributes after an ascent on the checked rows."""
+    def _ascended(self, X, y, sample_weight, goes_on):
+        """Fitted attributes after an ascent on the rows of X."""
+        checked, weight, learnt = self._read_to_fit(X, sample_weight, goes_on)
         device = resolve_device(self.device)
-        rows, weight = weigh(checked, sample_weight)
+        rows, weight = weigh(checked, weight)
         total = float(len(rows) if weight is None else weight.sum())
-        model, origin = self._model(self.n_components), self._origin(rows, weight)
+        model, origin = self._model(self.n_components, learnt), self._origin(rows, weight)
         table = Table(rows, device, weight=weight, shift=origin)
         batches = self._batches(table, model)
         n_starts = 1 if goes_on else self.n_init
         if goes_on:
             starts = [self._moved_parameters(model, origin, device)]
         else:
-            starts = self._starts(model, table, batches, Noise(draw_seed(self.random_state)), n_starts)
+            starts = self._starts(model, table, batches, Noise(draw_seed(self.random_state)), learnt)
         plan = em.Plan(
-            max_iter,
+            self.max_iter,
             lambda step: abs(step.gain) < self.tol,
             total,
             accelerate=self._accelerates(),
@@ -169,14 +205,16 @@ class MixtureMixin(LikelihoodScoreMixin, DensityMixin):
         )
 
         def attributes(params):
-            return self._attributes(params, origin, checked.dtype)
+            return self._attributes(params, origin, checked.dtype, learnt)
 
         with (
             self._explained(),
-            FitWatcher(self, X, y, max_iter, attributes, n_starts=n_starts, interval=self.verbose_interval) as watcher,
+            FitWatcher(
+                self, X, y, self.max_iter, attributes, n_starts=n_starts, interval=self.verbose_interval
+            ) as watcher,
         ):
             fit = em.ascend(model, batches, starts, plan=plan, watcher=watcher)
-        self._warn_of(fit, max_iter)
+        self._warn_of(fit)
         return {
             **attributes(fit.params),
             "converged_": fit.converged,
@@ -190,14 +228,14 @@ class MixtureMixin(LikelihoodScoreMixin, DensityMixin):
     def _accelerates(self):
         return self.acceleration == "squarem" or (self.acceleration == "auto" and 0 < self.tol < _SMALL_TOL)
 
-    def _warn_of(self, fit, max_iter):
-        if fit.converged or not max_iter:
+    def _warn_of(self, fit):
+        if fit.converged or not self.max_iter:
             return
         gain = fit.lower_bounds[-1] - fit.lower_bounds[-2] if fit.n_iter > 1 else np.inf
         warnings.warn(
             f"{type(self).__name__} did not converge: the best start stopped at iteration {fit.n_iter} "
-            f"(max_iter={max_iter}) with the bound rising by {gain:.1e} nats/sample (tol={self.tol:g}). Raise either, "
-            "try other init_params, or look for degenerate data.",
+            f"(max_iter={self.max_iter}) with the bound rising by {gain:.1e} nats/sample (tol={self.tol:g}). Raise "
+            "either, try other init_params, or look for degenerate data.",
             ConvergenceWarning,
             stacklevel=4,
         )
@@ -219,7 +257,7 @@ class MixtureMixin(LikelihoodScoreMixin, DensityMixin):
             mixed = type(stats)(*((1 - share) * a + share * total / new * b for a, b in zip(before, stats)))
             found = model.m_step(mixed, params)
         return {
-            **self._attributes(found, origin, checked.dtype),
+            **self._attributes(found, origin, checked.dtype, self._learnt()),
             "n_iter_": self.n_iter_ + 1,
             "lower_bound_": bound,
             "lower_bounds_": [*self.lower_bounds_, bound],
@@ -246,11 +284,11 @@ class MixtureMixin(LikelihoodScoreMixin, DensityMixin):
         return model.params(params.pi, mu, params.sigma)
 
     # ------------------------------------------------------------------------------------------------------- starting
-    def _starts(self, model, table, batches, noise, n_starts):
+    def _starts(self, model, table, batches, noise, learnt):
         """Parameters to start from, one for each restart, computed when their turn comes."""
-        for number in range(n_starts):
+        for number in range(self.n_init):
             params = None if self._all_given() else self._start(model, table, batches, noise.fold("start", number))
-            yield self._given(model, params, table)
+            yield self._given(model, params, table, learnt)
 
     def _start(self, model, table, batches, noise):
         """The M-step's answer to first guesses of the responsibilities."""
@@ -262,7 +300,7 @@ class MixtureMixin(LikelihoodScoreMixin, DensityMixin):
                 return share / share.sum(0)
 
         else:
-            centres = self._centres(table, noise)
+            centres = self._centres(model, table, noise)
 
             def R(batch):
                 return _nearest(batch.X, centres)
@@ -270,13 +308,13 @@ class MixtureMixin(LikelihoodScoreMixin, DensityMixin):
         variance = _column_variance(table)
         return model.m_step(em.summed(lambda batch: model.start(batch, R(batch), variance), batches), None)
 
-    def _centres(self, table, noise):
+    def _centres(self, model, table, noise):
         """Points (K, D) each of which claims the rows nearest to it."""
         K, n = self.n_components, len(table)
         from_data = self.init_params == "random_from_data"
         few = _keyed_sample(noise.fold("rows"), table.weight.numpy(), K if from_data else min(n, _SEEDING_ROWS))
         few = np.resize(few, max(K, len(few)))  # equal rows may have been merged: then some are taken twice
-        points = torch.as_tensor(self._points(table, few), dtype=table.dtype)
+        points = torch.as_tensor(self._points(model, table, few), dtype=table.dtype)
         if from_data:
             return points.to(table.device)
         weight = table.weight[few].to(table.dtype)
@@ -287,14 +325,14 @@ class MixtureMixin(LikelihoodScoreMixin, DensityMixin):
             centres = _lloyd(points, weight, centres)
         return centres.to(table.device)
 
-    def _points(self, table, few):
+    def _points(self, model, table, few):
         """Some rows of a table as points of a space in which distances make sense; none of their cells is missing."""
         return np.nan_to_num(table.X[few] - (0 if table.shift is None else table.shift.cpu().numpy()))
 
     # ------------------------------------------------------------------------------------------------------ predicting
     def _fitted_model(self):
         """The model as it was fitted, whatever `n_components` has been set to since."""
-        return self._model(len(self.weights_))
+        return self._model(len(self.weights_), self._learnt())
 
     def _by_row(self, X, function, *, moved=False):
         """Checked rows of X through `function` of (model, batch, parameters), which returns a tensor with a row each.
@@ -314,7 +352,7 @@ class MixtureMixin(LikelihoodScoreMixin, DensityMixin):
 
     def _checked(self, X):
         check_is_fitted(self)
-        return self._check_X(X, reset=False)
+        return self._read(X)
 
     def predict(self, X):
         """Label each row by its most probable component.

@@ -7,13 +7,14 @@ from numbers import Integral, Real
 
 import numpy as np
 import torch
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
-from skvae._compat import Interval, StrOptions, check_sample_weight
+from skvae._compat import Interval, StrOptions
 from skvae.engines import em
 from skvae.estimators._base import Estimator
 from skvae.estimators._em import columns_of
 from skvae.estimators._frames import imputed
+from skvae.estimators._levels import Levels
 from skvae.estimators._mixture import MixtureMixin, checked_shape, checked_weights
 from skvae.models.bernoulli_mixture import BernoulliMixture
 
@@ -213,7 +214,7 @@ class BernoulliMixtureEM(MixtureMixin, Estimator):
         if strategy not in ("most_probable", "mean"):
             raise ValueError(f"strategy must be 'most_probable' or 'mean', but it is {strategy!r}.")
         given = self._validated(X, reset=False)
-        values = self._values()
+        values = self._learnt().values()
 
         def fill(model, batch, params):
             p = model.predict(batch, params)
@@ -221,53 +222,33 @@ class BernoulliMixtureEM(MixtureMixin, Estimator):
                 return (p * torch.as_tensor(values, device=p.device)).sum(2)
             return p.argmax(2)
 
-        found = self._by_row(self._coded(given), fill)
+        found = self._by_row(self._coded(given, self._learnt()), fill)
         return imputed(X, given, found if strategy == "mean" else values[np.arange(len(values)), found])
 
     # ---------------------------------------------------------------------------------------- from values to levels
-    def _validated(self, X, *, reset):
-        return validate_data(
-            self,
-            X,
-            reset=reset,
-            dtype=[np.float64, np.float32],
-            ensure_all_finite="allow-nan",
-            ensure_min_samples=2 if reset else 1,
-        )
-
-    def _check_X(self, X, *, reset):
-        X = self._validated(X, reset=reset)
-        if reset:
-            self.categories_, self._is_categorical = self._categories(X)
-        return self._coded(X)
-
-    def _categories(self, X):
-        """What `fit` learns of the columns: the categories of each, and a mask of those that are categorical."""
+    def _learn(self, X, weight):
         if self.categorical_features is None:
-            return None, np.zeros(X.shape[1], dtype=bool)
-        if isinstance(self.categorical_features, str):
+            columns = None
+        elif isinstance(self.categorical_features, str):
             columns = np.arange(X.shape[1])
         else:
             columns = columns_of(self, self.categorical_features, allow_all=True)
-        categories = [np.array([0.0, 1.0])] * X.shape[1]
-        for column in columns:
-            categories[column] = np.unique(X[~np.isnan(X[:, column]), column]).astype(np.float64)
-        return categories, np.isin(np.arange(X.shape[1]), columns)
+        return Levels.of(X, columns, None if weight is None else weight > 0)
 
-    def _climb(self, checked, X, y, sample_weight, goes_on, max_iter):
-        if sample_weight is not None:
-            sample_weight = check_sample_weight(sample_weight, checked, dtype=np.float64, ensure_non_negative=True)
-            if self.categories_ is not None and not goes_on:
-                checked = self._recoded(checked, sample_weight > 0)
-        checked, sample_weight = self._merged(checked, sample_weight)
-        return super()._climb(checked, X, y, sample_weight, goes_on, max_iter)
+    def _learnt(self):
+        return Levels(self.categories_, self._is_categorical)
 
-    def _merged(self, coded, weight):
+    def _coded(self, X, learnt, *, training=False):
+        # Levels learnt of these rows lack those of rows without weight only, which do not count.
+        forgives = training or self.handle_unknown == "missing"
+        return learnt.coded(X, self.binarize, unknown_is_missing=forgives, who=type(self).__name__)
+
+    def _condensed(self, coded, weight, learnt):
         """Each distinct row once, with the weight of all that equal it, where at most half of the rows are distinct.
 
         So they are in tables of few categories, whatever their length: every iteration is then that much faster.
         """
-        n_levels = self._model(self.n_components).n_levels or [2] * coded.shape[1]
+        n_levels = learnt.n_levels or [2] * coded.shape[1]
         if sum(math.log2(count + 1) for count in n_levels) >= 63:
             return coded, weight
         key = np.zeros(len(coded), dtype=np.int64)
@@ -279,75 +260,9 @@ class BernoulliMixtureEM(MixtureMixin, Estimator):
             return coded, weight
         return coded[first], np.bincount(which, weights=weight).astype(np.float64)
 
-    def _recoded(self, coded, counts):
-        """Without the categories that only rows of no weight have: to leave such a row out is to change nothing."""
-        coded, categories = coded.copy(), list(self.categories_)
-        for column in np.flatnonzero(self._is_categorical):
-            met = np.bincount(coded[counts & ~np.isnan(coded[:, column]), column].astype(np.int64)) > 0
-            if met.any() and met.sum() < len(categories[column]):
-                met = np.flatnonzero(met)
-                number = np.full(len(categories[column]), np.nan)
-                number[met] = np.arange(len(met))
-                seen = ~np.isnan(coded[:, column])
-                coded[seen, column] = number[coded[seen, column].astype(np.int64)]
-                categories[column] = categories[column][met]
-        self.categories_ = categories
-        return coded
-
-    def _coded(self, X):
-        """X with the number of its level in every cell, NaN where it is missing; X itself where that is so already."""
-        if self.categories_ is None:
-            return self._binary(X, np.arange(X.shape[1]))
-        categorical = self._is_categorical
-        coded = np.empty_like(X)
-        coded[:, ~categorical] = self._binary(X[:, ~categorical], np.flatnonzero(~categorical))
-        for column in np.flatnonzero(categorical):
-            coded[:, column] = self._numbered(X[:, column], column)
-        return coded
-
-    def _binary(self, X, columns):
-        missing = np.isnan(X)
-        ones = X == 1 if self.binarize is None else X > self.binarize
-        other = (ones != X) & ~missing
-        if not other.any():
-            return X
-        if self.binarize is None:
-            row, column = np.argwhere(other)[0]
-            raise ValueError(
-                f"{type(self).__name__}(binarize=None) expects X in {{0, 1}}, but X[{row}, {columns[column]}] = "
-                f"{X[row, column]:g}; pass binarize=0.5 to threshold."
-            )
-        coded = ones.astype(X.dtype)
-        coded[missing] = np.nan
-        return coded
-
-    def _numbered(self, x, column):
-        categories = self.categories_[column]
-        if not len(categories):  # refused elsewhere: nothing was observed
-            return x
-        number = np.minimum(np.searchsorted(categories, x), len(categories) - 1)
-        unknown = (categories[number] != x) & ~np.isnan(x)
-        if unknown.any() and self.handle_unknown == "error":
-            row = np.flatnonzero(unknown)[0]
-            raise ValueError(
-                f"X[{row}, {column}] = {x[row]:g} is a category that fit has not seen; the column has "
-                f"{_shortened(categories)}. Pass handle_unknown='missing' to take such cells for missing."
-            )
-        return np.where(np.isnan(x) | unknown, np.nan, number)
-
-    def _values(self):
-        """The value of each level of each column, of shape (n_features, n_levels), padded with zeros."""
-        if self.categories_ is None:
-            return np.tile([0.0, 1.0], (self.n_features_in_, 1))
-        values = np.zeros((self.n_features_in_, max(map(len, self.categories_))))
-        for row, categories in zip(values, self.categories_):
-            row[: len(categories)] = categories
-        return values
-
     # -------------------------------------------------------------------------------------- what the mixin asks for
-    def _model(self, n_components):
-        n_levels = None if self.categories_ is None else [len(categories) for categories in self.categories_]
-        return BernoulliMixture(n_components, float(self.alpha), n_levels)
+    def _model(self, n_components, learnt):
+        return BernoulliMixture(n_components, float(self.alpha), learnt.n_levels)
 
     def _origin(self, X, weight):
         return None
@@ -355,33 +270,19 @@ class BernoulliMixtureEM(MixtureMixin, Estimator):
     def _explained(self):
         return contextlib.nullcontext()
 
-    def _indicators(self):
-        """For each column of `means_`, the column of X and the level that it stands for."""
-        if self.categories_ is None:
-            return np.arange(self.n_features_in_), np.ones(self.n_features_in_, dtype=np.int64)
-        first = np.where(self._is_categorical, 0, 1)
-        counts = [len(categories) for categories in self.categories_]
-        column = np.concatenate([np.full(count - start, d) for d, (start, count) in enumerate(zip(first, counts))])
-        level = np.concatenate([np.arange(start, count) for start, count in zip(first, counts)])
-        return column, level
-
-    def _attributes(self, params, origin, dtype):
-        column, level = self._indicators()
-        means = self._model(len(params.pi)).probabilities(params)[:, column, level]
+    def _attributes(self, params, origin, dtype, learnt):
+        column, level = learnt.indicators()
+        means = self._model(len(params.pi), learnt).probabilities(params)[:, column, level]
         return {
             "weights_": params.pi.cpu().numpy().astype(dtype),
             "means_": means.cpu().numpy().astype(dtype),
-            "categories_": self.categories_,
+            "categories_": learnt.categories,
+            "_is_categorical": learnt.is_categorical,
         }
 
     def _parameters(self, device):
         place = functools.partial(torch.tensor, dtype=torch.float64, device=device)
-        return self._fitted_model().params(place(self.weights_), place(self._theta(self.means_))), None
-
-    def _theta(self, means):
-        """What the model knows of the means: the probabilities of the levels from 1 on."""
-        _, level = self._indicators()
-        return means[:, level > 0]
+        return self._fitted_model().params(place(self.weights_), place(self._learnt().theta(self.means_))), None
 
     def _stats_so_far(self, model, params, total):
         return model.stats_of(params, total)
@@ -396,7 +297,7 @@ class BernoulliMixtureEM(MixtureMixin, Estimator):
         for k in np.unique(labels):
             rows = labels == k
             levels[rows] = (u[rows, :, None] > table[k].cumsum(1)[:, :-1]).sum(2)
-        return self._values()[np.arange(self.n_features_in_), levels]
+        return self._learnt().values()[np.arange(self.n_features_in_), levels]
 
     # ------------------------------------------------------------------------------------------------------ starting
     def _start(self, model, table, batches, noise):
@@ -410,11 +311,11 @@ class BernoulliMixtureEM(MixtureMixin, Estimator):
             free = model.to_free(marginal)
             return model.from_free(torch.cat([free[:K], free[K:] + shift.reshape(-1)]), marginal)
         share = _TO_MARGINAL[self.init_params]
-        return model.params(marginal.pi, torch.lerp(self._centres(table, noise), marginal.theta, share))
+        return model.params(marginal.pi, torch.lerp(self._centres(model, table, noise), marginal.theta, share))
 
-    def _points(self, table, few):
+    def _points(self, model, table, few):
         """The indicators of some rows; a missing cell's are their means."""
-        model, X = self._model(self.n_components), torch.as_tensor(table.X[few], dtype=table.dtype)
+        X = torch.as_tensor(table.X[few], dtype=table.dtype)
         seen = model.to_levels(~X.isnan()).to(table.dtype)
         x = model.indicators(X.nan_to_num(nan=0.0))
         means = x.sum(0) / seen.sum(0).clamp(min=1)
@@ -423,16 +324,16 @@ class BernoulliMixtureEM(MixtureMixin, Estimator):
     def _all_given(self):
         return self.weights_init is not None and self.means_init is not None
 
-    def _given(self, model, params, table):
+    def _given(self, model, params, table, learnt):
         place = functools.partial(torch.tensor, dtype=torch.float64, device=table.device)
         if self.weights_init is None and self.means_init is None:
             return params
         pi = params.pi if self.weights_init is None else place(checked_weights(self.weights_init, self.n_components))
-        theta = params.theta if self.means_init is None else place(self._theta(self._checked_means()))
+        theta = params.theta if self.means_init is None else place(learnt.theta(self._checked_means(learnt)))
         return model.params(pi, theta)
 
-    def _checked_means(self):
-        means = checked_shape(self.means_init, (self.n_components, len(self._indicators()[0])), "means")
+    def _checked_means(self, learnt):
+        means = checked_shape(self.means_init, (self.n_components, len(learnt.indicators()[0])), "means")
         if means.min() < 0 or means.max() > 1:
             raise ValueError(
                 "The parameter 'means' should be in the range [0, 1], but got min value "
@@ -448,8 +349,3 @@ def _marginal(model, batches):
         return model.start(batch, batch.X.new_full((model.n_components, len(batch.X)), 1 / model.n_components))
 
     return model.m_step(em.summed(stats, batches), None)
-
-
-def _shortened(categories, n_shown=6):
-    shown = ", ".join(f"{value:g}" for value in categories[:n_shown])
-    return shown if len(categories) <= n_shown else f"{shown}, ... ({len(categories)} in all)"

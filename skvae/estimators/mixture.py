@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from sklearn.utils import check_array
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from skvae._compat import Interval, StrOptions
 from skvae._tensors import Table
@@ -255,17 +255,7 @@ class GaussianMixtureEM(MixtureMixin, Estimator):
         return ConditionalMixture(weights, means + origin[rest].astype(X.dtype), sigma, rest)
 
     # -------------------------------------------------------------------------------------- what the mixin asks for
-    def _check_X(self, X, *, reset):
-        return validate_data(
-            self,
-            X,
-            reset=reset,
-            dtype=[np.float64, np.float32],
-            ensure_all_finite="allow-nan",
-            ensure_min_samples=2 if reset else 1,
-        )
-
-    def _model(self, n_components):
+    def _model(self, n_components, learnt):
         family, pooled = _MODELS[self.covariance_type]
         return family(n_components, pooled=pooled, floor=float(self.reg_covar))
 
@@ -286,7 +276,7 @@ class GaussianMixtureEM(MixtureMixin, Estimator):
                 "data."
             ) from error
 
-    def _attributes(self, params, origin, dtype):
+    def _attributes(self, params, origin, dtype, learnt):
         sigma, root = params.sigma, params.root
         precision = root @ root.mT if sigma.dim() == 3 else root.square()
         as_attribute = {
@@ -359,7 +349,7 @@ class GaussianMixtureEM(MixtureMixin, Estimator):
     def _all_given(self):
         return not any(given is None for given in (self.weights_init, self.means_init, self.precisions_init))
 
-    def _given(self, model, params, table):
+    def _given(self, model, params, table, learnt):
         pi, mu, sigma = (None, None, None) if params is None else (params.pi, params.mu, params.sigma)
         place = functools.partial(torch.tensor, dtype=torch.float64, device=table.device)
         if self.weights_init is not None:
