@@ -17,18 +17,18 @@ _ROWS_AT_ONCE = 4096
 
 
 class Start(NamedTuple):
-    """A linear model beside a network.
+    """Linear models beside a network.
 
     Attributes
     ----------
-    params : factor_analysis.Params
-        They tell the encoder what to read in missing cells.
-    is_base : bool
-        Whether the encoder adds to their posterior, too.
+    fill : factor_analysis.Params
+        What it expects of missing cells, the encoder reads in them.
+    base : factor_analysis.Params or None
+        The encoder adds to its posterior; None: it adds to none.
     """
 
-    params: fa.Params
-    is_base: bool
+    fill: fa.Params
+    base: fa.Params | None
 
 
 @dataclass
@@ -94,7 +94,7 @@ class Layout:
         cells = place(self.x)
         observed = None if self.observed is None else place(self.observed)
         if start is not None:
-            u = cells if observed is None else place(linear.expected(start.params, self.x, self.observed))
+            u = cells if observed is None else place(linear.expected(start.fill, self.x, self.observed))
         else:
             features = self.columns.features(self.x, self.observed)
             u = cells if features is self.x else place(features)
@@ -114,9 +114,9 @@ def base_of(params, rows, n_components, dtype=torch.float32):
 
 def base_for(start, rows, n_components, dtype=torch.float32):
     """`base_of` a start for one member; None where the encoder adds to none."""
-    if start is None or not start.is_base:
+    if start is None or start.base is None:
         return None
-    return base_of(start.params, rows, n_components, dtype)[None]
+    return base_of(start.base, rows, n_components, dtype)[None]
 
 
 def batches(rows, start, model, dtype, size=_ROWS_AT_ONCE):

@@ -3,6 +3,7 @@
 A fit has a `task` for the ascent, or None where there is nothing to climb, and says by `settled` what it comes to.
 """
 
+import abc
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -29,7 +30,7 @@ class Settled(NamedTuple):
     params : dict of Tensor
         Of one network, without an axis of members.
     start : Start or None
-        The linear model beside it.
+        The linear models beside it.
     linear : factor_analysis.Params or None
         The model, where it is factor analysis.
     lower_bounds, validation_scores : ndarray
@@ -48,8 +49,24 @@ class Settled(NamedTuple):
     moments: dict
 
 
+class NetworkFit(abc.ABC):
+    """What all fits have; those with a task also have `snapshot(params)`, what they would come to on the way.
+
+    Attributes
+    ----------
+    task : Task or None
+        For the ascent; None where there is nothing to climb.
+    """
+
+    task = None
+
+    @abc.abstractmethod
+    def settled(self, outcome=None):
+        """What the fit comes to, a `Settled`, given the outcome of its task if it has one."""
+
+
 # ----------------------------------------------------------------------------------------------------------- three ways
-class Plain:
+class Plain(NetworkFit):
     """One network, trained on all rows to the end.
 
     Parameters
@@ -81,7 +98,7 @@ class Plain:
         self.task = Task(model, params, stream, plan, mean_log_base(model, table, weight), vote, moments)
 
     def snapshot(self, params):
-        """As if it stopped here."""
+        """The network as it is."""
         return _passing(of_member(params, 0), self.start)
 
     def settled(self, outcome):
@@ -110,10 +127,8 @@ def _passing(params, start):
     return Settled(params, start, None, np.array([np.nan]), np.empty(0), 1, {})
 
 
-class Linear:
+class Linear(NetworkFit):
     """Factor analysis alone: no network could be told from it."""
-
-    task = None
 
     def __init__(self, model, training, noise, tied):
         self.model, self.training, self.noise = model, training, noise
@@ -128,10 +143,10 @@ def _as_settled(model, training, noise, found):
     params = linear_network(model, training, noise, found, floor=0.0)
     log_prob = linear.at_work(found, training.Z, fa.log_prob)
     bound = np.average(log_prob, weights=training.weight)
-    return Settled(params, Start(found, is_base=True), found, np.array([bound]), np.empty(0), 1, {})
+    return Settled(params, Start(found, found), found, np.array([bound]), np.empty(0), 1, {})
 
 
-class Voted:
+class Voted(NetworkFit):
     """Copies that vote on the step to stop at, from random weights or from two starts, one of them factor analysis.
 
     The other is factor analysis with more noise, or random weights: a factor that explains one column in full is a
@@ -182,7 +197,7 @@ class Voted:
         self.found = self._linear_models() if linear_start else None
         self.starts = self._starts(linear_start, random_rate is not None)
         first = self.starts[0][0]
-        self.first = None if first is None else Start(first, is_base=True)
+        self.first = None if first is None else Start(first, first)
         self.vote = self._vote(n_draws)
         self.task = self._task(self._plan_of_members(plan, random_rate))
 
@@ -309,7 +324,7 @@ class Voted:
         return _as_settled(self.model, rows, self.noise, found)
 
     def snapshot(self, params):
-        """As if it stopped here, and the first start had won."""
+        """The network as if the first start had won."""
         return _passing(of_member(params, 0), self.first)
 
     def settled(self, outcome):
@@ -324,9 +339,8 @@ class Voted:
         return Settled(params, self._start_of(start), None, bounds, scores, outcome.n_iter, moments)
 
     def _start_of(self, start):
-        """Beside a network from random weights the first one stays, to fill missing cells."""
-        own = self.starts[start][0]
-        return Start(own, is_base=True) if own is not None else self.first and self.first._replace(is_base=False)
+        """What stands beside its network: whichever start it is, the first one has filled missing cells."""
+        return self.first and self.first._replace(base=self.starts[start][0])
 
 
 # ------------------------------------------------------------------------------------------------------------- networks

@@ -83,11 +83,11 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
         with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
             prepared = self._prepare(X, sample_weight, X_val)
             if prepared.task is None:
-                return self._set(**self._attributes(prepared, prepared.fit.settled()))
+                return self._finish(prepared)
             snapshot = partial(self._snapshot, prepared)
             with self._watcher(self, X, y, prepared.task.plan.max_iter, snapshot, prepared.in_units) as watcher:
                 (outcome,) = climb([prepared.task], watcher)
-            return self._set(**self._attributes(prepared, prepared.fit.settled(outcome)))
+            return self._finish(prepared, outcome)
 
     @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None, sample_weight=None):
@@ -114,9 +114,10 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
         with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
             prepared = self._prepare(X, sample_weight, one_pass=True)
             (outcome,) = climb([prepared.task])
-            return self._set(**self._attributes(prepared, prepared.fit.settled(outcome)))
+            return self._finish(prepared, outcome)
 
     # ------------------------------------------------------------------------------------------- what a fit consists of
+    # `StackedGridSearchCV` makes a fit by `_prepare` and `_finish`, too: in between it climbs with all tasks at once.
     def _prepare(self, X, sample_weight=None, X_val=None, *, one_pass=False):
         """Everything up to the ascent: a task for it (or None), and what its outcome means."""
         self._check_consistent()
@@ -186,7 +187,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
         params = one_member(self._params_to_go_on(model, rows))
         moments = one_member(to_device(self._moments, rows.device)) or None
         start = self._fitted_start()
-        begins_linear = start is not None and start.is_base
+        begins_linear = start is not None and start.base is not None
         plan = self._plan(len(rows), one_pass=one_pass, begins_linear=begins_linear)
         return Plain(model, rows, noise, plan, params, start, moments)
 
@@ -225,6 +226,10 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
         return {name: getattr(self, name) for name in names} | {"n_samples_seen_": before + n_seen}
 
     # --------------------------------------------------------------------------------------------------- what it leaves
+    def _finish(self, prepared, outcome=None):
+        """Set what the fit comes to; of a fit without a task, there is no outcome."""
+        return self._set(**self._attributes(prepared, prepared.fit.settled(outcome)))
+
     def _attributes(self, prepared, settled):
         """All fitted attributes."""
         rows, before = prepared.rows, prepared.before
@@ -248,11 +253,8 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
         return self._attributes(prepared, prepared.fit.snapshot(params))
 
     def _fitted_start(self):
-        """The linear model beside the network, or None."""
-        if self._start is None:
-            return None
-        params, is_base = self._start
-        return Start(fa.Params(**{name: torch.from_numpy(array) for name, array in params.items()}), is_base)
+        """The linear models beside the network, or None."""
+        return None if self._start is None else Start(*map(_as_params, self._start))
 
     # ------------------------------------------------------------------------------------------------------- prediction
     def inverse_transform(self, X):
@@ -350,7 +352,11 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
 
 
 def _as_arrays(start):
-    return None if start is None else (to_numpy(start.params._asdict()), start.is_base)
+    return None if start is None else tuple(None if part is None else to_numpy(part._asdict()) for part in start)
+
+
+def _as_params(arrays):
+    return None if arrays is None else fa.Params(**{name: torch.from_numpy(array) for name, array in arrays.items()})
 
 
 @dataclass

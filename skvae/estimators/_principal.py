@@ -10,7 +10,7 @@ import torch
 
 from skvae.estimators import _linear as linear
 from skvae.estimators._encoding import Start, batches
-from skvae.estimators._fits import Settled, moments_of, one_member
+from skvae.estimators._fits import NetworkFit, Settled, moments_of, one_member
 from skvae.models import factor_analysis as fa
 
 _NEXT_TO_NOTHING = 0.01  # of their usual size: the weights of the decoder's last layer
@@ -84,7 +84,7 @@ def principal_network(model, training, noise, found, dtype=torch.float32):
     return {name: tensor.to(dtype) for name, tensor in params.items()}
 
 
-class Principal:
+class Principal(NetworkFit):
     """A linear autoencoder of complete rows, which has nothing to climb.
 
     Parameters
@@ -95,8 +95,6 @@ class Principal:
     found : Params
     """
 
-    task = None
-
     def __init__(self, model, training, noise, found):
         self.model, self.training, self.noise, self.found = model, training, noise, found
 
@@ -104,7 +102,7 @@ class Principal:
         """The network that is these components."""
         params = principal_network(self.model, self.training, self.noise, self.found, torch.float64)
         members = {name: tensor.to(self.training.device) for name, tensor in one_member(params).items()}
-        start = Start(self.found, is_base=False)
+        start = Start(self.found, base=None)
         error = mean_error(self.model, members, self.training, start, torch.float64)
         return Settled(params, start, None, np.array([-error]), np.empty(0), 1, {})
 

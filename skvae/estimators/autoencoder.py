@@ -299,7 +299,7 @@ class AutoencoderTransformer(NetworkTransformer):
             rows, held = self._split(rows, noise)
             found = self._components(rows)
         fills = found is not None and self._starts_linear(rows.columns, votes)
-        start = Start(found, is_base=False) if fills else None
+        start = Start(found, base=None) if fills else None
         vote = HeldOut(model, held, start, observed_share(rows)) if votes else None
         params = one_member(self._first_params(model, rows, noise, found))
         return Plain(

@@ -617,7 +617,7 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         """The model as factor analysis, where that is what it is: its likelihood needs no draws."""
         check_is_fitted(self)
         if not self.nonlinear_:
-            return self._fitted_start().params
+            return self._fitted_start().base
         if (
             self._architecture["hidden_layer_sizes"]
             or self._architecture["decoder"] is not None

@@ -241,7 +241,7 @@ class _Fit:
 
     def settle(self, *outcome):
         prepared, self.prepared = self.prepared, None
-        self.network._set(**self.network._attributes(prepared, prepared.fit.settled(*outcome)))
+        self.network._finish(prepared, *outcome)
 
 
 def _prepared(estimator, parameters, X, y, train, fit_params):
@@ -272,4 +272,4 @@ def _parts(estimator):
 
 def _is_network(estimator):
     """Whether its fit is a task for an ascent, and nobody asked to watch its epochs."""
-    return hasattr(estimator, "_prepare") and not getattr(estimator, CALLBACKS, None)
+    return hasattr(estimator, "_finish") and not getattr(estimator, CALLBACKS, None)
