@@ -5,12 +5,14 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 
 from skvae import (
     AutoencoderTransformer,
     BernoulliMixtureEM,
     FactorAnalysisEM,
     GaussianMixtureEM,
+    KMeansLite,
     ProbabilisticPCA,
     VAETransformer,
 )
@@ -84,6 +86,25 @@ def test_impute_gives_an_array_for_an_array_or_a_list(estimator, dtype):
     filled = model.impute(X)
     assert type(filled) is np.ndarray and filled.dtype == dtype and not np.isnan(filled).any()
     np.testing.assert_allclose(model.impute(X.tolist()), filled, rtol=1e-4, atol=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------------------ warnings
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        GaussianMixtureEM(2, max_iter=1, tol=1e-9),
+        BernoulliMixtureEM(2, max_iter=1, tol=1e-9),
+        FactorAnalysisEM(1, max_iter=1, tol=1e-9),
+        KMeansLite(4),
+        KMeansLite(2, init=draw()[:2], n_init=3),
+    ],
+    ids=str,
+)
+def test_a_warning_points_to_who_called_fit(estimator):
+    X = np.ones((60, 4)) if isinstance(estimator, KMeansLite) and estimator.n_clusters == 4 else draw()
+    with pytest.warns((ConvergenceWarning, RuntimeWarning)) as caught:
+        estimator.fit(X)
+    assert [warning.filename for warning in caught] == [__file__]
 
 
 # -------------------------------------------------------------------------------------------------- rows out of batches

@@ -237,7 +237,7 @@ class MixtureMixin(LikelihoodScoreMixin, DensityMixin):
             f"(max_iter={self.max_iter}) with the bound rising by {gain:.1e} nats/sample (tol={self.tol:g}). Raise "
             "either, try other init_params, or look for degenerate data.",
             ConvergenceWarning,
-            stacklevel=4,
+            stacklevel=5,  # who called `fit`
         )
 
     def _step(self, checked, sample_weight):

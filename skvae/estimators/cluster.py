@@ -193,16 +193,16 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         with self._unchanged_on_error(), explain_out_of_memory("use device='cpu'"):
             checked = self._check_X(X, reset=True)
             self._check_size(checked)
-            climb = _Climb(self, checked, sample_weight)
-            with _LloydWatcher(self, X, y, self.max_iter, climb.attributes, n_starts=climb.n_starts) as watcher:
-                fit = climb.ascend(watcher)
-            found = climb.attributes(fit.params)
+            lloyd = _LloydFit(self, checked, sample_weight)
+            with _LloydWatcher(self, X, y, self.max_iter, lloyd.attributes, n_starts=lloyd.n_starts) as watcher:
+                fit = lloyd.ascend(watcher)
+            found = lloyd.attributes(fit.params)
             self._warn_of_few_clusters(found["labels_"])
             return self._set(
                 **found,
                 n_iter_=fit.n_iter,
                 lower_bounds_=np.array(fit.lower_bounds),
-                device_=str(climb.device),
+                device_=str(lloyd.device),
             )
 
     @fit_context(prefer_skip_nested_validation=True)
@@ -237,10 +237,10 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
                 X = X.astype(self.cluster_centers_.dtype, copy=False)
             else:
                 self._check_size(X)
-            climb = _Climb(self, X, sample_weight)
+            lloyd = _LloydFit(self, X, sample_weight)
             seen, before = (self._weights, self.cluster_centers_) if goes_on else (np.zeros(self.n_clusters), None)
-            bound, weights, centres = climb.one_step(before, seen)
-            labels, distances = _nearest(X, centres, climb.device)
+            bound, weights, centres = lloyd.one_step(before, seen)
+            labels, distances = _nearest(X, centres, lloyd.device)
             n_iter = self.n_iter_ + 1 if goes_on else 1
             return self._set(
                 cluster_centers_=centres,
@@ -248,7 +248,7 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
                 inertia_=_total(distances, check_sample_weight(sample_weight, X, dtype=np.float64)),
                 n_iter_=n_iter,
                 lower_bounds_=np.array([bound]),
-                device_=str(climb.device),
+                device_=str(lloyd.device),
                 _weights=weights,
             )
 
@@ -377,7 +377,7 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
                 f"Number of distinct clusters ({n_found}) found smaller than n_clusters ({self.n_clusters}). Possibly "
                 "due to duplicate points in X.",
                 ConvergenceWarning,
-                stacklevel=3,
+                stacklevel=4,  # who called `fit`
             )
 
     @property
@@ -397,7 +397,7 @@ class _LloydWatcher(FitWatcher):
         return f"{start}iteration {report.number + 1}/{self.max_iter}  inertia {-report.lower_bound:.6g} a sample"
 
 
-class _Climb:
+class _LloydFit:
     """One fit: X placed and centred, the starts, the rule for stopping, and the way back to attributes."""
 
     def __init__(self, estimator, X, sample_weight):
@@ -442,7 +442,7 @@ class _Climb:
                     "Explicit initial center position passed: performing only one init in "
                     f"{type(self.estimator).__name__} instead of n_init={n_init}.",
                     RuntimeWarning,
-                    stacklevel=4,
+                    stacklevel=5,
                 )
             return 1
         if n_init == "auto":

@@ -421,7 +421,3 @@ def _in_order(frame, names):
     if sorted(map(str, frame.columns)) != sorted(names):
         raise ValueError(f"X should have the columns that are given, {names}, but has {list(frame.columns)}.")
     return frame[names]
-
-
-def _same(array):
-    return array
