@@ -52,6 +52,27 @@ def test_whole_numbers_of_any_kind_are_drawn(density):
         assert len(drawn[0] if isinstance(drawn, tuple) else drawn) == 3
 
 
+CRITERIA = [estimator for estimator in DENSITIES if hasattr(estimator, "bic")]
+
+
+@pytest.mark.parametrize("estimator", CRITERIA, ids=lambda estimator: type(estimator).__name__)
+def test_criteria_weigh_rows_as_if_they_were_repeated(estimator):
+    X, count = draw(), np.random.default_rng(1).integers(0, 4, 60)
+    model = clone(estimator).fit(X)
+    for criterion in (model.aic, model.bic):
+        assert criterion(X, sample_weight=count) == pytest.approx(criterion(np.repeat(X, count, axis=0)), rel=1e-12)
+        assert criterion(X, sample_weight=2) == pytest.approx(criterion(np.repeat(X, 2, axis=0)), rel=1e-12)
+        assert criterion(X, sample_weight=1.0) == pytest.approx(criterion(X), rel=1e-12)
+        with pytest.raises(ValueError, match="sample_weight"):
+            criterion(X, sample_weight=count[:5])
+
+
+@pytest.mark.parametrize("Class", [FactorAnalysisEM, ProbabilisticPCA])
+def test_weights_without_rows_weigh_nothing(Class):
+    with pytest.raises(ValueError, match="X is None; pass the rows too"):
+        Class(1).fit(draw()).bic(sample_weight=np.ones(60))
+
+
 # ------------------------------------------------------------------------------------------------------- missing cells
 IMPUTERS = [*DENSITIES, AutoencoderTransformer(1, hidden_layer_sizes=(3,), max_iter=2, random_state=0)]
 each_imputer = pytest.mark.parametrize("estimator", IMPUTERS, ids=lambda estimator: type(estimator).__name__)

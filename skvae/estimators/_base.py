@@ -76,13 +76,24 @@ class LikelihoodScoreMixin:
         """
         return mean_score(self.score_samples(X), sample_weight)
 
+    def _log_likelihood(self, X, sample_weight=None):
+        """Of all rows together, and their weight."""
+        return _total(self.score_samples(X), sample_weight)
+
 
 def mean_score(scores, sample_weight=None):
     """Mean over rows by weight, as a float."""
+    total, n = _total(scores, sample_weight)
+    return total / n
+
+
+def _total(scores, sample_weight):
+    """The sum over rows by weight, and that of the weights, as floats."""
     scores = scores.astype(np.float64)
-    if sample_weight is not None:
-        sample_weight = check_sample_weight(sample_weight, scores, dtype=np.float64, ensure_non_negative=True)
-    return float(np.average(scores, weights=sample_weight))
+    if sample_weight is None:
+        return float(scores.sum()), float(len(scores))
+    weight = check_sample_weight(sample_weight, scores, dtype=np.float64, ensure_non_negative=True)
+    return float(scores @ weight), float(weight.sum())
 
 
 def check_n_samples(n_samples):

@@ -413,7 +413,8 @@ class MixtureMixin(LikelihoodScoreMixin, DensityMixin):
         aic : float
             -2 log p(X) + 2 (number of free parameters).
         """
-        return -2 * self.score(X, sample_weight=sample_weight) * _size(X, sample_weight) + 2 * self._n_parameters()
+        log_likelihood, _ = self._log_likelihood(X, sample_weight)
+        return -2 * log_likelihood + 2 * self._n_parameters()
 
     def bic(self, X, sample_weight=None):
         """Bayesian information criterion on X (Schwarz 1978); lower is better.
@@ -430,8 +431,8 @@ class MixtureMixin(LikelihoodScoreMixin, DensityMixin):
         bic : float
             -2 log p(X) + (number of free parameters) log(n_samples).
         """
-        n = _size(X, sample_weight)
-        return -2 * self.score(X, sample_weight=sample_weight) * n + self._n_parameters() * math.log(n)
+        log_likelihood, n = self._log_likelihood(X, sample_weight)
+        return -2 * log_likelihood + self._n_parameters() * math.log(n)
 
     def sample(self, n_samples=1, random_state=None):
         """Draw rows from the mixture.
@@ -479,10 +480,6 @@ def _responsibilities(model, batch, params):
 
 def _log_evidence(model, batch, params):
     return posterior(model.log_joint(batch, params))[0]
-
-
-def _size(X, sample_weight):
-    return np.shape(X)[0] if sample_weight is None else float(np.sum(sample_weight))
 
 
 def _keyed_sample(noise, weight, size):

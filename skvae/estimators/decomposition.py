@@ -492,45 +492,50 @@ class _LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tra
         e = noise.fold("noise").normal(row, len(W), _FLOAT).numpy()
         return (self.mean_ + z @ W.T + e * np.sqrt(self._noise())).astype(self.mean_.dtype, copy=False)
 
-    def aic(self, X=None):
+    def aic(self, X=None, sample_weight=None):
         """Akaike's information criterion; lower is better.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features) or None, default=None
             NaN where a cell is missing. None: the rows that were fitted.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            How often each row of X counts.
 
         Returns
         -------
         aic : float
             -2 log p(X) + 2 (number of free parameters).
         """
-        log_likelihood, _ = self._log_likelihood(X)
+        log_likelihood, _ = self._log_likelihood(X, sample_weight)
         return -2 * log_likelihood + 2 * self._n_parameters()
 
-    def bic(self, X=None):
+    def bic(self, X=None, sample_weight=None):
         """Bayesian information criterion (Schwarz 1978); lower is better.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features) or None, default=None
             NaN where a cell is missing. None: the rows that were fitted.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            How often each row of X counts.
 
         Returns
         -------
         bic : float
             -2 log p(X) + (number of free parameters) log(n_samples).
         """
-        log_likelihood, n = self._log_likelihood(X)
+        log_likelihood, n = self._log_likelihood(X, sample_weight)
         return -2 * log_likelihood + self._n_parameters() * math.log(n)
 
-    def _log_likelihood(self, X):
-        """Of X, and how many rows that is of."""
+    def _log_likelihood(self, X, sample_weight=None):
+        """Of X or of the rows that were fitted, and their weight."""
         check_is_fitted(self)
-        if X is None:
-            return self.loglike_[-1], self.n_samples_seen_
-        log_prob = self.score_samples(X).astype(np.float64)
-        return float(log_prob.sum()), len(log_prob)
+        if X is not None:
+            return super()._log_likelihood(X, sample_weight)
+        if sample_weight is not None:
+            raise ValueError("sample_weight weighs the rows of X, but X is None; pass the rows too.")
+        return self.loglike_[-1], self.n_samples_seen_
 
     def _n_parameters(self):
         """Of mean and covariance; never more than a covariance without structure has."""
