@@ -514,3 +514,35 @@ def test_what_is_no_table_is_refused_in_scikit_learns_words(X, error, words):
     if "expecting" not in words:
         with pytest.raises(error, match=words):
             Columns.read(X, who="Mine")
+
+
+# -------------------------------------------------------------------------------------------------- as users have them
+@pytest.mark.parametrize("cells", [["x", "y"], [True, False], [3, 5], pd.Categorical(["u", "v"])])
+def test_a_column_of_which_nothing_is_seen_is_filled_with_what_was_fitted(cells):
+    """All of it missing, its floats are no word on what it holds: the usual way to ask for a prediction."""
+    frame = pd.DataFrame({"a": np.arange(40.0), "c": list(cells) * 20}).astype({"a": "float32"})
+    kinds = [("gaussian", ["a"]), ("categorical", ["c"])]
+    columns = Columns.fit(frame, "auto" if isinstance(cells[0], bool) else kinds)
+    asked = pd.DataFrame({"a": np.float32([1.0, np.nan]), "c": [np.nan, np.nan]})
+    values = np.array([[7.0, 1.0], [7.0, 0.0]])
+    filled = columns.fill(asked, columns.numeric(asked), values)
+    last, first = (cells[1], cells[0]) if not isinstance(cells[0], bool) else (True, False)
+    assert filled["c"].tolist() == [last, first]
+    assert filled["a"].tolist() == [1.0, 7.0] and filled["a"].dtype == np.float32
+
+
+def test_truth_values_among_objects_stay_truth_values():
+    X = np.array([[1.0, True], [2.0, None], [3.0, False], [4.0, True]], dtype=object)
+    columns = Columns.fit(X, "auto")
+    numbers = columns.numeric(X)
+    assert columns.fill(X, numbers, np.full(numbers.shape, 0.9))[1, 1] is True
+    assert columns.restore(np.array([[0.5, 0.2]])).tolist() == [[0.5, False]]
+
+
+def test_columns_by_numbers_of_any_kind_but_no_slices_of_names():
+    X = np.arange(12.0).reshape(4, 3)
+    columns = Columns.read(X, [("gaussian", np.array([0, 2], dtype=np.uint8)), ("poisson", [1])])
+    assert [block.kind for block in columns.blocks] == ["gaussian", "poisson"]
+    frame = pd.DataFrame(X, columns=list("abc"))
+    with pytest.raises(ValueError, match="slice of numbers"):
+        Columns.read(frame, [("gaussian", slice("a", "c"))])

@@ -111,10 +111,11 @@ class Columns:
     moments : Moments
     """
 
-    def __init__(self, blocks, levels, noise, names, template, truths, who):
+    def __init__(self, blocks, levels, noise, names, template, truths, who, of_objects=False):
         self.levels, self.noise, self.names = levels, noise, names
         self.template, self.who = template, who
         self.truths = truths  # columns that hold Booleans
+        self.of_objects = of_objects  # an array of them was fitted
         self.n_features, self.constants = sum(len(block.columns) for block in blocks), {}
         self._lay_out(blocks)
 
@@ -160,7 +161,7 @@ class Columns:
             type for which "auto" knows no likelihood, or the levels of a column cannot be sorted.
         """
         table = as_table(X, who)
-        names = names_of(table, names)
+        names = names_of(table, getattr(X, "columns", None) if names is None else names)
         _check_noise(noise, who)
         kinds = _kinds(table, likelihood, names, who)
         levels = {
@@ -170,7 +171,8 @@ class Columns:
         }
         truths = {j for j in range(table.shape[1]) if j not in levels and all_truths(table, j)}
         template = table.iloc[:0].reset_index(drop=True) if is_frame(table) else None
-        return cls(_blocks(kinds, levels), levels, noise, names, template, truths, who)
+        of_objects = not is_frame(table) and table.dtype == object
+        return cls(_blocks(kinds, levels), levels, noise, names, template, truths, who, of_objects)
 
     @classmethod
     def fit(cls, X, likelihood="gaussian", noise="diag", names=None, sample_weight=None, who="Columns"):
@@ -553,7 +555,7 @@ class Columns:
         table : {DataFrame, ndarray} of shape (n_samples, n_features)
             A frame has the dtypes that were fitted on (those of `like` after a fit on an array): integers are rounded,
             Booleans are whether a number exceeds 0.5. An array has the dtype of `numbers`, or holds objects if levels
-            are no numbers.
+            are no numbers, or truth values among objects.
         """
         frame = self.template if like is None else like
         if not is_frame(frame):
@@ -580,7 +582,7 @@ class Columns:
         X_filled : {DataFrame, ndarray} of shape (n_samples, n_features)
             A frame keeps its dtypes, which decide whether integers are rounded and Booleans are made; categories gain
             a level where they lack it. An array keeps the dtype of `numbers`, or holds objects if X does and levels
-            are no numbers.
+            are no numbers, or truth values.
         """
         missing = np.isnan(numbers)
         if not is_frame(X):
@@ -595,11 +597,9 @@ class Columns:
         return restored
 
     def _array(self, numbers):
-        if not all(isinstance(value, Real) for levels in self.levels.values() for value in levels):
-            out = numbers.astype(object)
-        else:
-            out = numbers.copy()
-        for j in self.levels:
+        worded = not all(isinstance(value, Real) for levels in self.levels.values() for value in levels)
+        out = numbers.astype(object) if worded or (self.truths and self.of_objects) else numbers.copy()
+        for j in {*self.levels, *self.truths}:
             out[:, j] = self._words(j, numbers[:, j], out.dtype)
         return out
 
@@ -677,6 +677,8 @@ def _kinds_of_list(entries, n, names, who):
 
 def _chosen(columns, n, names):
     if isinstance(columns, slice):
+        if any(isinstance(bound, str) for bound in (columns.start, columns.stop)):
+            raise ValueError(f"expected a slice of numbers, but got {columns}; list the names instead.")
         return range(n)[columns]
     if np.asarray(columns).dtype == bool and np.shape(columns) == (n,):
         return np.flatnonzero(columns).tolist()

@@ -133,6 +133,7 @@ def columns_of(estimator, columns, *, allow_all=False):
         columns = np.array([names.index(name) for name in columns.tolist()])
     elif columns.dtype == bool and columns.shape == (n,):
         columns = np.flatnonzero(columns)
+    columns = columns.astype(np.int64) if columns.dtype.kind == "u" else columns
     if columns.ndim != 1 or columns.dtype.kind != "i" or len(np.unique(columns % n)) != len(columns):
         raise ValueError(f"expected numbers, names or a mask of distinct columns, but got {columns.tolist()}.")
     if not 0 < len(columns) < n + allow_all or columns.min() < -n or columns.max() >= n:

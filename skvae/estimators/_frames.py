@@ -124,9 +124,13 @@ def filled_frame(X, missing, cells):
     out = X.copy()
     for j in np.flatnonzero(missing.any(axis=0)):
         series, rows = X.iloc[:, j], missing[:, j]
-        column = series.to_numpy(dtype=series.dtype if _is_float(series.dtype) else object, copy=True)
-        column[rows] = cells(j, rows, series.dtype)
-        out.isetitem(j, series_like(series, column, series.dtype, X.index))
+        found, dtype = cells(j, rows, series.dtype), series.dtype
+        if _is_float(dtype) and rows.all() and found.dtype.kind != "f":  # nothing says that floats are meant
+            column, dtype = found, None
+        else:
+            column = series.to_numpy(dtype=dtype if _is_float(dtype) else object, copy=True)
+            column[rows] = found
+        out.isetitem(j, series_like(series, column, dtype, X.index))
     return out
 
 
@@ -156,7 +160,10 @@ def words(numbers, dtype, levels=None, *, truth=False):
 
 
 def series_like(like, cells, dtype, index):
-    """A column of a frame like another, without asking for pandas; categories take in what they lack."""
+    """A column of a frame like another, without asking for pandas; categories take in what they lack.
+
+    With None for the dtype, it is that of the cells.
+    """
     if hasattr(dtype, "categories"):
         known = set(dtype.categories)
         new = [value for value in dict.fromkeys(cells) if not is_missing(value) and value not in known]
