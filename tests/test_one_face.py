@@ -52,6 +52,14 @@ def test_whole_numbers_of_any_kind_are_drawn(density):
         assert len(drawn[0] if isinstance(drawn, tuple) else drawn) == 3
 
 
+def test_what_is_far_from_all_rows_is_the_strangest(density):
+    X = draw(missing=0.1)
+    score = density.anomaly_score(X)
+    np.testing.assert_array_equal(score, -density.score_samples(X))
+    if not isinstance(density, BernoulliMixtureEM):  # which reads that a cell is above 0.5, not by how much
+        assert density.anomaly_score(np.vstack([X, [[40.0, -40.0, 40.0, -40.0]]])).argmax() == len(X)
+
+
 CRITERIA = [estimator for estimator in DENSITIES if hasattr(estimator, "bic")]
 
 

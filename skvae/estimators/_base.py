@@ -55,7 +55,7 @@ class Estimator(CallbackSupportMixin, BaseEstimator):
 
 
 class LikelihoodScoreMixin:
-    """`score` of an estimator whose `score_samples` are log-likelihoods."""
+    """What follows for an estimator whose `score_samples` are log-likelihoods."""
 
     def score(self, X, y=None, sample_weight=None):
         """Mean log-likelihood of the rows.
@@ -75,6 +75,21 @@ class LikelihoodScoreMixin:
             Nats a row, as of `score_samples`.
         """
         return mean_score(self.score_samples(X), sample_weight)
+
+    def anomaly_score(self, X):
+        """How unlikely each row is: minus its log-likelihood.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            NaN where a cell is missing.
+
+        Returns
+        -------
+        score : ndarray of shape (n_samples,)
+            Nats; higher is stranger.
+        """
+        return -self.score_samples(X)
 
     def _log_likelihood(self, X, sample_weight=None):
         """Of all rows together, and their weight."""

@@ -536,21 +536,6 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         bound = work.by_row(partial(_expected_bound, work, epsilon), epsilon.shape[1])
         return (bound + self._columns.log_jacobian(work.numbers)).astype(work.out)
 
-    def anomaly_score(self, X):
-        """How unlikely each row is: minus its log-likelihood.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            NaN where a cell is missing.
-
-        Returns
-        -------
-        score : ndarray of shape (n_samples,)
-            Nats; higher is stranger.
-        """
-        return -self.score_samples(X)
-
     def impute(self, X, n_draws=None):
         """Fill missing cells with what the model expects of them, given the rest of the row.
 
