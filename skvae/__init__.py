@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     from skvae.estimators.cluster import KMeansLite as KMeansLite
     from skvae.estimators.decomposition import FactorAnalysisEM as FactorAnalysisEM
     from skvae.estimators.decomposition import ProbabilisticPCA as ProbabilisticPCA
-    from skvae.estimators.mixture import GaussianMixtureEM as GaussianMixtureEM
+    from skvae.estimators.gaussian_mixture import GaussianMixtureEM as GaussianMixtureEM
     from skvae.estimators.recommender import MultVAERecommender as MultVAERecommender
     from skvae.estimators.vae import VAETransformer as VAETransformer
 
@@ -26,7 +26,7 @@ _PUBLIC = {
     "BernoulliMixtureEM": "skvae.estimators.bernoulli_mixture",
     "KMeansLite": "skvae.estimators.cluster",
     "FactorAnalysisEM": "skvae.estimators.decomposition",
-    "GaussianMixtureEM": "skvae.estimators.mixture",
+    "GaussianMixtureEM": "skvae.estimators.gaussian_mixture",
     "MultVAERecommender": "skvae.estimators.recommender",
     "ProbabilisticPCA": "skvae.estimators.decomposition",
     "VAETransformer": "skvae.estimators.vae",

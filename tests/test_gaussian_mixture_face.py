@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skvae import GaussianMixtureEM
-from skvae.estimators import _em
+from skvae.estimators import _input
 
 KINDS = ("full", "tied", "diag", "spherical")
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -91,7 +91,7 @@ def test_integer_weights_are_repeated_rows(kind, missing):
 
 @every_kind
 def test_integer_weights_are_repeated_rows_where_none_are_merged(kind, monkeypatch):
-    monkeypatch.setattr(_em, "_FEW_CELLS", 0)
+    monkeypatch.setattr(_input, "_FEW_CELLS", 0)
     X, count = clusters(2, missing=0.05), np.random.default_rng(2).integers(0, 4, N)
     start = given_start(X, kind)
     weighted = mixture(**start).fit(X, sample_weight=count)
@@ -101,7 +101,7 @@ def test_integer_weights_are_repeated_rows_where_none_are_merged(kind, monkeypat
 
 
 def test_the_first_covariance_weighs_what_stands_for_missing_cells(monkeypatch):
-    monkeypatch.setattr(_em, "_FEW_CELLS", 0)
+    monkeypatch.setattr(_input, "_FEW_CELLS", 0)
     X, count = clusters(2, missing=0.3), np.random.default_rng(2).integers(0, 4, N)
     start = mixture(n_components=1, init_params="random", max_iter=0)
     weighted, repeated = clone(start).fit(X, sample_weight=count), clone(start).fit(np.repeat(X, count, axis=0))

@@ -20,7 +20,7 @@ from sklearn.utils import estimator_checks
 from skvae import KMeansLite
 from skvae._tensors import Noise, Rows, TableBatch
 from skvae.engines import em
-from skvae.models import kmeans, sketch
+from skvae.models import kmeans, seeding, sketch
 
 CPU = torch.device("cpu")
 
@@ -294,12 +294,12 @@ def test_what_runs_on_a_gpu_takes_the_same_steps(dtype, monkeypatch):
 
 
 # -------------------------------------------------------------------------------------------------------------- seeds
-@pytest.mark.parametrize("seeds", [kmeans.spread_seeds, kmeans.scalable_seeds, kmeans.random_seeds])
+@pytest.mark.parametrize("seeds", [seeding.spread_seeds, seeding.scalable_seeds, seeding.random_seeds])
 def test_seeds_are_rows_and_of_clusters_far_apart_one_each(seeds):
     X = draw(400, 3, 5, spread=1e-3)
     found = seeds(table(X), 5, Noise(0)).numpy()
     assert all((X == seed).all(1).any() for seed in found)
-    if seeds is not kmeans.random_seeds:
+    if seeds is not seeding.random_seeds:
         nearest = ((X[:, None] - found) ** 2).sum(-1).min(1)
         assert nearest.max() < 0.1
 
@@ -312,7 +312,7 @@ def test_seeds_of_greedy_k_means_plus_plus_are_as_good_as_scikit_learns():
     def cost(centres):
         return ((X[:, None] - centres) ** 2).sum(-1).min(1).sum()
 
-    ours = [cost(kmeans.seed_centres(table(X).X, table(X).w, 20, Noise(seed)).numpy()) for seed in range(20)]
+    ours = [cost(seeding.seed_centres(table(X).X, table(X).w, 20, Noise(seed)).numpy()) for seed in range(20)]
     theirs = [cost(kmeans_plusplus(X, 20, random_state=seed)[0]) for seed in range(20)]
     error = np.hypot(np.std(ours), np.std(theirs)) / np.sqrt(20)
     assert np.mean(ours) == approx(np.mean(theirs), abs=4 * error)
@@ -320,15 +320,15 @@ def test_seeds_of_greedy_k_means_plus_plus_are_as_good_as_scikit_learns():
 
 def test_k_means_parallel_seeks_among_few_rows_that_carry_all_weight(monkeypatch):
     X, w, asked = draw(2000, 3, 9), np.random.default_rng(0).random(2000), []
-    spread = kmeans.spread_seeds
-    monkeypatch.setattr(kmeans, "spread_seeds", lambda batch, k, noise: asked.append(batch) or spread(batch, k, noise))
-    kmeans.scalable_seeds(table(X, w), 9, Noise(0))
+    spread = seeding.spread_seeds
+    monkeypatch.setattr(seeding, "spread_seeds", lambda batch, k, noise: asked.append(batch) or spread(batch, k, noise))
+    seeding.scalable_seeds(table(X, w), 9, Noise(0))
     (batch,) = asked
     assert 9 < len(batch.row) < 200  # some 2 K a round and one
     assert float(batch.w.sum()) == approx(w.sum())
 
 
-@pytest.mark.parametrize("seeds", [kmeans.spread_seeds, kmeans.random_seeds])
+@pytest.mark.parametrize("seeds", [seeding.spread_seeds, seeding.random_seeds])
 def test_draws_follow_the_weights(seeds):
     X, w = np.arange(4.0)[:, None], np.array([1.0, 2.0, 3.0, 4.0])
     first = [float(seeds(table(X, w), 1, Noise(seed))[0, 0]) for seed in range(1000)]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from skvae.estimators import _moments
-from skvae.estimators._linear import constant_columns
+from skvae.estimators._factor_start import constant_columns
 from skvae.estimators._moments import column_moments
 
 WEIGHT = np.random.default_rng(0).integers(1, 5, 40).astype(np.float64)

@@ -17,7 +17,7 @@ from skvae import (
     VAETransformer,
 )
 from skvae._tensors import Table
-from skvae.estimators._em import by_row
+from skvae.estimators._input import by_row
 
 DENSITIES = [
     GaussianMixtureEM(2, random_state=0),

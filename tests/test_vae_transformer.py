@@ -20,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skvae import FactorAnalysisEM, VAETransformer
-from skvae.estimators import _linear as linear
+from skvae.estimators import _factor_start as linear
 from skvae.models import factor_analysis as fa
 
 N, D = 60, 6
@@ -138,7 +138,9 @@ def test_noise_variance_is_in_the_units_of_the_data(X, linear_fit):
 
 @pytest.mark.parametrize("early_stopping", [False, "auto"])
 def test_scale_and_offset_only_move_the_likelihood_by_the_jacobian(early_stopping, monkeypatch):
-    monkeypatch.setattr("skvae.estimators._em._FEW_CELLS", 0)  # small fits sort rows by content, which scaling changes
+    monkeypatch.setattr(
+        "skvae.estimators._input._FEW_CELLS", 0
+    )  # small fits sort rows by content, which scaling changes
     X = factor_data(40)
     scale, offset = np.array([1e6, 1e-3, 1, 10, 1e3, 1]), np.array([1e6, -1, 0, 5, 0, 1])
     one = tiny(early_stopping=early_stopping, max_iter=20).fit(X)

@@ -18,7 +18,6 @@ import numpy as np
 
 from skvae import likelihoods
 from skvae._compat import check_sample_weight
-from skvae.estimators._em import columns_of, refuse_empty_columns, refuse_overflow
 from skvae.estimators._frames import (
     all_numbers,
     all_truths,
@@ -34,6 +33,7 @@ from skvae.estimators._frames import (
     series_like,
     words,
 )
+from skvae.estimators._input import columns_of, refuse_empty_columns, refuse_overflow
 from skvae.estimators._moments import column_moments, seen_weight, slices
 from skvae.models.factor_analysis import CONSTANT_VARIANCE, is_constant
 

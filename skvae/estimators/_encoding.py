@@ -8,7 +8,7 @@ import torch
 
 from skvae._members import Encoded, MemberBatch
 from skvae._tensors import Cells, placed
-from skvae.estimators import _linear as linear
+from skvae.estimators import _factor_start as linear
 from skvae.models import factor_analysis as fa
 from skvae.models.vae import with_heads
 

@@ -12,7 +12,7 @@ import torch
 
 from skvae._members import MemberBatch, Stream
 from skvae._tensors import Cells
-from skvae.estimators import _linear as linear
+from skvae.estimators import _factor_start as linear
 from skvae.estimators._climbing import Task
 from skvae.estimators._encoding import Start, base_for, base_of
 from skvae.estimators._voting import LEAST_GAIN, LEAST_GAIN_AT_RANDOM, Vote

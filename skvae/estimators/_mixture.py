@@ -14,10 +14,10 @@ from skvae._compat import check_sample_weight, fit_context
 from skvae._tensors import Noise, Table, explain_out_of_memory, inference_device, resolve_device
 from skvae.engines import em
 from skvae.estimators._base import LikelihoodScoreMixin, check_n_samples, draw_seed
-from skvae.estimators._em import by_row, refuse_empty_columns, refuse_overflow, rows_a_batch, weigh
+from skvae.estimators._input import by_row, refuse_empty_columns, refuse_overflow, rows_a_batch, weigh
 from skvae.estimators._moments import column_moments
 from skvae.estimators._watching import FitWatcher
-from skvae.models import kmeans
+from skvae.models import kmeans, seeding
 from skvae.models.mixing import posterior
 
 _SEEDING_ROWS = 20_000  # k-means that only gives a start sees no more
@@ -320,7 +320,7 @@ class MixtureMixin(LikelihoodScoreMixin, DensityMixin):
         weight = table.weight[few].to(table.dtype)
         if n > len(few):  # drawn in proportion to their weights, they count alike
             weight = torch.ones_like(weight)
-        centres = kmeans.seed_centres(points, weight, K, noise)
+        centres = seeding.seed_centres(points, weight, K, noise)
         if self.init_params == "kmeans":
             centres = _lloyd(points, weight, centres)
         return centres.to(table.device)

@@ -30,9 +30,9 @@ from skvae.engines import gradient, schedules
 from skvae.estimators import _policy as policy
 from skvae.estimators._base import Estimator, checked_sizes, draw_seed, refuse_another_architecture
 from skvae.estimators._climbing import climb
-from skvae.estimators._em import weigh
 from skvae.estimators._encoding import Layout, Start, batches, rows_at_once, torch_dtype
 from skvae.estimators._fits import Plain, one_member
+from skvae.estimators._input import weigh
 from skvae.estimators._watching import NetworkWatcher
 from skvae.models import factor_analysis as fa
 

@@ -8,10 +8,11 @@ that a code has its length back.
 import numpy as np
 import torch
 
-from skvae.estimators import _linear as linear
+from skvae.estimators import _factor_start as linear
 from skvae.estimators._encoding import Start, batches
 from skvae.estimators._fits import NetworkFit, Settled, moments_of, one_member
 from skvae.models import factor_analysis as fa
+from skvae.models import ppca
 
 _NEXT_TO_NOTHING = 0.01  # of their usual size: the weights of the decoder's last layer
 # Share of the longest axis' variance below which one is rounding: codes of unit variance would multiply it.
@@ -32,11 +33,11 @@ def principal_components(Z, weight, n_components):
     n = min(n_components, Z.shape[1])
     if np.isnan(Z).any():
         found = linear.factor_analysis(Z, weight, n, tied=True)
-        mu, axes = found.mu, fa.axes_of(found)
+        mu, axes = found.mu, ppca.axes_of(found)
     else:
         mean = np.average(Z, axis=0, weights=weight)
         centred = (Z - mean) * np.sqrt(weight / weight.sum())[:, None]
-        mu, axes = torch.from_numpy(mean), fa.closed_form(torch.from_numpy(centred.T @ centred), n)
+        mu, axes = torch.from_numpy(mean), ppca.closed_form(torch.from_numpy(centred.T @ centred), n)
     told_apart = _told_apart(axes.values, torch.float64)
     axes = axes._replace(axes=axes.axes[:, told_apart], values=axes.values[told_apart])
     axes = axes._replace(noise=torch.minimum(axes.noise, 0.5 * axes.values.min()))

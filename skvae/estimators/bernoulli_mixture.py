@@ -12,8 +12,8 @@ from sklearn.utils.validation import check_is_fitted
 from skvae._compat import Interval, StrOptions
 from skvae.engines import em
 from skvae.estimators._base import Estimator
-from skvae.estimators._em import columns_of
 from skvae.estimators._frames import imputed
+from skvae.estimators._input import columns_of
 from skvae.estimators._levels import Levels
 from skvae.estimators._mixture import MixtureMixin, checked_shape, checked_weights
 from skvae.models.bernoulli_mixture import BernoulliMixture

@@ -16,15 +16,15 @@ from skvae._sparse import merged
 from skvae._tensors import Noise, Rows, TableBatch, explain_out_of_memory, inference_device, resolve_device
 from skvae.engines import em
 from skvae.estimators._base import Estimator, draw_seed
-from skvae.estimators._em import refuse_overflow, weigh
+from skvae.estimators._input import refuse_overflow, weigh
 from skvae.estimators._watching import FitWatcher
-from skvae.models import kmeans
+from skvae.models import kmeans, seeding
 
 _ROWS_A_BATCH = 2**18
 _CELLS_AT_ONCE = 2**20  # rows x columns, or stored values, placed at once when predicting
 _FEWEST_SAMPLED, _SAMPLED_A_CLUSTER = 10_000, 300  # rows on which to seek a start for a large fit
 _SAMPLE_STARTS, _SAMPLE_ITERATIONS = 3, (5, 100)  # from each start on the sample, and from the best of them
-_SEEDS = {"k-means++": kmeans.spread_seeds, "k-means||": kmeans.scalable_seeds, "random": kmeans.random_seeds}
+_SEEDS = {"k-means++": seeding.spread_seeds, "k-means||": seeding.scalable_seeds, "random": seeding.random_seeds}
 
 
 class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Estimator):
@@ -501,7 +501,7 @@ class _LloydFit:
         index = np.sort(np.argpartition(keys, n_sampled)[:n_sampled])
         sample = self.whole.part(torch.from_numpy(index).to(self.device))
         seeds = (
-            kmeans.Params(kmeans.spread_seeds(sample, self.estimator.n_clusters, noise.fold("sample start", number)))
+            kmeans.Params(seeding.spread_seeds(sample, self.estimator.n_clusters, noise.fold("sample start", number)))
             for number in range(_SAMPLE_STARTS)
         )
         weight, (few, more) = float(sample.w.sum()), _SAMPLE_ITERATIONS

@@ -14,7 +14,7 @@ from skvae._compat import Interval, StrOptions
 from skvae._tensors import Noise, inference_device
 from skvae.elbo import kl_to_standard_normal
 from skvae.engines import gradient, schedules
-from skvae.estimators import _linear as linear
+from skvae.estimators import _factor_start as linear
 from skvae.estimators import _policy as policy
 from skvae.estimators._annealing import AnnealingMixin
 from skvae.estimators._base import LikelihoodScoreMixin, check_n_samples, draw_seed

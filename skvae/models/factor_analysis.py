@@ -6,23 +6,20 @@ M-step is taken, z has a mean and a covariance of its own, which then go into mu
 that each column is regressed on z over the rows where it was seen; both steps stay exact.
 
 All rows that miss the same cells share one K x K posterior covariance; no matrix of D x D is inverted. Probabilistic
-PCA (Tipping and Bishop 1999) is the same model with `tied` noise, Psi = sigma^2 I.
+PCA (Tipping and Bishop 1999) is the same model with `tied` noise, Psi = sigma^2 I; `models.ppca` has its closed form.
 """
 
-import contextlib
 import math
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from torch import Tensor
 
 NOISE_FLOOR = 1e-6  # smallest noise variance of a column, as a share of its variance
 TIED_FLOOR = 1e-12  # the same where all columns share one: theirs may be on scales of their own
 CONSTANT_VARIANCE = 1e-12  # stands for the variance of a constant column, as in scikit-learn's FactorAnalysis
 _LOG_2PI = math.log(2 * math.pi)
-_LARGE = 500  # columns from which on a few eigenvectors are cheaper than all
 _ROUNDING = 2.0**-48  # a column whose standard deviation is below this share of its mean is constant
 
 
@@ -360,70 +357,10 @@ def principal(params):
     """
     scale = params.psi.sqrt()[:, None]
     _, _, rotation = torch.linalg.svd(params.W / scale, full_matrices=False)
-    return params._replace(W=_upright(params.W @ rotation.mT))
+    return params._replace(W=upright(params.W @ rotation.mT))
 
 
-def _upright(W):
+def upright(W):
     """The same columns, or their negatives: the largest entry of each is positive."""
     largest = W.gather(0, W.abs().argmax(0, keepdim=True)) if W.shape[1] else W[:1]
     return W * torch.where(largest < 0, -1.0, 1.0).to(W.dtype)
-
-
-# ---------------------------------------------------------------------------------------------------- tied noise
-class Axes(NamedTuple):
-    """A model with tied noise, by its principal axes.
-
-    Attributes
-    ----------
-    axes : Tensor of shape (D, K)
-        Orthonormal, the longest first; the largest entry of each is positive.
-    values : Tensor of shape (K,)
-        Variance along each of them, noise included.
-    noise : Tensor of shape ()
-        sigma^2.
-    """
-
-    axes: Tensor
-    values: Tensor
-    noise: Tensor
-
-    def loadings(self):
-        """W of shape (D, K)."""
-        return self.axes * (self.values - self.noise).sqrt()
-
-
-def axes_of(params):
-    """The axes of any parameters with tied noise."""
-    U, lengths, _ = torch.linalg.svd(params.W, full_matrices=False)
-    return Axes(_upright(U), lengths.square() + params.psi[0], params.psi[0])
-
-
-def closed_form(S, n_components):
-    """Maximum likelihood of tied noise from the covariance: Tipping and Bishop (1999); (12.45), (12.46) in Bishop."""
-    values, axes = _leading(S, n_components)
-    return _from_eigen(values, axes, S.diagonal().sum(), n_components)
-
-
-def _leading(S, n_components):
-    """Eigenvalues, ascending, and eigenvectors: all, or of a large matrix the leading ones, by Lanczos' method."""
-    if len(S) >= _LARGE and 0 < n_components <= len(S) // 20 and S.device.type == "cpu":
-        with contextlib.suppress(ArpackNoConvergence):
-            start = np.random.default_rng(0).normal(size=len(S))  # the same at every call
-            return map(torch.from_numpy, eigsh(S.numpy(), n_components, v0=start, tol=0))
-    return torch.linalg.eigh(S)
-
-
-def closed_form_of_rows(X, n_components):
-    """As `closed_form`, from at least K and fewer than D centred rows, scaled so that S = X' X."""
-    values, rows = torch.linalg.eigh(X @ X.T)
-    axes, _ = torch.linalg.qr(X.T @ rows.flip(1))
-    return _from_eigen(values, axes.flip(1), X.square().sum(), n_components)
-
-
-def _from_eigen(values, axes, total, n_components):
-    """From eigenvalues in ascending order; what they leave out of the total is noise."""
-    D, K = len(axes), n_components
-    values, axes = values.flip(0)[:K], axes.flip(1)[:, :K]
-    floor = TIED_FLOOR * total / D if total > 0 else total.new_tensor(CONSTANT_VARIANCE)
-    noise = ((total - values.sum()) / max(1, D - K)).maximum(floor)
-    return Axes(_upright(axes), values.maximum(noise), noise)

@@ -8,7 +8,7 @@ import torch
 
 from skvae._tensors import Noise, Table
 from skvae.engines import em
-from skvae.estimators._em import by_row
+from skvae.estimators._input import by_row
 from skvae.estimators._moments import column_moments
 from skvae.models import factor_analysis as fa
 

@@ -1,6 +1,6 @@
-"""The road from X to an EM engine's batches, for every estimator whose posterior is exact.
+"""The road from X to batches: rows and weights that count, what no fit can take, and results in the order of X.
 
-check -> weights -> (small fits) equal rows merged -> `Table` or `Rows` -> the engine climbs -> NumPy attributes
+check -> weights -> (small fits) equal rows merged -> `Table` or `Rows` -> an engine climbs -> NumPy attributes
 """
 
 import numpy as np
