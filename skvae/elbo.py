@@ -15,6 +15,18 @@ from torch.autograd.function import once_differentiable
 from skvae._tensors import and_back
 
 
+class Posterior(NamedTuple):
+    """q(z | x), factorised.
+
+    Attributes
+    ----------
+    mean, log_variance : Tensors of shape (..., n_rows, n_components)
+    """
+
+    mean: Tensor
+    log_variance: Tensor
+
+
 class Bound(NamedTuple):
     """Evidence lower bound of a batch, its two terms kept apart.
 
@@ -28,18 +40,32 @@ class Bound(NamedTuple):
         KL(q(z_k | x) || p(z_k)) in closed form; nats.
     by_hand : callable or None
         Gradients of the two -> None: adds to those that the parameters keep, where autograd has not followed.
+    objective : callable or None
+        beta -> what is raised in place of log_prob - beta * kl, (..., n_rows).
     """
 
     log_prob: Tensor
     kl: Tensor
     by_hand: Callable | None = None
+    objective: Callable | None = None
 
     def value(self, beta=1.0):
         """What an engine raises: the bound of each row with its second term weighted by beta, (..., n_rows)."""
-        return self.log_prob - beta * self.kl.sum(-1)
+        return self.log_prob - beta * self.kl.sum(-1) if self.objective is None else self.objective(beta)
 
-    def back(self, of_log_prob, of_kl):
-        """Add to the gradients of the parameters what these gradients of the two terms come to."""
+    def descend(self, beta, w):
+        """Add to the gradients of the parameters those of minus the mean of `value`, by the weights w (..., n_rows).
+
+        Of members, of the sum of their means.
+        """
+        n = w.shape[-1]
+        if self.objective is not None:
+            value = self.objective(beta)
+            value.backward(_each(w, -1 / n, value))
+        else:  # straight to the terms, past their sum
+            self._back(_each(w, -1 / n, self.log_prob), _each(w, beta / n, self.kl))
+
+    def _back(self, of_log_prob, of_kl):
         if self.by_hand is not None:
             self.by_hand(of_log_prob, of_kl)
         elif self.kl.requires_grad:
@@ -48,67 +74,39 @@ class Bound(NamedTuple):
             self.log_prob.backward(of_log_prob)
 
 
-class FreeBits(NamedTuple):
+def _each(w, factor, tensor):
+    """The weights of the rows times a factor, in the shape of the tensor."""
+    if not isinstance(factor, Tensor):
+        factor = w.new_full((), factor)  # a plain number is converted at each use, which takes twice as long
+    each = w * factor
+    return (each if each.dim() == tensor.dim() else each.unsqueeze(-1)).expand(tensor.shape)
+
+
+def with_free_bits(log_prob, kl, least, w):
     """A bound whose KL term costs a latent dimension at least `least` nats, so that none gains by switching off.
 
-    The floor holds for the mean over the rows of the batch (Kingma et al., NeurIPS 2016, appendix C.8).
-
-    Attributes
-    ----------
-    log_prob, kl : Tensor
-        As of `Bound`.
-    least : float
-    w : Tensor of shape (..., n_rows)
-        Weights of the rows, with mean 1.
+    The floor holds for the mean over the rows of the batch, by their weights w of mean 1 (Kingma et al., NeurIPS 2016,
+    appendix C.8); the KL term of every row is that of the whole batch.
     """
 
-    log_prob: Tensor
-    kl: Tensor
-    least: float
-    w: Tensor
+    def objective(beta):
+        of_batch = (w[..., None] * kl).mean(-2).clamp(min=least).sum(-1, keepdim=True)
+        return log_prob - beta * of_batch
 
-    def value(self, beta=1.0):
-        """The bound of each row, its KL term replaced by that of the whole batch, of shape (..., n_rows)."""
-        of_batch = (self.w[..., None] * self.kl).mean(-2).clamp(min=self.least).sum(-1, keepdim=True)
-        return self.log_prob - beta * of_batch
+    return Bound(log_prob, kl, objective=objective)
 
 
-class ImportanceWeighted(NamedTuple):
+def importance_weighted(log_prob, kl, log_mean_weight):
     """The tighter bound of several draws, log mean_s p(x, z_s) / q(z_s | x) (Burda et al. 2016, eq. 8).
 
-    Attributes
-    ----------
-    log_prob, kl : Tensor
-        As of `Bound`, with the mean over the draws.
-    objective : Tensor of shape (..., n_rows)
+    `log_prob` and `kl` are means over the draws, for the record; the bound has no KL term of its own to weigh.
     """
-
-    log_prob: Tensor
-    kl: Tensor
-    objective: Tensor
-
-    def value(self, beta=1.0):
-        """The bound of each row; it has no KL term of its own to weigh."""
-        return self.objective
+    return Bound(log_prob, kl, objective=lambda beta: log_mean_weight)
 
 
-class Penalised(NamedTuple):
-    """A bound less a penalty on the rows of a batch together.
-
-    Attributes
-    ----------
-    log_prob, kl : Tensor
-        As of `Bound`.
-    penalty : Tensor of shape (..., 1)
-    """
-
-    log_prob: Tensor
-    kl: Tensor
-    penalty: Tensor
-
-    def value(self, beta=1.0):
-        """The bound of each row less the penalty, (..., n_rows)."""
-        return self.log_prob - beta * self.kl.sum(-1) - self.penalty
+def penalised(log_prob, kl, penalty):
+    """A bound less a penalty (..., 1) on the rows of a batch together."""
+    return Bound(log_prob, kl, objective=lambda beta: log_prob - beta * kl.sum(-1) - penalty)
 
 
 def kl_to_standard_normal(mean, log_variance):

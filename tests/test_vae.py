@@ -11,7 +11,7 @@ from scipy.stats import multivariate_normal, norm
 
 from skvae._members import MemberBatch, MemberNoise
 from skvae._tensors import Cells, Noise, keep_gradient
-from skvae.elbo import Bound, FreeBits, kl_to_standard_normal
+from skvae.elbo import Bound, kl_to_standard_normal, with_free_bits
 from skvae.engines import gradient
 from skvae.engines.watching import Watcher
 from skvae.likelihoods import Bernoulli, Gaussian, Mixed, Poisson
@@ -142,7 +142,7 @@ def test_free_bits_are_their_formula():
     log_prob, kl = rng.normal(size=(2, 6)), rng.random((2, 6, 3)) * [0.1, 1.0, 3.0]
     w = rng.random((2, 6))
     w /= w.mean(1, keepdims=True)
-    bound = FreeBits(*map(torch.from_numpy, (log_prob, kl)), 0.5, torch.from_numpy(w))
+    bound = with_free_bits(*map(torch.from_numpy, (log_prob, kl)), 0.5, torch.from_numpy(w))
     cost = np.maximum((w[..., None] * kl).mean(1), 0.5).sum(-1)
     np.testing.assert_allclose(bound.value(2.0), log_prob - 2.0 * cost[:, None])
     assert (cost > kl.mean(1).sum(-1)).any()
@@ -285,7 +285,7 @@ def test_the_way_back_by_hand_is_that_of_autograd(name, skip, missing, rows, bet
     assert expected.by_hand is None and found.by_hand is not None
     assert not found.log_prob.requires_grad and not found.kl.requires_grad
     torch.testing.assert_close((found.log_prob, found.kl), (expected.log_prob.detach(), expected.kl.detach()))
-    gradient._descend(found, beta, batch.w)
+    found.descend(beta, batch.w)
     (-(batch.w * expected.value(beta)).sum() / N).backward()
     for name, leaf in by_hand.items():
         torch.testing.assert_close(leaf.grad, of_autograd[name].grad, msg=lambda text, name=name: f"{name}: {text}")

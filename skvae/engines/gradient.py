@@ -20,7 +20,7 @@ import torch
 
 from skvae import _reduce
 from skvae._tensors import keep_gradient
-from skvae.elbo import Bound, Fit
+from skvae.elbo import Fit
 from skvae.engines import schedules
 from skvae.engines.watching import Watcher
 
@@ -143,7 +143,7 @@ def _ascend(model, params, rows, plan, noise, log_base, validate, watcher, momen
         for batch in rows.shuffled(plan.batch_size, epoch_noise.fold("order")):
             fraction = step / n_steps
             bound = model.bound(params, batch, epoch_noise)
-            _descend(bound, plan.beta(fraction), batch.w)
+            bound.descend(plan.beta(fraction), batch.w)
             of_step, refused = optimiser.step(bound, batch.counted, plan.rate_schedule(fraction))
             sums.append(of_step)
             refusals.append(refused)
@@ -164,24 +164,6 @@ def _ascend(model, params, rows, plan, noise, log_base, validate, watcher, momen
     fit.params = {name: tensor.detach() for name, tensor in (best.params or params).items()}
     fit.best, fit.n_validations, fit.moments = best.number, best.n_seen, optimiser.moments()
     return fit
-
-
-def _descend(bound, beta, w):
-    """Gradients of minus the weighted mean of the bounds; of members, of the sum of their means."""
-    n = w.shape[-1]
-    if isinstance(bound, Bound):  # straight to its terms, past their sum
-        bound.back(_each(w, -1 / n, bound.log_prob), _each(w, beta / n, bound.kl))
-    else:
-        value = bound.value(beta)
-        value.backward(_each(w, -1 / n, value))
-
-
-def _each(w, factor, tensor):
-    """The weights of the rows times a factor, in the shape of the tensor."""
-    if not isinstance(factor, torch.Tensor):
-        factor = w.new_full((), factor)  # a plain number is converted at each use, which takes twice as long
-    each = w * factor
-    return (each if each.dim() == tensor.dim() else each.unsqueeze(-1)).expand(tensor.shape)
 
 
 def _of_epoch(sums, refusals):

@@ -9,7 +9,7 @@ Networks 2, 1989). The code may be held to a mean activation by a penalty (Ng, *
 
 import torch
 
-from skvae.elbo import Bound, Penalised
+from skvae.elbo import Bound, penalised
 from skvae.likelihoods import Likelihood
 from skvae.models.vae import VAE
 from skvae.networks import Module, init_mlp, network_and_back
@@ -92,7 +92,7 @@ class Autoencoder(VAE):
         no_kl = log_prob.new_zeros(*log_prob.shape, 0)
         if self.sparsity is None:
             return Bound(log_prob, no_kl)
-        return Penalised(log_prob, no_kl, penalty(z, batch.w, *self.sparsity))
+        return penalised(log_prob, no_kl, penalty(z, batch.w, *self.sparsity))
 
     def _error_by_hand(self, params, x, u):
         layers = range(self.last + 1)

@@ -7,26 +7,11 @@ Notation and equations of Liang, Krishnan, Hoffman and Jebara, *Variational Auto
 WWW 2018. With zero noise and beta = 0 the bound is the objective of their Mult-DAE.
 """
 
-from typing import NamedTuple
-
 import torch
-from torch import Tensor
 
 from skvae._tensors import uniform_at
-from skvae.elbo import Bound, kl_to_standard_normal
+from skvae.elbo import Bound, Posterior, kl_to_standard_normal
 from skvae.networks import hidden, init_mlp, layer, network
-
-
-class Posterior(NamedTuple):
-    """q(z | x), factorised.
-
-    Attributes
-    ----------
-    mean, log_variance : Tensors of shape (n_rows, n_components)
-    """
-
-    mean: Tensor
-    log_variance: Tensor
 
 
 class MultVAE:

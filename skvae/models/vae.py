@@ -13,35 +13,22 @@ decoder, and the encoder's means, may have a linear path beside their layers, "d
 
 import math
 import pickle
-from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from skvae._tensors import kept
 from skvae.elbo import (
     Bound,
-    FreeBits,
-    ImportanceWeighted,
+    Posterior,
     draw_and_kl,
     draw_and_kl_and_back,
+    importance_weighted,
     kl_to_standard_normal,
+    with_free_bits,
 )
 from skvae.networks import Module, init_mlp, known, layer, network, network_and_back
 
 _LOWEST, _HIGHEST = -15.0, 10.0  # of a log-variance
-
-
-class Posterior(NamedTuple):
-    """q(z | x), factorised.
-
-    Attributes
-    ----------
-    mean, log_variance : Tensors of shape (n_members, n_rows, n_components)
-    """
-
-    mean: Tensor
-    log_variance: Tensor
 
 
 class VAE:
@@ -150,7 +137,7 @@ class VAE:
         z = self.draw(q, noise, batch.row)
         each = self.log_prob(params, batch.x, z)
         if self.objective == "iwae":
-            return ImportanceWeighted(each.mean(1), kl, log_mean_weight(each, z, q, getattr(noise, "live", None)))
+            return importance_weighted(each.mean(1), kl, log_mean_weight(each, z, q, getattr(noise, "live", None)))
         return self._bound(each.mean(1), kl, batch)
 
     def _goes_by_hand(self, params):
@@ -175,7 +162,7 @@ class VAE:
         return log_prob, lambda upstream: to_z(to_f(upstream))
 
     def _bound(self, log_prob, kl, batch):
-        return FreeBits(log_prob, kl, self.free_bits, batch.w) if self.free_bits else Bound(log_prob, kl)
+        return with_free_bits(log_prob, kl, self.free_bits, batch.w) if self.free_bits else Bound(log_prob, kl)
 
     def encode(self, params, batch):
         """q(z | x)."""
