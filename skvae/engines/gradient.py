@@ -6,7 +6,8 @@ The loop owns the schedules, early stopping and the guard against non-finite ste
 `bound(params, batch, noise) -> Bound`; the loop knows no more of it.
 
 Networks of one shape may climb together, as members: every tensor then has a leading axis of them, and the bounds of
-all are raised in one step. They do not see each other. Members that share a validation score are one fit.
+all are raised in one step. They see nothing of each other but a step that is not finite, which they refuse together.
+Members that share a validation score are one fit.
 """
 
 import math

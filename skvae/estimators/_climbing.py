@@ -15,7 +15,7 @@ import torch
 
 from skvae._members import MemberNoise, MemberRows, Stream
 from skvae.engines import gradient
-from skvae.models.vae import with_heads
+from skvae.models.coding import with_heads
 
 _STACK_CELLS = 2**19  # members x rows of a batch x columns in one step: more leave the cache, and gain nothing
 

@@ -10,7 +10,7 @@ from skvae._members import Encoded, MemberBatch
 from skvae._tensors import Cells, placed
 from skvae.estimators import _factor_start as linear
 from skvae.models import factor_analysis as fa
-from skvae.models.vae import with_heads
+from skvae.models.coding import with_heads
 
 _CELLS = 2**19  # draws x rows x columns at once: more leave the caches, and take twice as long
 _ROWS_AT_ONCE = 4096

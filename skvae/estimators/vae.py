@@ -26,7 +26,8 @@ from skvae.estimators._network_transformer import NetworkTransformer, Work
 from skvae.estimators._voting import Copies, fold_copies
 from skvae.likelihoods import Mixed
 from skvae.models import factor_analysis as fa
-from skvae.models.vae import VAE, PerRowVAE, at, own
+from skvae.models.coding import own
+from skvae.models.vae import VAE, PerRowVAE, at
 from skvae.networks import ACTIVATIONS
 
 _ACTIVE = 0.01  # variance of the posterior mean from which a latent dimension is active (Burda et al. 2016)

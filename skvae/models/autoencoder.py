@@ -11,8 +11,7 @@ import torch
 
 from skvae.elbo import Bound, penalised
 from skvae.likelihoods import Likelihood
-from skvae.models.vae import VAE
-from skvae.networks import Module, init_mlp, network_and_back
+from skvae.models.coding import Coding
 
 _LEAST = 1e-12  # of a mean activation, whose logarithm is taken
 
@@ -37,21 +36,19 @@ class SquaredError(Likelihood):
         return mean.clone()
 
 
-class Autoencoder(VAE):
+class Autoencoder(Coding):
     """The model of one architecture; parameters are passed in and returned.
 
     Parameters
     ----------
     n_inputs, n_components, n_outputs, hidden_layer_sizes, activation, encoder, decoder
-        As of `VAE`; a module's output is the code itself.
+        As of `Coding`; a module's output is the code itself.
     corruption : {None, "gaussian", "masking", "salt_and_pepper"}, default=None
     level : float, default=0.0
         Standard deviation of the noise that is added, or share of the cells that are replaced.
     sparsity : (float, float) or None, default=None
         Mean activation rho that a unit of the code should have, and weight of the penalty. The code is then logistic.
     """
-
-    n_heads = 1
 
     def __init__(
         self,
@@ -68,24 +65,17 @@ class Autoencoder(VAE):
         decoder=None,
     ):
         sizes = (n_inputs, n_components, n_outputs, hidden_layer_sizes, activation)
-        super().__init__(*sizes, SquaredError(), decoder=decoder)
-        self.own_encoder = None if encoder is None else Module("encoder", encoder, n_inputs, n_components)
+        super().__init__(*sizes, SquaredError(), encoder=encoder, decoder=decoder)
         self.corruption, self.level, self.sparsity = corruption, level, sparsity
 
-    def likeness(self):
-        """As of `VAE`; a logistic code has no room for further dimensions, which would not stay at zero."""
-        alike = super().likeness()
-        return alike and (*alike, self.corruption, self.level, self.sparsity, self.sparsity and self.n_components)
-
-    def _init_encoder(self, noise):
-        if self.own_encoder:
-            return self.own_encoder.init(noise)
-        return init_mlp("encoder", (*self.encoder_sizes, self.n_components), noise)
+    def _settings(self):
+        # A logistic code has no room for further dimensions, which would not stay at zero.
+        return self.corruption, self.level, self.sparsity, self.sparsity and self.n_components
 
     def bound(self, params, batch, noise):
         """Minus the squared error of each row by what its corrupted cells tell, and the penalty if there is one."""
         u = self.corrupted(params, batch, noise)
-        if self.sparsity is None and self._goes_by_hand(params):
+        if self.sparsity is None and self._trained_by_hand(params):
             return self._error_by_hand(params, batch.x, u)
         z = self.encode(params, batch._replace(u=u))
         log_prob = self.log_prob(params, batch.x, z)
@@ -95,8 +85,7 @@ class Autoencoder(VAE):
         return penalised(log_prob, no_kl, penalty(z, batch.w, *self.sparsity))
 
     def _error_by_hand(self, params, x, u):
-        layers = range(self.last + 1)
-        z, to_weights = network_and_back(params, "encoder", u, layers, self.activation, to_input=False)
+        z, to_weights = self._encoded_and_back(params, u)
         log_prob, to_z = self._log_prob_and_back(params, x, z)
         no_kl = log_prob.new_zeros(*log_prob.shape, 0)
         return Bound(log_prob, no_kl, lambda of_log_prob, of_kl: to_weights(to_z(of_log_prob)))
