@@ -72,7 +72,7 @@ class Block(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Of the columns of the model layout, over observed cells, by weight.
+    """Weighted means, variances and shares of the columns of the model layout, over observed cells.
 
     Attributes
     ----------

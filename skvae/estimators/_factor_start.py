@@ -86,7 +86,7 @@ def _moments(Z, weight, mean):
 
 
 def at_work(params, Z, function):
-    """`function(batch, params)`, a row's result each, gathered over batches of Z, as a float64 ndarray."""
+    """What `function(batch, params)` says of each row of Z, as a float64 ndarray."""
     batches = _batches(Table(Z, _CPU, _FLOAT), params.W.shape[1])
     return by_row(batches, len(Z), lambda batch: function(batch, params))
 
@@ -100,6 +100,6 @@ def posterior(batch, params):
 
 
 def expected(params, x, observed):
-    """x with what the model expects of the missing cells, given the others of the row."""
+    """x with its missing cells replaced by their means given the others of the row."""
     mean = at_work(params, np.where(observed, x.astype(np.float64), np.nan), posterior)[:, : params.W.shape[1]]
     return np.where(observed, x, mean @ params.W.numpy().T + params.mu.numpy())

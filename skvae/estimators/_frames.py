@@ -12,6 +12,7 @@ from sklearn.utils import check_array
 
 # --------------------------------------------------------------------------------------------------------- from a table
 def is_frame(X):
+    """Whether X is a pandas DataFrame, by what it can do."""
     return hasattr(X, "iloc") and getattr(X, "ndim", 0) == 2
 
 
@@ -30,14 +31,17 @@ def as_table(X, who):
 
 
 def dtypes_of(table):
+    """The dtype of each column of a frame; of an array its one."""
     return list(table.dtypes) if is_frame(table) else [table.dtype]
 
 
 def common_dtype(table):
+    """float32 where nothing else is in the table, else float64."""
     return np.float32 if all(dtype == np.float32 for dtype in dtypes_of(table)) else np.float64
 
 
 def all_numbers(table):
+    """Whether NumPy alone can read the table: no objects, strings, categories or nullable dtypes."""
     return all(isinstance(dtype, np.dtype) and dtype.kind in "fiub" for dtype in dtypes_of(table))
 
 
@@ -63,6 +67,7 @@ def cells_of(table, j):
 
 
 def is_missing(value):
+    """Whether a cell of objects is None, NaN or pandas' NA."""
     return value is None or type(value).__name__ == "NAType" or (not isinstance(value, str) and _is_nan(value))
 
 
@@ -77,6 +82,7 @@ def names_of(table, names):
 
 
 def plain(value):
+    """A NumPy scalar as the Python object that equals it."""
     return value.item() if isinstance(value, np.generic) else value
 
 

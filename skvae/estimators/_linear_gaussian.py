@@ -318,7 +318,7 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
         }
 
     def _ascend(self, model, evidence, start, attributes, X, y):
-        """Climb, and warn where `max_iter` was too few."""
+        """The `Fit` of EM from a start; warns where `max_iter` was too few."""
         n = max(evidence.n, evidence.n_rows)  # weights that sum to 1 say nothing of how well to converge
         plan = em.Plan(self.max_iter, lambda step: step.gain * n < self.tol, evidence.n, accelerate=True)
         with FitWatcher(self, X, y, self.max_iter, attributes) as watcher:
@@ -546,7 +546,7 @@ def _evidence_of(moments, device):
 
 
 def _kept(variance, mean):
-    """Variances, 0 where only rounding makes them differ from it."""
+    """The variances, but 0 where only rounding makes a column vary."""
     return np.where(fa.is_constant(variance, mean), 0.0, variance)
 
 

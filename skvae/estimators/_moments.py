@@ -36,6 +36,7 @@ def seen_weight(weight, seen):
 
 
 def slices(n, step):
+    """`range(n)` in slices of `step`, or of 1 if that is less."""
     step = max(1, step)
     return [slice(start, start + step) for start in range(0, n, step)]
 

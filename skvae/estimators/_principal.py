@@ -100,7 +100,7 @@ class Principal(NetworkFit):
         self.model, self.training, self.noise, self.found = model, training, noise, found
 
     def settled(self, outcome=None):
-        """The network that is these components."""
+        """The network that is these components, with its error for a bound."""
         params = principal_network(self.model, self.training, self.noise, self.found, torch.float64)
         members = {name: tensor.to(self.training.device) for name, tensor in one_member(params).items()}
         start = Start(self.found, base=None)
@@ -139,7 +139,7 @@ class HeldOut:
 
 
 def observed_share(rows):
-    """Of the cells of rows, by weight."""
+    """Weighted share of the cells that were observed."""
     return 1.0 if rows.observed is None else float(np.average(rows.observed.mean(1), weights=rows.weight))
 
 

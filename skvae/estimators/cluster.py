@@ -456,7 +456,7 @@ class _LloydFit:
         return em.ascend(self.model, self._batches(), starts, plan=plan, watcher=watcher)
 
     def one_step(self, before, seen):
-        """The bound before, and what is seen and where the centres are after, the rows have pulled their centres."""
+        """The bound at the centres before, the weight that each has had since, and where the rows have pulled them."""
         start = self._start(0) if before is None else self._inward(before)
         model = kmeans.KMeans(len(start), relocate=False)
         stats, _ = em.collect(model, self._batches(), kmeans.Params(start))

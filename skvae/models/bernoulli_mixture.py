@@ -65,7 +65,7 @@ class Stats(NamedTuple):
 
 
 class BernoulliMixture:
-    """The model's settings.
+    """The steps of EM for tables of levels, binary or more.
 
     Parameters
     ----------
@@ -158,7 +158,7 @@ class BernoulliMixture:
         return torch.cat([log_ratios(params.pi), params.log_odds.reshape(-1)])
 
     def from_free(self, vector, params):
-        """Back to parameters."""
+        """Parameters from the vector of `to_free`, of the shapes of `params`."""
         log_pi, eta = vector.split([len(params.pi), params.theta.numel()])
         odds = eta.clamp(-_LONGEST_ODDS, _LONGEST_ODDS).exp().reshape(params.theta.shape)
         total = 1 + self._of_columns(odds)
@@ -195,7 +195,7 @@ class BernoulliMixture:
         return len(self.n_levels) if self.n_levels else x.shape[1]
 
     def _counts(self, like):
-        """Levels of each column."""
+        """Number of levels of each column: a Tensor, or 2 for all."""
         return like.new_tensor(self.n_levels) if self.n_levels else 2
 
 

@@ -24,7 +24,7 @@ _ROUNDING = 2.0**-48  # a column whose standard deviation is below this share of
 
 
 class Params(NamedTuple):
-    """What is fitted.
+    """Mean, loadings and noise of the model.
 
     Attributes
     ----------
@@ -185,7 +185,7 @@ class FactorAnalysis:
         return Stats(-0.5 * (volume + mahalanobis), *parts)
 
     def _second_moments(self, batch, q, y, wy):
-        """Weight and sum of y y' for each pattern."""
+        """Weight of the rows of each pattern of missing cells, and their expected sum of y y'."""
         P, K = len(q.V), self.n_components
         if batch.patterns is None:
             n, C = batch.w.sum()[None], (wy.T @ y)[None]
@@ -196,7 +196,7 @@ class FactorAnalysis:
         return n, C
 
     def bound(self, stats, params):
-        """log p(x), exactly: the posterior is."""
+        """Weighted sum of log p(x) over all rows: exact, as the posterior is."""
         return stats.bound
 
     def m_step(self, stats, params):
@@ -225,7 +225,7 @@ class FactorAnalysis:
         return torch.cat([scaled.flatten(), (params.psi / self.variance).log()])
 
     def from_free(self, vector, params):
-        """Back again; no noise above the column's variance or below the floor."""
+        """Parameters from such a vector; no noise above the column's variance or below the floor."""
         D = len(params.mu)
         scaled = vector[:-D].view(D, -1) * self.scale[:, None]
         psi = (vector[-D:].clamp(max=0).exp() * self.variance).maximum(self.floor)
@@ -291,7 +291,7 @@ def _bordered(G, g, one):
 
 # ------------------------------------------------------------------------------------------------ sufficient statistics
 def sums(batch):
-    """Of complete rows."""
+    """Weighted n, sum x and sum x x' over the complete rows of a batch."""
     X, w = batch.X, batch.w
     if X.device.type == "cpu":
         return _sums_by_numpy(X.numpy(), w.numpy())

@@ -96,7 +96,7 @@ class GaussianMixture:
         return self._sums(batch, R, batch.w @ log_px, params, work, self._space), None
 
     def bound(self, stats, params):
-        """The log-likelihood of all rows."""
+        """Weighted sum of log p(x) over all rows."""
         return stats.bound
 
     def log_joint(self, batch, params):
@@ -115,7 +115,7 @@ class GaussianMixture:
         return torch.cat([log_ratios(params.pi), params.mu.reshape(-1), self._free_covariance(params.sigma)])
 
     def from_free(self, vector, params):
-        """Back to parameters."""
+        """Parameters from the vector of `to_free`, of the shapes of `params`."""
         K, D = params.mu.shape
         pi, mu, rest = vector.split([K, K * D, len(vector) - K - K * D])
         return self.params(pi.softmax(0), mu.reshape(K, D), self._covariance_of(rest, params))
@@ -360,7 +360,7 @@ class DiagonalGaussianMixture(GaussianMixture):
         return stats._replace(S=stats.S + stats.M * d, SS=stats.SS + 2 * d * stats.S + stats.M * d.square())
 
     def split(self, params, given, rest):
-        """As for full covariances; columns are independent within a component, so that every slope is zero."""
+        """Condition on the columns `given`, as for full covariances; columns are independent: all slopes are 0."""
         slope = params.mu.new_zeros(len(params.pi), len(rest), len(given))
         marginal = self.params(params.pi, params.mu[:, given], params.sigma[:, given])
         return marginal, slope, torch.diag_embed(params.sigma[:, rest])

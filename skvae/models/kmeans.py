@@ -159,7 +159,7 @@ class KMeans:
         return Memory(centres, label, None, None, None, norms, nearest, other)
 
     def _assigned_again(self, batch, centres, memory):
-        """As `_assigned`, but of rows whose bounds meet only: the others have their label still."""
+        """`_assigned` for those rows only whose bounds meet: the others have their label still."""
         norms, before = memory.norms, memory.label
         n, n_bounded = len(before), len(memory.nearest)
         if not n_bounded:
@@ -209,7 +209,7 @@ class KMeans:
         }
 
     def _updated(self, batch, before, label):
-        """The sums, from those before and what changed."""
+        """Count, weight and sum of each cluster: from those before and the rows that changed cluster."""
         changed = (label != before.label).nonzero()[:, 0]
         if len(changed) > _WORTH_UPDATING * len(label):
             return self._sums(batch, label)
