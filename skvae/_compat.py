@@ -1,7 +1,8 @@
-"""The one place that touches scikit-learn's private or experimental names.
+"""The one place that imports scikit-learn's private or experimental names.
 
 `_fit_context`, `_param_validation`, `_check_sample_weight` and the parts of a search carry no deprecation promise,
-`sklearn.callback` is experimental: when a release moves them, this file follows and no other does.
+`sklearn.callback` is experimental: when a release moves them, this file follows. Two others lean on private methods of
+classes that they inherit: `estimators._watching` of `CallbackSupportMixin`, `model_selection._stacked` of GridSearchCV.
 """
 
 from sklearn.base import _fit_context as fit_context

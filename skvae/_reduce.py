@@ -1,7 +1,7 @@
-"""The one seam for distribution: the sums over rows that an engine reads pass here first.
+"""The seam for distribution: the sums over rows that an engine reads pass here first.
 
-Bounds and counts are sums over rows, and so are statistics and gradients: a fit that is spread over processes is to
-differ from one on a single machine in this function alone. With one process, a sum over processes is the sum itself.
+The statistics and bounds of EM and the record of an epoch do; gradients, column moments and starts do not yet. With one
+process, a sum over processes is the sum itself.
 """
 
 

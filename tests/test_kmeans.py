@@ -265,10 +265,8 @@ def test_sparse_rows_take_the_same_steps():
     torch.testing.assert_close(fits[0].params.centres, fits[1].params.centres, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("n_threads", [1, 3])
 @pytest.mark.parametrize(("n", "d", "k"), [(5000, 3, 40), (700, 90, 300), (300, 500, 700), (1, 1, 1)])
-def test_the_nearest_centre_is_found(n, d, k, n_threads, monkeypatch):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)  # what decides how many workers there are
+def test_the_nearest_centre_is_found(n, d, k):
     rng = np.random.default_rng(0)
     X, centres = rng.normal(size=(n, d)), rng.normal(size=(k, d))
     label = kmeans.nearest_centre(table(X), torch.from_numpy(centres))

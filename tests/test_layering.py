@@ -28,7 +28,7 @@ ALLOWED = {
     "_tensors": GROUND,
     "_reduce": GROUND,
     "metrics": GROUND,
-    "model_selection": {"estimators", "engines", "models"} | SEAMS | GROUND,
+    "model_selection": {"estimators"} | SEAMS | GROUND,
     "datasets": GROUND,
     "_hash": set(),
     "_sparse": set(),

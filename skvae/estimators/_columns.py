@@ -1,4 +1,4 @@
-"""The one road between a table as users have it and the numbers that likelihoods read, and back.
+"""Between a table as users have it and the numbers that likelihoods read, and back.
 
 A table is an array, a list of rows or a DataFrame, with numbers, Booleans, strings and categories, and with NaN, None
 or pandas' NA where a cell is missing. It travels in two steps, because scikit-learn's checks must see numbers::

@@ -1,4 +1,4 @@
-"""The one road from X to the tensors that networks read."""
+"""From rows in the model layout (`Columns`) to the tensors that networks read."""
 
 from dataclasses import dataclass, replace
 from typing import NamedTuple
