@@ -286,12 +286,15 @@ def test_a_fit_that_cannot_go_on_says_why(X):
         clone_with_state(model, covariance_type="diag").predict(X)
 
 
-def test_a_type_that_was_not_fitted_is_refused_though_the_shapes_agree(X):
-    model = mixture(covariance_type="tied").fit(X)
+@pytest.mark.parametrize(("fitted", "asked"), [("tied", "diag"), ("diag", "tied")])
+def test_a_type_that_was_not_fitted_is_refused_though_the_shapes_agree(fitted, asked, X):
+    model = mixture(covariance_type=fitted, warm_start=True).fit(X)
     assert model.covariances_.shape == (3, 3) == model.means_.shape
-    for method in (lambda other: other.score(X), lambda other: other.sample(2)):
-        with pytest.raises(ValueError, match="covariance_type='diag' is not that of the fit"):
-            method(clone_with_state(model, covariance_type="diag"))
+    other = clone_with_state(model, covariance_type=asked)
+    calls = [(getattr(other, name), X) for name in ("fit", "partial_fit", "predict", "score", "bic", "impute")]
+    for method, argument in [*calls, (other.sample, 2)]:
+        with pytest.raises(ValueError, match=f"covariance_type='{asked}' is not that of the fit"):
+            method(argument)
 
 
 @pytest.mark.parametrize("n_components", [1, 5])
