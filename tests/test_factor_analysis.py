@@ -687,6 +687,18 @@ def test_chi_square_is_the_likelihood_ratio():
     assert test.p_value == pytest.approx(chi2.sf(test.statistic, 13))
 
 
+def test_a_fit_to_rows_that_equal_others_keeps_their_covariance():
+    """In small tables equal rows are merged, which does not make them fewer than columns."""
+    distinct = draw(12, 6)[:5]
+    many = np.repeat(distinct, 8, axis=0)
+    model = FactorAnalysisEM(1).fit(many)
+    assert model.partial_fit(many).n_samples_seen_ == 80
+    weighted = FactorAnalysisEM(1).fit(distinct, sample_weight=np.full(5, 8))
+    assert weighted.partial_fit(many).n_samples_seen_ == 80
+    with pytest.raises(ValueError, match="singular"):
+        model.chi_square()
+
+
 def test_chi_square_says_what_it_lacks():
     for X in (draw(missing=0.1), draw(8, 10)):
         with pytest.raises(ValueError, match="needs the covariance of the fitted rows"):

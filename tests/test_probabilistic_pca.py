@@ -16,6 +16,7 @@ from sklearn.model_selection import GridSearchCV
 from skvae import FactorAnalysisEM, ProbabilisticPCA
 from skvae._tensors import Noise, Table
 from skvae.engines import em
+from skvae.estimators import _input
 from skvae.models import factor_analysis as fa
 
 
@@ -130,6 +131,35 @@ def test_integer_weights_are_repeated_rows(missing):
         np.testing.assert_allclose(getattr(weighted, name), getattr(repeated, name), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("missing", [0.0, 0.1])
+@pytest.mark.parametrize("shape", [(200, 12), (10, 12)])
+def test_rows_that_equal_others_are_rows(shape, missing):
+    """Four distinct rows: repeated, weighted, or in a table too large for equal rows to be merged."""
+    n, d = shape
+    generator = np.random.default_rng(0)
+    distinct, which = draw(4, d, missing=missing), np.sort(generator.integers(0, 4, n))
+    many = distinct[which]
+    n_axes = min(d - 1, n - 2)
+    settings = dict(max_iter=1) if missing else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        assert ProbabilisticPCA(**settings).fit(many).components_.shape == (n_axes, d)
+        weighted = ProbabilisticPCA(**settings).fit(distinct, sample_weight=np.bincount(which, minlength=4))
+        assert weighted.components_.shape == (n_axes, d)
+        assert ProbabilisticPCA(**settings).fit(many, sample_weight=np.full(n, 1 / n)).components_.shape == (n_axes, d)
+        model = ProbabilisticPCA(5, **settings).fit(many)
+        np.testing.assert_allclose(model.components_ @ model.components_.T, np.eye(5), atol=1e-10)
+
+
+def test_the_number_of_axes_does_not_depend_on_the_size_of_the_table(monkeypatch):
+    many = np.repeat(draw(4, 12), 50, axis=0)
+    merged = ProbabilisticPCA().fit(many)
+    monkeypatch.setattr(_input, "_FEW_CELLS", 0)
+    apart = ProbabilisticPCA().fit(many)
+    assert merged.components_.shape == apart.components_.shape == (11, 12)
+    np.testing.assert_allclose(merged.get_covariance(), apart.get_covariance(), rtol=1e-9, atol=1e-9)
+
+
 def test_partial_fit_is_fit():
     X = draw()
     model = ProbabilisticPCA(2)
@@ -165,7 +195,7 @@ def test_degenerate_input():
     assert constant.noise_variance_ == pytest.approx(1e-12) and np.isfinite(constant.score(np.ones((5, 3))))
     wide = ProbabilisticPCA(8).fit(draw(8, 20))
     np.testing.assert_allclose(wide.components_ @ wide.components_.T, np.eye(8), atol=1e-10)
-    with pytest.raises(ValueError, match="more axes than X has distinct rows, n_samples=8"):
+    with pytest.raises(ValueError, match="more axes than X has rows, n_samples=8"):
         ProbabilisticPCA(9).fit(draw(8, 20))
     with pytest.raises(ValueError, match="more factors than X has columns"):
         ProbabilisticPCA(7).fit(X)

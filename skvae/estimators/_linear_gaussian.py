@@ -26,6 +26,7 @@ _FLOAT = torch.float64  # sufficient statistics and K x K systems, whatever the 
 _PROBED_ROWS = 256
 _OFF_CENTRE = 10.0  # standard deviations from 0 at which rows are centred before their products are summed
 _HELD_CELLS = 2**24  # of rows with missing cells: up to here, batches are made once and kept
+_NARROW = 2**11  # columns up to which a covariance is cheap, however few rows it is of
 _PATTERN_CELLS = 2**21  # of K x K matrices, one a pattern of missing cells, at once
 
 
@@ -42,8 +43,8 @@ class Evidence(NamedTuple):
         0 for constant columns.
     n : float
         Weight of the rows.
-    n_rows : int
-        Their number.
+    n_rows : float
+        Their number, or if that is more, their weight; as `_n_rows` has it.
     moments : dict or None
         Of "n", "mean" and "S", where they were computed of all rows.
     complete : bool
@@ -101,8 +102,10 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
             checked = self._check_X(X, reset=True, min_samples=2, finite=False)  # `_evidence` looks
             self._check_K(checked.shape[1])
             device = resolve_device(self.device)
-            rows, weight = weigh(checked, self._checked_weight(checked, sample_weight))
-            evidence = self._evidence(rows, weight, device)._replace(n_rows=len(rows))
+            given = self._checked_weight(checked, sample_weight)
+            n_rows = _n_rows(checked, given)
+            rows, weight = weigh(checked, given)
+            evidence = self._evidence(rows, weight, n_rows, device)
             return self._set(**self._fitted(evidence, X, y, checked.dtype, device))
 
     @fit_context(prefer_skip_nested_validation=True)
@@ -264,19 +267,22 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
                 "lower it."
             )
 
-    def _evidence(self, X, weight, device):
-        """Moments if there are as many rows as columns, else rows; those with missing cells always as rows."""
+    def _evidence(self, X, weight, n_rows, device):
+        """Moments if there are as many rows as columns, else rows; those with missing cells always as rows.
+
+        Of wide tables, rows that only their weights make many stay rows: their D x D moments would cost more.
+        """
         n = float(len(X) if weight is None else weight.sum())
-        if len(X) >= X.shape[1]:
+        if len(X) >= X.shape[1] or n_rows >= X.shape[1] <= _NARROW:
             shift = _rough_centre(X)
             table = Table(X, device, _FLOAT, weight=weight, shift=shift, allow_missing=False)
             moments = self._moments_of(table, shift)
             if np.isfinite(moments["mean"]).all():  # one pass over the rows finds the rare cell that is not
-                return _evidence_of(moments, device)
+                return _evidence_of(moments, device)._replace(n_rows=n_rows)
         assert_all_finite(X, allow_nan=True, estimator_name=type(self).__name__, input_name="X")
         if not np.isnan(X).any():
-            return self._evidence_of_rows(X, weight, n, device)
-        return self._evidence_with_gaps(X, weight, n, device)
+            return self._evidence_of_rows(X, weight, n, n_rows, device)
+        return self._evidence_with_gaps(X, weight, n, n_rows, device)
 
     def _moments_of(self, table, shift):
         D = table.shape[1]
@@ -288,15 +294,15 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
         n, mean, S = fa.moments(em.summed(fa.sums, table.batches(size)), shift)
         return {"n": float(n), "mean": (mean + shift).cpu().numpy(), "S": S.cpu().numpy()}
 
-    def _evidence_of_rows(self, X, weight, n, device):
+    def _evidence_of_rows(self, X, weight, n, n_rows, device):
         origin, variance = column_moments(X, weight)
         table = Table(X - origin, device, _FLOAT, weight=weight, allow_missing=False)
         size = rows_a_batch(self.batch_size, X.shape[1], device)
-        return Evidence(table.batches(size), origin, _kept(variance, origin), n, len(X))
+        return Evidence(table.batches(size), origin, _kept(variance, origin), n, n_rows)
 
-    def _evidence_with_gaps(self, X, weight, n, device):
+    def _evidence_with_gaps(self, X, weight, n, n_rows, device):
         refuse_empty_columns(X, type(self).__name__)
-        K, D = self._n_components(X.shape[1], len(X)), X.shape[1]
+        K, D = self._n_components(X.shape[1], n_rows), X.shape[1]
         origin, variance = column_moments(X, weight, ~np.isnan(X))
         table = Table(X, device, _FLOAT, weight=weight, shift=origin)
         size = rows_a_batch(self.batch_size, D, device)
@@ -305,7 +311,7 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
             batches = _with_moments_first(batches)
         if isinstance(batches, list) or X.size <= _HELD_CELLS:
             batches = list(batches)
-        return Evidence(batches, origin, _kept(variance, origin), n, len(X), complete=False)
+        return Evidence(batches, origin, _kept(variance, origin), n, n_rows, complete=False)
 
     def _report(self, fit, n, device):
         return {
@@ -319,8 +325,8 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
 
     def _ascend(self, model, evidence, start, attributes, X, y):
         """The `Fit` of EM from a start; warns where `max_iter` was too few."""
-        n = max(evidence.n, evidence.n_rows)  # weights that sum to 1 say nothing of how well to converge
-        plan = em.Plan(self.max_iter, lambda step: step.gain * n < self.tol, evidence.n, accelerate=True)
+        n_rows = evidence.n_rows
+        plan = em.Plan(self.max_iter, lambda step: step.gain * n_rows < self.tol, evidence.n, accelerate=True)
         with FitWatcher(self, X, y, self.max_iter, attributes) as watcher:
             fit = em.ascend(model, evidence.batches, [start], plan=plan, watcher=watcher)
         if not fit.converged and fit.n_iter == self.max_iter:
@@ -527,6 +533,15 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
         return tags
 
 
+def _n_rows(X, weight):
+    """How many rows there are: those of some weight, or their weight, if that is more.
+
+    So a row given twice and a row of weight 2 say the same; weights that sum to 1 do not make few rows of many; and it
+    does not matter whether equal rows are merged later on, which depends on the size of the table.
+    """
+    return float(len(X)) if weight is None else max(float(np.count_nonzero(weight)), float(weight.sum()))
+
+
 def _rough_centre(X):
     """About the mean, in columns that are far from 0 for their spread; None where none is."""
     with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is found in the sums
@@ -542,7 +557,7 @@ def _evidence_of(moments, device):
         raise ValueError("X holds values whose squares overflow; scale it.")
     n, S = (torch.as_tensor(moments[name], dtype=_FLOAT, device=device) for name in ("n", "S"))
     batch = fa.Moments(n, torch.zeros(len(variance), dtype=_FLOAT, device=device), S)
-    return Evidence([batch], moments["mean"], variance, moments["n"], int(moments["n"]), moments)
+    return Evidence([batch], moments["mean"], variance, moments["n"], moments["n"], moments)
 
 
 def _kept(variance, mean):

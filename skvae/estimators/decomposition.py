@@ -297,9 +297,12 @@ class FactorAnalysisEM(LinearGaussian):
                 "are fewer rows than columns."
             )
         n, S = self._moments["n"], self._moments["S"]
-        sign, log_det_S = np.linalg.slogdet(S)
-        if sign <= 0 or not np.isfinite(log_det_S):
-            raise ValueError("chi_square: the covariance of the fitted rows is singular; drop constant columns.")
+        if _is_singular(S):
+            raise ValueError(
+                "chi_square: the covariance of the fitted rows is singular; drop constant columns and those that "
+                "others add up to, or fit to more distinct rows than columns."
+            )
+        log_det_S = np.linalg.slogdet(S)[1]
         sigma = self._loadings() @ self._loadings().T + np.diag(self._noise())
         D, K = self._loadings().shape
         discrepancy = np.linalg.slogdet(sigma)[1] - log_det_S + np.trace(np.linalg.solve(sigma, S)) - D
@@ -467,7 +470,7 @@ class ProbabilisticPCA(LinearGaussian):
             return ppca.closed_form(torch.as_tensor(evidence.moments["S"], device=device), K)
         if evidence.n_rows < K:
             raise ValueError(
-                f"n_components={K} asks for more axes than X has distinct rows, n_samples={evidence.n_rows}; lower it."
+                f"n_components={K} asks for more axes than X has rows, n_samples={evidence.n_rows:g}; lower it."
             )
         rows = torch.cat([batch.X * (batch.w / evidence.n).sqrt()[:, None] for batch in evidence.batches])
         return ppca.closed_form_of_rows(rows, K)
@@ -519,6 +522,14 @@ class ProbabilisticPCA(LinearGaussian):
     @property
     def _n_features_out(self):
         return len(self.components_)
+
+
+def _is_singular(S):
+    """Whether a covariance is so but for rounding, whatever the units of its columns."""
+    spread = np.sqrt(S.diagonal())
+    if not spread.all():
+        return True
+    return np.linalg.eigvalsh(S / spread[:, None] / spread)[0] <= len(S) * np.finfo(np.float64).eps
 
 
 def _unbiased(n):

@@ -60,7 +60,12 @@ def _leading(S, n_components):
 
 
 def closed_form_of_rows(X, n_components):
-    """As `closed_form`, from at least K and fewer than D centred rows, scaled so that S = X' X."""
+    """As `closed_form`, from fewer than D centred rows, scaled so that S = X' X.
+
+    The axes beyond the number of rows are any that are orthogonal to the others.
+    """
+    if len(X) < n_components:
+        X = torch.cat([X, X.new_zeros(n_components - len(X), X.shape[1])])
     values, rows = torch.linalg.eigh(X @ X.T)
     axes, _ = torch.linalg.qr(X.T @ rows.flip(1))
     return _from_eigen(values, axes.flip(1), X.square().sum(), n_components)
