@@ -60,6 +60,16 @@ def test_what_is_far_from_all_rows_is_the_strangest(density):
         assert density.anomaly_score(np.vstack([X, [[40.0, -40.0, 40.0, -40.0]]])).argmax() == len(X)
 
 
+@pytest.mark.parametrize(
+    "estimator", [GaussianMixtureEM(2), BernoulliMixtureEM(2), FactorAnalysisEM(1), ProbabilisticPCA(1)], ids=repr
+)
+def test_a_column_that_only_rows_without_weight_have_is_empty(estimator):
+    X = draw()
+    X[:, 2] = np.where(np.arange(60) < 3, X[:, 2], np.nan)
+    with pytest.raises(ValueError, match=r"every cell is NaN in column\(s\) 2; drop"):
+        clone(estimator).fit(X, sample_weight=np.arange(60) >= 3)
+
+
 CRITERIA = [estimator for estimator in DENSITIES if hasattr(estimator, "bic")]
 
 

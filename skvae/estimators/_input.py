@@ -104,12 +104,14 @@ def by_row(batches, n_rows, function, dtype=None):
     return out
 
 
-def refuse_empty_columns(X, name):
-    """Complain of columns in which no cell was observed: nothing can be learnt of them."""
-    empty = np.flatnonzero(np.isnan(X).all(axis=0))
+def refuse_empty_columns(X, name, weight=None):
+    """Complain of columns in which no cell was observed, in rows of some weight: nothing can be learnt of them."""
+    counts = slice(None) if weight is None or np.all(weight) else np.asarray(weight) > 0
+    empty = np.flatnonzero(np.isnan(X[counts]).all(axis=0))
     if len(empty):
+        where = "in X" if isinstance(counts, slice) else "in the rows of X that have a weight"
         raise ValueError(
-            f"{name} cannot learn a column without any observed value, but in X every cell is NaN in column(s) "
+            f"{name} cannot learn a column without any observed value, but {where} every cell is NaN in column(s) "
             f"{', '.join(map(str, empty[:10]))}; drop them."
         )
 

@@ -161,10 +161,10 @@ class MixtureMixin(LikelihoodScoreMixin, DensityMixin):
             weight = check_sample_weight(sample_weight, checked, dtype=np.float64, ensure_non_negative=True)
         learnt = self._learnt() if goes_on else self._learn(checked, weight)
         coded = self._coded(checked, learnt, training=not goes_on)
-        self._refuse_unfit(coded, goes_on)
+        self._refuse_unfit(coded, weight, goes_on)
         return *self._condensed(coded, weight, learnt), learnt
 
-    def _refuse_unfit(self, checked, goes_on):
+    def _refuse_unfit(self, checked, weight, goes_on):
         if len(checked) < self.n_components:
             raise ValueError(
                 f"Expected n_samples >= n_components but got n_components = {self.n_components}, "
@@ -172,7 +172,7 @@ class MixtureMixin(LikelihoodScoreMixin, DensityMixin):
             )
         if goes_on:
             self._refuse_other_components()
-        refuse_empty_columns(checked, type(self).__name__)
+        refuse_empty_columns(checked, type(self).__name__, weight)
         refuse_overflow(checked)
 
     def _refuse_other_components(self):
