@@ -544,16 +544,41 @@ def test_a_category_that_fit_has_not_seen():
     np.testing.assert_allclose(mixture.score_samples(row), mixture.score_samples([[1.0, np.nan, 0.0]]), rtol=1e-12)
 
 
-def test_categories_of_rows_without_weight_do_not_count():
+def test_rows_without_weight_teach_nothing_but_names_of_categories():
     X = draw(100, (2, 3, 4), 2, 0)[0]
-    with_more = np.vstack([[[0, -5, 9], [1, 1, 2.5]], X])
-    weight = np.r_[0, 0, np.ones(100)]
     settings = dict(n_components=2, categorical_features=[1, 2], random_state=0)
-    one = BernoulliMixtureEM(**settings).fit(with_more, sample_weight=weight)
-    other = BernoulliMixtureEM(**settings).fit(X)
-    same_fit(one, other)
-    for a, b in zip(one.categories_, other.categories_):
-        np.testing.assert_array_equal(a, b)
+    known = np.vstack([[0, 2, 1], X])
+    weight = np.r_[0, np.ones(100)]
+    same_fit(BernoulliMixtureEM(**settings).fit(known, sample_weight=weight), BernoulliMixtureEM(**settings).fit(X))
+    new = np.vstack([[0, 2, 9], X])
+    mixture = BernoulliMixtureEM(**settings)
+    np.testing.assert_array_equal(mixture.fit_predict(new, sample_weight=weight), mixture.predict(new))
+    np.testing.assert_array_equal(mixture.categories_[2], [0, 1, 2, 3, 9])
+    alone = BernoulliMixtureEM(1, alpha=0.1, categorical_features=[2]).fit(new, sample_weight=weight)
+    counts = np.r_[np.bincount(X[:, 2].astype(int), minlength=4), 0]
+    np.testing.assert_allclose(alone.means_[0, 2:], (counts + 0.1) / 100.5, rtol=1e-9)
+
+
+@pytest.mark.parametrize("none", [[], (), np.zeros(3, dtype=bool), [False] * 3], ids=repr)
+def test_no_categorical_columns_are_none(none):
+    X = draw(100, (2, 3, 4), 2, 0)[0]
+    plain, listed = (BernoulliMixtureEM(2, categorical_features=c, random_state=0).fit(X) for c in (None, none))
+    same_fit(listed, plain)
+    assert listed.categories_ is None
+
+
+@pytest.mark.parametrize("strategy", ["most_probable", "mean"])
+def test_categories_that_are_taken_for_missing_are_imputed(strategy):
+    pd = pytest.importorskip("pandas")
+    X = draw(100, (2, 3, 4), 2, 0)[0]
+    mixture = BernoulliMixtureEM(2, categorical_features=[1, 2], handle_unknown="missing", random_state=0).fit(X)
+    new, gaps = np.array([[0.0, 1.0, 9.0], [5.0, 1.0, np.nan]]), np.array([[0.0, 1.0, np.nan], [5.0, 1.0, np.nan]])
+    np.testing.assert_array_equal(mixture.impute(new, strategy), mixture.impute(gaps, strategy))
+    expected = np.rint(mixture.impute(gaps[:1], strategy)[0, 2])
+    filled = mixture.fit(pd.DataFrame(X, columns=list("abc"))).impute(
+        pd.DataFrame(new[:1].astype(int), columns=list("abc")), strategy
+    )
+    assert filled["c"].dtype == int and filled["c"].iloc[0] == expected
 
 
 def test_an_ascent_finds_the_estimator_as_it_was_and_so_does_who_comes_after_its_failure(monkeypatch):

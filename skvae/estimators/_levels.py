@@ -19,7 +19,7 @@ class Levels(NamedTuple):
     is_categorical: np.ndarray
 
     @classmethod
-    def of(cls, X, columns, counts=None):
+    def of(cls, X, columns):
         """Those of a table.
 
         Parameters
@@ -28,9 +28,6 @@ class Levels(NamedTuple):
             NaN where a cell is missing.
         columns : int ndarray or None
             The categorical ones.
-        counts : bool ndarray of shape (n_samples,) or None, default=None
-            Rows that count; None: all. To leave out a row that does not is to change nothing: categories that only
-            such rows have are none, but for a column that no other row has a value of.
         """
         is_categorical = np.zeros(X.shape[1], dtype=bool)
         if columns is None:
@@ -38,9 +35,7 @@ class Levels(NamedTuple):
         is_categorical[columns] = True
         categories = [np.array([0.0, 1.0])] * X.shape[1]
         for column in np.flatnonzero(is_categorical):
-            seen = ~np.isnan(X[:, column])
-            counted = seen if counts is None else seen & counts
-            categories[column] = np.unique(X[counted if counted.any() else seen, column]).astype(np.float64)
+            categories[column] = np.unique(X[~np.isnan(X[:, column]), column]).astype(np.float64)
         return cls(categories, is_categorical)
 
     @property

@@ -37,9 +37,9 @@ class MixtureMixin(LikelihoodScoreMixin, DensityMixin):
     - `_attributes(params, origin, dtype, learnt)`: fitted attributes; `_parameters()`: back again, as (params, origin)
     - `_n_parameters()`, and `_draw(component, noise)`: rows drawn from the components of given numbers
 
-    and, where columns must be learnt before the ascent, `_learn(X, weight)` and `_learnt()`, the same of the last fit;
-    `_coded(X, learnt, training)`: rows as the model reads them; and `_condensed(X, weight, learnt)`: fewer rows that
-    say the same. Nothing is set on the estimator before the fit succeeds, but what scikit-learn sets as it checks X.
+    and, where columns must be learnt before the ascent, `_learn(X)` and `_learnt()`, the same of the last fit;
+    `_coded(X, learnt)`: rows as the model reads them; and `_condensed(X, weight, learnt)`: fewer rows that say the
+    same. Nothing is set on the estimator before the fit succeeds, but what scikit-learn sets as it checks X.
     """
 
     # ------------------------------------------------------------------------------------------------------- fitting
@@ -138,13 +138,13 @@ class MixtureMixin(LikelihoodScoreMixin, DensityMixin):
             ensure_min_samples=2 if reset else 1,
         )
 
-    def _learn(self, X, weight):
+    def _learn(self, X):
         return None
 
     def _learnt(self):
         return None
 
-    def _coded(self, X, learnt, *, training=False):
+    def _coded(self, X, learnt):
         return X
 
     def _condensed(self, X, weight, learnt):
@@ -159,8 +159,8 @@ class MixtureMixin(LikelihoodScoreMixin, DensityMixin):
         checked, weight = self._validated(X, reset=not goes_on), None
         if sample_weight is not None:
             weight = check_sample_weight(sample_weight, checked, dtype=np.float64, ensure_non_negative=True)
-        learnt = self._learnt() if goes_on else self._learn(checked, weight)
-        coded = self._coded(checked, learnt, training=not goes_on)
+        learnt = self._learnt() if goes_on else self._learn(checked)
+        coded = self._coded(checked, learnt)
         self._refuse_unfit(coded, weight, goes_on)
         return *self._condensed(coded, weight, learnt), learnt
 

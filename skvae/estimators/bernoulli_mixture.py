@@ -55,7 +55,7 @@ class BernoulliMixtureEM(MixtureMixin, Estimator):
         Values above it are 1, others 0. None: X must hold 0 and 1 only. Categorical columns are left alone.
     categorical_features : "all", array-like of int, of str, or bool mask of shape (n_features,), or None, default=None
         Columns, by number or by name, each distinct number of which is a category of its own. Encode text by
-        :class:`sklearn.preprocessing.OrdinalEncoder`. None: all columns are binary.
+        :class:`sklearn.preprocessing.OrdinalEncoder`. None, or none listed: all columns are binary.
     handle_unknown : {"error", "missing"}, default="error"
         What to do with a category that `fit` has not seen: raise, or take the cell for missing.
     random_state : int, RandomState instance or None, default=None
@@ -83,7 +83,8 @@ class BernoulliMixtureEM(MixtureMixin, Estimator):
         place, the probability of each of its categories in the order of `categories_`. Without categorical columns,
         n_indicators = n_features.
     categories_ : list of n_features ndarrays, or None
-        The categories of each column, ascending; of a binary one, 0 and 1. None where no column is categorical.
+        The categories of each column, ascending; of a binary one, 0 and 1. None where no column is categorical. A
+        category that only rows of weight zero have is one too, with its pseudo-count `alpha` alone.
     converged_ : bool
         Whether the best start met `tol`.
     n_iter_ : int
@@ -208,6 +209,7 @@ class BernoulliMixtureEM(MixtureMixin, Estimator):
         -------
         X_filled : {ndarray, DataFrame} of shape (n_samples, n_features)
             A copy with the missing cells filled, by 0 or 1 where the column is binarised; the others as they were.
+            With ``handle_unknown="missing"`` categories that `fit` has not seen are filled too.
             A pandas DataFrame keeps its dtypes: columns of integers get rounded values. All else gives an ndarray.
         """
         check_is_fitted(self)
@@ -222,25 +224,26 @@ class BernoulliMixtureEM(MixtureMixin, Estimator):
                 return (p * torch.as_tensor(values, device=p.device)).sum(2)
             return p.argmax(2)
 
-        found = self._by_row(self._coded(given, self._learnt()), fill)
+        coded = self._coded(given, self._learnt())
+        found = self._by_row(coded, fill)
+        given = np.where(np.isnan(coded), np.nan, given).astype(given.dtype, copy=False)  # unknown values are missing
         return imputed(X, given, found if strategy == "mean" else values[np.arange(len(values)), found])
 
     # ---------------------------------------------------------------------------------------- from values to levels
-    def _learn(self, X, weight):
-        if self.categorical_features is None:
+    def _learn(self, X):
+        if self.categorical_features is None or _lists_none(self.categorical_features, X.shape[1]):
             columns = None
         elif isinstance(self.categorical_features, str):
             columns = np.arange(X.shape[1])
         else:
             columns = columns_of(self, self.categorical_features, allow_all=True)
-        return Levels.of(X, columns, None if weight is None else weight > 0)
+        return Levels.of(X, columns)
 
     def _learnt(self):
         return Levels(self.categories_, self._is_categorical)
 
-    def _coded(self, X, learnt, *, training=False):
-        # Levels learnt of these rows lack those of rows without weight only, which do not count.
-        forgives = training or self.handle_unknown == "missing"
+    def _coded(self, X, learnt):
+        forgives = self.handle_unknown == "missing"
         return learnt.coded(X, self.binarize, unknown_is_missing=forgives, who=type(self).__name__)
 
     def _condensed(self, coded, weight, learnt):
@@ -340,6 +343,12 @@ class BernoulliMixtureEM(MixtureMixin, Estimator):
                 f"{means.min():.5f}, max value {means.max():.5f}"
             )
         return means
+
+
+def _lists_none(columns, n_features):
+    """Whether a list or mask of columns names none at all."""
+    columns = np.asarray(columns)
+    return columns.size == 0 or (columns.dtype == bool and columns.shape == (n_features,) and not columns.any())
 
 
 def _marginal(model, batches):
