@@ -576,6 +576,26 @@ def test_values_that_overflow_are_told():
         FactorAnalysisEM(1).fit(draw() * 1e200)
 
 
+@pytest.mark.parametrize("scale", [1e-155, 1e-160])
+@pytest.mark.parametrize("shape", [(80, 6), (15, 25)])
+@pytest.mark.parametrize("missing", [0.0, 0.1])
+@pytest.mark.parametrize("Class", [FactorAnalysisEM, ProbabilisticPCA])
+def test_values_whose_squares_underflow_are_told(Class, shape, missing, scale):
+    X = draw(*shape, missing=missing)
+    with pytest.raises(ValueError, match=r"squares underflow: .* in column\(s\) 0, 1, 2, 3, 4, .*; scale it"):
+        Class(1).fit(X * scale)
+    if not missing:
+        with pytest.raises(ValueError, match="squares underflow"):
+            Class(1).partial_fit(X * scale)
+
+
+@pytest.mark.parametrize("Class", [FactorAnalysisEM, ProbabilisticPCA])
+def test_small_values_are_fitted_as_any(Class):
+    X = draw()
+    score = Class(1).fit(X).score(X)
+    assert Class(1).fit(X * 1e-140).score(X * 1e-140) - 6 * 140 * np.log(10) == pytest.approx(score, abs=1e-3)
+
+
 # ----------------------------------------------------------------------------------------------------- the drop-in face
 @pytest.mark.parametrize("parameters", [{}, {"n_components": 2}, {"n_components": 2, "rotation": "varimax"}], ids=str)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64])

@@ -560,6 +560,16 @@ def _evidence_of(moments, device):
     return Evidence([batch], moments["mean"], variance, moments["n"], moments["n"], moments)
 
 
+def refuse_underflow(model, variance):
+    """Complain of columns that vary, but by so little that the least noise allowed is no full float64."""
+    low = np.flatnonzero(model.floor.cpu().numpy() < np.finfo(np.float64).tiny)
+    if len(low):
+        raise ValueError(
+            f"X holds values whose squares underflow: the variance is {variance[low].max():.3g} or less in column(s) "
+            f"{', '.join(map(str, low[:10]))}; scale it."
+        )
+
+
 def _kept(variance, mean):
     """The variances, but 0 where only rounding makes a column vary."""
     return np.where(fa.is_constant(variance, mean), 0.0, variance)

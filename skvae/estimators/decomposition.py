@@ -16,7 +16,7 @@ from skvae._tensors import Noise
 from skvae.elbo import Fit
 from skvae.engines import em
 from skvae.estimators._base import draw_seed
-from skvae.estimators._linear_gaussian import LinearGaussian
+from skvae.estimators._linear_gaussian import LinearGaussian, refuse_underflow
 from skvae.estimators._watching import FitWatcher
 from skvae.models import factor_analysis as fa
 from skvae.models import ppca
@@ -204,6 +204,7 @@ class FactorAnalysisEM(LinearGaussian):
         """All fitted attributes, after an ascent."""
         D = len(evidence.origin)
         model = fa.FactorAnalysis(self._n_components(D), torch.as_tensor(evidence.variance, device=device))
+        refuse_underflow(model, evidence.variance)
         start = self._present(device) if goes_on and len(self.components_) == model.n_components else None
 
         def attributes(params):
@@ -449,6 +450,7 @@ class ProbabilisticPCA(LinearGaussian):
         D = len(evidence.origin)
         K = self._n_components(D, evidence.n_rows)
         model = fa.FactorAnalysis(K, torch.as_tensor(evidence.variance, device=device), tied=True)
+        refuse_underflow(model, evidence.variance)
         mu = torch.zeros(D, dtype=_FLOAT, device=device)
 
         def attributes(params):
