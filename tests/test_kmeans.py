@@ -502,6 +502,23 @@ def test_weights_equal_repeats_in_fits_too_large_to_merge_rows():
     assert weighted.n_iter_ == repeated.n_iter_
 
 
+@pytest.mark.parametrize("unit", [1e-320, 1e-46, 3e-5, 1e38, 1e300])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_only_ratios_of_weights_matter(dtype, unit):
+    X, w = draw(200).astype(dtype), np.random.default_rng(0).choice([0.5, 1.0, 2.0], 200)
+    model = KMeansLite(5, random_state=0)
+    plain, scaled = clone(model).fit(X, sample_weight=w), clone(model).fit(X, sample_weight=w * unit)
+    np.testing.assert_allclose(scaled.cluster_centers_, plain.cluster_centers_, rtol=1e-5)
+    assert scaled.inertia_ == approx(plain.inertia_ * unit, rel=2e-3 if unit < 1e-300 else 1e-5)
+    assert scaled.score(X, sample_weight=w * unit) == -scaled.inertia_
+    for one, other in ((plain, scaled), (clone(model), clone(model))):
+        for half in (X[:100], X[100:]):
+            one.partial_fit(half, sample_weight=w[:100])
+            other.partial_fit(half, sample_weight=w[:100] * unit)
+        rtol = 2e-3 if unit < 1e-300 else 1e-5
+        np.testing.assert_allclose(other.cluster_centers_, one.cluster_centers_, rtol=rtol)
+
+
 def test_batches_and_the_order_of_rows_change_nothing():
     X = draw(500, 3, 6)
     model = KMeansLite(6, random_state=0, batch_size=500).fit(X)

@@ -1,5 +1,6 @@
 """Clustering: K-means."""
 
+import math
 import warnings
 from numbers import Integral, Real
 
@@ -21,6 +22,7 @@ from skvae.estimators._watching import FitWatcher
 from skvae.models import kmeans, seeding
 
 _ROWS_A_BATCH = 2**18
+_LEAST_EXPONENT = -1074  # of a float64
 _CELLS_AT_ONCE = 2**20  # rows x columns, or stored values, placed at once when predicting
 _FEWEST_SAMPLED, _SAMPLED_A_CLUSTER = 10_000, 300  # rows on which to seek a start for a large fit
 _SAMPLE_STARTS, _SAMPLE_ITERATIONS = 3, (5, 100)  # from each start on the sample, and from the best of them
@@ -408,7 +410,9 @@ class _LloydFit:
         self.sample_weight = check_sample_weight(sample_weight, X, dtype=np.float64)
         self.centres = self._given_centres()
         self.n_starts = self._count_starts()
-        rows, weight = weigh(X, sample_weight)
+        # Only ratios of weights matter to the ascent; with the largest between 1 and 2, float32 holds them.
+        self.exponent = _exponent(self.sample_weight)
+        rows, weight = weigh(X, None if sample_weight is None else np.ldexp(self.sample_weight, -self.exponent))
         self.weight = np.ones(rows.shape[0]) if weight is None else weight
         if not sp.issparse(rows):
             refuse_overflow(rows)
@@ -461,12 +465,14 @@ class _LloydFit:
         model = kmeans.KMeans(len(start), relocate=False)
         stats, _ = em.collect(model, self._batches(), kmeans.Params(start))
         bound = float(model.bound(stats, kmeans.Params(start))) / float(self.weight.sum())
-        N = torch.from_numpy(seen).to(self.device)
-        pulled = stats._replace(N=stats.N + N, S=stats.S + N[:, None] * start.double())
+        exponent = max(self.exponent, _exponent(seen))
+        new = math.ldexp(1.0, self.exponent - exponent)
+        N = torch.from_numpy(np.ldexp(seen, -exponent)).to(self.device)
+        pulled = stats._replace(N=new * stats.N + N, S=new * stats.S + N[:, None] * start.double())
         centres = self._outward(model.m_step(pulled, kmeans.Params(start)))
         if before is not None:  # what nothing pulls stays where it was, to the last digit
             centres = np.where((stats.count > 0).cpu().numpy()[:, None], centres, before)
-        return bound, pulled.N.cpu().numpy(), centres
+        return bound, np.ldexp(pulled.N.cpu().numpy(), exponent), centres
 
     def _plan(self, max_iter, weight):
         limit = self.estimator.tol * self.variance
@@ -521,6 +527,12 @@ class _LloydFit:
         weights = np.bincount(labels, self.sample_weight, minlength=len(centres))
         inertia = _total(distances, self.sample_weight)
         return {"cluster_centers_": centres, "labels_": labels, "inertia_": inertia, "_weights": weights}
+
+
+def _exponent(weight):
+    """Of the power of 2 at or below the largest of some weights; by it they are scaled without rounding."""
+    largest = weight.max()
+    return int(np.frexp(largest)[1]) - 1 if largest > 0 else _LEAST_EXPONENT
 
 
 def _total(distances, weight):
