@@ -927,3 +927,25 @@ def test_condition_takes_a_frame_by_its_names():
 def test_values_whose_squares_overflow_are_refused(scale):
     with pytest.raises(ValueError, match="squares overflow"):
         GaussianMixtureEM(2, random_state=0).fit(load_iris().data * scale)
+
+
+@pytest.mark.parametrize("name", ["predict", "predict_proba", "score_samples", "score", "bic", "impute", "partial_fit"])
+def test_rows_whose_squares_overflow_are_refused_after_the_fit(name, X):
+    model = mixture().fit(X)
+    with pytest.raises(ValueError, match="squares overflow, such as"):
+        getattr(model, name)(X * 1e200)
+    with pytest.raises(ValueError, match="squares overflow, such as"):
+        model.condition([0], X[:, :1] * 1e200)
+    assert np.isfinite(model.score(X * 1e140))
+
+
+@every_kind
+def test_a_part_may_have_another_floor(kind):
+    """What was fitted loses the floor it had, and all gets the present one."""
+    X = clusters(31)
+    model = mixture(covariance_type=kind, tol=1e-10, max_iter=1000, reg_covar=1e-3).fit(X)
+    before = model.covariances_.copy()
+    model.set_params(reg_covar=0.5).partial_fit(X, sample_weight=np.full(N, 1e-9))
+    added = 0.5 - 1e-3
+    expected = before + (added if kind in ("diag", "spherical") else added * np.eye(D))
+    np.testing.assert_allclose(model.covariances_, expected, rtol=1e-3, atol=1e-4)

@@ -3,6 +3,7 @@
 import functools
 import math
 import warnings
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
@@ -214,7 +215,7 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
         lowest = np.linalg.eigvalsh(matrix)[0]
         if lowest < -1e-6 * scale:
             raise ValueError(f"S must be a covariance matrix, but it has the eigenvalue {lowest:.3g} < 0.")
-        if not 0 < n_samples < math.inf:
+        if not isinstance(n_samples, Real) or isinstance(n_samples, bool) or not 0 < n_samples < math.inf:
             raise ValueError(f"n_samples must be a positive number of rows, but it is {n_samples!r}.")
         mean = np.zeros(len(matrix)) if mean is None else np.array(mean, dtype=np.float64)
         if mean.shape != (len(matrix),) or not np.isfinite(mean).all():

@@ -14,7 +14,7 @@ from skvae._compat import check_sample_weight, fit_context
 from skvae._tensors import Noise, Table, explain_out_of_memory, inference_device, resolve_device
 from skvae.engines import em
 from skvae.estimators._base import LikelihoodScoreMixin, check_n_samples, draw_seed
-from skvae.estimators._input import by_row, refuse_empty_columns, refuse_overflow, rows_a_batch, weigh
+from skvae.estimators._input import by_row, refuse_empty_columns, rows_a_batch, weigh
 from skvae.estimators._moments import column_moments
 from skvae.estimators._watching import FitWatcher
 from skvae.models import kmeans, seeding
@@ -173,7 +173,6 @@ class MixtureMixin(LikelihoodScoreMixin, DensityMixin):
         if goes_on:
             self._refuse_other_components()
         refuse_empty_columns(checked, type(self).__name__, weight)
-        refuse_overflow(checked)
 
     def _refuse_other_components(self):
         if len(self.weights_) != self.n_components:

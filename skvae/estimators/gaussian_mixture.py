@@ -14,7 +14,7 @@ from skvae._compat import Interval, StrOptions
 from skvae._tensors import Table
 from skvae.estimators._base import Estimator
 from skvae.estimators._frames import imputed
-from skvae.estimators._input import columns_of
+from skvae.estimators._input import columns_of, refuse_overflow
 from skvae.estimators._mixture import MixtureMixin, checked_shape, checked_weights
 from skvae.estimators._moments import column_moments
 from skvae.models.gaussian_mixture import DiagonalGaussianMixture, FullGaussianMixture
@@ -46,6 +46,7 @@ class GaussianMixtureEM(MixtureMixin, Estimator):
         Stop when an iteration changes the mean log-likelihood by less, in nats a sample.
     reg_covar : float, default=1e-6
         Added to the diagonals of the covariances, in squared units of X: the floor of a component that collapses.
+        Calls of `partial_fit` may change it: what was fitted then loses the old one.
     max_iter : int, default=100
         EM iterations of one start. 0 leaves the starting parameters.
     n_init : int, default=1
@@ -242,6 +243,7 @@ class GaussianMixtureEM(MixtureMixin, Estimator):
             X = _in_order(X, self.feature_names_in_[given].tolist())
         rest = np.delete(np.arange(self.n_features_in_), given)
         X = check_array(X, dtype=[np.float64, np.float32], input_name="X")
+        refuse_overflow(X)
         if X.shape[1] != len(given):
             raise ValueError(f"X has {X.shape[1]} columns, but {len(given)} are given: {given.tolist()}.")
         params, origin = self._parameters(torch.device("cpu"))
@@ -258,6 +260,10 @@ class GaussianMixtureEM(MixtureMixin, Estimator):
     def _model(self, n_components, learnt):
         family, pooled = _MODELS[self.covariance_type]
         return family(n_components, pooled=pooled, floor=float(self.reg_covar))
+
+    def _coded(self, X, learnt):
+        refuse_overflow(X)
+        return X
 
     def _origin(self, X, weight):
         if np.isnan(np.sum(X)):
@@ -294,7 +300,13 @@ class GaussianMixtureEM(MixtureMixin, Estimator):
             "precisions_": pick(precision),
         }
         found = {name: tensor.cpu().numpy().astype(dtype) for name, tensor in arrays.items()}
-        return {**found, "_fitted_type": self.covariance_type}
+        return {**found, "_fitted_type": self.covariance_type, "_fitted_floor": float(self.reg_covar)}
+
+    def _stats_so_far(self, model, params, total):
+        # The floor that was added is taken off; the M-step adds the present one, which may be another.
+        floor = getattr(self, "_fitted_floor", model.floor)
+        as_fitted = type(model)(model.n_components, pooled=model.pooled, floor=floor)
+        return super()._stats_so_far(as_fitted, params, total)
 
     def _parameters(self, device):
         place = functools.partial(torch.tensor, dtype=torch.float64, device=device)
