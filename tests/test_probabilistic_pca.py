@@ -170,6 +170,17 @@ def test_partial_fit_is_fit():
     np.testing.assert_allclose(model.loglike_, whole.loglike_, rtol=1e-11)
 
 
+def test_partial_fit_counts_rows_of_little_weight():
+    X = draw()
+    weight = np.full(100, 1 / 100)
+    model = ProbabilisticPCA()
+    for part in (slice(0, 30), slice(30, 100)):
+        model.partial_fit(X[part], sample_weight=weight[part])
+    whole = ProbabilisticPCA().fit(X, sample_weight=weight)
+    assert model.components_.shape == whole.components_.shape == (5, 6)
+    np.testing.assert_allclose(model.get_covariance(), whole.get_covariance(), atol=1e-10)
+
+
 def test_rows_and_covariance_agree_where_there_are_few_rows():
     X = draw(12, 20)
     alone = ProbabilisticPCA(3).fit_covariance(np.cov(X.T, bias=True), 12, mean=X.mean(axis=0))

@@ -47,7 +47,7 @@ class Evidence(NamedTuple):
     n_rows : float
         Their number, or if that is more, their weight; as `_n_rows` has it.
     moments : dict or None
-        Of "n", "mean" and "S", where they were computed of all rows.
+        Of "n", "n_rows", "mean" and "S", where they were computed of all rows.
     complete : bool
         Whether no cell is missing.
     """
@@ -142,9 +142,9 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
             device = resolve_device(self.device)
             moments = self._united(checked, sample_weight, device, goes_on)
             evidence = _evidence_of(moments, device)
-            goes_on = goes_on and self.n_samples_seen_ > checked.shape[1]  # fewer may have led where EM stays
+            goes_on = goes_on and self._moments["n_rows"] > checked.shape[1]  # fewer may have led where EM stays
             with warnings.catch_warnings():
-                if moments["n"] <= checked.shape[1]:  # of so few rows, noise at its floor is no news
+                if moments["n_rows"] <= checked.shape[1]:  # of so few rows, noise at its floor is no news
                     warnings.simplefilter("ignore", ConvergenceWarning)
                 return self._set(**self._fitted(evidence, X, y, checked.dtype, device, goes_on))
 
@@ -160,9 +160,11 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
                 "partial_fit cannot go on from a fit with missing cells or with fewer rows than columns, which kept no "
                 "covariance; begin with partial_fit on a fresh clone."
             )
-        rows, weight = weigh(checked, sample_weight)
+        given = self._weights_of(checked, sample_weight)
+        rows, weight = weigh(checked, given)
         shift = _rough_centre(rows)
-        new = self._moments_of(Table(rows, device, _FLOAT, weight=weight, shift=shift, allow_missing=False), shift)
+        table = Table(rows, device, _FLOAT, weight=weight, shift=shift, allow_missing=False)
+        new = self._moments_of(table, shift, _n_rows(checked, given))
         if not goes_on:
             return new
         both = fa.union(
@@ -171,7 +173,8 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
                 for m in (self._moments, new)
             )
         )
-        return {"n": float(both.n), "mean": both.mean.numpy(), "S": both.S.numpy()}
+        n_rows = self._moments["n_rows"] + new["n_rows"]
+        return {"n": float(both.n), "n_rows": n_rows, "mean": both.mean.numpy(), "S": both.S.numpy()}
 
     @fit_context(prefer_skip_nested_validation=True)
     def fit_covariance(self, S, n_samples, mean=None):
@@ -220,7 +223,8 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
         mean = np.zeros(len(matrix)) if mean is None else np.array(mean, dtype=np.float64)
         if mean.shape != (len(matrix),) or not np.isfinite(mean).all():
             raise ValueError(f"mean must hold {len(matrix)} finite numbers, one a column, but it is {mean!r}.")
-        return {"n": float(n_samples), "mean": mean, "S": (matrix + matrix.T) / 2}, checked.dtype
+        n = float(n_samples)
+        return {"n": n, "n_rows": n, "mean": mean, "S": (matrix + matrix.T) / 2}, checked.dtype
 
     def fit_transform(self, X, y=None, sample_weight=None):
         """Fit to X and give the scores of its rows.
@@ -251,11 +255,14 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
             ensure_min_samples=min_samples,
         )
 
-    def _checked_weight(self, X, sample_weight):
+    def _weights_of(self, X, sample_weight):
         if sample_weight is None:
             return None
-        weight = check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-        if np.count_nonzero(weight) == 1:
+        return check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+
+    def _checked_weight(self, X, sample_weight):
+        weight = self._weights_of(X, sample_weight)
+        if weight is not None and np.count_nonzero(weight) == 1:
             raise ValueError(
                 f"{type(self).__name__} needs at least 2 rows, but sample_weight is zero for all but 1 sample."
             )
@@ -277,15 +284,15 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
         if len(X) >= X.shape[1] or n_rows >= X.shape[1] <= _NARROW:
             shift = _rough_centre(X)
             table = Table(X, device, _FLOAT, weight=weight, shift=shift, allow_missing=False)
-            moments = self._moments_of(table, shift)
+            moments = self._moments_of(table, shift, n_rows)
             if np.isfinite(moments["mean"]).all():  # one pass over the rows finds the rare cell that is not
-                return _evidence_of(moments, device)._replace(n_rows=n_rows)
+                return _evidence_of(moments, device)
         assert_all_finite(X, allow_nan=True, estimator_name=type(self).__name__, input_name="X")
         if not np.isnan(X).any():
             return self._evidence_of_rows(X, weight, n, n_rows, device)
         return self._evidence_with_gaps(X, weight, n, n_rows, device)
 
-    def _moments_of(self, table, shift):
+    def _moments_of(self, table, shift, n_rows):
         D = table.shape[1]
         size = rows_a_batch(self.batch_size, D, table.device)
         if self.batch_size == "auto":  # each batch adds D x D products to the sums
@@ -293,7 +300,7 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
         shift = torch.zeros(D, dtype=_FLOAT) if shift is None else torch.as_tensor(shift, dtype=_FLOAT)
         shift = shift.to(table.device)
         n, mean, S = fa.moments(em.summed(fa.sums, table.batches(size)), shift)
-        return {"n": float(n), "mean": (mean + shift).cpu().numpy(), "S": S.cpu().numpy()}
+        return {"n": float(n), "n_rows": n_rows, "mean": (mean + shift).cpu().numpy(), "S": S.cpu().numpy()}
 
     def _evidence_of_rows(self, X, weight, n, n_rows, device):
         origin, variance = column_moments(X, weight)
@@ -558,7 +565,7 @@ def _evidence_of(moments, device):
         raise ValueError("X holds values whose squares overflow; scale it.")
     n, S = (torch.as_tensor(moments[name], dtype=_FLOAT, device=device) for name in ("n", "S"))
     batch = fa.Moments(n, torch.zeros(len(variance), dtype=_FLOAT, device=device), S)
-    return Evidence([batch], moments["mean"], variance, moments["n"], moments["n"], moments)
+    return Evidence([batch], moments["mean"], variance, moments["n"], moments["n_rows"], moments)
 
 
 def refuse_underflow(model, variance):
