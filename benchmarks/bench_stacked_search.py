@@ -1,7 +1,8 @@
 """The stacked search beside GridSearchCV: seconds of wall clock and of CPU, and whether both find the same winner.
 
 24 candidates (6 beta x 4 n_components) in 3 folds of digits, and the refit; the ways take turns, each in a process of
-its own with one thread of arithmetic a process. CPU seconds are those of a process and its workers.
+its own with as many threads of arithmetic as it takes by itself, or as asked for. CPU seconds are those of a process
+and its workers; threads that wait for the next operation count, too.
 """
 
 import argparse
@@ -22,6 +23,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scoring", choices=("elbo", "score"), nargs="+", default=["elbo", "score"])
     parser.add_argument("--ways", choices=WAYS, nargs="+", default=list(WAYS))
+    parser.add_argument("--threads", type=int, help="of arithmetic in a process; by default the machine's")
     parser.add_argument("--quick", action="store_true", help="5 epochs, one round")
     parser.add_argument("--run", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--epochs", type=int, default=30, help=argparse.SUPPRESS)
@@ -32,15 +34,15 @@ def main():
         return print(json.dumps(search(args.run, args.scoring[0], args.epochs)))
     for scoring in args.scoring:
         print(f"digits, 24 candidates x 3 folds, {args.epochs} epochs, scored by {scoring}; {args.rounds} rounds")
-        compare(args.ways, scoring, args.epochs, args.rounds)
+        compare(args.ways, scoring, args.epochs, args.rounds, args.threads)
 
 
-def compare(ways, scoring, epochs, rounds):
+def compare(ways, scoring, epochs, rounds, threads):
     found = {way: [] for way in ways}
+    env = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
     for _ in range(rounds):
         for way in ways:
             run = [sys.executable, __file__, "--run", way, "--scoring", scoring, "--epochs", str(epochs)]
-            env = os.environ | {"OMP_NUM_THREADS": "1"}
             found[way].append(
                 json.loads(subprocess.run(run, check=True, capture_output=True, text=True, env=env).stdout)
             )
