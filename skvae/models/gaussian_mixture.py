@@ -21,6 +21,7 @@ from skvae.models.mixing import log_ratios, mixing_proportions, posterior
 
 _LOG_2PI = math.log(2 * math.pi)
 _FEW_COLUMNS = 24  # up to here d (d + 1) / 2 products a row cost less than K triangular products
+_TRIANGLE_ROWS = 16  # of triangular factors at once: of fewer, products are thin; of more, much of them is zero
 _FAR = 1e4  # mu' P mu from which the quadratic features lose more than 1e-12 of a log-density
 _INCOMPLETE_CELLS = 2**20  # K x rows x D x D held at once where cells are missing
 _NEGLIGIBLE = 1e-20  # responsibilities that no sum of doubles would feel
@@ -412,10 +413,11 @@ def squares(batch, space):
 
 
 def _triangular_log_joint(X, params, space):
-    """log_norm - |U' (x - mu)|**2 / 2. U' is lower triangular: its upper half needs the first columns only."""
+    """log_norm - |U' (x - mu)|**2 / 2. U' is lower triangular: its first rows need the first columns only."""
     K, D = params.mu.shape
     lower, distance = params.root.mT, 0.0
-    for start, stop in ((0, D // 2), (D // 2, D)) if D > 1 else ((0, 1),):
+    for start in range(0, D, _TRIANGLE_ROWS):
+        stop = min(D, start + _TRIANGLE_ROWS)
         rows = lower[:, start:stop, :stop]
         offset = (rows @ params.mu[:, :stop, None]).reshape(-1, 1)
         y = space.empty("y", (K * (stop - start), len(X)), X)
