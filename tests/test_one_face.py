@@ -127,6 +127,27 @@ def test_impute_gives_an_array_for_an_array_or_a_list(estimator, dtype):
     np.testing.assert_allclose(model.impute(X.tolist()), filled, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("estimator", "settings"),
+    [
+        (GaussianMixtureEM(2, random_state=0), {}),
+        (FactorAnalysisEM(1), {}),
+        (VAETransformer(1, early_stopping=False, max_iter=5, random_state=0), {}),
+        (BernoulliMixtureEM(2, categorical_features=[2], random_state=0), {}),
+        (BernoulliMixtureEM(2, categorical_features=[2], random_state=0), {"strategy": "mean"}),
+    ],
+    ids=str,
+)
+def test_impute_finds_categories_among_those_of_the_column(estimator, settings):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"a": rng.integers(0, 2, 80) * 1.0, "b": rng.integers(0, 2, 80) * 1.0})
+    frame["c"] = pd.Categorical(rng.integers(0, 3, 80) * 2)
+    frame.loc[frame.index[::4], "c"] = np.nan
+    filled = estimator.fit(frame).impute(frame, **settings)
+    assert filled["c"].dtype == frame["c"].dtype and not filled["c"].isna().any()
+    assert len(set(filled["c"])) > 1
+
+
 # ------------------------------------------------------------------------------------------------------------ warnings
 @pytest.mark.parametrize(
     "estimator",

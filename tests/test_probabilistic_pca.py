@@ -265,3 +265,17 @@ def test_columns_on_scales_of_their_own_lose_no_axis():
     model, peer = ProbabilisticPCA(2).fit(X), PCA(2).fit(X)
     assert model.score(X) == pytest.approx(peer.score(X), abs=0.02)  # divisors n and n - 1
     np.testing.assert_allclose(model.noise_variance_, peer.noise_variance_, rtol=0.01)
+
+
+@pytest.mark.parametrize("light", [0.5, 0.01])
+def test_rows_are_counted_one_by_one(light):
+    """Whole weights as repeated rows, light ones as rows; parts together as the whole."""
+    X = np.random.default_rng(0).normal(size=(8, 14))
+    weight = np.repeat([light, 2.0], 4)
+    weighted = ProbabilisticPCA().fit(X, sample_weight=weight)
+    twice = ProbabilisticPCA().fit(np.vstack([X, X[4:]]), sample_weight=np.r_[weight[:4], np.ones(8)])
+    assert weighted.components_.shape == twice.components_.shape == (10, 14)
+    parts = ProbabilisticPCA()
+    for rows in (slice(0, 6), slice(6, 8)):
+        parts.partial_fit(X[rows], sample_weight=weight[rows])
+    assert parts.components_.shape == (10, 14)

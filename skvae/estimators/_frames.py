@@ -102,7 +102,7 @@ def declared_levels(table, j):
 
 
 # ----------------------------------------------------------------------------------------------------------- to a table
-def imputed(X, checked, values):
+def imputed(X, checked, values, *, are_levels=False):
     """A copy of a table of numbers, as it was given, whose missing cells hold values.
 
     Parameters
@@ -112,6 +112,8 @@ def imputed(X, checked, values):
         The same after scikit-learn's checks.
     values : float ndarray of shape (n_samples, n_features)
         Read where `checked` is NaN.
+    are_levels : bool, default=False
+        Whether these are values that a column may have; else the nearest of its categories is taken.
 
     Returns
     -------
@@ -122,7 +124,12 @@ def imputed(X, checked, values):
     missing = np.isnan(checked)
     if not is_frame(X):
         return np.where(missing, values, checked).astype(checked.dtype, copy=False)
-    return filled_frame(X, missing, lambda j, rows, dtype: words(values[rows, j], dtype))
+
+    def cells(j, rows, dtype):
+        found = values[rows, j]
+        return found if are_levels and hasattr(dtype, "categories") else words(found, dtype)
+
+    return filled_frame(X, missing, cells)
 
 
 def filled_frame(X, missing, cells):
@@ -148,7 +155,7 @@ def words(numbers, dtype, levels=None, *, truth=False):
     numbers : float ndarray
         NaN where a cell is to stay missing.
     dtype : dtype
-        Of NumPy or pandas; integers are rounded, Booleans whether a number exceeds 0.5.
+        Of NumPy or pandas; integers are rounded, Booleans whether a number exceeds 0.5, categories the nearest.
     levels : list or None, default=None
         What the numbers are places in.
     truth : bool, default=False
@@ -158,6 +165,8 @@ def words(numbers, dtype, levels=None, *, truth=False):
         values = np.empty(len(levels) + 1, dtype=object)  # the last stands for missing cells
         values[:-1] = levels
         return values[np.where(np.isnan(numbers), -1, numbers).astype(np.intp)]
+    if hasattr(dtype, "categories"):
+        return _with_gaps(_nearest(dtype.categories, np.nan_to_num(numbers)), numbers)
     if dtype.kind == "b" or truth:
         return _with_gaps(numbers > 0.5, numbers)
     if dtype.kind in "iu":
@@ -176,6 +185,12 @@ def series_like(like, cells, dtype, index):
         if new:
             dtype = type(dtype)([*dtype.categories, *new], ordered=dtype.ordered)
     return type(like)(cells, index=index, name=like.name, dtype=dtype)
+
+
+def _nearest(categories, numbers):
+    """The categories, which are numbers, that lie nearest to these."""
+    known = np.asarray(categories)
+    return known[np.abs(known.astype(np.float64) - numbers[:, None]).argmin(1)].astype(object)
 
 
 def _with_gaps(cells, numbers):

@@ -45,7 +45,7 @@ class Evidence(NamedTuple):
     n : float
         Weight of the rows.
     n_rows : float
-        Their number, or if that is more, their weight; as `_n_rows` has it.
+        Their number, as `_n_rows` has it.
     moments : dict or None
         Of "n", "n_rows", "mean" and "S", where they were computed of all rows.
     complete : bool
@@ -56,7 +56,7 @@ class Evidence(NamedTuple):
     origin: np.ndarray
     variance: np.ndarray
     n: float
-    n_rows: int
+    n_rows: float
     moments: dict | None = None
     complete: bool = True
 
@@ -338,7 +338,7 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
         with FitWatcher(self, X, y, self.max_iter, attributes) as watcher:
             fit = em.ascend(model, evidence.batches, [start], plan=plan, watcher=watcher)
         if not fit.converged and fit.n_iter == self.max_iter:
-            gain = np.diff(fit.lower_bounds[-2:]).sum() * evidence.n
+            gain = np.diff(fit.lower_bounds[-2:]).sum() * n_rows
             warnings.warn(
                 f"{type(self).__name__} did not converge: it stopped at max_iter={self.max_iter} with the "
                 f"log-likelihood rising by {gain:.1e} nats (tol={self.tol:g}). Raise either.",
@@ -409,7 +409,8 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
         -------
         X_filled : {ndarray, DataFrame} of shape (n_samples, n_features)
             A copy of X with no cell missing.
-            A pandas DataFrame keeps its dtypes: columns of integers get rounded values. All else gives an ndarray.
+            A pandas DataFrame keeps its dtypes: columns of integers get rounded values, categories of numbers the
+            nearest. All else gives an ndarray.
         """
         check_is_fitted(self)
         checked = self._check_X(X, reset=False)
@@ -542,12 +543,13 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
 
 
 def _n_rows(X, weight):
-    """How many rows there are: those of some weight, or their weight, if that is more.
+    """How many rows there are: a row of some weight is one, or as many as its weight says, if that is more.
 
-    So a row given twice and a row of weight 2 say the same; weights that sum to 1 do not make few rows of many; and it
-    does not matter whether equal rows are merged later on, which depends on the size of the table.
+    So a row given twice and a row of weight 2 say the same; parts have together as many as the whole; weights that sum
+    to 1 do not make few rows of many; and it does not matter whether equal rows are merged later on, which depends on
+    the size of the table.
     """
-    return float(len(X)) if weight is None else max(float(np.count_nonzero(weight)), float(weight.sum()))
+    return float(len(X)) if weight is None else float(np.maximum(weight, 1.0)[weight > 0].sum())
 
 
 def _rough_centre(X):

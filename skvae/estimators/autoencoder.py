@@ -437,7 +437,8 @@ class AutoencoderTransformer(NetworkTransformer):
         -------
         X_filled : {ndarray, DataFrame} of shape (n_samples, n_features)
             A copy of X with no cell missing.
-            A pandas DataFrame keeps its dtypes: columns of integers get rounded values. All else gives an ndarray.
+            A pandas DataFrame keeps its dtypes: columns of integers get rounded values, categories of numbers the
+            nearest. All else gives an ndarray.
         """
         work = self._at_work(X)
         values = work.by_row(lambda batch: work.model.decode(work.params, work.model.encode(work.params, batch))[0])

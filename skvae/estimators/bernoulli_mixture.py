@@ -210,7 +210,8 @@ class BernoulliMixtureEM(MixtureMixin, Estimator):
         X_filled : {ndarray, DataFrame} of shape (n_samples, n_features)
             A copy with the missing cells filled, by 0 or 1 where the column is binarised; the others as they were.
             With ``handle_unknown="missing"`` categories that `fit` has not seen are filled too.
-            A pandas DataFrame keeps its dtypes: columns of integers get rounded values. All else gives an ndarray.
+            A pandas DataFrame keeps its dtypes: columns of integers get rounded values, categories of numbers the
+            nearest. All else gives an ndarray.
         """
         check_is_fitted(self)
         if strategy not in ("most_probable", "mean"):
@@ -227,7 +228,9 @@ class BernoulliMixtureEM(MixtureMixin, Estimator):
         coded = self._coded(given, self._learnt())
         found = self._by_row(coded, fill)
         given = np.where(np.isnan(coded), np.nan, given).astype(given.dtype, copy=False)  # unknown values are missing
-        return imputed(X, given, found if strategy == "mean" else values[np.arange(len(values)), found])
+        if strategy == "mean":
+            return imputed(X, given, found)
+        return imputed(X, given, values[np.arange(len(values)), found], are_levels=True)
 
     # ---------------------------------------------------------------------------------------- from values to levels
     def _learn(self, X):

@@ -207,7 +207,8 @@ class GaussianMixtureEM(MixtureMixin, Estimator):
         -------
         X_filled : {ndarray, DataFrame} of shape (n_samples, n_features)
             A copy with E[x | x_o] = sum_k p(k | x_o) E[x | x_o, k] in the missing cells; the others as they were.
-            A pandas DataFrame keeps its dtypes: columns of integers get rounded values. All else gives an ndarray.
+            A pandas DataFrame keeps its dtypes: columns of integers get rounded values, categories of numbers the
+            nearest. All else gives an ndarray.
         """
         checked = self._checked(X)
         return imputed(

@@ -552,7 +552,8 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         -------
         X_filled : {ndarray, DataFrame} of shape (n_samples, n_features)
             A copy of X with no cell missing; categorical cells by the most probable level.
-            A pandas DataFrame keeps its dtypes: columns of integers get rounded values. All else gives an ndarray.
+            A pandas DataFrame keeps its dtypes: columns of integers get rounded values, categories of numbers the
+            nearest. All else gives an ndarray.
         """
         exact = self._linear_model() if n_draws is None else None
         work = self._inferred(X)
