@@ -12,6 +12,7 @@ from skvae._tensors._devices import (
     to_device,
     to_numpy,
     to_read,
+    torch_dtype,
 )
 from skvae._tensors._noise import Noise, normal_at, uniform_at
 from skvae._tensors._rows import Cells, Rows
@@ -39,5 +40,6 @@ __all__ = [
     "to_numpy",
     "to_read",
     "top_k",
+    "torch_dtype",
     "uniform_at",
 ]

@@ -53,6 +53,11 @@ def explain_out_of_memory(advice):
         raise MemoryError(f"The GPU ran out of memory; {advice}. ({str(error).splitlines()[0]})") from error
 
 
+def torch_dtype(dtype):
+    """The torch.dtype of a NumPy dtype."""
+    return torch.from_numpy(np.empty(0, dtype)).dtype
+
+
 def to_device(arrays, device, dtype=torch.float32):
     """Place a dict of arrays on a device, as tensors of one dtype; never an alias of the arrays."""
     return {name: torch.tensor(array, dtype=dtype, device=device) for name, array in arrays.items()}

@@ -144,6 +144,16 @@ def refuse_another_architecture(estimator, architecture):
         )
 
 
+def refuse_another_number(estimator, of_what, fitted):
+    """Of an estimator that is to go on from its fit: it must be asked for as many as were `fitted`."""
+    asked = getattr(estimator, f"n_{of_what}")
+    if asked != fitted:
+        raise ValueError(
+            f"This {type(estimator).__name__} has {fitted} {of_what} and cannot go on with n_{of_what}={asked}; fit a "
+            "clone of it."
+        )
+
+
 def _differ(one, other):
     try:
         return bool(one != other)

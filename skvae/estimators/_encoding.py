@@ -132,9 +132,5 @@ def batches(rows, start, model, dtype, size=_ROWS_AT_ONCE):
         yield index, MemberBatch(x, table.u[None], w, index[None].to(rows.device), base)
 
 
-def torch_dtype(array):
-    return torch.from_numpy(np.empty(0, array.dtype)).dtype
-
-
 def rows_at_once(cells_a_row):
     return max(1, min(_ROWS_AT_ONCE, _CELLS // max(1, cells_a_row)))

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skvae._compat import check_sample_weight, fit_context
 from skvae._tensors import Noise, Table, explain_out_of_memory, inference_device, resolve_device
 from skvae.engines import em
-from skvae.estimators._base import LikelihoodScoreMixin, check_n_samples, draw_seed
+from skvae.estimators._base import LikelihoodScoreMixin, check_n_samples, draw_seed, refuse_another_number
 from skvae.estimators._input import by_row, refuse_empty_columns, rows_a_batch, weigh
 from skvae.estimators._moments import column_moments
 from skvae.estimators._watching import FitWatcher
@@ -175,11 +175,7 @@ class MixtureMixin(LikelihoodScoreMixin, DensityMixin):
         refuse_empty_columns(checked, type(self).__name__, weight)
 
     def _refuse_other_components(self):
-        if len(self.weights_) != self.n_components:
-            raise ValueError(
-                f"This {type(self).__name__} has {len(self.weights_)} components and cannot go on with n_components="
-                f"{self.n_components}; fit a clone of it."
-            )
+        refuse_another_number(self, "components", len(self.weights_))
 
     def _ascended(self, X, y, sample_weight, goes_on):
         """Fitted attributes after an ascent on the rows of X."""

@@ -25,12 +25,13 @@ from skvae._tensors import (
     to_device,
     to_numpy,
     to_read,
+    torch_dtype,
 )
 from skvae.engines import gradient, schedules
 from skvae.estimators import _policy as policy
 from skvae.estimators._base import Estimator, checked_sizes, draw_seed, refuse_another_architecture
 from skvae.estimators._climbing import climb
-from skvae.estimators._encoding import Layout, Start, batches, rows_at_once, torch_dtype
+from skvae.estimators._encoding import Layout, Start, batches, rows_at_once
 from skvae.estimators._fits import Plain, one_member
 from skvae.estimators._input import weigh
 from skvae.estimators._watching import NetworkWatcher
@@ -275,7 +276,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
         Z = check_array(X, dtype=[np.float64, np.float32])
         if Z.shape[1] != self._n_features_out:
             raise ValueError(f"X has {Z.shape[1]} columns, but the model has {self._n_features_out} components.")
-        device, dtype = inference_device(self.device), torch_dtype(Z)
+        device, dtype = inference_device(self.device), torch_dtype(Z.dtype)
         model, params = self._model_at(device, dtype)
         parts = placed(Z, device, dtype).split(rows_at_once(model.n_outputs))
         with torch.no_grad():
@@ -329,7 +330,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
     def _at_work(self, X):
         """The fitted model and these rows."""
         numbers = self._check_X(X)
-        device, dtype = inference_device(self.device), torch_dtype(numbers)
+        device, dtype = inference_device(self.device), torch_dtype(numbers.dtype)
         x, observed = self._columns.encode(numbers)
         rows = Layout(self._columns, x, observed, np.ones(len(x)), device, self._architecture["with_mask"])
         model, params = self._model_at(device, dtype)

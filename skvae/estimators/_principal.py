@@ -145,5 +145,18 @@ def observed_share(rows):
 
 def column_ranges(rows):
     """The least and the greatest value of each column, as parameters that stay as they are."""
-    ends = {"low": np.fmin.reduce(rows.Z), "high": np.fmax.reduce(rows.Z)}
-    return {f"corruption.{name}": torch.from_numpy(np.nan_to_num(end)).float() for name, end in ends.items()}
+    ends = zip(("low", "high"), _ends(rows), strict=True)
+    return {f"corruption.{name}": torch.from_numpy(end).float() for name, end in ends}
+
+
+def vary(rows):
+    """Whether some row differs from the others."""
+    low, high = _ends(rows)
+    return bool((high > low).any())
+
+
+def _ends(rows):
+    """The least and the greatest observed value of each column, 0 where none was, without a copy of the rows."""
+    seen = True if rows.observed is None else rows.observed
+    low, high = (f(rows.x, axis=0, where=seen, initial=end) for f, end in ((np.min, np.inf), (np.max, -np.inf)))
+    return np.where(low > high, 0, low), np.where(low > high, 0, high)

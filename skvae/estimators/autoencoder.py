@@ -21,6 +21,7 @@ from skvae.estimators._principal import (
     observed_share,
     principal_components,
     principal_network,
+    vary,
 )
 from skvae.estimators._voting import fold_copies
 from skvae.estimators._watching import ErrorWatcher
@@ -287,7 +288,7 @@ class AutoencoderTransformer(NetworkTransformer):
     def _beginning(self, rows, held, noise, architecture, votes, one_pass):
         """The fit of an estimator that knows nothing yet."""
         model = self._build(rows.columns, architecture)
-        if one_pass and not _vary(rows):
+        if one_pass and not vary(rows):
             raise ValueError(
                 "The first call of partial_fit settles the scale of the columns, but all rows are equal; "
                 "call it with rows that differ."
@@ -308,7 +309,7 @@ class AutoencoderTransformer(NetworkTransformer):
 
     def _components(self, rows):
         """Where the fit begins; None where it begins at random, as it must where no row differs from the others."""
-        if not self._begins_as_pca() or not _vary(rows):
+        if not self._begins_as_pca() or not vary(rows):
             return None
         return principal_components(rows.Z, rows.weight, int(self.n_components))
 
@@ -447,10 +448,6 @@ class AutoencoderTransformer(NetworkTransformer):
     # ------------------------------------------------------------------------------------------- what prediction needs
     def _means(self, model, params, z):
         return model.decode(params, z)
-
-
-def _vary(rows):
-    return bool((np.fmax.reduce(rows.Z) > np.fmin.reduce(rows.Z)).any())
 
 
 def _minus_error(work, batch):

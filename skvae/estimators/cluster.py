@@ -14,9 +14,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skvae._compat import Interval, StrOptions, check_sample_weight, fit_context
 from skvae._sparse import merged
-from skvae._tensors import Noise, Rows, TableBatch, explain_out_of_memory, inference_device, resolve_device
+from skvae._tensors import Noise, Rows, TableBatch, explain_out_of_memory, inference_device, resolve_device, torch_dtype
 from skvae.engines import em
-from skvae.estimators._base import Estimator, draw_seed
+from skvae.estimators._base import Estimator, draw_seed, refuse_another_number
 from skvae.estimators._input import refuse_overflow, weigh
 from skvae.estimators._watching import FitWatcher
 from skvae.models import kmeans, seeding
@@ -323,7 +323,7 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         X = self._check_fitted_X(X)
         device = inference_device(self.device)
         parts = [
-            kmeans.distances(batch, centres).to(dtype=_torch_dtype(X.dtype)).cpu().numpy()
+            kmeans.distances(batch, centres).to(dtype=torch_dtype(X.dtype)).cpu().numpy()
             for batch, centres in _placed_in_turn(X, self._centres_for(X), device)
         ]
         return np.concatenate(parts)
@@ -362,12 +362,7 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
             raise ValueError(f"n_samples={X.shape[0]} should be >= n_clusters={self.n_clusters}.")
 
     def _refuse_other_clusters(self):
-        n_fitted = len(self.cluster_centers_)
-        if n_fitted != self.n_clusters:
-            raise ValueError(
-                f"This {type(self).__name__} has {n_fitted} clusters and cannot go on with n_clusters="
-                f"{self.n_clusters}; fit a clone of it."
-            )
+        refuse_another_number(self, "clusters", len(self.cluster_centers_))
 
     def _centres_for(self, X):
         return self.cluster_centers_.astype(X.dtype, copy=False)
@@ -540,13 +535,9 @@ def _total(distances, weight):
 
 
 # ------------------------------------------------------------------------------------------------------------- placing
-def _torch_dtype(dtype):
-    return torch.from_numpy(np.empty(0, dtype)).dtype
-
-
 def _placed(X, device, weight=None):
     """All rows as one batch, of which parts are views."""
-    dtype = _torch_dtype(X.dtype)
+    dtype = torch_dtype(X.dtype)
     weight = np.ones(X.shape[0]) if weight is None else weight
     if sp.issparse(X):
         return Rows(X, device, dtype, weight).batch(np.arange(X.shape[0]))

@@ -10,7 +10,7 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
 from skvae._compat import Interval, StrOptions, fit_context
 from skvae._sparse import entry
-from skvae._tensors import Noise, Rows, block_rows, explain_out_of_memory, inference_device, to_read
+from skvae._tensors import Noise, Rows, block_rows, explain_out_of_memory, inference_device, to_read, torch_dtype
 from skvae.engines import gradient, schedules
 from skvae.estimators._annealing import AnnealingMixin
 from skvae.estimators._base import Estimator, checked_sizes, draw_seed
@@ -406,7 +406,7 @@ class MultVAERecommender(
     def _at_work(self, X):
         """The fitted model, its parameters as tensors of the dtype of X, and X as rows beside them."""
         device = inference_device(self.device)
-        rows = Rows(X, device, torch.from_numpy(np.empty(0, X.dtype)).dtype)
+        rows = Rows(X, device, torch_dtype(X.dtype))
         return self._build(self._architecture), to_read(self.parameters_, device, rows.dtype), rows
 
     def _scorer(self, X):

@@ -137,7 +137,7 @@ class Coding:
         return {name: self._resized(name, tensor, n_components) for name, tensor in params.items()}
 
     def narrowed(self, params):
-        """Back again."""
+        """Parameters cut back to this model's own latent dimensions, which undoes `widened`."""
         return {name: self._resized(name, tensor, self.n_components) for name, tensor in params.items()}
 
     def _resized(self, name, tensor, n_components):
