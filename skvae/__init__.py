@@ -8,28 +8,28 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     from skvae import datasets as datasets
     from skvae import metrics as metrics
     from skvae import model_selection as model_selection
-    from skvae.estimators.autoencoder import AutoencoderTransformer as AutoencoderTransformer
-    from skvae.estimators.bernoulli_mixture import BernoulliMixtureEM as BernoulliMixtureEM
-    from skvae.estimators.cluster import KMeansLite as KMeansLite
-    from skvae.estimators.decomposition import FactorAnalysisEM as FactorAnalysisEM
-    from skvae.estimators.decomposition import ProbabilisticPCA as ProbabilisticPCA
-    from skvae.estimators.gaussian_mixture import GaussianMixtureEM as GaussianMixtureEM
-    from skvae.estimators.recommender import MultVAERecommender as MultVAERecommender
-    from skvae.estimators.vae import VAETransformer as VAETransformer
+    from skvae.estimators.autoencoders.autoencoder import AutoencoderTransformer as AutoencoderTransformer
+    from skvae.estimators.autoencoders.vae import VAETransformer as VAETransformer
+    from skvae.estimators.clustering.kmeans_lite import KMeansLite as KMeansLite
+    from skvae.estimators.decomposition.factor_analysis import FactorAnalysisEM as FactorAnalysisEM
+    from skvae.estimators.decomposition.probabilistic_pca import ProbabilisticPCA as ProbabilisticPCA
+    from skvae.estimators.mixtures.bernoulli import BernoulliMixtureEM as BernoulliMixtureEM
+    from skvae.estimators.mixtures.gaussian import GaussianMixtureEM as GaussianMixtureEM
+    from skvae.estimators.recommenders.mult_vae import MultVAERecommender as MultVAERecommender
 
 __version__ = version("skvae")
 
 # Public names and their modules. They load when first used: importing torch takes seconds, and
 # the submodules do without it.
 _PUBLIC = {
-    "AutoencoderTransformer": "skvae.estimators.autoencoder",
-    "BernoulliMixtureEM": "skvae.estimators.bernoulli_mixture",
-    "KMeansLite": "skvae.estimators.cluster",
-    "FactorAnalysisEM": "skvae.estimators.decomposition",
-    "GaussianMixtureEM": "skvae.estimators.gaussian_mixture",
-    "MultVAERecommender": "skvae.estimators.recommender",
-    "ProbabilisticPCA": "skvae.estimators.decomposition",
-    "VAETransformer": "skvae.estimators.vae",
+    "AutoencoderTransformer": "skvae.estimators.autoencoders.autoencoder",
+    "BernoulliMixtureEM": "skvae.estimators.mixtures.bernoulli",
+    "KMeansLite": "skvae.estimators.clustering.kmeans_lite",
+    "FactorAnalysisEM": "skvae.estimators.decomposition.factor_analysis",
+    "GaussianMixtureEM": "skvae.estimators.mixtures.gaussian",
+    "MultVAERecommender": "skvae.estimators.recommenders.mult_vae",
+    "ProbabilisticPCA": "skvae.estimators.decomposition.probabilistic_pca",
+    "VAETransformer": "skvae.estimators.autoencoders.vae",
 }
 _SUBMODULES = ("datasets", "metrics", "model_selection")
 

@@ -10,12 +10,8 @@ from itertools import chain
 import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
-from torch.func import functional_call
-from torch.nn.parameter import is_lazy
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from skvae._tensors import Noise, and_back, kept
+from skvae._tensors import and_back, kept
 
 _BLOCK_CELLS = 2**18
 
@@ -65,12 +61,12 @@ def init_mlp(name, sizes, noise):
     """
     params = {}
     for layer, (n_in, n_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
-        params[f"{name}.{layer}.weight"] = _glorot(n_in, n_out, noise.fold(name, layer))
+        params[f"{name}.{layer}.weight"] = glorot(n_in, n_out, noise.fold(name, layer))
         params[f"{name}.{layer}.bias"] = torch.zeros(n_out, dtype=torch.float32)
     return params
 
 
-def _glorot(n_in, n_out, noise):
+def glorot(n_in, n_out, noise):
     weight = torch.empty(n_in, n_out, dtype=torch.float32)
     for rows in torch.arange(n_in).split(max(1, _BLOCK_CELLS // n_out)):  # random bits take several times the room
         weight[rows[0] : rows[-1] + 1] = noise.uniform(rows, n_out)
@@ -190,153 +186,3 @@ class _Chain(torch.autograd.Function):
             of_h = of_h + _times(of_past, skip.value.mT) if goes_back else of_h
         of_h = of_h.unsqueeze(0) if ctx.alone else of_h
         return of_h if goes_back else None, None, None, None  # autograd sums it for members of one input
-
-
-class Module:
-    """A network of the user's own, a `torch.nn.Module`, as a pure function of a dict of tensors.
-
-    Parameters
-    ----------
-    name : str
-        Prefix of its parameters.
-    factory : callable
-        (n_in, n_out) -> Module that maps rows (n_rows, n_in) to (n_rows, n_out). It is called on torch's "meta" device:
-        what it draws is never used.
-    n_in, n_out : int
-
-    Raises
-    ------
-    ValueError
-        If the factory does not make a module; if that has no parameters, or does not map rows as it should; if it has
-        buffers, such as the running means of a batch norm, which would make the result depend on the order of calls,
-        or other tensors that are no parameters; or if it draws random numbers, as Dropout does, which nothing seeds.
-    """
-
-    def __init__(self, name, factory, n_in, n_out):
-        self.name, self.n_in, self.n_out = name, n_in, n_out
-        self.module = self._made(factory)
-        self._check_tensors()
-        self.keys = [key for key, _ in self.module.named_parameters()]
-        self._check_output(self._output())
-
-    def _made(self, factory):
-        if isinstance(factory, torch.nn.Module):
-            raise ValueError(
-                f"{self.name} must be a function (n_in, n_out) -> torch.nn.Module, but it is a module itself, "
-                f"{type(factory).__name__}; give one that makes it anew, such as lambda n_in, n_out: "
-                f"torch.nn.Linear(n_in, n_out)."
-            )
-        try:
-            with torch.device("meta"):
-                module = factory(self.n_in, self.n_out)
-        except Exception as error:
-            raise ValueError(
-                f"{self.name}(n_in={self.n_in}, n_out={self.n_out}) must make a torch.nn.Module, but it failed: "
-                f"{_told(error)}. It is called on torch's meta device, where tensors have no values."
-            ) from error
-        if not isinstance(module, torch.nn.Module):
-            raise ValueError(f"{self.name} must make a torch.nn.Module, but it made {module!r}.")
-        return module
-
-    def _check_tensors(self):
-        """Refuse tensors that are no parameters of a known shape."""
-        buffers = [key for key, _ in self.module.named_buffers()]
-        if buffers:
-            raise ValueError(f"{self.name} made a module with buffers {buffers}, which no fit keeps; leave them out.")
-        registered = {id(parameter) for parameter in self.module.parameters()}
-        plain = [
-            f"{prefix}.{key}" if prefix else key
-            for prefix, module in self.module.named_modules()
-            for key, value in vars(module).items()
-            if any(isinstance(leaf, torch.Tensor) and id(leaf) not in registered for leaf in tree_leaves(value))
-        ]
-        if plain:
-            raise ValueError(
-                f"{self.name} made a module with tensors {plain} that are no parameters, which no fit keeps; make them "
-                "torch.nn.Parameter attributes, keep plain numbers, or create them in forward."
-            )
-        parameters = dict(self.module.named_parameters())
-        lazy = [key for key, parameter in parameters.items() if is_lazy(parameter)]
-        if lazy:
-            raise ValueError(f"{self.name} made a lazy module: {lazy} have no shape yet; build it from n_in and n_out.")
-        if not parameters:
-            raise ValueError(f"{self.name} made a module without parameters: there is nothing to fit in it.")
-
-    def _output(self):
-        try:
-            with torch.no_grad(), _NothingDrawn():
-                return self._of_two_rows()
-        except _DrawsError as drawn:
-            raise ValueError(
-                f"{self.name} made a module that draws random numbers (by {drawn}), as Dropout does, which no "
-                "random_state reaches; leave it out."
-            ) from None
-        except Exception as error:
-            raise ValueError(
-                f"{self._asked()} to (n_rows, {self.n_out}), but two rows failed: {_told(error)}. If that speaks of "
-                "the meta device, the module holds tensors that are no parameters."
-            ) from error
-
-    def _of_two_rows(self):
-        """What they become, by shape alone where no values are needed for it."""
-        try:
-            return self.module(torch.ones(2, self.n_in, device="meta"))
-        except _DrawsError:
-            raise
-        except Exception:
-            weights = {key: self._drawn(key, parameter, Noise(0)) for key, parameter in self.module.named_parameters()}
-            return functional_call(self.module, weights, (torch.ones(2, self.n_in, device="cpu"),))
-
-    def _asked(self):
-        return (
-            f"{self.name}(n_in={self.n_in}, n_out={self.n_out}) made a module that must map rows (n_rows, {self.n_in})"
-        )
-
-    def _check_output(self, output):
-        if not isinstance(output, torch.Tensor):
-            found = f"a {type(output).__name__}"
-        elif output.shape != (2, self.n_out):
-            found = f"shape {tuple(output.shape)}"
-        else:
-            return
-        raise ValueError(f"{self._asked()} to a tensor (n_rows, {self.n_out}), but two rows gave {found}.")
-
-    def init(self, noise):
-        """Glorot and Bengio's (2010) uniform weights where there are two axes or more, else ones and zeros."""
-        return {
-            f"{self.name}.{key}": self._drawn(key, parameter, noise.fold(self.name, key))
-            for key, parameter in self.module.named_parameters()
-        }
-
-    def _drawn(self, key, parameter, noise):
-        if parameter.dim() < 2:  # a weight of one axis is the factor of a normalisation
-            return torch.full(parameter.shape, float(key.endswith("weight")), dtype=torch.float32)
-        n_out, n_in = parameter.shape[0], parameter[0].numel()
-        return _glorot(n_in, n_out, noise).mT.reshape(parameter.shape).contiguous()
-
-    def __call__(self, params, h):
-        """Of one network, or of members one after another."""
-        own = {key: params[f"{self.name}.{key}"] for key in self.keys}
-        n_members = len(own[self.keys[0]])
-        outputs = []
-        for member in range(n_members):
-            weights = {key: tensor[member] for key, tensor in own.items()}
-            outputs.append(functional_call(self.module, weights, (h[min(member, len(h) - 1)],)))
-        return torch.stack(outputs)
-
-
-class _DrawsError(Exception):
-    """Random numbers were asked for."""
-
-
-class _NothingDrawn(TorchDispatchMode):
-    """Refuses every operation that would draw from torch's global generator, before it does."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if torch.Tag.nondeterministic_seeded in func.tags:
-            raise _DrawsError(func.overloadpacket.__name__)
-        return func(*args, **(kwargs or {}))
-
-
-def _told(error):
-    return f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")

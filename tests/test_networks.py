@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from skvae._members import Encoded, MemberNoise, MemberRows, Stream
 from skvae._tensors import Noise, keep_gradient
 from skvae.elbo import draw_and_kl, kl_to_standard_normal
-from skvae.networks import ACTIVATIONS, Module, hidden, network
+from skvae.networks import ACTIVATIONS, hidden, network
+from skvae.training.members import Encoded, MemberNoise, MemberRows, Stream
+from skvae.user_modules import Module
 
 
 def normal(*shape, seed=0):

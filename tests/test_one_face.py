@@ -16,8 +16,7 @@ from skvae import (
     ProbabilisticPCA,
     VAETransformer,
 )
-from skvae._tensors import Table
-from skvae.estimators._input import by_row
+from skvae._tensors import Table, by_row
 
 DENSITIES = [
     GaussianMixtureEM(2, random_state=0),

@@ -3,7 +3,7 @@
 Engines and models see tensors only, and never ask whether rows are sparse or where they live.
 """
 
-from skvae._tensors._by_hand import and_back, keep_gradient, kept, kept_gradient
+from skvae._tensors._block_sizes import block_rows, by_row, rows_a_batch, top_k
 from skvae._tensors._devices import (
     explain_out_of_memory,
     inference_device,
@@ -14,9 +14,9 @@ from skvae._tensors._devices import (
     to_read,
     torch_dtype,
 )
+from skvae._tensors._gradients import and_back, keep_gradient, kept, kept_gradient
 from skvae._tensors._noise import Noise, normal_at, uniform_at
 from skvae._tensors._rows import Cells, Rows
-from skvae._tensors._scores import block_rows, top_k
 from skvae._tensors._tables import Table, TableBatch, Workspace
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Workspace",
     "and_back",
     "block_rows",
+    "by_row",
     "explain_out_of_memory",
     "inference_device",
     "keep_gradient",
@@ -35,6 +36,7 @@ __all__ = [
     "kept_gradient",
     "normal_at",
     "placed",
+    "rows_a_batch",
     "resolve_device",
     "to_device",
     "to_numpy",

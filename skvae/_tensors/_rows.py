@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from skvae._tensors._by_hand import kept_gradient
+from skvae._tensors._gradients import kept_gradient
 
 
 class Rows:

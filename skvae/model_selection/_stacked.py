@@ -197,7 +197,7 @@ class _Ahead:
         return check_cv(splits)
 
     def _climb(self, fits, waiting):
-        from skvae.estimators._climbing import climb_all  # here: torch takes seconds to load
+        from skvae.training.tasks import climb_all
 
         began = time.time()
         outcomes = climb_all([fit.task for fit in waiting.values()])

@@ -1,0 +1,62 @@
+"""Scores of many columns: how many rows at once, and the best of each."""
+
+import numpy as np
+
+from skvae._topk import top_k as _numpy_top_k
+
+_BLOCK_CELLS = 2**23  # rows x columns handled at once when scoring: 32 MB of float32
+
+
+def block_rows(n_columns):
+    """How many rows of this width to score at once."""
+    return max(1, min(4096, _BLOCK_CELLS // max(1, n_columns)))
+
+
+def top_k(scores, k):
+    """Columns and values of the k largest entries of each row, best first, as NumPy arrays.
+
+    Ties go to the lower column on the CPU; a GPU does not say which of two equal scores comes first.
+    """
+    if scores.device.type == "cpu":
+        scores = scores.numpy()
+        columns = _numpy_top_k(scores, k)
+        return columns, np.take_along_axis(scores, columns, axis=1)
+    values, columns = scores.topk(k, dim=1)
+    return columns.cpu().numpy(), values.cpu().numpy()
+
+
+_CELLS_A_BATCH = {"cpu": 2**19, "cuda": 2**26}
+
+
+def rows_a_batch(batch_size, n_columns, device):
+    """`batch_size`, or as many rows as suit the caches of this kind of device."""
+    if batch_size != "auto":
+        return batch_size
+    return max(256, _CELLS_A_BATCH["cpu" if device.type == "cpu" else "cuda"] // n_columns)
+
+
+def by_row(batches, n_rows, function, dtype=None):
+    """What a function says of the rows of each batch, put together in the order of the table.
+
+    Parameters
+    ----------
+    batches : iterable
+        Of a table, with the number of each row as `row`.
+    n_rows : int
+    function : callable
+        Batch -> Tensor of shape (n_rows_of_the_batch, ...).
+    dtype : dtype or None, default=None
+        Of what is returned, unless it is integers; None: as it comes.
+
+    Returns
+    -------
+    values : ndarray of shape (n_rows, ...)
+    """
+    out = None
+    for batch in batches:
+        values = function(batch).cpu().numpy()
+        if out is None:
+            as_it_comes = dtype is None or values.dtype.kind == "i"
+            out = np.empty((n_rows, *values.shape[1:]), dtype=values.dtype if as_it_comes else dtype)
+        out[batch.row.cpu().numpy()] = values
+    return out

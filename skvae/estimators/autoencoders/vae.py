@@ -1,0 +1,683 @@
+"""Compression of a table by a variational autoencoder: non-linear factor analysis."""
+
+import copy
+import math
+from dataclasses import replace
+from functools import partial
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from sklearn.utils.validation import check_is_fitted
+
+from skvae._compat import Interval, StrOptions
+from skvae._tensors import Noise, inference_device
+from skvae.elbo import kl_to_standard_normal
+from skvae.engines import gradient, schedules
+from skvae.estimators._base import LikelihoodScoreMixin
+from skvae.estimators._checks import check_n_samples, draw_seed
+from skvae.estimators.autoencoders._network_transformer import NetworkTransformer, Work
+from skvae.likelihoods import Mixed
+from skvae.models.autoencoders.encoder_decoder import own
+from skvae.models.autoencoders.vae import VAE, PerRowVAE, at
+from skvae.models.decomposition import factor_analysis as fa
+from skvae.networks import ACTIVATIONS
+from skvae.tables.columns import NOISE_FLOOR, Columns
+from skvae.training import defaults as policy
+from skvae.training import factor_analysis_start as linear
+from skvae.training.annealing import AnnealingMixin
+from skvae.training.fits import Linear, Plain, Voted, one_member
+from skvae.training.layout import base_for, batches, rows_at_once
+from skvae.training.tasks import climb
+from skvae.training.validation import Copies, fold_copies
+
+_ACTIVE = 0.01  # variance of the posterior mean from which a latent dimension is active (Burda et al. 2016)
+_ELBO_DRAWS = 32
+_SCORE_DRAWS = 128
+_SVI_STEPS = 300
+_SVI_DRAWS = 8
+_SVI_RATE = 0.05
+
+
+class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
+    """Compress a table to a few latent dimensions by a variational autoencoder: non-linear factor analysis.
+
+        z ~ N(0, I),   x | z ~ p(x | f(z)),   q(z | x) = N(mu(x), diag sigma^2(x))
+
+    A network f computes the parameters of each column's distribution from z, another infers z from x. Both are fitted
+    together by stochastic ascent of E_q[log p(x | z)] - beta KL(q || p). With a Gaussian likelihood the fit begins as
+    factor analysis of the same `n_components`, beside a second start, and ends as it unless the better network gives
+    rows that it has not seen a higher log-likelihood by more than two standard errors. Columns may be of different
+    kinds, and cells may be missing. Read more in the :doc:`user guide </user_guide/autoencoders>`.
+
+    Parameters
+    ----------
+    n_components : int, default=2
+        Dimension K of z.
+    hidden_layer_sizes : tuple of int, default=(64,)
+        Widths of the encoder's hidden layers; the decoder mirrors them. Without any, f is linear: a Gaussian table is
+        then fitted as factor analysis exactly, or, with ``early_stopping=False``, by ascent of the bound in closed
+        form.
+    activation : {"identity", "logistic", "tanh", "relu", "silu"}, default="tanh"
+        Of the hidden layers.
+    likelihood : str or list of (str, columns), default="gaussian"
+        Of a row given z: "gaussian", "bernoulli" (cells in [0, 1]), "categorical" (any levels), "poisson",
+        "negative_binomial" or "multinomial" (counts; of the last, a row is draws among the columns). Or a list that
+        names every column once, by number, name, slice of numbers or Boolean mask. Or "auto": of a DataFrame, Booleans
+        are bernoulli, strings and categories categorical, and numbers gaussian.
+    noise : {"diag", "isotropic"} or float, default="diag"
+        Variance of Gaussian columns: one for each, one for all, or this one, in the units of X.
+    beta : float, default=1.0
+        Weight of the KL term. 1 trains the evidence lower bound itself.
+    annealing : {"linear", "sigmoid", "cyclical"}, callable or None, default=None
+        How the weight of the KL term rises to `beta`: along a line or a logistic curve over the first
+        `anneal_fraction` of all steps, in `n_cycles` cycles that each rise over their first `anneal_fraction`, as a
+        function from the fraction of all steps done to a multiplier of `beta`, or not at all.
+    anneal_fraction : float, default=0.25
+        In [0, 1].
+    n_cycles : int, default=4
+        Number of cycles of the cyclical annealing.
+    free_bits : float, default=0.0
+        Nats that each latent dimension may cost, on average over a batch, before the KL term counts.
+    n_draws : int, default=1
+        Draws of z for each row and step.
+    objective : {"elbo", "iwae"}, default="elbo"
+        "iwae" trains the importance-weighted bound of `n_draws` draws, which is tighter.
+    inference : {"amortized", "svi"}, default="amortized"
+        By an encoder, or with a posterior of its own for every row: variational EM, for small tables and to measure
+        what the encoder loses.
+    encoder, decoder : callable or None, default=None
+        (n_in, n_out) -> torch.nn.Module, in place of the hidden layers. An encoder's output is K means, then K
+        log-variances; a decoder's has a number for each column, and for each level of a categorical one. Parameters
+        are initialised here; modules with buffers, or that draw random numbers, are refused. To pickle the estimator,
+        give functions of a module.
+    weight_decay : float, default=0.0
+        L2 penalty: the coefficient of half the sum of squares of all weights, against the mean bound per row.
+    learning_rate : float or "auto", default="auto"
+        Of Adam. "auto": 3e-3; of a network that begins as factor analysis of up to 250 rows 1e-3; of one that begins at
+        random on up to 2,000 rows 1e-2.
+    learning_rate_schedule : {"cosine", "constant"}, default="constant"
+        Whether the rate falls to 2 % of its start along half a cosine over the fit, or stays.
+    batch_size : int or "auto", default="auto"
+        Rows a step. "auto": a fortieth of the rows, from 128 to 512.
+    max_iter : int or "auto", default="auto"
+        Epochs. "auto": as many as make 1,000 to 5,000 steps, by the number of rows; 2,000 without early stopping.
+    early_stopping : bool or "auto", default="auto"
+        Whether rows that a network has not seen decide when to stop, and whether a network is worth having at all; no
+        step counts before the annealing has ended. Below 2,000 rows every row has a vote, by copies that each miss a
+        fifth of them; from 10,000 rows on, those that vote are not learnt from. False trains one network on all rows
+        to the end. "auto": True, but for ``inference="svi"``.
+    validation_fraction : float, default=0.1
+        Share of the rows that vote where not all do, inside (0, 1).
+    n_iter_no_change : int, default=20
+        Patience of early stopping, in votes; one is taken about every 20 steps, from 1,000 rows on every 50.
+    tol : float, default=1e-3
+        By how much the vote must rise for the patience, in nats a row.
+    warm_start : bool, default=False
+        Whether `fit` goes on from the last fit's network and, from the second call on, the optimiser's state; without
+        early stopping.
+    device : str, default="auto"
+        Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
+    random_state : int, RandomState instance or None, default=None
+        Seed of initial weights, order and draws. An int gives bit-equal fits on the CPU of one machine with one number
+        of threads. None draws a fresh seed from the system, without touching NumPy's global generator.
+    verbose : int, default=0
+        1 prints about ten lines a fit, 2 a line every epoch. For a bar: `set_callbacks(ProgressBar())`.
+
+    Attributes
+    ----------
+    nonlinear_ : bool
+        Whether the network was kept; False: the model is factor analysis.
+    parameters_ : dict of ndarray
+        Weights, of shape (n_in, n_out), biases, and parameters of the likelihood.
+    lower_bounds_ : ndarray of shape (n_epochs,)
+        Mean evidence lower bound per row of each epoch, in nats, at beta = 1 whatever beta trains with, by the draws
+        of training. Of factor analysis its log-likelihood.
+    validation_scores_ : ndarray
+        log p(x) of the rows that vote by networks that have not seen them, nats a row, at each vote.
+    kl_per_dimension_ : ndarray of shape (n_components,)
+        Mean over the training rows of KL(q(z_k | x) || p(z_k)), nats.
+    n_active_ : int
+        Number of latent dimensions whose posterior mean has a variance above 0.01 (Burda et al. 2016).
+    noise_variance_ : ndarray of shape (n_features,)
+        Variance of Gaussian columns given z, in the units of X squared; NaN for other columns, and for those that were
+        constant.
+    n_iter_ : int
+        Epochs done, over all calls of `partial_fit` or of `fit` with `warm_start`; 1 where factor analysis was kept.
+    n_samples_seen_ : float
+        Weight of the rows that `fit`, or all calls of `partial_fit`, learnt from.
+    device_ : str
+        Where the fit ran.
+    n_features_in_ : int
+        Number of columns.
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of the columns, where `fit` was given a DataFrame.
+
+    See Also
+    --------
+    FactorAnalysisEM : The linear model.
+    AutoencoderTransformer : Without a distribution of z.
+
+    Notes
+    -----
+    Gaussian columns are centred and scaled inside; all likelihoods are those of the data as given. A column that is
+    constant in the training rows is left out of the network, and counts as normal with variance 1e-12.
+
+    References
+    ----------
+    Kingma and Welling, *Auto-Encoding Variational Bayes*, ICLR 2014.
+
+    Rezende, Mohamed and Wierstra, *Stochastic Backpropagation and Approximate Inference in Deep Generative Models*,
+    ICML 2014.
+
+    Burda, Grosse and Salakhutdinov, *Importance Weighted Autoencoders*, ICLR 2016.
+
+    Lucas, Tucker, Grosse and Norouzi, *Don't Blame the ELBO! A Linear VAE Perspective on Posterior Collapse*,
+    NeurIPS 2019.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_wine
+    >>> from skvae import VAETransformer
+    >>> X = load_wine().data
+    >>> vae = VAETransformer(n_components=3, random_state=0).fit(X)
+    >>> vae.transform(X).shape
+    (178, 3)
+    >>> X[0, 3] = float("nan")
+    >>> bool(vae.impute(X)[0, 3] > 0)
+    True
+    """
+
+    _parameter_constraints = {
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "activation": [StrOptions(set(ACTIVATIONS))],
+        "likelihood": [str, list, tuple],
+        "noise": [StrOptions({"diag", "isotropic"}), Interval(Real, 0, None, closed="neither")],
+        "beta": [Interval(Real, 0, None, closed="left")],
+        "annealing": [StrOptions({"linear", "cyclical", "sigmoid"}), callable, None],
+        "anneal_fraction": [Interval(Real, 0, 1, closed="both")],
+        "n_cycles": [Interval(Integral, 1, None, closed="left")],
+        "free_bits": [Interval(Real, 0, None, closed="left")],
+        "n_draws": [Interval(Integral, 1, None, closed="left")],
+        "objective": [StrOptions({"elbo", "iwae"})],
+        "inference": [StrOptions({"amortized", "svi"})],
+        "encoder": [callable, None],
+        "decoder": [callable, None],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "learning_rate": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
+        "learning_rate_schedule": [StrOptions({"cosine", "constant"})],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "max_iter": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "early_stopping": [StrOptions({"auto"}), "boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "warm_start": ["boolean"],
+        "device": [str],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        n_components=2,
+        *,
+        hidden_layer_sizes=(64,),
+        activation="tanh",
+        likelihood="gaussian",
+        noise="diag",
+        beta=1.0,
+        annealing=None,
+        anneal_fraction=0.25,
+        n_cycles=4,
+        free_bits=0.0,
+        n_draws=1,
+        objective="elbo",
+        inference="amortized",
+        encoder=None,
+        decoder=None,
+        weight_decay=0.0,
+        learning_rate="auto",
+        learning_rate_schedule="constant",
+        batch_size="auto",
+        max_iter="auto",
+        early_stopping="auto",
+        validation_fraction=0.1,
+        n_iter_no_change=20,
+        tol=1e-3,
+        warm_start=False,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self.n_components = n_components
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.likelihood = likelihood
+        self.noise = noise
+        self.beta = beta
+        self.annealing = annealing
+        self.anneal_fraction = anneal_fraction
+        self.n_cycles = n_cycles
+        self.free_bits = free_bits
+        self.n_draws = n_draws
+        self.objective = objective
+        self.inference = inference
+        self.encoder = encoder
+        self.decoder = decoder
+        self.weight_decay = weight_decay
+        self.learning_rate = learning_rate
+        self.learning_rate_schedule = learning_rate_schedule
+        self.batch_size = batch_size
+        self.max_iter = max_iter
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.warm_start = warm_start
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    # ------------------------------------------------------------------------------------------- what a fit consists of
+    def _check_consistent(self):
+        """Refuse parameters that contradict each other."""
+        if self.objective == "iwae" and (self.beta != 1 or self.free_bits or self.annealing is not None):
+            raise ValueError(
+                "objective='iwae' is a bound as it stands, and has no KL term to weigh: it takes beta=1, free_bits=0 "
+                f"and annealing=None, but got beta={self.beta}, free_bits={self.free_bits}, annealing="
+                f"{self.annealing!r}."
+            )
+        if self.inference == "svi" and self.encoder is not None:
+            raise ValueError("inference='svi' has no encoder; leave out encoder, or use inference='amortized'.")
+        if self.inference == "svi" and self.early_stopping is True:
+            raise ValueError(
+                "inference='svi' fits a posterior to each training row and has none for rows that are held out; use "
+                "early_stopping='auto' or False, or inference='amortized'."
+            )
+
+    def _columns_of(self, X):
+        return Columns.read(X, self.likelihood, self.noise, who=type(self).__name__)
+
+    def _in_units(self, columns, numbers, weight):
+        """From nats of the model layout to nats of the data as given."""
+        jacobian = float(np.average(columns.log_jacobian(numbers), weights=weight))
+        return lambda log_prob: log_prob + jacobian
+
+    def _votes(self, n, judged):
+        """Whether rows vote that a network has not seen: `judged` ones given for it, or some of n."""
+        return self.inference == "amortized" and bool(self.early_stopping) and (judged or n > 1)
+
+    def _starts_linear(self, columns, votes):
+        """Whether the fit begins as factor analysis, and may end as it: votes must tell which."""
+        gaussian = all(block.kind == "gaussian" for block in columns.blocks) and isinstance(self.noise, str)
+        return votes and gaussian and self.encoder is None and self.decoder is None
+
+    def _held_out(self, rows, X_val):
+        if self.inference == "svi":
+            raise ValueError("X_val decides when to stop, but inference='svi' never asks; leave X_val out.")
+        return super()._held_out(rows, X_val)
+
+    def _architecture_of(self, columns, with_mask):
+        asked = {"inference": self.inference, "likelihood": copy.deepcopy(self.likelihood), "noise": self.noise}
+        return super()._architecture_of(columns, with_mask) | asked
+
+    def _build(self, columns, architecture, noise_floor=NOISE_FLOOR, **others):
+        """The model; `others` are settings in place of the estimator's."""
+        settings = {"n_draws": self.n_draws, "objective": self.objective, "free_bits": self.free_bits}
+        kind = VAE if architecture["inference"] == "amortized" else PerRowVAE
+        return kind(
+            columns.width * (1 + architecture["with_mask"]),
+            architecture["n_components"],
+            columns.width,
+            architecture["hidden_layer_sizes"],
+            ACTIVATIONS[architecture["activation"]],
+            columns.likelihood(noise_floor),
+            **settings | others,
+            encoder=architecture["encoder"],
+            decoder=architecture["decoder"],
+        )
+
+    def _fitted_model(self):
+        return self._build(self._columns, self._architecture, _noise_floor(self.nonlinear_))
+
+    def _beginning(self, rows, held, noise, architecture, votes, one_pass):
+        """The fit of an estimator that knows nothing yet."""
+        model, n = self._build(rows.columns, architecture), len(rows)
+        if not votes:
+            return Plain(model, rows, noise, self._plan(n, one_pass=one_pass))
+        linear_start, tied = self._starts_linear(rows.columns, votes), self.noise == "isotropic"
+        if linear_start and (not model.last or n < policy.FEW_ROWS and held is None):
+            return Linear(model, rows, noise, tied)
+        copies = self._copies(rows, held, noise)
+        if held is not None:
+            rows = rows.followed_by(held)
+        fallback = np.where(np.arange(len(rows)) < n, rows.weight, 0.0)
+        return Voted(
+            model,
+            rows,
+            noise,
+            self._plan(n, votes=True, begins_linear=linear_start),
+            copies,
+            linear_start=linear_start,
+            fallback_weight=fallback,
+            tied=tied,
+            n_draws=policy.draws_of_a_vote(len(rows)),
+            random_rate=self._plan(n, votes=True).learning_rate if n <= policy.FEW_ENOUGH_FOR_CHANCE else None,
+        )
+
+    def _copies(self, rows, held, noise):
+        n = len(rows)
+        if held is not None:
+            weight = np.concatenate([rows.weight, np.zeros(len(held))])
+            return Copies(weight[None], [np.arange(n, n + len(held))])
+        n_folds = policy.n_folds(n, rows.x.size)
+        copies = fold_copies(rows.weight, noise.fold("validation"), n_folds, self.validation_fraction)
+        if n < policy.PLENTY:
+            return copies
+        return Copies(copies.weight[1:], copies.held_out[1:])
+
+    def _params_to_go_on(self, model, rows):
+        if self.inference == "svi":
+            raise ValueError("inference='svi' knows the rows of one fit only and cannot go on; call fit anew.")
+        params = super()._params_to_go_on(model, rows)
+        if not self.nonlinear_ and "likelihood.noise" in params:
+            psi = torch.from_numpy(self.parameters_["likelihood.noise"]).exp()
+            params["likelihood.noise"] = model.likelihood.raw(psi).float().to(rows.device)
+        return params
+
+    def _weight_of_kl(self, one_pass):
+        multiplier, settles = (schedules.constant, lambda: 0.0) if one_pass else self._annealing()
+        cap = self.beta
+        return lambda fraction: cap * multiplier(fraction), settles
+
+    def _auto(self, n, votes, begins_linear):
+        return policy.vae_defaults(n, votes, begins_linear)
+
+    # --------------------------------------------------------------------------------------------------- what it leaves
+    def _summary(self, prepared, settled):
+        """Whether the network was kept, and what the posteriors of the training rows and the noise look like."""
+        rows = prepared.rows
+        nonlinear = settled.linear is None
+        model = self._build(rows.columns, prepared.architecture, _noise_floor(nonlinear))
+        params = one_member(settled.params)
+        dtype = next(iter(settled.params.values())).dtype
+        share = torch.from_numpy(rows.weight / rows.weight.sum())
+        kl, first, second = 0.0, 0.0, 0.0
+        with torch.no_grad():
+            for index, batch in batches(rows, settled.start, model, dtype):
+                q = model.encode(params, batch)
+                w = share[index].to(dtype=q.mean.dtype, device=rows.device)
+                kl = kl + w @ kl_to_standard_normal(*q)[0]
+                first, second = first + w @ q.mean[0], second + w @ q.mean[0].square()
+        variance = (second - first.square()).cpu().double().numpy()
+        noise = _noise_variance(rows.columns, model.likelihood, own(params))
+        return {
+            "nonlinear_": nonlinear,
+            "kl_per_dimension_": kl.cpu().double().numpy(),
+            "n_active_": int((variance > _ACTIVE).sum()),
+            **({} if noise is None else {"noise_variance_": noise}),
+        }
+
+    # ------------------------------------------------------------------------------------------------------- prediction
+    def transform(self, X):
+        """Embed each row: the mean of q(z | x).
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            NaN where a cell is missing.
+
+        Returns
+        -------
+        mean : ndarray of shape (n_samples, n_components)
+        """
+        return self.posterior(X)[0]
+
+    def posterior(self, X):
+        """Give q(z | x) of each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            NaN where a cell is missing.
+
+        Returns
+        -------
+        mean, std : ndarrays of shape (n_samples, n_components)
+            Means and standard deviations of the factorised normal posterior.
+        """
+        work = self._inferred(X)
+        q = work.by_row(lambda batch: torch.cat(work.model.encode(work.params, batch), -1)[0])
+        mean, log_variance = np.split(q, 2, axis=1)
+        return mean, np.exp(0.5 * log_variance)
+
+    def sample(self, n_samples=1, random_state=None):
+        """Draw rows from the model.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            How many.
+        random_state : int, RandomState instance or None, default=None
+            An int draws the same rows every time, None others at each call.
+
+        Returns
+        -------
+        X : {ndarray, DataFrame} of shape (n_samples, n_features)
+            A DataFrame where the fit was on one that holds more than numbers.
+
+        Raises
+        ------
+        ValueError
+            If n_samples is no whole number, or below 1.
+        """
+        check_is_fitted(self)
+        row = torch.arange(check_n_samples(n_samples))
+        device = inference_device(self.device)
+        model, params = self._model_at(device, torch.float32)
+        noise, parts = Noise(draw_seed(random_state)), row.split(rows_at_once(model.n_outputs))
+        with torch.no_grad():
+            drawn = [self._drawn(model, params, noise, row.to(device)) for row in parts]
+        return self._as_given(torch.cat(drawn).cpu().double().numpy())
+
+    @staticmethod
+    def _drawn(model, params, noise, row):
+        z = noise.fold("z").normal(row, model.n_components)
+        f = model.decode(params, z[None])[0]
+        return model.likelihood.sample(f, {name: part[0] for name, part in own(params).items()}, noise.fold("x"), row)
+
+    def score_samples(self, X, n_draws=None):
+        """Log-likelihood of each row: log p(x) of its observed cells, of the data as given.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            NaN where a cell is missing.
+        n_draws : int or None, default=None
+            Estimate by importance weighting with so many draws from q(z | x), the same for every row and every call;
+            on average a lower bound that rises with their number (Burda et al. 2016, eq. 8). None: exact where the
+            model is linear and Gaussian, else by 128 draws.
+
+        Returns
+        -------
+        log_prob : ndarray of shape (n_samples,)
+            Nats.
+        """
+        exact = self._linear_model() if n_draws is None else None
+        work = self._inferred(X)
+        if exact is not None:
+            log_prob = linear.at_work(exact, work.rows.Z, fa.log_prob)
+        else:
+            epsilon = self._draws(_SCORE_DRAWS if n_draws is None else n_draws, work)
+            log_prob = work.by_row(partial(_log_evidence, work, epsilon), epsilon.shape[1])
+        return (log_prob + self._columns.log_jacobian(work.numbers)).astype(work.out)
+
+    def elbo(self, X, inference=None):
+        """Bound log p(x) of each row from below, at beta = 1.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            NaN where a cell is missing.
+        inference : {"amortized", "svi"} or None, default=None
+            "svi" first raises the bound of each row over its own posterior, the decoder held fixed; what that gains is
+            what the encoder loses (Cremer et al., ICML 2018). None: as in the fit.
+
+        Returns
+        -------
+        bound : ndarray of shape (n_samples,)
+            Nats. The KL term is exact, and so is the expected log-likelihood where the decoder is linear; else it is a
+            mean over at least 32 balanced draws of z that are the same for every row and every call.
+        """
+        if inference not in (None, "amortized", "svi"):
+            raise ValueError(f"inference must be None, 'amortized' or 'svi', but it is {inference!r}.")
+        work = self._inferred(X, inference)
+        epsilon = _balanced(self._draws(max(_ELBO_DRAWS // 2, work.model.n_components), work))
+        bound = work.by_row(partial(_expected_bound, work, epsilon), epsilon.shape[1])
+        return (bound + self._columns.log_jacobian(work.numbers)).astype(work.out)
+
+    def impute(self, X, n_draws=None):
+        """Fill missing cells with what the model expects of them, given the rest of the row.
+
+        Parameters
+        ----------
+        X : {array-like, DataFrame} of shape (n_samples, n_features)
+            NaN where a cell is missing.
+        n_draws : int or None, default=None
+            Draws of z by whose importance weights the expectation is taken. None: exact where the model is linear and
+            Gaussian, else 128.
+
+        Returns
+        -------
+        X_filled : {ndarray, DataFrame} of shape (n_samples, n_features)
+            A copy of X with no cell missing; categorical cells by the most probable level.
+            A pandas DataFrame keeps its dtypes: columns of integers get rounded values, categories of numbers the
+            nearest. All else gives an ndarray.
+        """
+        exact = self._linear_model() if n_draws is None else None
+        work = self._inferred(X)
+        rows = work.rows
+        if rows.observed is None:
+            values = rows.x
+        elif exact is not None:
+            values = linear.expected(exact, rows.x, rows.observed)
+        else:
+            epsilon = self._draws(_SCORE_DRAWS if n_draws is None else n_draws, work)
+            values = work.by_row(partial(_expected_cells, work, epsilon), epsilon.shape[1])
+        return self._columns.fill(X, work.numbers, self._columns.decode(values))
+
+    # -------------------------------------------------------------------------------------------- what prediction needs
+    def _means(self, model, params, z):
+        return model.likelihood.mean(model.decode(params, z), own(params))
+
+    def _inferred(self, X, inference=None):
+        """The fitted model and these rows, with posteriors as the fit has them or as asked."""
+        work = self._at_work(X)
+        return self._refined(work) if (inference or self._architecture["inference"]) == "svi" else work
+
+    def _refined(self, work):
+        """With a posterior of each row's own, raised while the decoder stays."""
+        asked = self._architecture | {"inference": "svi"}
+        floor = _noise_floor(self.nonlinear_)
+        model = self._build(self._columns, asked, floor, n_draws=_SVI_DRAWS, fixed=work.params)
+        params = model.init_rows(len(work.rows), work.dtype)
+        if self._architecture["inference"] == "amortized":
+            q = work.by_row(lambda batch: torch.cat(work.model.encode(work.params, batch), -1)[0])
+            base = base_for(work.start, work.rows, model.n_components, work.dtype)
+            base = 0.0 if base is None else base[0].cpu().numpy()
+            params = {"row.posterior": torch.from_numpy(q - base)[None].to(work.dtype)}
+        n = len(work.rows)
+        summed = replace(work.rows, weight=np.full(n, float(n)))  # not a mean: no row's steps depend on the others
+        fit = Plain(model, summed, Noise(0), _svi_plan(n), params, work.start, dtype=work.dtype)
+        (outcome,) = climb([fit.task])
+        return Work(model, work.params | outcome.params, work.rows, work.start, work.dtype, work.numbers)
+
+    def _draws(self, n_draws, work):
+        """Standard normal draws, (1, n_draws, 1, n_components), the same for every row and every call."""
+        if not isinstance(n_draws, Integral) or isinstance(n_draws, bool) or n_draws < 1:
+            raise ValueError(f"n_draws must be a whole number >= 1, but it is {n_draws!r}.")
+        draws = Noise(0).fold("score").normal(torch.arange(n_draws), work.model.n_components, work.dtype)
+        return draws[None, :, None].to(work.rows.device)
+
+    def _linear_model(self):
+        """The model as factor analysis, where that is what it is: its likelihood needs no draws."""
+        check_is_fitted(self)
+        if not self.nonlinear_:
+            return self._fitted_start().base
+        if (
+            self._architecture["hidden_layer_sizes"]
+            or self._architecture["decoder"] is not None
+            or not self._gaussian()
+        ):
+            return None
+        model = self._build(self._columns, self._architecture)
+        arrays = {name: torch.from_numpy(array).double() for name, array in self.parameters_.items()}
+        psi = model.likelihood.variance(own(arrays), self._columns.width)
+        return fa.Params(arrays["decoder.0.bias"], arrays["decoder.0.weight"].mT, psi.double())
+
+    def _gaussian(self):
+        return all(block.kind == "gaussian" for block in self._columns.blocks)
+
+
+def _noise_floor(nonlinear):
+    """Factor analysis has none of the network's: its noise is what it is."""
+    return NOISE_FLOOR if nonlinear else 0.0
+
+
+def _log_evidence(work, epsilon, batch):
+    """log p(x) by importance weighting, (n_rows,)."""
+    weights = work.model.log_weights(work.params, batch, epsilon)[0]
+    log_base = work.model.likelihood.log_base(batch.x)[0]
+    return weights.logsumexp(0) - math.log(len(weights)) + log_base
+
+
+def _expected_bound(work, epsilon, batch):
+    """The bound, its expectation over draws or in closed form, (n_rows,)."""
+    model, params = work.model, work.params
+    q = model.encode(params, batch)
+    if model.closed_form:
+        log_prob = model.expected_log_prob(params, batch.x, q)
+    else:
+        log_prob = model.log_prob(params, batch.x, at(q, epsilon)).mean(1)
+    return (log_prob - kl_to_standard_normal(*q).sum(-1) + model.likelihood.log_base(batch.x))[0]
+
+
+def _expected_cells(work, epsilon, batch):
+    """E[x | what was observed of it] by importance weighting, (n_rows, width)."""
+    model, params = work.model, work.params
+    z = at(model.encode(params, batch), epsilon)
+    share = model.log_weights(params, batch, epsilon).softmax(1)
+    means = model.likelihood.mean(model.decode(params, z), own(params))
+    return (share[..., None] * means).sum(1)[0]
+
+
+def _balanced(epsilon):
+    """Twice as many draws, (1, 2 S, 1, K), with mean 0 and covariance I to rounding; S at least K.
+
+    An expectation over them is exact for functions of second degree, such as the log-likelihood of a linear decoder.
+    """
+    q, _ = torch.linalg.qr(epsilon[0, :, 0])
+    draws = q * math.sqrt(len(q))
+    return torch.cat([draws, -draws])[None, :, None]
+
+
+def _noise_variance(columns, likelihood, own_parameters):
+    """Of the gaussian columns in the units of X, NaN for the others; None where no column is gaussian."""
+    variance = np.full(columns.n_features, np.nan)
+    for number, block in enumerate(columns.blocks):
+        if block.kind != "gaussian":
+            continue
+        part, names = likelihood, own_parameters
+        if isinstance(likelihood, Mixed):
+            part = likelihood.parts[number][0]
+            prefix = f"{number}."
+            names = {key.removeprefix(prefix): value for key, value in names.items() if key.startswith(prefix)}
+        psi = part.variance(names, block.stop - block.start).reshape(-1).detach().cpu().double().numpy()
+        variance[list(block.columns)] = psi * columns.scale[block.span] ** 2
+    return None if np.isnan(variance).all() else variance
+
+
+def _svi_plan(n):
+    return gradient.Plan(_SVI_STEPS, n, _SVI_RATE, rate_schedule=schedules.cosine)

@@ -1,0 +1,380 @@
+"""Clustering: K-means."""
+
+import warnings
+from numbers import Integral, Real
+
+import numpy as np
+import scipy.sparse as sp
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from skvae._compat import Interval, StrOptions, check_sample_weight, fit_context
+from skvae._sparse import merged
+from skvae._tensors import explain_out_of_memory, inference_device, torch_dtype
+from skvae.estimators._base import Estimator
+from skvae.estimators._checks import refuse_another_number
+from skvae.estimators.clustering._lloyd import LloydFit, LloydWatcher, nearest, placed_in_turn, total
+from skvae.models.clustering import kmeans
+
+
+class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Estimator):
+    """Cluster rows around the nearest of K centres.
+
+    Places the centres c_k so that the inertia, the weighted sum of squared distances ::
+
+        sum_n w_n min_k |x_n - c_k|^2
+
+    is low, by Lloyd's iterations from a good start. A drop-in for scikit-learn's ``KMeans``: from the same start it
+    finds the same clusters. It starts large fits from the clusters of a sample, looks only at rows whose cluster may
+    have changed, and can run on a GPU. Read more in the :doc:`user guide </user_guide/clustering>`.
+
+    Parameters
+    ----------
+    n_clusters : int, default=8
+        Number K of clusters.
+    init : {"k-means++", "k-means||", "random"}, callable or array-like of shape (n_clusters, n_features), \
+            default="k-means++"
+        Where the centres start. "k-means++": rows that lie far apart, each the best of 2 + log(K) draws. In large fits
+        they come from a sample (a tenth of the rows, at least 10,000 and 300 a cluster; half of all rows must be more
+        than that): the best of three such starts after a few iterations on it, and K-means on the sample goes first.
+        "k-means||": rows that lie far apart, drawn many at a time; for many clusters. "random": rows drawn by weight.
+        A callable is given X, `n_clusters` and `random_state`, and returns centres.
+    n_init : int or "auto", default="auto"
+        Number of starts, of which the one with the lowest inertia is kept. "auto": 10 for "random" and callables, else
+        1.
+    max_iter : int, default=300
+        Iterations from one start.
+    tol : float, default=1e-4
+        Stop when the squared shift of all centres together is at most `tol` times the mean variance of the columns, or
+        no row changes its cluster.
+    verbose : int, default=0
+        1 prints about ten lines a start, 2 a line every iteration. For a bar: `set_callbacks(ProgressBar())`.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the start. None draws a fresh one from the system, without touching NumPy's global generator.
+    copy_x : bool, default=True
+        Accepted for scikit-learn's sake: X is never changed.
+    algorithm : {"lloyd", "elkan"}, default="lloyd"
+        Accepted for scikit-learn's sake: both find the same clusters, and bounds on distances are used where they pay.
+    device : str, default="auto"
+        Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
+    batch_size : int or "auto", default="auto"
+        Rows whose sums are formed at once. Changes results by rounding only.
+
+    Attributes
+    ----------
+    cluster_centers_ : ndarray of shape (n_clusters, n_features)
+        Of the dtype of X: float32 or float64.
+    labels_ : int32 ndarray of shape (n_samples,)
+        Nearest of these centres for each row of `fit`, or of the last call of `partial_fit`: what `predict` gives.
+    inertia_ : float
+        Weighted sum of squared distances of the same rows to these centres.
+    n_iter_ : int
+        Iterations from the best start; after `partial_fit`, the number of calls.
+    lower_bounds_ : ndarray of shape (n_iter,)
+        Minus the inertia per unit of weight before each iteration.
+    device_ : str
+        Where the fit ran.
+    n_features_in_ : int
+        Number of columns of X.
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of the columns, where `fit` was given a DataFrame.
+
+    See Also
+    --------
+    sklearn.cluster.KMeans : What this replaces.
+    sklearn.model_selection.GridSearchCV : Compares numbers of clusters by `score` on held-out rows.
+
+    Notes
+    -----
+    A cluster that loses all its rows is given one of the rows farthest from their centres, if any lies away from its
+    own. Rows given w times and rows of weight w make the same fit; rows of weight zero count for nothing but
+    have a label.
+
+    References
+    ----------
+    Lloyd, *Least squares quantization in PCM*, IEEE Transactions on Information Theory 28(2), 1982.
+    Arthur and Vassilvitskii, *k-means++: the advantages of careful seeding*, SODA 2007.
+    Hamerly, *Making k-means even faster*, SDM 2010.
+    Bahmani, Moseley, Vattani, Kumar and Vassilvitskii, *Scalable k-means++*, VLDB 2012.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvae import KMeansLite
+    >>> X = np.array([[1, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+    >>> clusters = KMeansLite(n_clusters=2, random_state=0).fit(X)
+    >>> clusters.inertia_
+    16.0
+    >>> labels = clusters.predict([[0, 0], [12, 3]])
+    >>> bool(labels[0] == clusters.labels_[0]), bool(labels[1] == clusters.labels_[5])
+    (True, True)
+    """
+
+    _parameter_constraints = {
+        "n_clusters": [Interval(Integral, 1, None, closed="left")],
+        "init": [StrOptions({"k-means++", "k-means||", "random"}), callable, "array-like"],
+        "n_init": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "verbose": ["verbose"],
+        "random_state": ["random_state"],
+        "copy_x": ["boolean"],
+        "algorithm": [StrOptions({"lloyd", "elkan"})],
+        "device": [str],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        n_clusters=8,
+        *,
+        init="k-means++",
+        n_init="auto",
+        max_iter=300,
+        tol=1e-4,
+        verbose=0,
+        random_state=None,
+        copy_x=True,
+        algorithm="lloyd",
+        device="auto",
+        batch_size="auto",
+    ):
+        self.n_clusters = n_clusters
+        self.init = init
+        self.n_init = n_init
+        self.max_iter = max_iter
+        self.tol = tol
+        self.verbose = verbose
+        self.random_state = random_state
+        self.copy_x = copy_x
+        self.algorithm = algorithm
+        self.device = device
+        self.batch_size = batch_size
+
+    # ------------------------------------------------------------------------------------------------------- fitting
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None, sample_weight=None):
+        """Find the centres.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Computed with in its own dtype, float32 or float64 (others become float64). Sparse X is never made dense.
+        y : ignored
+            Present for scikit-learn's convention.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            Weight of each row, not negative; None weighs all the same. It counts in drawing the start, too.
+
+        Returns
+        -------
+        self : KMeansLite
+
+        Raises
+        ------
+        ValueError
+            If X holds NaN or infinity, has fewer rows than `n_clusters`, or the weights or centres to start from do not
+            fit it.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If X has fewer distinct rows than `n_clusters`.
+        """
+        with self._unchanged_on_error(), explain_out_of_memory("use device='cpu'"):
+            checked = self._check_X(X, reset=True)
+            self._check_size(checked)
+            lloyd = LloydFit(self, checked, sample_weight)
+            with LloydWatcher(self, X, y, self.max_iter, lloyd.attributes, n_starts=lloyd.n_starts) as watcher:
+                fit = lloyd.ascend(watcher)
+            found = lloyd.attributes(fit.params)
+            self._warn_of_few_clusters(found["labels_"])
+            return self._set(
+                **found,
+                n_iter_=fit.n_iter,
+                lower_bounds_=np.array(fit.lower_bounds),
+                device_=str(lloyd.device),
+            )
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y=None, sample_weight=None):
+        """Let some more rows pull their nearest centres, each cluster weighed by all the rows that it has had.
+
+        The first call on an estimator that was not fitted draws centres from its rows, as `init` says.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            New rows; the first call needs at least `n_clusters` of them.
+        y : ignored
+            Present for scikit-learn's convention.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            Weight of each row, not negative; None weighs all the same.
+
+        Returns
+        -------
+        self : KMeansLite
+
+        Raises
+        ------
+        ValueError
+            If the first call has too few rows, or `n_clusters` is no longer the number of the centres.
+        """
+        with self._unchanged_on_error(), explain_out_of_memory("use device='cpu'"):
+            goes_on = hasattr(self, "cluster_centers_")
+            X = self._check_X(X, reset=not goes_on)
+            if goes_on:
+                self._refuse_other_clusters()
+                X = X.astype(self.cluster_centers_.dtype, copy=False)
+            else:
+                self._check_size(X)
+            lloyd = LloydFit(self, X, sample_weight)
+            seen, before = (self._weights, self.cluster_centers_) if goes_on else (np.zeros(self.n_clusters), None)
+            bound, weights, centres = lloyd.one_step(before, seen)
+            labels, distances = nearest(X, centres, lloyd.device)
+            n_iter = self.n_iter_ + 1 if goes_on else 1
+            return self._set(
+                cluster_centers_=centres,
+                labels_=labels,
+                inertia_=total(distances, check_sample_weight(sample_weight, X, dtype=np.float64)),
+                n_iter_=n_iter,
+                lower_bounds_=np.array([bound]),
+                device_=str(lloyd.device),
+                _weights=weights,
+            )
+
+    def fit_predict(self, X, y=None, sample_weight=None):
+        """Find the centres and give the nearest to each row.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            As for `fit`.
+        y : ignored
+            Present for scikit-learn's convention.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            As for `fit`.
+
+        Returns
+        -------
+        labels : int32 ndarray of shape (n_samples,)
+        """
+        return self.fit(X, sample_weight=sample_weight).labels_
+
+    def fit_transform(self, X, y=None, sample_weight=None):
+        """Find the centres and give the distances of the rows to all of them.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            As for `fit`.
+        y : ignored
+            Present for scikit-learn's convention.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            As for `fit`.
+
+        Returns
+        -------
+        distances : ndarray of shape (n_samples, n_clusters)
+        """
+        return self.fit(X, sample_weight=sample_weight).transform(X)
+
+    # ---------------------------------------------------------------------------------------------------- prediction
+    def predict(self, X):
+        """Give the centre nearest to each row.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows, whether `fit` saw them or not.
+
+        Returns
+        -------
+        labels : int32 ndarray of shape (n_samples,)
+            Number of the nearest centre; of equally near ones the first.
+        """
+        X = self._check_fitted_X(X)
+        return nearest(X, self._centres_for(X), inference_device(self.device))[0]
+
+    def transform(self, X):
+        """Give the distance of each row to each centre.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows, whether `fit` saw them or not.
+
+        Returns
+        -------
+        distances : ndarray of shape (n_samples, n_clusters)
+            Euclidean, not squared; float32 for float32 rows.
+        """
+        X = self._check_fitted_X(X)
+        device = inference_device(self.device)
+        parts = [
+            kmeans.distances(batch, centres).to(dtype=torch_dtype(X.dtype)).cpu().numpy()
+            for batch, centres in placed_in_turn(X, self._centres_for(X), device)
+        ]
+        return np.concatenate(parts)
+
+    def score(self, X, y=None, sample_weight=None):
+        """Give minus the inertia of the rows.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows, whether `fit` saw them or not.
+        y : ignored
+            Present for scikit-learn's convention.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            Weight of each row; None weighs all the same.
+
+        Returns
+        -------
+        score : float
+            Minus the weighted sum of squared distances to the nearest centres.
+        """
+        X = self._check_fitted_X(X)
+        weight = check_sample_weight(sample_weight, X, dtype=np.float64)
+        return -total(nearest(X, self._centres_for(X), inference_device(self.device))[1], weight)
+
+    def _check_X(self, X, *, reset):
+        X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], order="C", reset=reset)
+        return merged(X, type(X)) if sp.issparse(X) else X
+
+    def _check_fitted_X(self, X):
+        check_is_fitted(self)
+        return self._check_X(X, reset=False)
+
+    def _check_size(self, X):
+        if X.shape[0] < self.n_clusters:
+            raise ValueError(f"n_samples={X.shape[0]} should be >= n_clusters={self.n_clusters}.")
+
+    def _refuse_other_clusters(self):
+        refuse_another_number(self, "clusters", len(self.cluster_centers_))
+
+    def _centres_for(self, X):
+        return self.cluster_centers_.astype(X.dtype, copy=False)
+
+    def _warn_of_few_clusters(self, labels):
+        n_found = np.count_nonzero(np.bincount(labels))
+        if n_found < self.n_clusters:
+            warnings.warn(
+                f"Number of distinct clusters ({n_found}) found smaller than n_clusters ({self.n_clusters}). Possibly "
+                "due to duplicate points in X.",
+                ConvergenceWarning,
+                stacklevel=4,  # who called `fit`
+            )
+
+    @property
+    def _n_features_out(self):
+        return len(self.cluster_centers_)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+# ------------------------------------------------------------------------------------------------------------- placing

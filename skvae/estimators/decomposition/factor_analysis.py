@@ -1,0 +1,342 @@
+"""Factor analysis and probabilistic PCA: a Gaussian with few causes."""
+
+import math
+import warnings
+from numbers import Integral, Real
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.stats import chi2
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.validation import check_is_fitted
+
+from skvae._compat import Interval, StrOptions
+from skvae._tensors import Noise
+from skvae.estimators._checks import draw_seed
+from skvae.estimators.decomposition._linear_gaussian import LinearGaussian, refuse_underflow
+from skvae.models.decomposition import factor_analysis as fa
+from skvae.models.decomposition.rotation import OBLIQUE, ORTHOGONAL, rotate
+
+_FLOAT = torch.float64  # sufficient statistics and K x K systems, whatever the dtype of X
+_HEYWOOD = 2 * fa.NOISE_FLOOR  # noise below, as a share of the variance of its column, is at its floor
+
+
+class ChiSquare(NamedTuple):
+    """A test of fit.
+
+    Attributes
+    ----------
+    statistic : float
+    dof : int
+        Degrees of freedom.
+    p_value : float
+        Probability of a larger statistic if the model holds; NaN without degrees of freedom.
+    """
+
+    statistic: float
+    dof: int
+    p_value: float
+
+
+class FactorAnalysisEM(LinearGaussian):
+    """Explain the correlations of many columns by a few factors, fitted by expectation maximisation.
+
+        z ~ N(0, I),   x | z ~ N(mu + W z, Psi),   Psi diagonal;   so   x ~ N(mu, W W' + Psi)
+
+    A drop-in for :class:`sklearn.decomposition.FactorAnalysis` with at least its likelihood, that also takes missing
+    cells, sample weights and covariance matrices, learns in parts, rotates obliquely, tests its fit, and runs on a GPU.
+    Rows are read once: EM runs on their covariance, with expanded parameters and extrapolation, and takes milliseconds.
+    Read more in the :doc:`user guide </user_guide/factor_analysis>`.
+
+    Parameters
+    ----------
+    n_components : int or None, default=None
+        Number K of factors; 0 fits independent Gaussians. None: as many as columns.
+    tol : float, default=1e-2
+        Stop when an EM step raises the log-likelihood of all rows by less, in nats.
+    copy : bool, default=True
+        Accepted for scikit-learn's sake; X is never overwritten.
+    max_iter : int, default=1000
+        EM steps.
+    noise_variance_init : array-like of shape (n_features,) or None, default=None
+        Noise variances to start from, positive. None: half of each column's variance.
+    svd_method : {"lapack", "randomized"}, default="randomized"
+        Accepted for scikit-learn's sake; EM needs no SVD.
+    iterated_power : int, default=3
+        Accepted for scikit-learn's sake.
+    rotation : {"varimax", "quartimax", "promax", "oblimin"} or None, default=None
+        To simple structure, after the fit: orthogonal, or (the last two) oblique, with correlated factors.
+        Likelihood and covariance stay as they are. None: along the principal axes of Psi^-1/2 W.
+    random_state : int, RandomState instance or None, default=0
+        Seed of the loadings to start from. None draws a fresh seed from the system, without touching NumPy's global
+        generator.
+    score_method : {"regression", "bartlett"}, default="regression"
+        Of `transform`: the mean of p(z | x), shrunk towards 0, or weighted least squares, which is unbiased given z.
+    device : str, default="auto"
+        Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
+    batch_size : int or "auto", default="auto"
+        Rows handled at once; the result does not depend on it. "auto": as suits the caches.
+    verbose : int, default=0
+        1 prints about ten lines a fit, 2 a line every iteration. For a bar: `set_callbacks(ProgressBar())`.
+
+    Attributes
+    ----------
+    components_ : ndarray of shape (n_components, n_features)
+        Loadings, transposed: covariances of columns and factors, or if these are oblique, regression weights. The sign
+        of each factor makes its largest loading positive, before any rotation.
+    noise_variance_ : ndarray of shape (n_features,)
+        Variance of each column that the factors do not explain. Never below a millionth of the column's variance.
+    mean_ : ndarray of shape (n_features,)
+        Means; where cells are missing, of maximum likelihood too.
+    communalities_ : ndarray of shape (n_features,)
+        Share of each column's variance under the model that the factors explain.
+    factor_correlation_ : ndarray of shape (n_components, n_components)
+        Phi; the identity unless the rotation is oblique. The covariance of x is
+        ``components_.T @ Phi @ components_ + Psi``.
+    rotation_matrix_ : ndarray of shape (n_components, n_components)
+        What the scores of the unrotated factors are multiplied by.
+    loglike_ : list of float
+        Log-likelihood of all rows before each M-step, nats.
+    lower_bounds_ : ndarray of shape (n_iter,)
+        The same per sample.
+    n_iter_ : int
+        EM steps done.
+    converged_ : bool
+        Whether `tol` was met.
+    n_samples_seen_ : float
+        Weight of the rows that `fit`, or all calls of `partial_fit`, learnt from.
+    device_ : str
+        Where the fit ran.
+    n_features_in_ : int
+        Number of columns.
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of the columns, where `fit` was given a DataFrame.
+
+    See Also
+    --------
+    sklearn.decomposition.FactorAnalysis : The class this one replaces.
+    ProbabilisticPCA : The same with one noise variance for all columns.
+
+    Notes
+    -----
+    Cells that are NaN are integrated out exactly, in fitting and in every method: the likelihood is that of the
+    observed cells, which is right where cells are missing at random (Little and Rubin 2002).
+
+    A noise variance that falls to its floor (a Heywood case) is warned of: the likelihood has no maximum inside, as
+    happens with too many factors, too few rows, or columns that repeat each other.
+
+    References
+    ----------
+    Rubin and Thayer, *EM algorithms for ML factor analysis*, Psychometrika 47, 1982.
+
+    Liu, Rubin and Wu, *Parameter expansion to accelerate EM: the PX-EM algorithm*, Biometrika 85, 1998.
+
+    Varadhan and Roland, *Simple and globally convergent methods for accelerating the convergence of any EM algorithm*,
+    Scandinavian Journal of Statistics 35, 2008.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skvae import FactorAnalysisEM
+    >>> X = load_iris().data
+    >>> X[3, 2] = float("nan")
+    >>> model = FactorAnalysisEM(n_components=1).fit(X)
+    >>> model.transform(X).shape
+    (150, 1)
+    >>> model.communalities_.round(1)
+    array([0.8, 0.2, 1. , 0.9])
+    """
+
+    _parameter_constraints = {
+        "n_components": [Interval(Integral, 0, None, closed="left"), None],
+        "tol": [Interval(Real, 0.0, None, closed="left")],
+        "copy": ["boolean"],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "noise_variance_init": ["array-like", None],
+        "svd_method": [StrOptions({"randomized", "lapack"})],
+        "iterated_power": [Interval(Integral, 0, None, closed="left")],
+        "rotation": [StrOptions({*ORTHOGONAL, *OBLIQUE}), None],
+        "random_state": ["random_state"],
+        "score_method": [StrOptions({"regression", "bartlett"})],
+        "device": [str],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        n_components=None,
+        *,
+        tol=1e-2,
+        copy=True,
+        max_iter=1000,
+        noise_variance_init=None,
+        svd_method="randomized",
+        iterated_power=3,
+        rotation=None,
+        random_state=0,
+        score_method="regression",
+        device="auto",
+        batch_size="auto",
+        verbose=0,
+    ):
+        self.n_components = n_components
+        self.tol = tol
+        self.copy = copy
+        self.max_iter = max_iter
+        self.noise_variance_init = noise_variance_init
+        self.svd_method = svd_method
+        self.iterated_power = iterated_power
+        self.rotation = rotation
+        self.random_state = random_state
+        self.score_method = score_method
+        self.device = device
+        self.batch_size = batch_size
+        self.verbose = verbose
+
+    # ------------------------------------------------------------------------------------------------------- fitting
+    def _fitted(self, evidence, X, y, dtype, device, goes_on=False):
+        """All fitted attributes, after an ascent."""
+        D = len(evidence.origin)
+        model = fa.FactorAnalysis(self._n_components(D), torch.as_tensor(evidence.variance, device=device))
+        refuse_underflow(model, evidence.variance)
+        start = self._present(device) if goes_on and len(self.components_) == model.n_components else None
+
+        def attributes(params):
+            return self._attributes(params, evidence, dtype)
+
+        fit = self._ascend(model, evidence, start or self._start(model, D, device), attributes, X, y)
+        found = attributes(fit.params)
+        self._warn_of_heywood(found["noise_variance_"], evidence)
+        return {**found, **self._report(fit, evidence.n, device), "_moments": evidence.moments}
+
+    def _start(self, model, n_features, device):
+        mu = torch.zeros(n_features, dtype=_FLOAT, device=device)
+        psi = self._checked_noise(n_features)
+        return model.init(
+            mu, Noise(draw_seed(self.random_state)), None if psi is None else torch.tensor(psi).to(device)
+        )
+
+    def _present(self, device):
+        """The fitted parameters, but for the mean, which moments come with."""
+        W, psi = (torch.tensor(a, dtype=_FLOAT, device=device) for a in (self._loadings(), self._noise()))
+        return fa.Params(torch.zeros_like(psi), W, psi)
+
+    def _checked_noise(self, n_features):
+        if self.noise_variance_init is None:
+            return None
+        psi = np.array(self.noise_variance_init, dtype=np.float64)
+        if psi.shape != (n_features,) or not (psi > 0).all() or not np.isfinite(psi).all():
+            raise ValueError(
+                f"noise_variance_init must hold {n_features} positive numbers, one for each column of X, but it is "
+                f"{self.noise_variance_init!r}."
+            )
+        return psi
+
+    def _n_components(self, n_features, n_rows=None):
+        return n_features if self.n_components is None else int(self.n_components)
+
+    def _attributes(self, params, evidence, dtype):
+        mu, W, psi = (tensor.cpu().numpy() for tensor in fa.principal(params))
+        variance = (W**2).sum(axis=1)
+        turned, phi, L = np.eye(W.shape[1]), np.eye(W.shape[1]), W
+        if self.rotation is not None:
+            L, turned, phi = rotate(W, self.rotation)
+        found = {
+            "components_": np.ascontiguousarray(L.T),
+            "noise_variance_": psi,
+            "mean_": mu + evidence.origin,
+            "communalities_": variance / (variance + psi),
+            "factor_correlation_": phi,
+            "rotation_matrix_": turned,
+        }
+        return {name: value.astype(dtype) for name, value in found.items()}
+
+    def _warn_of_heywood(self, noise, evidence):
+        names = getattr(self, "feature_names_in_", None)
+        low = np.flatnonzero((noise <= _HEYWOOD * evidence.variance) & (evidence.variance > 0))
+        if len(low):
+            listed = ", ".join(str(column) if names is None else repr(names[column]) for column in low[:10])
+            warnings.warn(
+                f"{type(self).__name__} found no noise in column(s) {listed} (a Heywood case: its variance is at the "
+                f"floor, {fa.NOISE_FLOOR:g} of the column's); use fewer than {self._n_components(len(noise))} factors, "
+                "more rows, or drop columns that repeat others.",
+                ConvergenceWarning,
+                stacklevel=5,
+            )
+
+    # ---------------------------------------------------------------------------------------------------- prediction
+    def chi_square(self):
+        """Test whether the factors explain the correlations of the fitted rows: the likelihood ratio to any covariance.
+
+        Returns
+        -------
+        test : ChiSquare
+            The statistic, with Bartlett's correction (n - 1 - (2 D + 5) / 6 - 2 K / 3) in place of n; its degrees of
+            freedom ((D - K)^2 - D - K) / 2; and the p-value, NaN where they are not positive.
+
+        Raises
+        ------
+        ValueError
+            If the model was fitted with missing cells or fewer rows than columns, or the covariance of the rows is
+            singular, as with constant columns.
+
+        References
+        ----------
+        Bartlett, *Tests of significance in factor analysis*, British Journal of Psychology 3, 1950. Lawley and Maxwell,
+        *Factor Analysis as a Statistical Method*, 1971.
+        """
+        check_is_fitted(self)
+        if self._moments is None:
+            raise ValueError(
+                "chi_square needs the covariance of the fitted rows, which is unknown where cells are missing or there "
+                "are fewer rows than columns."
+            )
+        n, S = self._moments["n"], self._moments["S"]
+        if _is_singular(S):
+            raise ValueError(
+                "chi_square: the covariance of the fitted rows is singular; drop constant columns and those that "
+                "others add up to, or fit to more distinct rows than columns."
+            )
+        log_det_S = np.linalg.slogdet(S)[1]
+        sigma = self._loadings() @ self._loadings().T + np.diag(self._noise())
+        D, K = self._loadings().shape
+        discrepancy = np.linalg.slogdet(sigma)[1] - log_det_S + np.trace(np.linalg.solve(sigma, S)) - D
+        statistic = float((n - 1 - (2 * D + 5) / 6 - 2 * K / 3) * discrepancy)
+        dof = ((D - K) ** 2 - D - K) // 2
+        return ChiSquare(statistic, dof, float(chi2.sf(statistic, dof)) if dof > 0 else math.nan)
+
+    def _score_function(self):
+        return fa.bartlett if self.score_method == "bartlett" else super()._score_function()
+
+    def _pattern(self):
+        return self.components_.T
+
+    def _loadings(self):
+        return self.components_.T.astype(np.float64) @ self._from_uncorrelated()
+
+    def _from_uncorrelated(self):
+        """C, with C C' = Phi: rotated factors are C z."""
+        return np.linalg.cholesky(self.factor_correlation_.astype(np.float64))
+
+    def _noise(self):
+        return self.noise_variance_.astype(np.float64)
+
+    def _reported(self, Z):
+        return (Z @ self._from_uncorrelated().T).astype(Z.dtype, copy=False)
+
+    def _n_noises(self, n_features):
+        return n_features
+
+    @property
+    def _n_features_out(self):
+        return len(self.components_)
+
+
+def _is_singular(S):
+    """Whether a covariance is so but for rounding, whatever the units of its columns."""
+    spread = np.sqrt(S.diagonal())
+    if not spread.all():
+        return True
+    return np.linalg.eigvalsh(S / spread[:, None] / spread)[0] <= len(S) * np.finfo(np.float64).eps

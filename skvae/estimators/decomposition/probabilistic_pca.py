@@ -1,0 +1,209 @@
+"""Principal components as a model of the data."""
+
+import math
+
+import numpy as np
+import torch
+
+from skvae._tensors import Noise
+from skvae.elbo import Fit
+from skvae.engines import em
+from skvae.estimators._checks import draw_seed
+from skvae.estimators._progress import FitWatcher
+from skvae.estimators.decomposition._linear_gaussian import LinearGaussian, refuse_underflow
+from skvae.estimators.decomposition.factor_analysis import _FLOAT, FactorAnalysisEM
+from skvae.models.decomposition import factor_analysis as fa
+from skvae.models.decomposition import ppca
+
+
+class ProbabilisticPCA(LinearGaussian):
+    """Principal components as a model of the data: factor analysis with one noise variance for all columns.
+
+        z ~ N(0, I),   x | z ~ N(mu + W z, sigma^2 I);   so   x ~ N(mu, W W' + sigma^2 I)
+
+    Without missing cells the maximum of the likelihood is known in closed form: W spans the first principal axes, as in
+    :class:`sklearn.decomposition.PCA`, and sigma^2 is the mean of the variances left out. With them, it is found by
+    expectation maximisation. Read more in the :doc:`user guide </user_guide/factor_analysis>`.
+
+    Parameters
+    ----------
+    n_components : int or None, default=None
+        Number K of components; 0 fits one variance. None: one less than columns, or two less than rows.
+    tol : float, default=1e-2
+        Of EM: stop when a step raises the log-likelihood of all rows by less, in nats.
+    max_iter : int, default=1000
+        EM steps.
+    random_state : int, RandomState instance or None, default=0
+        Seed of the loadings that EM starts from. None draws a fresh seed from the system, without touching NumPy's
+        global generator.
+    device : str, default="auto"
+        Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
+    batch_size : int or "auto", default="auto"
+        Rows handled at once; the result does not depend on it. "auto": as suits the caches.
+    verbose : int, default=0
+        1 prints about ten lines a fit, 2 a line every iteration. For a bar: `set_callbacks(ProgressBar())`.
+
+    Attributes
+    ----------
+    components_ : ndarray of shape (n_components, n_features)
+        Principal axes, orthonormal, the longest first; the largest entry of each is positive.
+    explained_variance_ : ndarray of shape (n_components,)
+        Variance along each axis under the model, noise included, with divisor n - 1 as PCA has it.
+    explained_variance_ratio_ : ndarray of shape (n_components,)
+        Share of the total variance.
+    noise_variance_ : float
+        sigma^2 of maximum likelihood, with divisor n. Never below 1e-12 of the mean variance.
+    mean_ : ndarray of shape (n_features,)
+        Means; where cells are missing, of maximum likelihood too.
+    loglike_ : list of float
+        Log-likelihood of all rows before each M-step, nats; the maximum alone where it is known in closed form.
+    lower_bounds_ : ndarray of shape (n_iter,)
+        The same per sample.
+    n_iter_ : int
+        EM steps done; 1 for the closed form.
+    converged_ : bool
+        Whether `tol` was met.
+    n_samples_seen_ : float
+        Weight of the rows that `fit`, or all calls of `partial_fit`, learnt from.
+    device_ : str
+        Where the fit ran.
+    n_features_in_ : int
+        Number of columns.
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of the columns, where `fit` was given a DataFrame.
+
+    See Also
+    --------
+    sklearn.decomposition.PCA : The same axes, without missing cells or sample weights.
+    FactorAnalysisEM : The same with a noise variance for each column.
+
+    Notes
+    -----
+    `transform` gives the mean of p(z | x), which is not the projection of PCA: each coordinate is divided by its
+    standard deviation, since z has unit variance, and shrunk towards 0 by what may be noise,
+    z_k = sqrt(lambda_k - sigma^2) / lambda_k * (x - mu)' u_k.
+
+    References
+    ----------
+    Tipping and Bishop, *Probabilistic principal component analysis*, JRSS B 61, 1999.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skvae import ProbabilisticPCA
+    >>> X = load_iris().data
+    >>> X[3, 2] = float("nan")
+    >>> model = ProbabilisticPCA(n_components=2).fit(X)
+    >>> model.impute(X)[3, 2].round(1)
+    np.float64(1.4)
+    """
+
+    _parameter_constraints = {
+        name: FactorAnalysisEM._parameter_constraints[name]
+        for name in ("n_components", "tol", "max_iter", "random_state", "device", "batch_size", "verbose")
+    }
+
+    def __init__(
+        self,
+        n_components=None,
+        *,
+        tol=1e-2,
+        max_iter=1000,
+        random_state=0,
+        device="auto",
+        batch_size="auto",
+        verbose=0,
+    ):
+        self.n_components = n_components
+        self.tol = tol
+        self.max_iter = max_iter
+        self.random_state = random_state
+        self.device = device
+        self.batch_size = batch_size
+        self.verbose = verbose
+
+    # ------------------------------------------------------------------------------------------------------- fitting
+    def _fitted(self, evidence, X, y, dtype, device, goes_on=False):
+        """All fitted attributes: in closed form where no cell is missing."""
+        D = len(evidence.origin)
+        K = self._n_components(D, evidence.n_rows)
+        model = fa.FactorAnalysis(K, torch.as_tensor(evidence.variance, device=device), tied=True)
+        refuse_underflow(model, evidence.variance)
+        mu = torch.zeros(D, dtype=_FLOAT, device=device)
+
+        def attributes(params):
+            return self._attributes(ppca.axes_of(params), params.mu, evidence, dtype)
+
+        if not evidence.complete:
+            start = model.init(mu, Noise(draw_seed(self.random_state)))
+            fit = self._ascend(model, evidence, start, attributes, X, y)
+            found = attributes(fit.params)
+        else:
+            axes = self._closed_form(evidence, K, device)
+            params = fa.Params(mu, axes.loadings(), axes.noise.expand(D))
+            fit = self._known(model, evidence, params, attributes, X, y)
+            found = self._attributes(axes, mu, evidence, dtype)
+        return {**found, **self._report(fit, evidence.n, device), "_moments": evidence.moments}
+
+    def _closed_form(self, evidence, K, device):
+        if evidence.moments is not None:
+            return ppca.closed_form(torch.as_tensor(evidence.moments["S"], device=device), K)
+        if evidence.n_rows < K:
+            raise ValueError(
+                f"n_components={K} asks for more axes than X has rows, n_samples={evidence.n_rows:g}; lower it."
+            )
+        rows = torch.cat([batch.X * (batch.w / evidence.n).sqrt()[:, None] for batch in evidence.batches])
+        return ppca.closed_form_of_rows(rows, K)
+
+    def _known(self, model, evidence, params, attributes, X, y):
+        """The record of an ascent that was not needed."""
+        stats, _ = em.collect(model, evidence.batches, params)
+        bound = float(model.bound(stats, params)) / evidence.n
+        with FitWatcher(self, X, y, 1, attributes) as watcher:
+            watcher.begins(0)
+            watcher.ends(em.Iteration(0, 0, bound, math.inf, params, params))
+        return Fit(params, [bound], n_iter=1, converged=True)
+
+    def _n_components(self, n_features, n_rows=None):
+        if self.n_components is not None:
+            return int(self.n_components)
+        return max(0, min(n_features - 1, int(n_rows) - 2))
+
+    def _attributes(self, axes, mu, evidence, dtype):
+        U, values, noise = (tensor.cpu().numpy() for tensor in axes)
+        total = values.sum() + noise * (len(U) - len(values))
+        n = evidence.n
+        found = {
+            "components_": np.ascontiguousarray(U.T),
+            "explained_variance_": values * _unbiased(n),
+            "explained_variance_ratio_": values / total,
+            "mean_": mu.cpu().numpy() + evidence.origin,
+        }
+        numbers = {"noise_variance_": float(noise), "n_samples_seen_": n}
+        return {name: value.astype(dtype) for name, value in found.items()} | numbers
+
+    # ---------------------------------------------------------------------------------------------------- prediction
+    def _loadings(self):
+        values = self.explained_variance_.astype(np.float64) / _unbiased(self.n_samples_seen_)
+        return self.components_.T.astype(np.float64) * np.sqrt(np.maximum(values - self.noise_variance_, 0))
+
+    def _pattern(self):
+        return self._loadings()
+
+    def _noise(self):
+        return np.full(len(self.mean_), self.noise_variance_)
+
+    def _reported(self, Z):
+        return Z
+
+    def _n_noises(self, n_features):
+        return 1
+
+    @property
+    def _n_features_out(self):
+        return len(self.components_)
+
+
+def _unbiased(n):
+    """What turns a variance with divisor n into one with divisor n - 1."""
+    return n / (n - 1) if n > 1 else 1.0

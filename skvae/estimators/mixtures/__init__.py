@@ -1,0 +1,1 @@
+"""Mixtures: a discrete latent variable, and components given it."""

@@ -1,0 +1,1 @@
+"""Users x items in, ranked items out."""

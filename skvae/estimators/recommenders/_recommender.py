@@ -1,0 +1,190 @@
+"""What every recommender does with scores, whatever model they come from; and the fit of one that is a network."""
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from skvae._sparse import merged
+from skvae._tensors import block_rows, explain_out_of_memory, top_k
+from skvae.metrics import make_ranking_scorer
+
+LIST_LENGTH = 100  # of the NDCG that scores and validates
+_PADDING = -1  # in place of an item where none is left
+
+
+class RecommenderMixin:
+    """Scores, lists and their quality, for any estimator that can score a block of users.
+
+    A subclass gives `_scorer(X)`: a function from a CSR array of some users to a tensor of their scores,
+    (n_users, n_items), of the dtype of X, that this class may overwrite.
+    """
+
+    def _check_X(self, X, *, reset):
+        form = {"accept_sparse": "csr", "dtype": [np.float32, np.float64], "ensure_non_negative": True}
+        try:
+            X = validate_data(self, X, reset=reset, **form)
+        except ValueError as error:
+            if "contains NaN" not in str(error):
+                raise
+            raise ValueError(
+                "Input X contains NaN. Zero, not NaN, says that there was no interaction: pass X.fillna(0) of a pivot "
+                "table, or make X from the long table by skvae.datasets.to_interactions."
+            ) from None
+        return merged(X, sp.csr_array)
+
+    def _check_fitted_X(self, X):
+        check_is_fitted(self)
+        return self._check_X(X, reset=False)
+
+    def decision_function(self, X):
+        """Score every item for every user.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_users, n_items)
+            Interactions of the users, whether `fit` saw them or not.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_users, n_items)
+            Higher ranks first. Items of X are scored like the others: masking them is the work of `recommend`,
+            `predict` and the scorers. This array holds all users by all items; `recommend` never builds it.
+        """
+        X = self._check_fitted_X(X)
+        scores = np.empty(X.shape, dtype=X.dtype)
+        for rows, block in _score_blocks(self._scorer(X), X):
+            scores[rows] = block.cpu().numpy()
+        return scores
+
+    def recommend(self, X, k=10, *, exclude_seen=True, items=None, filter_items=None):
+        """List the k best items of each user.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_users, n_items)
+            Interactions of the users, whether `fit` saw them or not.
+        k : int, default=10
+            Length of the lists.
+        exclude_seen : bool, default=True
+            Leave out what a user's row of X already holds.
+        items : array-like of int or bool mask of shape (n_items,), default=None
+            Recommend these columns only.
+        filter_items : array-like of int or bool mask of shape (n_items,), default=None
+            Never recommend these columns.
+
+        Returns
+        -------
+        ids : int64 ndarray of shape (n_users, k)
+            Columns of X, best first; -1 where fewer than k items are left to recommend.
+        scores : ndarray of shape (n_users, k)
+            Their `decision_function`; -inf where `ids` is -1.
+
+        Raises
+        ------
+        ValueError
+            If k is not a positive integer, or an item is not a column of X.
+        """
+        X = self._check_fitted_X(X)
+        if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or k < 1:
+            raise ValueError(f"recommend needs a whole number k >= 1, but k={k!r} was given.")
+        barred = _barred(X.shape[1], items, filter_items)
+        return rank(self._scorer(X), X, k, exclude_seen=exclude_seen, barred=barred)
+
+    def predict(self, X):
+        """Name the one best item that each user has not seen.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_users, n_items)
+            Interactions of the users, whether `fit` saw them or not.
+
+        Returns
+        -------
+        item : int64 ndarray of shape (n_users,)
+            Columns of X; -1 for a user who has seen every item.
+        """
+        X = self._check_fitted_X(X)
+        return rank(self._scorer(X), X, 1)[0][:, 0]
+
+    def score(self, X, y=None):
+        """Mean NDCG@100 of what the model cannot see.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_users, n_items)
+            Interactions of the users.
+        y : {array-like, sparse matrix} of shape (n_users, n_items) or None, default=None
+            Held-out interactions, to be ranked given X. With None, or a y of one dimension (as scikit-learn's tools
+            may pass), a fifth of each row of X is hidden and ranked given the rest. Which fifth depends on the items
+            of that row alone, so the score does not depend on order, batches or n_jobs.
+
+        Returns
+        -------
+        score : float in [0, 1]
+            Users without held-out interactions are left out of the mean.
+
+        Raises
+        ------
+        ValueError
+            If y has two dimensions but not the shape of X, or no user has a held-out interaction.
+        """
+        check_is_fitted(self)
+        validate_data(self, X, reset=False, skip_check_array=True)  # the items' names and number, before any is hidden
+        return make_ranking_scorer("ndcg", k=LIST_LENGTH)(self, X, y)
+
+
+def rank(scorer, X, k, *, exclude_seen=True, barred=None):
+    """The k best allowed items of each row of X, block by block: `(ids, scores)` as `recommend` returns them."""
+    ids = np.full((X.shape[0], k), _PADDING, dtype=np.int64)
+    scores = np.full((X.shape[0], k), -np.inf, dtype=X.dtype)
+    width = min(k, X.shape[1])
+    for rows, block in _score_blocks(scorer, X):
+        if exclude_seen:
+            seen = X[rows]
+            user = np.repeat(np.arange(seen.shape[0]), np.diff(seen.indptr))
+            block[torch.from_numpy(user), torch.from_numpy(seen.indices.astype(np.int64))] = -torch.inf
+        if barred is not None:
+            block[:, torch.from_numpy(barred)] = -torch.inf
+        columns, values = top_k(block, width)
+        ids[rows, :width] = np.where(values == -np.inf, _PADDING, columns)
+        scores[rows, :width] = values
+    return ids, scores
+
+
+def _score_blocks(scorer, X):
+    """Yield (rows, scores) for consecutive blocks of users, so that users x items never stand in memory at once."""
+    size = block_rows(X.shape[1])
+    for start in range(0, X.shape[0], size):
+        rows = slice(start, start + size)
+        with explain_out_of_memory("score fewer users at a time"):
+            yield rows, scorer(X[rows])
+
+
+def _barred(n_items, items, filter_items):
+    """Columns that may not be recommended, or None where all may."""
+    if items is None and filter_items is None:
+        return None
+    allowed = np.full(n_items, items is None)
+    if items is not None:
+        allowed[_columns(items, n_items, "items")] = True
+    if filter_items is not None:
+        allowed[_columns(filter_items, n_items, "filter_items")] = False
+    return np.flatnonzero(~allowed)
+
+
+def _columns(items, n_items, name):
+    items = np.asarray(items)
+    if items.dtype == bool and items.shape == (n_items,):
+        return np.flatnonzero(items)
+    if items.size == 0:
+        return np.empty(0, dtype=np.int64)
+    if items.ndim != 1 or items.dtype.kind not in "iu":
+        raise ValueError(
+            f"{name} takes column numbers or a mask of shape ({n_items},), but it has dtype {items.dtype} "
+            f"and shape {items.shape}; map names to columns first: np.flatnonzero(np.isin(names, wanted))."
+        )
+    outside = items[(items < 0) | (items >= n_items)]
+    if len(outside):
+        raise ValueError(f"{name} holds column {outside[0]}, but the columns of X run from 0 to {n_items - 1}.")
+    return items

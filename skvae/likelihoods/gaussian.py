@@ -1,0 +1,126 @@
+"""Normal columns."""
+
+import math
+
+import numpy as np
+import torch
+
+from skvae._tensors import kept_gradient
+from skvae.likelihoods._base import Likelihood, beside
+
+
+class Gaussian(Likelihood):
+    """x_d ~ N(f_d, psi_d), with psi = floor + exp(own["noise"]) where it is learned.
+
+    Parameters
+    ----------
+    noise : {"diag", "isotropic"}, float or array-like of shape (D,), default="diag"
+        A variance for each column, one for all, or fixed variances, which are not learned.
+    floor : float, default=1e-3
+        Least variance that can be learned: without one, a column explained in full has no maximum (Heywood case).
+
+    Raises
+    ------
+    ValueError
+        If `noise` is another word, or not positive.
+    """
+
+    def __init__(self, noise="diag", floor=1e-3):
+        self.learned = isinstance(noise, str)
+        if self.learned and noise not in ("diag", "isotropic"):
+            raise ValueError(f"noise={noise!r} is not known; use 'diag', 'isotropic' or a positive number.")
+        if not self.learned:
+            noise = np.atleast_1d(np.asarray(noise, dtype=np.float64))
+            if not (noise > 0).all():
+                raise ValueError(f"noise must be positive, but its least is {noise.min()}; it is a variance.")
+        self.noise, self.floor = noise, floor
+
+    def variance(self, own, n_columns):
+        """psi, of shape (D,), or (M, D) for members."""
+        psi = self.floor + own["noise"].exp() if self.learned else torch.from_numpy(self.noise)
+        return psi.expand(*psi.shape[:-1], n_columns)
+
+    def raw(self, psi):
+        """The own parameter that yields this psi, kept a hundredth of the floor above it: at it, gradients vanish."""
+        return (psi - self.floor).clamp(min=0.01 * self.floor).log()
+
+    def log_prob(self, x, f, own=None):
+        psi = beside(self.variance(own, f.shape[-1]), f)
+        return -0.5 * (x.over_cells(((x.value - f) * psi.rsqrt()).square()) + x.over_cells(psi.log()))
+
+    def log_prob_and_back(self, x, f, own=None):
+        raw = own["noise"] if self.learned else None
+        with torch.no_grad():
+            psi = beside(self.variance(own, f.shape[-1]), f)
+            scale = psi.rsqrt()
+            r = (x.value - f).mul_(scale)  # residuals by their standard deviations
+            squares = r.square()
+            log_prob = (x.over_cells(squares) + x.over_cells(psi.log())).mul_(-0.5)
+
+        def back(upstream):
+            each = x.only_seen(upstream.unsqueeze(-1))
+            if raw is not None:
+                share = (psi - self.floor) / psi  # of the learned part
+                of_raw = (squares - 1).mul_(each).sum(-2).mul_(0.5 * share.squeeze(-2))
+                kept_gradient(raw).add_(of_raw if raw.shape[-1] > 1 else of_raw.sum(-1, keepdim=True))
+            return r.mul_(scale).mul_(each)
+
+        return log_prob, back
+
+    def expected_log_prob(self, x, f, spread, own=None):
+        """E[log_prob] where the cells of f are normal with this mean and variance `spread`."""
+        psi = beside(self.variance(own, f.shape[-1]), f)
+        return self.log_prob(x, f, own) - 0.5 * x.over_cells(spread / psi)
+
+    def log_base(self, x):
+        return -0.5 * math.log(2 * math.pi) * x.n_observed()
+
+    def mean(self, f, own=None):
+        return f
+
+    def sample(self, f, own, noise, row):
+        return f + beside(self.variance(own, f.shape[-1]), f).sqrt() * noise.normal(row, f.shape[-1], f.dtype)
+
+    def init_bias(self, mean, share):
+        return mean.clone()
+
+    def init_own(self, mean, variance):
+        if not self.learned:
+            return {}
+        psi = variance if self.noise == "diag" else variance.mean(-1, keepdim=True)
+        return {"noise": self.raw(psi.double()).float()}
+
+
+class WeightedGaussian(Likelihood):
+    """x_ui ~ N(f_ui, 1 / c_ui), with confidence c_1 where a user clicked and c_0 < c_1 elsewhere (eq. 3).
+
+    For sparse rows only.
+
+    Parameters
+    ----------
+    confidence : tuple of two floats
+        (c_0, c_1).
+    """
+
+    def __init__(self, confidence):
+        self.c0, self.c1 = confidence
+
+    def log_prob(self, x, f):
+        clicked = x.take(f)
+        correction = self.c1 * (x.value - clicked).square() - self.c0 * clicked.square()
+        return -0.5 * (self.c0 * f.square().sum(-1) + x.sum(correction))
+
+    def log_prob_of_linear(self, x, h, weight, bias):
+        return self.log_prob(x, h @ weight + bias)
+
+    def log_base(self, x):
+        n_clicked = x.sum(torch.ones_like(x.value))
+        n_other = x.n_columns - n_clicked
+        return 0.5 * (n_clicked * math.log(self.c1 / (2 * math.pi)) + n_other * math.log(self.c0 / (2 * math.pi)))
+
+    def init_bias(self, mean, share):
+        """The mean of each column, cells weighted by their confidence."""
+        return self.c1 * mean / (self.c1 * share + self.c0 * (1 - share))
+
+    def check(self, X):
+        """Any non-negative matrix will do."""

@@ -1,0 +1,112 @@
+"""Rows of counts with a total: draws from one distribution over the columns."""
+
+import numpy as np
+import torch
+from scipy import stats
+from torch.autograd.function import once_differentiable
+
+from skvae._tensors import kept_gradient
+from skvae.likelihoods._base import Likelihood, fine_uniform, quantile
+
+_MANY_DRAWS = 1000  # of one row, which are then no longer made one by one
+
+
+class Multinomial(Likelihood):
+    """x_u ~ Mult(N_u, softmax(f_u)): a row of clicks as N_u draws of items (Liang et al. 2018, eq. 2).
+
+    Where columns are missing, the others are multinomial given their own total.
+
+    Parameters
+    ----------
+    total : float or None, default=None
+        Average total of a row, for `mean` and `sample`; None counts as 1. A sample has the whole number below or above
+        it, at random.
+    """
+
+    empty_rows_inform = False  # no draws, no evidence
+
+    def __init__(self, total=None):
+        self.total = total
+
+    def log_prob(self, x, f, own=None):
+        return x.inner(f) - x.sum() * x.logsumexp(f)
+
+    def log_prob_of_linear(self, x, h, weight, bias):
+        """log_prob(x, h @ weight + bias), with one buffer of users x items for loss and gradient together."""
+        return _MultinomialOfLinear.apply(h, weight, bias, x)
+
+    def log_base(self, x):
+        return (x.sum() + 1).lgamma() - x.sum((x.value + 1).lgamma())
+
+    def mean(self, f, own=None):
+        return self._total() * f.softmax(-1)
+
+    def sample(self, f, own, noise, row):
+        whole, rest = divmod(self._total(), 1)
+        if whole > _MANY_DRAWS:
+            total = whole + (noise.fold("total").uniform(row, 1)[:, 0] < rest).double()
+            split = _multinomial_split(total, f.double().softmax(-1), fine_uniform(noise.fold("item"), row, f))
+            return split.to(f)
+        n_draws = int(whole) + (rest > 0)
+        counted = torch.ones(len(f), n_draws, dtype=f.dtype, device=f.device)
+        if rest:
+            counted[:, -1:] = (noise.fold("total").uniform(row, 1) < rest).to(f.dtype)
+        drawn = quantile(f.softmax(-1), noise.fold("item").uniform(row, n_draws, torch.float64))
+        return torch.zeros_like(f).scatter_add_(-1, drawn, counted)
+
+    def _total(self):
+        return 1.0 if self.total is None else float(self.total)
+
+    def init_bias(self, mean, share):
+        """Biases at the marginal maximum likelihood, from the mean of each column and its share of stored entries.
+
+        Items that nobody has get a hundredth of the rarest one's.
+        """
+        floor = 0.01 * mean[mean > 0].min() if (mean > 0).any() else 1.0
+        mean = mean.clamp(min=floor)
+        return (mean / mean.sum()).log()
+
+    def check(self, X):
+        """Any non-negative matrix will do."""
+
+
+def _multinomial_split(total, probability, u):
+    """Totals (B,) split into counts (B, D), column by column: each binomial, given what those before it left."""
+    left, p = total.cpu().numpy(), probability.cpu().numpy()
+    rest = p[:, ::-1].cumsum(1)[:, ::-1]
+    share, counts = np.divide(p, rest, out=np.ones_like(p), where=rest > 0), np.empty_like(p)
+    for column in range(p.shape[1]):
+        counts[:, column] = stats.binom.ppf(u[:, column], left, share[:, column])
+        left = left - counts[:, column]
+    return torch.from_numpy(counts)
+
+
+class _MultinomialOfLinear(torch.autograd.Function):
+    """Multinomial log-likelihood of a linear last layer.
+
+    Written out plainly, f, its log-softmax, the gradients of both and the dense x are five arrays of users x items.
+    Here f becomes its own softmax in place, and that its own gradient, N_u pi_ui - x_ui: one array. That is what
+    leaves room for wide catalogues, and the passes over memory saved are time saved as well.
+    """
+
+    @staticmethod
+    def forward(ctx, h, weight, bias, x):
+        f = torch.addmm(bias, h, weight)
+        total = x.sum()
+        linear = x.inner(f)
+        top = f.amax(1, keepdim=True)
+        norm = f.sub_(top).exp_().sum(1)
+        ctx.save_for_backward(h, weight, f, total / norm)
+        ctx.x = x
+        return linear - total * (top[:, 0] + norm.log())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, upstream):
+        h, weight, softmax, scale = ctx.saved_tensors
+        x = ctx.x
+        gradient = softmax.mul_((-scale * upstream)[:, None])
+        gradient.view(-1).index_add_(0, x.cell, x.value * upstream[x.user])
+        kept = kept_gradient(weight)
+        of_weight = h.T @ gradient if kept is None else kept.addmm_(h.T, gradient)
+        return gradient @ weight.T, of_weight if kept is None else None, gradient.sum(0), None

@@ -1,0 +1,203 @@
+"""Variational autoencoder: non-linear factor analysis with an amortised posterior.
+
+    z ~ N(0, I_K),   x | z ~ p(x | f_theta(z)),   q(z | x) = N(mu_phi(x), diag sigma_phi^2(x))
+
+Kingma and Welling, *Auto-Encoding Variational Bayes*, ICLR 2014; Rezende, Mohamed and Wierstra, ICML 2014. With a
+linear decoder and a Gaussian likelihood the expectation over z is taken in closed form, and the bound's maximum is that
+of factor analysis (Lucas et al., NeurIPS 2019).
+
+Every tensor has a leading axis of members (`training.members`). A posterior is found as one vector of 2 K numbers, its
+means, then its log-variances. It may be an offset from a `base`, such as the exact posterior of factor analysis.
+"""
+
+import math
+
+import torch
+
+from skvae.elbo import (
+    Bound,
+    Posterior,
+    draw_and_kl,
+    draw_and_kl_and_back,
+    importance_weighted,
+    kl_to_standard_normal,
+    with_free_bits,
+)
+from skvae.models.autoencoders.encoder_decoder import Coding, own
+from skvae.networks import layer
+
+_LOWEST, _HIGHEST = -15.0, 10.0  # of a log-variance
+
+
+class VAE(Coding):
+    """The model of one architecture; parameters are passed in and returned.
+
+    Parameters
+    ----------
+    *sizes, **modules
+        As of `Coding`; an encoder's output is means, then log-variances.
+    n_draws : int, default=1
+        Of z for each row and step.
+    objective : {"elbo", "iwae"}, default="elbo"
+    free_bits : float, default=0.0
+        Nats.
+    """
+
+    n_heads = 2
+
+    def __init__(self, *sizes, n_draws=1, objective="elbo", free_bits=0.0, **modules):
+        super().__init__(*sizes, **modules)
+        self.n_draws, self.objective, self.free_bits = n_draws, objective, free_bits
+
+    @property
+    def closed_form(self):
+        """Whether the expectation over z is known, and no draws are needed."""
+        linear = not self.last and self.own_decoder is None
+        return linear and self.objective == "elbo" and hasattr(self.likelihood, "expected_log_prob")
+
+    @property
+    def several(self):
+        """Whether the bound takes several draws of a row."""
+        return self.n_draws > 1 or self.objective == "iwae"
+
+    def _settings(self):
+        return self.n_draws, self.objective, self.free_bits
+
+    # ------------------------------------------------------------------------------------------------- the bound
+    def bound(self, params, batch, noise):
+        """The bound of each row, by draws of z or in closed form."""
+        if self._goes_by_hand(params):
+            return self._bound_by_hand(params, batch, noise)
+        if not (self.closed_form or self.several):
+            heads = self._heads(params, batch)
+            epsilon = self._epsilon(noise.fold("z"), batch.row, heads.dtype)
+            z, kl = draw_and_kl(heads, epsilon, _LOWEST, _HIGHEST)
+            return self._bound(self.log_prob(params, batch.x, z), kl, batch)
+        q = self.encode(params, batch)
+        kl = kl_to_standard_normal(*q)
+        if self.closed_form:
+            return self._bound(self.expected_log_prob(params, batch.x, q), kl, batch)
+        z = self.draw(q, noise, batch.row)
+        each = self.log_prob(params, batch.x, z)
+        if self.objective == "iwae":
+            return importance_weighted(each.mean(1), kl, log_mean_weight(each, z, q, getattr(noise, "live", None)))
+        return self._bound(each.mean(1), kl, batch)
+
+    def _goes_by_hand(self, params):
+        """Whether the bound of these brings its way back."""
+        return not (self.several or self.closed_form or self.free_bits) and self._trained_by_hand(params)
+
+    def _bound_by_hand(self, params, batch, noise):
+        """The same by one draw of a network that is trained, with the way back that autograd would find."""
+        heads, to_weights = self._encoded_and_back(params, batch.u)
+        heads = _beside_base(heads, batch)
+        epsilon = self._epsilon(noise.fold("z"), batch.row, heads.dtype)
+        (z, kl), to_heads = draw_and_kl_and_back(heads, epsilon, _LOWEST, _HIGHEST)
+        log_prob, to_z = self._log_prob_and_back(params, batch.x, z)
+        return Bound(log_prob, kl, lambda of_log_prob, of_kl: to_weights(to_heads(to_z(of_log_prob), of_kl)))
+
+    def _bound(self, log_prob, kl, batch):
+        return with_free_bits(log_prob, kl, self.free_bits, batch.w) if self.free_bits else Bound(log_prob, kl)
+
+    def encode(self, params, batch):
+        """q(z | x)."""
+        mean, log_variance = self._heads(params, batch).chunk(2, dim=-1)
+        return Posterior(mean, log_variance.clamp(_LOWEST, _HIGHEST))
+
+    def _heads(self, params, batch):
+        """Means and log-variances (M, B, 2 K), the latter as the network gives them."""
+        return _beside_base(self._encoded(params, batch), batch)
+
+    def draw(self, q, noise, row):
+        """Draws of z, (M, S, B, K), from noise that is the row's own."""
+        epsilon = [self._epsilon(noise.fold("z", s), row, q.mean.dtype) for s in range(self.n_draws)]
+        return at(q, torch.stack(epsilon, 1))
+
+    def _epsilon(self, noise, row, dtype):
+        return noise.normal(row, self.n_components, dtype)
+
+    def expected_log_prob(self, params, x, q):
+        """E_q[log p(x | z)] of a linear decoder, less the part that is constant in the parameters."""
+        weight, _ = layer(params, "decoder", self.last)
+        spread = q.log_variance.exp() @ weight.square()  # of f under q, since f is linear in z
+        return self.likelihood.expected_log_prob(x, self.decode(params, q.mean), spread, own(params))
+
+    # ------------------------------------------------------------------------------------------------ evaluation
+    def log_weights(self, params, batch, epsilon):
+        """log p(x, z_s) - log q(z_s | x) of z_s = mu + sigma epsilon_s, less log_base; (M, S, B).
+
+        `epsilon`, standard normal, has a shape that broadcasts to (M, S, B, K).
+        """
+        q = self.encode(params, batch)
+        z = at(q, epsilon)
+        return log_weight(self.log_prob(params, batch.x, z), z, q)
+
+
+def _beside_base(heads, batch):
+    return heads if batch.base is None else heads + batch.base
+
+
+def at(q, epsilon):
+    """The draws of z that standard normal draws (M, S, B, K) stand for."""
+    return q.mean[:, None] + (0.5 * q.log_variance).exp()[:, None] * epsilon
+
+
+def log_weight(log_prob, z, q, live=None):
+    """log p(x | z) + log p(z) - log q(z | x) of draws z (M, S, B, K): the log of an importance weight, (M, S, B).
+
+    `live` (M, 1, K) is 0 for dimensions that a smaller member does not have, and for which nothing was drawn.
+    """
+    mean, log_variance = q.mean[:, None], q.log_variance[:, None]
+    log_ratio = log_variance + (z - mean).square() * (-log_variance).exp() - z.square()
+    return log_prob + 0.5 * (log_ratio if live is None else log_ratio * live[:, None]).sum(-1)
+
+
+def log_mean_weight(log_prob, z, q, live=None):
+    """log of the mean importance weight of each row, (M, B) (Burda et al. 2016, eq. 8)."""
+    return log_weight(log_prob, z, q, live).logsumexp(1) - math.log(z.shape[1])
+
+
+class PerRowVAE(VAE):
+    """The same with a posterior of its own for every row, in place of an encoder (Hoffman et al., JMLR 14, 2013).
+
+    Parameter "row.posterior", of shape (n_members, n_rows, 2 * n_components), holds offsets from the base, if there is
+    one.
+
+    Parameters
+    ----------
+    *sizes, **settings
+        As of `VAE`.
+    fixed : dict of Tensor or None, default=None
+        Parameters of the decoder, which then stay: only the rows' own are passed.
+    """
+
+    def __init__(self, *sizes, fixed=None, **settings):
+        super().__init__(*sizes, **settings)
+        self.fixed = fixed
+
+    def likeness(self):
+        return None  # rows are numbered by one table
+
+    def _goes_by_hand(self, params):
+        return False  # it has no encoder
+
+    def init_rows(self, n_rows, dtype=torch.float32):
+        """Every posterior the prior (or its base); with an axis of members."""
+        return {"row.posterior": torch.zeros(1, n_rows, 2 * self.n_components, dtype=dtype)}
+
+    def _init_encoder(self, noise):
+        return {}
+
+    def bound(self, params, batch, noise):
+        return super().bound(params if self.fixed is None else self.fixed | params, batch, noise)
+
+    def _epsilon(self, noise, row, dtype):
+        """As of any model; with a fixed decoder, the same for all rows: each is then on its own."""
+        return super()._epsilon(noise, row if self.fixed is None else torch.zeros_like(row), dtype)
+
+    def _encoded(self, params, batch):
+        """Looked up."""
+        return params["row.posterior"].index_select(1, batch.row[0])
+
+    def _names_of_heads(self):
+        return ("row.posterior",)

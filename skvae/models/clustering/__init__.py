@@ -1,0 +1,1 @@
+"""K-means, its initial centres, and how it spares distances."""

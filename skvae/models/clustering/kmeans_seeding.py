@@ -1,0 +1,103 @@
+"""Rows for the centres of K-means to start from.
+
+Greedy k-means++ (Arthur and Vassilvitskii, SODA 2007), k-means|| (Bahmani et al., VLDB 2012), or rows at random.
+"""
+
+import math
+
+import numpy as np
+import torch
+
+from skvae._tensors import TableBatch
+from skvae.models.clustering.kmeans import nearest_centre, squared_distances
+
+_ROUNDS = 5  # of k-means||
+
+
+def seed_centres(X, w, n_clusters, noise):
+    """Rows of a matrix that lie far apart, by greedy k-means++.
+
+    Parameters
+    ----------
+    X : Tensor of shape (n_rows, n_columns)
+    w : Tensor of shape (n_rows,)
+        Weights.
+    n_clusters : int
+    noise : Noise
+
+    Returns
+    -------
+    centres : Tensor of shape (n_clusters, n_columns)
+    """
+    return spread_seeds(TableBatch(X, w, torch.arange(len(X), device=X.device)), n_clusters, noise)
+
+
+def spread_seeds(batch, n_clusters, noise):
+    """As `seed_centres`, from the rows of one batch.
+
+    Each seed is the best of 2 + log(n_clusters) rows, drawn with probabilities proportional to their squared distances
+    to the nearest seed so far.
+    """
+    n_trials = 2 + int(math.log(n_clusters))
+    w, norms = batch.w.double(), batch.squared_norms().double()
+    draws = noise.fold("k-means++").uniform(torch.arange(n_clusters), n_trials, torch.float64).to(w.device)
+    chosen = [_drawn(w, draws[0, :1])]
+    distance = _distances_to(batch, norms, chosen[0])[0]
+    for draw in draws[1:]:
+        trial = _drawn(w * distance, draw)
+        reach = torch.minimum(_distances_to(batch, norms, trial), distance)
+        best = int((reach @ w).cpu().numpy().argmin())
+        chosen.append(trial[best : best + 1])
+        distance = reach[best]
+    return batch.part(torch.cat(chosen)).dense()
+
+
+def _drawn(mass, draw):
+    """Places drawn with probabilities proportional to `mass`, or evenly where it is 0, by uniform numbers."""
+    reached = mass.cumsum(0)
+    if reached[-1] <= 0:
+        reached = torch.arange(1, len(mass) + 1, device=mass.device, dtype=mass.dtype)
+    return torch.searchsorted(reached, draw * reached[-1], right=True).clamp_(max=len(mass) - 1)
+
+
+def _distances_to(batch, norms, index):
+    """Squared distances of all rows to some of them, of shape (n_some, n_rows)."""
+    seeds = batch.part(index).dense()
+    products = batch.linear(seeds.T.contiguous(), seeds.new_zeros(len(seeds))).double().T
+    distance = (norms - 2 * products + norms[index][:, None]).clamp_(min=0)
+    distance[torch.arange(len(index), device=index.device), index] = 0
+    return distance
+
+
+def random_seeds(batch, n_clusters, noise):
+    """Rows drawn without replacement, with probabilities proportional to their weights (Efraimidis and Spirakis 2006).
+
+    Where there are fewer rows than clusters, all of them in turn.
+    """
+    race = noise.fold("random").uniform(batch.row, 1, torch.float64)[:, 0].log() / batch.w.double()
+    n = min(n_clusters, len(race))
+    order = torch.from_numpy(np.argsort(-race.cpu().numpy(), kind="stable")[:n]).to(race.device)
+    return batch.part(order[torch.arange(n_clusters, device=race.device) % n]).dense()
+
+
+def scalable_seeds(batch, n_clusters, noise):
+    """Seeds by k-means||: a few rounds that each draw some 2 K rows at once, of which k-means++ keeps K."""
+    w, noise = batch.w.double(), noise.fold("k-means||")
+    chosen = _drawn(w, noise.uniform(torch.zeros(1, dtype=torch.int64), 1, torch.float64)[0].to(w.device))
+    seeds = batch.part(chosen).dense()
+    distance = _distance_to_nearest(batch, seeds)
+    for number in range(_ROUNDS):
+        mass = w * distance
+        luck = noise.fold(number).uniform(batch.row, 1, torch.float64)[:, 0]
+        found = (luck * mass.sum() < 2 * n_clusters * mass).nonzero()[:, 0]
+        if len(found):
+            fresh = batch.part(found).dense()
+            seeds, distance = torch.cat([seeds, fresh]), torch.minimum(distance, _distance_to_nearest(batch, fresh))
+    if len(seeds) < n_clusters:  # few distinct rows
+        return spread_seeds(batch, n_clusters, noise)
+    weight = torch.bincount(nearest_centre(batch, seeds), w, minlength=len(seeds))
+    return seed_centres(seeds, weight.to(seeds.dtype), n_clusters, noise)
+
+
+def _distance_to_nearest(batch, centres):
+    return squared_distances(batch, centres, nearest_centre(batch, centres))

@@ -1,0 +1,361 @@
+"""Factor analysis:  z ~ N(0, I_K),  x | z ~ N(mu + W z, Psi),  Psi diagonal; so  x ~ N(mu, W W' + Psi).
+
+Steps of Rubin and Thayer (*Psychometrika* 47, 1982), in the notation of Bishop, *Pattern Recognition and Machine
+Learning* (2006), section 12.2.4, with the expanded parameters of Liu, Rubin and Wu (*Biometrika* 85, 1998): while the
+M-step is taken, z has a mean and a covariance of its own, which then go into mu and W. Missing cells leave the sums, so
+that each column is regressed on z over the rows where it was seen; both steps stay exact.
+
+All rows that miss the same cells share one K x K posterior covariance; no matrix of D x D is inverted. Probabilistic
+PCA (Tipping and Bishop 1999) is the same model with `tied` noise, Psi = sigma^2 I; `models.ppca` has its closed form.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skvae._rounding import CONSTANT_VARIANCE, is_constant
+
+NOISE_FLOOR = 1e-6  # smallest noise variance of a column, as a share of its variance
+TIED_FLOOR = 1e-12  # the same where all columns share one: theirs may be on scales of their own
+_LOG_2PI = math.log(2 * math.pi)
+
+
+class Params(NamedTuple):
+    """Mean, loadings and noise of the model.
+
+    Attributes
+    ----------
+    mu : Tensor of shape (D,)
+    W : Tensor of shape (D, K)
+        Loadings; any rotation W R is the same model.
+    psi : Tensor of shape (D,)
+        Variances of the noise.
+    """
+
+    mu: Tensor
+    W: Tensor
+    psi: Tensor
+
+
+class Sums(NamedTuple):
+    """Sums over rows: n, of shape (); x, (D,); x x', (D, D). Of rows on the CPU they are NumPy's."""
+
+    n: Tensor | np.ndarray
+    x: Tensor | np.ndarray
+    xx: Tensor | np.ndarray
+
+
+class Moments(NamedTuple):
+    """Sufficient statistics of complete rows, used as a batch: n, of shape (); mean, (D,); covariance S, (D, D)."""
+
+    n: Tensor
+    mean: Tensor
+    S: Tensor
+
+
+class Stats(NamedTuple):
+    """Sums over rows of expectations under the posterior, with r = x - mu and y = (z, 1).
+
+    The first axis of `n` and `C` has length 1 where every column was seen in the same rows.
+
+    Attributes
+    ----------
+    bound : Tensor of shape ()
+        Of log p(x).
+    n : Tensor of shape (1 or D,)
+        Weight of the rows where column d was seen.
+    rr : Tensor of shape (D,)
+        Of r_d^2, over these rows; so are the next two.
+    A : Tensor of shape (D, K + 1)
+        Of r_d y.
+    C : Tensor of shape (1 or D, K + 1, K + 1)
+        Of y y'.
+    E : Tensor of shape (K + 1, K + 1)
+        Of y y' over all rows.
+    """
+
+    bound: Tensor
+    n: Tensor
+    rr: Tensor
+    A: Tensor
+    C: Tensor
+    E: Tensor
+
+
+class Posterior(NamedTuple):
+    """p(z | x) = N(mean, V) of the rows of a batch.
+
+    Attributes
+    ----------
+    mean : Tensor of shape (N, K)
+    V : Tensor of shape (P, K, K)
+        For each pattern of missing cells.
+    log_det : Tensor of shape (P,)
+        Of the covariance of the observed cells.
+    """
+
+    mean: Tensor
+    V: Tensor
+    log_det: Tensor
+
+
+class FactorAnalysis:
+    """The steps of EM, for rows (`TableBatch`) and for sufficient statistics of complete rows (`Moments`).
+
+    Parameters
+    ----------
+    n_components : int
+        K.
+    variance : Tensor of shape (D,)
+        Of the columns; 0 where constant.
+    tied : bool, default=False
+        One noise variance for all columns.
+    floor : float or None, default=None
+        Smallest noise variance of a column, as a share of its variance; None: `NOISE_FLOOR`, or `TIED_FLOOR`.
+    """
+
+    def __init__(self, n_components, variance, tied=False, floor=None):
+        self.n_components, self.tied = n_components, tied
+        variance = variance.mean().expand(len(variance)) if tied else variance
+        share = floor or (TIED_FLOOR if tied else NOISE_FLOOR)
+        self.floor = torch.where(variance > 0, share * variance, CONSTANT_VARIANCE)
+        self.variance = variance.maximum(self.floor)
+        self.scale = self.variance.sqrt()
+
+    def init(self, mu, noise, psi=None):
+        """Loadings drawn at random that explain half of each column's variance, or as much as the noise `psi`."""
+        psi = (self.variance / 2 if psi is None else psi).maximum(self.floor)
+        row = torch.arange(len(mu), device=mu.device)
+        W = noise.fold("loadings").normal(row, self.n_components, mu.dtype)
+        return Params(mu, W * (psi / max(1, self.n_components)).sqrt()[:, None], psi)
+
+    def e_step(self, batch, params, memory=None):
+        """Sums over the rows of a batch; remembered of rows is their sum of squares."""
+        if isinstance(batch, Moments):
+            return self._e_step_of_moments(batch, params), None
+        squares = batch.w @ batch.X.square() if memory is None else memory
+        return self._e_step_of_rows(batch, params, squares), squares
+
+    def _e_step_of_moments(self, moments, params):
+        n, mean, S = moments
+        mu, W, psi = params
+        precise = W / psi[:, None]
+        V, log_det_M = _inverse(W.T @ precise)
+        B = precise @ V
+        r = mean - mu
+        z = r @ B
+        rz = (B.T @ S).T + r[:, None] * z  # S is symmetric; this way round the thin product takes half the time
+        rr = S.diagonal() + r.square()
+        C = n * _bordered(V + B.T @ rz, z, torch.ones_like(n))
+        parts = n[None], n * rr, n * torch.cat([rz, r[:, None]], 1), C[None], C
+        return self._with_bound(parts, n * (len(mu) * _LOG_2PI + psi.log().sum() + log_det_M), params)
+
+    def _e_step_of_rows(self, batch, params, squares):
+        mu = params.mu
+        q = posterior(batch, params)
+        y = torch.cat([q.mean, torch.ones_like(batch.w)[:, None]], 1)
+        wy = batch.w[:, None] * y
+        xy = batch.X.T @ wy
+        n, C = self._second_moments(batch, q, y, wy)
+        if batch.patterns is None:
+            E, n, C, log_det, seen = C[0], n, C, n[0] * q.log_det[0], n * len(mu)
+        else:
+            seen_cells = batch.patterns.to(mu.dtype)
+            E, log_det, seen = C.sum(0), n @ q.log_det, n * seen_cells.sum(1)
+            n, C = n @ seen_cells, (seen_cells.T @ C.flatten(1)).unflatten(1, C.shape[1:])
+        rr = squares - 2 * mu * xy[:, -1] + mu.square() * n
+        A = xy - mu[:, None] * C[:, :, -1]
+        return self._with_bound((n, rr, A, C, E), seen.sum() * _LOG_2PI + log_det, params)
+
+    def _with_bound(self, parts, volume, params):
+        """Statistics, whose bound is -1/2 (volume + sum of r' Sigma^-1 r).
+
+        That sum is the one of (r - W z)' Psi^-1 (r - W z) + z' z at the posterior mean of z, where it is least, so that
+        rounding of the mean hardly matters; r' Psi^-1 r - y' V y would lose as many digits as noise is small.
+        """
+        n, rr, A, C, E = parts
+        W, K = params.W, self.n_components
+        A, C = A[:, :K], C[:, :K, :K]
+        CW = W @ C[0] if len(C) == 1 else (C @ W[:, :, None])[:, :, 0]
+        residual = rr - 2 * (W * A).sum(1) + (W * CW).sum(1)
+        mahalanobis = (residual / params.psi).sum() + E.diagonal()[:K].sum() - K * E[-1, -1]
+        return Stats(-0.5 * (volume + mahalanobis), *parts)
+
+    def _second_moments(self, batch, q, y, wy):
+        """Weight of the rows of each pattern of missing cells, and their expected sum of y y'."""
+        P, K = len(q.V), self.n_components
+        if batch.patterns is None:
+            n, C = batch.w.sum()[None], (wy.T @ y)[None]
+        else:
+            n = batch.w.new_zeros(P).index_add_(0, batch.pattern, batch.w)
+            C = wy.new_zeros(P, K + 1, K + 1).index_add_(0, batch.pattern, wy[:, :, None] * y[:, None, :])
+        C[:, :K, :K] += n[:, None, None] * q.V
+        return n, C
+
+    def bound(self, stats, params):
+        """Weighted sum of log p(x) over all rows: exact, as the posterior is."""
+        return stats.bound
+
+    def m_step(self, stats, params):
+        """Regress each column on z, and let the moments of z go into mu and W (Liu, Rubin and Wu 1998)."""
+        mean, cov = stats.E[:-1, -1], stats.E[:-1, :-1]
+        total = stats.E[-1, -1]
+        mean = mean / total
+        W, intercept, residual = self._regress(stats)
+        chol = torch.linalg.cholesky(cov / total - mean[:, None] * mean)
+        psi = residual.sum() / (stats.n.expand(len(W))).sum() if self.tied else residual / stats.n
+        psi = psi.expand(len(W)).maximum(self.floor)
+        return Params(params.mu + intercept + W @ mean, W @ chol, psi)
+
+    def _regress(self, stats):
+        """Slopes, intercepts and residual sums of squares of the regression of each column's r on z."""
+        chol = torch.linalg.cholesky(stats.C)
+        if len(chol) == 1:
+            slopes = stats.A @ torch.cholesky_inverse(chol[0])
+        else:
+            slopes = torch.cholesky_solve(stats.A[:, :, None], chol)[:, :, 0]
+        return slopes[:, :-1], slopes[:, -1], stats.rr - (slopes * stats.A).sum(1)
+
+    def to_free(self, params):
+        """Loadings and means in units of the columns' standard deviations, and the logarithms of the noise."""
+        scaled = torch.cat([params.W, params.mu[:, None]], 1) / self.scale[:, None]
+        return torch.cat([scaled.flatten(), (params.psi / self.variance).log()])
+
+    def from_free(self, vector, params):
+        """Parameters from such a vector; no noise above the column's variance or below the floor."""
+        D = len(params.mu)
+        scaled = vector[:-D].view(D, -1) * self.scale[:, None]
+        psi = (vector[-D:].clamp(max=0).exp() * self.variance).maximum(self.floor)
+        return Params(scaled[:, -1], scaled[:, :-1], psi)
+
+
+# ------------------------------------------------------------------------------------------------------- posterior
+def posterior(batch, params):
+    """p(z | x) of the rows of a batch, from their observed cells: (12.66) and (12.67)."""
+    y, gram = _projected(batch, params)
+    V, log_det_M = _inverse(gram)
+    noise = params.psi.log()
+    noise = noise.sum() if batch.patterns is None else batch.patterns.to(noise.dtype) @ noise
+    return Posterior(_by_pattern(V, y, batch), V, noise + log_det_M)
+
+
+def bartlett(batch, params):
+    """The z that explain each row best: least squares in units of the noise, without the prior (Bartlett 1937)."""
+    y, gram = _projected(batch, params)
+    return _by_pattern(torch.linalg.pinv(gram, hermitian=True), y, batch)
+
+
+def _projected(batch, params):
+    """W' Psi^-1 (x - mu) of each row, (N, K), and W' Psi^-1 W of each pattern, (P, K, K), of the observed cells."""
+    mu, W, psi = params
+    precise = W / psi[:, None]
+    if batch.patterns is None:
+        return batch.X @ precise - mu @ precise, (W.T @ precise)[None]
+    seen, K = batch.patterns.to(W.dtype), W.shape[1]
+    gram = seen @ (precise[:, :, None] * W[:, None, :]).flatten(1)
+    return batch.X @ precise - (seen @ (mu[:, None] * precise))[batch.pattern], gram.unflatten(1, (K, K))
+
+
+def log_prob(batch, params):
+    """log p(x) of the observed cells of each row, of shape (N,)."""
+    mu, W, psi = params
+    q = posterior(batch, params)
+    residual = batch.X - mu - q.mean @ W.T
+    if batch.patterns is None:
+        log_det, seen = q.log_det, len(mu)
+    else:
+        residual = residual * batch.observed
+        log_det, seen = q.log_det[batch.pattern], batch.observed.sum(1)
+    mahalanobis = residual.square() @ (1 / psi) + q.mean.square().sum(1)
+    return -0.5 * (seen * _LOG_2PI + log_det + mahalanobis)
+
+
+def _inverse(G):
+    """(I + G)^-1 and log|I + G| of Gram matrices G of shape (..., K, K)."""
+    chol = torch.linalg.cholesky(G + torch.eye(G.shape[-1], dtype=G.dtype, device=G.device))
+    return torch.cholesky_inverse(chol), 2 * chol.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+
+def _by_pattern(matrix, y, batch):
+    """The matrix of a row's pattern times the row's y."""
+    return y @ matrix[0] if batch.patterns is None else (matrix[batch.pattern] @ y[:, :, None])[:, :, 0]
+
+
+def _bordered(G, g, one):
+    """[[G, g], [g', one]]"""
+    return torch.cat([torch.cat([G, g[:, None]], 1), torch.cat([g, one[None]])[None]])
+
+
+# ------------------------------------------------------------------------------------------------ sufficient statistics
+def sums(batch):
+    """Weighted n, sum x and sum x x' over the complete rows of a batch."""
+    X, w = batch.X, batch.w
+    if X.device.type == "cpu":
+        return _sums_by_numpy(X.numpy(), w.numpy())
+    return Sums(w.sum(), w @ X, (X * w[:, None]).T @ X)
+
+
+def _sums_by_numpy(X, w):
+    """NumPy multiplies a matrix by its own transpose at half the cost (syrk); torch does not.
+
+    All by NumPy, and so are they added up: threads of two libraries that take turns are in each other's way, which
+    takes twice as long as the products.
+    """
+    w = np.ascontiguousarray(w)  # ones may all be one in memory, which BLAS does not take
+    with np.errstate(invalid="ignore", over="ignore"):  # NaN and overflow are told of by who looks at the sums
+        weighted = X if (w == 1).all() else X * np.sqrt(w)[:, None]
+        return Sums(w.sum(), w @ X, weighted.T @ weighted)
+
+
+def moments(sums, shift):
+    """Moments about `shift` from sums over rows less `shift`; constant columns have variance and covariances 0.
+
+    Parameters
+    ----------
+    sums : Sums
+    shift : Tensor of shape (D,)
+
+    Returns
+    -------
+    moments : Moments
+        With `mean` measured from `shift`.
+    """
+    n, x, xx = map(torch.as_tensor, sums)
+    mean = x / n
+    S = (xx / n).addr_(mean, mean, alpha=-1)
+    return Moments(n, mean, _without_constants(S, mean + shift))
+
+
+def _without_constants(S, mean):
+    constant = is_constant(S.diagonal(), mean)
+    return S.masked_fill(constant[:, None] | constant, 0) if bool(constant.any()) else S
+
+
+def union(some, others):
+    """Moments of the rows of both (Chan, Golub and LeVeque 1983)."""
+    n = some.n + others.n
+    apart = others.mean - some.mean
+    share = others.n / n
+    S = (1 - share) * some.S + share * others.S + share * (1 - share) * apart[:, None] * apart
+    return Moments(n, some.mean + share * apart, S)
+
+
+# ---------------------------------------------------------------------------------------------------------- orientation
+def principal(params):
+    """The same model with its loadings along the principal axes of Psi^-1/2 W, the longest first.
+
+    It makes W' Psi^-1 W diagonal, as maximum likelihood is usually reported. The sign of each column makes its largest
+    loading positive.
+    """
+    scale = params.psi.sqrt()[:, None]
+    _, _, rotation = torch.linalg.svd(params.W / scale, full_matrices=False)
+    return params._replace(W=upright(params.W @ rotation.mT))
+
+
+def upright(W):
+    """The same columns, or their negatives: the largest entry of each is positive."""
+    largest = W.gather(0, W.abs().argmax(0, keepdim=True)) if W.shape[1] else W[:1]
+    return W * torch.where(largest < 0, -1.0, 1.0).to(W.dtype)

@@ -1,0 +1,1 @@
+"""Mixtures and the posterior of their components."""

@@ -1,0 +1,478 @@
+"""Mixture of Gaussians:  z ~ Cat(pi),  x | z = k ~ N(mu_k, Sigma_k).
+
+Steps of Dempster, Laird and Rubin (1977); Bishop, *Pattern Recognition and Machine Learning* (2006), section 9.2. Cells
+that are missing are integrated out: log p(x_o) of the observed ones is exact, and the M-step gets the conditional
+moments of the others (Ghahramani and Jordan 1994; Little and Rubin 2002, section 11.3).
+
+Where rows are complete and columns few, log p(x | z = k) is one matrix product with the quadratic features
+[x_i x_j (i <= j), x, 1], and so are the statistics. That form squares the distance of a component from the origin;
+where it would cost digits, and where columns are many, the distances are computed from the means instead.
+"""
+
+import math
+import sys
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from skvae._tensors import Workspace
+from skvae.models.mixtures.posterior import log_ratios, mixing_proportions, posterior
+
+_LOG_2PI = math.log(2 * math.pi)
+_FEW_COLUMNS = 24  # up to here d (d + 1) / 2 products a row cost less than K triangular products
+_TRIANGLE_ROWS = 16  # of triangular factors at once: of fewer, products are thin; of more, much of them is zero
+_FAR = 1e4  # mu' P mu from which the quadratic features lose more than 1e-12 of a log-density
+_INCOMPLETE_CELLS = 2**20  # K x rows x D x D held at once where cells are missing
+_NEGLIGIBLE = 1e-20  # responsibilities that no sum of doubles would feel
+
+
+class Params(NamedTuple):
+    """Parameters, and what the E-step needs of them: made once an iteration, not once a batch.
+
+    Attributes
+    ----------
+    pi : Tensor of shape (K,)
+    mu : Tensor of shape (K, D)
+    sigma : Tensor of shape (K, D, D), or (K, D) where diagonal
+        Covariances; K equal ones where tied.
+    root : Tensor of the shape of sigma
+        Upper triangular U with precision U U', or the square roots of the precisions.
+    log_norm : Tensor of shape (K,)
+        log pi_k + log |U_k| - D / 2 log 2 pi.
+    theta : Tensor of shape (K, n_features) or None
+        Coefficients of the quadratic features; None where they would cost digits, or too much time.
+    """
+
+    pi: Tensor
+    mu: Tensor
+    sigma: Tensor
+    root: Tensor
+    log_norm: Tensor
+    theta: Tensor | None
+
+    @property
+    def origin(self):
+        """The points (K, D) from which the statistics measure: 0 with quadratic features, else the means."""
+        return torch.zeros_like(self.mu) if self.theta is not None else self.mu
+
+
+class Stats(NamedTuple):
+    """Sums over rows, by weight and responsibility; x is measured from `Params.origin`.
+
+    Attributes
+    ----------
+    bound : Tensor ()
+    N : Tensor of shape (K,)
+    S : Tensor of shape (K, D)
+        Of x.
+    SS : Tensor of the shape of sigma
+        Of x x', or of x**2.
+    M : Tensor of shape (K, D), or of no elements
+        Weight of the observed cells; only where covariances are diagonal: missing cells then leave the sums.
+    """
+
+    bound: Tensor
+    N: Tensor
+    S: Tensor
+    SS: Tensor
+    M: Tensor
+
+
+class GaussianMixture:
+    """What both kinds of covariance share. `floor` is added to the diagonals, in units of x squared.
+
+    `e_step`, which runs once a batch and iteration, works in memory that is kept from call to call. Nothing that is
+    returned lies in it.
+    """
+
+    def __init__(self, n_components, *, pooled=False, floor=0.0):
+        self.n_components, self.pooled, self.floor = n_components, pooled, floor
+        self._space = Workspace()
+
+    def e_step(self, batch, params, memory=None):
+        """Posterior of each row and the sums it weights (Bishop 2006, eq. 9.13, 9.24, 9.26)."""
+        log_joint, work = self._log_joint(batch, params, self._space)
+        log_px, R = posterior(log_joint, batch.w)
+        return self._sums(batch, R, batch.w @ log_px, params, work, self._space), None
+
+    def bound(self, stats, params):
+        """Weighted sum of log p(x) over all rows."""
+        return stats.bound
+
+    def log_joint(self, batch, params):
+        """log p(x_n, z_n = k) of the observed cells, of shape (K, n_rows)."""
+        return self._log_joint(batch, params, Workspace())[0]
+
+    def fill(self, batch, params):
+        """E[x | x_o] of each row, of shape (n_rows, D): x itself where it was observed."""
+        log_joint, work = self._log_joint(batch, params, Workspace())
+        _, R = posterior(log_joint)
+        expected = self._expected(batch, R, params, work)
+        return batch.X if batch.observed is None else torch.where(batch.observed > 0, batch.X, expected)
+
+    def to_free(self, params):
+        """log pi, mu, and the covariances by log-Cholesky factors: unconstrained reals."""
+        return torch.cat([log_ratios(params.pi), params.mu.reshape(-1), self._free_covariance(params.sigma)])
+
+    def from_free(self, vector, params):
+        """Parameters from the vector of `to_free`, of the shapes of `params`."""
+        K, D = params.mu.shape
+        pi, mu, rest = vector.split([K, K * D, len(vector) - K - K * D])
+        return self.params(pi.softmax(0), mu.reshape(K, D), self._covariance_of(rest, params))
+
+
+class FullGaussianMixture(GaussianMixture):
+    """A covariance matrix a component; `pooled`: one for all (tied)."""
+
+    def params(self, pi, mu, sigma):
+        """Parameters ready for the E-step.
+
+        Raises
+        ------
+        torch.linalg.LinAlgError
+            If a covariance is not positive definite; its text names the components.
+        """
+        K, D = mu.shape
+        sigma = sigma.expand(K, D, D)
+        L, failed = torch.linalg.cholesky_ex(sigma)
+        if failed.any():
+            raise torch.linalg.LinAlgError(f"{failed.nonzero()[:, 0].tolist()}")
+        eye = torch.eye(D, dtype=mu.dtype, device=mu.device).expand(K, D, D)
+        root = torch.linalg.solve_triangular(L, eye, upper=False).mT
+        log_norm = pi.log() + root.diagonal(dim1=1, dim2=2).log().sum(1) - 0.5 * D * _LOG_2PI
+        offset = (root.mT @ mu[:, :, None])[..., 0]  # U' mu
+        near = D <= _FEW_COLUMNS and float(offset.square().sum(1).max()) < _FAR
+        theta = self._theta(root, mu, log_norm, offset) if near else None
+        return Params(pi, mu, sigma, root, log_norm, theta)
+
+    def _theta(self, root, mu, log_norm, offset):
+        precision = root @ root.mT
+        i, j = torch.triu_indices(mu.shape[1], mu.shape[1], device=mu.device)
+        quadratic = precision[:, i, j] * torch.where(i == j, -0.5, -1.0).to(mu.dtype)
+        linear = (precision @ mu[:, :, None])[..., 0]
+        return torch.cat([quadratic, linear, (log_norm - 0.5 * offset.square().sum(1))[:, None]], dim=1)
+
+    def m_step(self, stats, params):
+        """Eq. 9.24 to 9.27 of Bishop (2006); a component that no row belongs to stays where it is.
+
+        At the start it has been nowhere: its variance is then the floor.
+        """
+        N = stats.N.clamp(min=torch.finfo(stats.N.dtype).tiny)
+        mean = stats.S / N[:, None]
+        spread = stats.SS - N[:, None, None] * mean[:, :, None] * mean[:, None, :]
+        dead = stats.N <= _NEGLIGIBLE * stats.N.sum()
+        if self.pooled:
+            sigma = spread[~dead].sum(0, keepdim=True) / stats.N.sum()
+        else:
+            sigma = spread / N[:, None, None]
+        sigma = 0.5 * (sigma + sigma.mT)
+        sigma.diagonal(dim1=1, dim2=2).add_(self.floor)
+        mu = mean
+        if params is not None:
+            mu = torch.where(dead[:, None], params.mu, params.origin + mean)
+            sigma = sigma if self.pooled else torch.where(dead[:, None, None], params.sigma, sigma)
+        return self.params(mixing_proportions(stats.N), mu, sigma)
+
+    def width(self, n_columns):
+        """Numbers that a complete row turns into on its way: with the caches, it says how many rows suit a batch."""
+        features = n_columns * (n_columns + 1) // 2 if n_columns <= _FEW_COLUMNS else n_columns
+        return max(features, self.n_components * n_columns // 4)
+
+    def incomplete_rows(self, n_columns):
+        """How many rows with missing cells to handle at once: each brings K matrices of its own."""
+        return max(1, _INCOMPLETE_CELLS // (self.n_components * n_columns**2))
+
+    def _log_joint(self, batch, params, space):
+        """log p(x, z = k), (K, n_rows), and what was computed on the way and the sums need too."""
+        if batch.observed is not None:
+            return _incomplete_log_joint(batch, params)
+        if params.theta is not None:
+            phi = quadratic_features(batch.X, space)
+            log_joint = space.empty("log_joint", (len(params.pi), len(batch.X)), batch.X)
+            return torch.mm(params.theta, phi, out=log_joint), phi
+        return _triangular_log_joint(batch.X, params, space), None
+
+    def _sums(self, batch, R, bound, params, work, space):
+        if batch.observed is not None:
+            stats = _incomplete_sums(batch, R, bound, params, work)
+            return stats if params.theta is None else self.moved(stats, params.mu)
+        if params.theta is not None:
+            return _quadratic_sums(work, R, bound, batch.X.shape[1])
+        return _centred_sums(batch.X, R, bound, params.mu, space)
+
+    def _expected(self, batch, R, params, work):
+        expected = R.mT @ params.mu
+        if batch.observed is None:
+            return expected
+        y, _ = work
+        return expected + (R[..., None] * (y @ params.sigma)).sum(0)
+
+    def start(self, batch, R, variance):
+        """Statistics, measured from 0, for given responsibilities R (K, n_rows).
+
+        A missing cell counts as a draw of mean 0 and the `variance` (D,) of its column.
+        """
+        R = R * batch.w
+        origin = R.new_zeros(self.n_components, batch.X.shape[1])
+        stats = _centred_sums(batch.X, R, R.new_zeros(()), origin, Workspace())
+        if batch.observed is not None:
+            stats.SS.diagonal(dim1=1, dim2=2).add_((R @ (1 - batch.observed)) * variance)
+        return stats
+
+    def moved(self, stats, d):
+        """The same sums measured from origins that lie -d (K, D) away."""
+        cross = stats.S[:, :, None] * d[:, None, :]
+        SS = stats.SS + cross + cross.mT + stats.N[:, None, None] * d[:, :, None] * d[:, None, :]
+        return stats._replace(S=stats.S + stats.N[:, None] * d, SS=SS)
+
+    def split(self, params, given, rest):
+        """Condition on the columns `given`: their marginal mixture, and that of the `rest` within each component.
+
+        E[rest | given, k] = mu_rest + slope (given - mu_given); slope (K, n_rest, n_given), covariance (K, n_rest,
+        n_rest) (Bishop 2006, eq. 2.81, 2.82).
+        """
+        block = params.sigma[:, given][:, :, given]
+        across = params.sigma[:, rest][:, :, given]
+        slope = torch.linalg.solve(block, across.mT).mT
+        marginal = self.params(params.pi, params.mu[:, given], block)
+        return marginal, slope, params.sigma[:, rest][:, :, rest] - slope @ across.mT
+
+    def stats_of(self, params):
+        """Statistics of total weight 1 whose M-step gives these parameters, measured from their means."""
+        mu, pi = params.mu, params.pi
+        sigma = params.sigma - self.floor * torch.eye(mu.shape[1], dtype=mu.dtype, device=mu.device)
+        return Stats(mu.new_zeros(()), pi, torch.zeros_like(mu), pi[:, None, None] * sigma, mu.new_zeros(0))
+
+    def _free_covariance(self, sigma):
+        L = torch.linalg.cholesky(sigma[:1] if self.pooled else sigma)
+        i, j = torch.tril_indices(L.shape[1], L.shape[1], device=L.device)
+        diagonal = L.diagonal(dim1=1, dim2=2)
+        return torch.where(i == j, diagonal[:, i].log(), L[:, i, j]).reshape(-1)
+
+    def _covariance_of(self, free, params):
+        K, D = params.mu.shape
+        i, j = torch.tril_indices(D, D, device=free.device)
+        values = free.reshape(1 if self.pooled else K, len(i))
+        L = free.new_zeros(len(values), D, D)
+        L[:, i, j] = torch.where(i == j, values.exp(), values)
+        return L @ L.mT
+
+
+class DiagonalGaussianMixture(GaussianMixture):
+    """Independent columns within a component; `pooled`: of one variance (spherical)."""
+
+    def params(self, pi, mu, sigma):
+        """Parameters ready for the E-step; sigma (K, D) or, where spherical, (K, 1).
+
+        Raises
+        ------
+        torch.linalg.LinAlgError
+            If a variance is not positive; its text names the components.
+        """
+        K, D = mu.shape
+        sigma = sigma.expand(K, D)
+        failed = ~(sigma > 0).all(1)
+        if failed.any():
+            raise torch.linalg.LinAlgError(f"{failed.nonzero()[:, 0].tolist()}")
+        root = sigma.rsqrt()
+        near = float((root * mu).square().sum(1).max()) < _FAR
+        theta = None
+        if near:
+            precision = root.square()
+            cell = root.log() - 0.5 * _LOG_2PI - 0.5 * mu.square() * precision
+            theta = torch.cat([-0.5 * precision, mu * precision, cell], dim=1)
+        log_norm = pi.log() + root.log().sum(1) - 0.5 * D * _LOG_2PI
+        return Params(pi, mu, sigma, root, log_norm, theta)
+
+    def m_step(self, stats, params):
+        """Each column's mean and variance over its observed cells; what no row belongs to stays where it is."""
+        seen = stats.M > _NEGLIGIBLE * stats.N.sum()
+        M = stats.M.clamp(min=torch.finfo(stats.M.dtype).tiny)
+        mean = stats.S / M
+        spread = (stats.SS - M * mean.square()).clamp(min=0)
+        if self.pooled:
+            sigma = spread.sum(1, keepdim=True) / M.sum(1, keepdim=True)
+            kept = seen.any(1, keepdim=True)
+        else:
+            sigma, kept = spread / M, seen
+        sigma = sigma + self.floor
+        mu = mean
+        if params is not None:
+            mu = torch.where(seen, params.origin + mean, params.mu)
+            sigma = torch.where(kept, sigma, params.sigma[:, : sigma.shape[1]])
+        return self.params(mixing_proportions(stats.N), mu, sigma)
+
+    def width(self, n_columns):
+        """Numbers that a row turns into on its way: with the caches, it says how many rows suit a batch."""
+        return max(2 * n_columns, self.n_components)
+
+    def incomplete_rows(self, n_columns):
+        """How many rows with missing cells to handle at once: any number, their cells just leave the sums."""
+        return sys.maxsize
+
+    def _log_joint(self, batch, params, space):
+        """log p(x, z = k), (K, n_rows), and the features it was computed from, if any."""
+        if params.theta is None:
+            return self._far_log_joint(batch, params), None
+        phi, D = squares(batch, space), batch.X.shape[1]
+        constant, theta = params.pi.log()[:, None], params.theta
+        if batch.observed is None:
+            constant, theta = constant + theta[:, 2 * D :].sum(1, keepdim=True), theta[:, : 2 * D]
+        log_joint = space.empty("log_joint", (len(theta), len(phi)), phi)
+        return torch.addmm(constant, theta, phi.mT, out=log_joint), phi
+
+    def _sums(self, batch, R, bound, params, phi, space):
+        if phi is None:
+            return self._far_sums(batch, R, bound, params)
+        D = batch.X.shape[1]
+        T, N = R @ phi, R.sum(1)
+        M = N[:, None].expand(-1, D) if batch.observed is None else T[:, 2 * D :]
+        return Stats(bound, N, T[:, D : 2 * D], T[:, :D], M)
+
+    def _expected(self, batch, R, params, work):
+        return R.mT @ params.mu
+
+    def _far_log_joint(self, batch, params):
+        rows = []
+        for mu, root, pi in zip(params.mu, params.root, params.pi):
+            cells = root.log() - 0.5 * _LOG_2PI - 0.5 * ((batch.X - mu) * root).square()
+            cells = cells if batch.observed is None else cells * batch.observed
+            rows.append(cells.sum(1) + pi.log())
+        return torch.stack(rows)
+
+    def _far_sums(self, batch, R, bound, params):
+        N = R.sum(1)
+        observed = torch.ones_like(batch.X) if batch.observed is None else batch.observed
+        S, SS = torch.empty_like(params.mu), torch.empty_like(params.mu)
+        for k, mu in enumerate(params.mu):
+            x = (batch.X - mu) * observed
+            S[k], SS[k] = R[k] @ x, R[k] @ x.square()
+        return Stats(bound, N, S, SS, R @ observed)
+
+    def start(self, batch, R, variance):
+        """Statistics, measured from 0, for given responsibilities R (K, n_rows)."""
+        R = R * batch.w
+        space = Workspace()
+        return self._sums(batch, R, R.new_zeros(()), None, squares(batch, space), space)
+
+    def moved(self, stats, d):
+        """The same sums measured from origins that lie -d (K, D) away."""
+        return stats._replace(S=stats.S + stats.M * d, SS=stats.SS + 2 * d * stats.S + stats.M * d.square())
+
+    def split(self, params, given, rest):
+        """Condition on the columns `given`, as for full covariances; columns are independent: all slopes are 0."""
+        slope = params.mu.new_zeros(len(params.pi), len(rest), len(given))
+        marginal = self.params(params.pi, params.mu[:, given], params.sigma[:, given])
+        return marginal, slope, torch.diag_embed(params.sigma[:, rest])
+
+    def stats_of(self, params):
+        """Statistics of total weight 1 whose M-step gives these parameters, measured from their means."""
+        pi = params.pi[:, None].expand_as(params.mu)
+        SS = pi * (params.sigma - self.floor)
+        return Stats(params.mu.new_zeros(()), params.pi, torch.zeros_like(params.mu), SS, pi)
+
+    def _free_covariance(self, sigma):
+        return (sigma[:, :1] if self.pooled else sigma).log().reshape(-1)
+
+    def _covariance_of(self, free, params):
+        return free.exp().reshape(len(params.pi), -1)
+
+
+# ------------------------------------------------------------------------------------------------- complete rows
+def quadratic_features(X, space):
+    """[x_i x_j (i <= j), x, 1] of each row, of shape (D (D + 1) / 2 + D + 1, n_rows): a column a row of X."""
+    n, D = X.shape
+    phi = space.empty("phi", (D * (D + 1) // 2 + D + 1, n), X)
+    x = phi[-D - 1 : -1].copy_(X.mT)
+    phi[-1] = 1
+    start = 0
+    for i in range(D):
+        torch.mul(x[i], x[i:], out=phi[start : start + D - i])
+        start += D - i
+    return phi
+
+
+def _quadratic_sums(phi, R, bound, D):
+    T = R @ phi.mT
+    i, j = torch.triu_indices(D, D, device=R.device)
+    SS = T.new_empty(len(R), D, D)
+    SS[:, i, j] = SS[:, j, i] = T[:, : len(i)]
+    return Stats(bound, T[:, -1], T[:, -D - 1 : -1], SS, T.new_zeros(0))
+
+
+def squares(batch, space):
+    """[x**2, x] of each row, and beside them what was observed, if not everything: (n_rows, 2 D or 3 D)."""
+    n, D = batch.X.shape
+    phi = space.empty("phi", (n, 2 * D if batch.observed is None else 3 * D), batch.X)
+    torch.mul(batch.X, batch.X, out=phi[:, :D])
+    phi[:, D : 2 * D] = batch.X
+    if batch.observed is not None:
+        phi[:, 2 * D :] = batch.observed
+    return phi
+
+
+def _triangular_log_joint(X, params, space):
+    """log_norm - |U' (x - mu)|**2 / 2. U' is lower triangular: its first rows need the first columns only."""
+    K, D = params.mu.shape
+    lower, distance = params.root.mT, 0.0
+    for start in range(0, D, _TRIANGLE_ROWS):
+        stop = min(D, start + _TRIANGLE_ROWS)
+        rows = lower[:, start:stop, :stop]
+        offset = (rows @ params.mu[:, :stop, None]).reshape(-1, 1)
+        y = space.empty("y", (K * (stop - start), len(X)), X)
+        torch.mm(rows.reshape(-1, stop), X[:, :stop].mT, out=y)
+        distance = distance + y.sub_(offset).square_().reshape(K, stop - start, -1).sum(1)
+    return torch.sub(params.log_norm[:, None], distance, alpha=0.5)
+
+
+def _centred_sums(X, R, bound, mu, space):
+    """Sums measured from mu, each component's over the rows that belong to it at all."""
+    K, D = mu.shape
+    S, SS = X.new_empty(K, D), X.new_empty(K, D, D)
+    least = _NEGLIGIBLE * R.max()
+    for k in range(K):
+        rows = (R[k] > least).nonzero()[:, 0]
+        share = R[k][rows].sqrt()
+        x = torch.index_select(X, 0, rows, out=space.empty("members", (len(rows), D), X))
+        x.sub_(mu[k]).mul_(share[:, None])
+        torch.mm(x.mT, x, out=SS[k])
+        S[k] = share @ x
+    return Stats(bound, R.sum(1), S, SS, X.new_zeros(0))
+
+
+# ----------------------------------------------------------------------------------------------- incomplete rows
+def observed_precisions(params, patterns):
+    """Inverses of the observed blocks of each covariance, zero elsewhere, and half the log-determinants of the blocks.
+
+    With m the 0/1 vector of a pattern, m Sigma m + (I - m) has the block Sigma_oo, the identity elsewhere, and nothing
+    in between: one batched Cholesky does for all patterns. Shapes (K, n_patterns, D, D) and (K, n_patterns).
+    """
+    m = patterns.to(params.mu.dtype)
+    both = m[:, :, None] * m[:, None, :]
+    block = params.sigma[:, None] * both + torch.diag_embed(1 - m)
+    L = torch.linalg.cholesky(block)
+    J = torch.cholesky_inverse(L) * both
+    return J, L.diagonal(dim1=2, dim2=3).log().sum(2)
+
+
+def _incomplete_log_joint(batch, params):
+    J, half_log_det = observed_precisions(params, batch.patterns)
+    x = (batch.X - params.mu[:, None]) * batch.observed  # (K, n, D)
+    y = (J[:, batch.pattern] @ x[..., None])[..., 0]  # Sigma_oo^-1 (x_o - mu_o), zero where missing
+    n_observed = batch.observed.sum(1)
+    constant = params.pi.log()[:, None] - half_log_det[:, batch.pattern] - 0.5 * _LOG_2PI * n_observed
+    return constant - 0.5 * (x * y).sum(2), (y, J)
+
+
+def _incomplete_sums(batch, R, bound, params, work):
+    """Sums with E[x | x_o] = mu + Sigma y in place of x, plus the covariance of what is missing."""
+    y, J = work
+    x = y @ params.sigma
+    by_pattern = R.new_zeros(R.shape[0], len(batch.patterns)).index_add_(1, batch.pattern, R)
+    explained = (by_pattern[:, :, None, None] * J).sum(1)
+    N = R.sum(1)
+    rest = N[:, None, None] * params.sigma - params.sigma @ explained @ params.sigma
+    S = (R[:, None] @ x)[:, 0]
+    SS = (x * R[..., None]).mT @ x + rest
+    return Stats(bound, N, S, SS, R.new_zeros(0))

@@ -1,0 +1,1 @@
+"""Between a table as users have it and numbers."""

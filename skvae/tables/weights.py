@@ -1,0 +1,65 @@
+"""Rows that count, with their weights; in small fits, equal rows once."""
+
+import numpy as np
+import scipy.sparse as sp
+
+from skvae._compat import check_sample_weight
+from skvae._hash import combine
+
+_FEW_CELLS = 2**18  # up to here, equal rows are merged: a hash and a sort, a millisecond or two
+
+
+def weigh(X, sample_weight):
+    """Rows that count, and their weights; in small fits, each distinct row once and in an order of its content.
+
+    So rows of weight zero change nothing, and neither does the order of the rows, or whether a row is given twice or
+    with twice the weight: what a fit draws at random is drawn for the rows that are left. In large fits the rows stay
+    as they come.
+
+    Parameters
+    ----------
+    X : {ndarray, CSR array} of shape (n_samples, n_features)
+        Checked; NaN equals NaN.
+    sample_weight : array-like of shape (n_samples,) or None
+
+    Returns
+    -------
+    X : {ndarray, CSR array} of shape (n_rows, n_features)
+        The very same object where nothing had to change.
+    weight : float64 ndarray of shape (n_rows,) or None
+        None where every row counts once.
+
+    Raises
+    ------
+    ValueError
+        If a weight is negative or not finite, or all of them are zero, or their number is not that of the rows.
+    """
+    weight = None
+    if sample_weight is not None:
+        weight = check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        if not weight.all():
+            kept = np.flatnonzero(weight)
+            X, weight = X[kept], weight[kept]
+    if X.shape[0] * X.shape[1] <= _FEW_CELLS:
+        X, weight = _merged(X, weight)
+    return X, None if weight is None or (weight == 1).all() else weight
+
+
+def _merged(X, weight):
+    dense = X.toarray() if sp.issparse(X) else X
+    key = _content_key(dense)
+    order = np.argsort(key, kind="stable")
+    rows = dense[order]
+    same = (rows[1:] == rows[:-1]) | (np.isnan(rows[1:]) & np.isnan(rows[:-1]))
+    starts = np.flatnonzero(np.concatenate([[True], ~same.all(axis=1)]))
+    weight = np.ones(len(key)) if weight is None else weight
+    return X[order[starts]], np.add.reduceat(weight[order], starts)
+
+
+def _content_key(X):
+    """A hash of each row. float32 and float64 of the same value agree; so do 0.0 and -0.0, and all NaNs."""
+    cells = np.where(np.isnan(X), np.nan, X.astype(np.float64) + 0.0).view(np.int64)
+    key = np.zeros(len(X), dtype=np.int64)
+    for column in cells.T:
+        key = combine(key, column)
+    return key

@@ -1,0 +1,1 @@
+"""How a network is fitted to rows, of a table or of clicks."""

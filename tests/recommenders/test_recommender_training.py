@@ -1,0 +1,163 @@
+"""What the parameters of `fit` make the engine do."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from skvae import MultVAERecommender
+from skvae.datasets import make_interactions
+from skvae.engines import gradient
+from skvae.estimators.recommenders import mult_vae as face
+
+
+@pytest.fixture(scope="module")
+def X():
+    return make_interactions(60, 20, random_state=0)
+
+
+def tiny(**parameters):
+    return MultVAERecommender(**{"n_components": 4, "max_iter": 3, "random_state": 0, **parameters})
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    """Calls of the engine, as they come: rows, keywords, and the order of the rows in each epoch."""
+    calls = []
+    ascend, batches = gradient.ascend, face.Rows.batches
+
+    def spy(model, params, rows, **keywords):
+        calls.append({"rows": rows, "model": model, "orders": [], **keywords})
+        return ascend(model, params, rows, **keywords)
+
+    def watched(self, batch_size, order=None):
+        if order is not None:
+            calls[-1]["orders"].append(order.tolist())
+        return batches(self, batch_size, order)
+
+    monkeypatch.setattr(gradient, "ascend", spy)
+    monkeypatch.setattr(face.Rows, "batches", watched)
+    return calls
+
+
+def test_users_set_aside_are_not_trained_on(X, engine, monkeypatch):
+    held = []
+    split = face.content_holdout
+    monkeypatch.setattr(face, "content_holdout", lambda rows: held.append(rows) or split(rows))
+    tiny(early_stopping=True, validation_fraction=0.25).fit(X)
+    rows = engine[0]["rows"]
+    trained = {tuple(rows.indices[a:b]) for a, b in zip(rows.indptr[:-1], rows.indptr[1:], strict=True)}
+    aside = {tuple(row.indices) for row in held[0]}
+    assert len(rows) == 45 and held[0].shape[0] == 15
+    assert not trained & aside
+
+
+def test_every_epoch_has_an_order_of_its_own(X, engine):
+    tiny().fit(X)
+    orders = engine[0]["orders"]
+    assert all(sorted(order) == list(range(60)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 3
+
+
+@pytest.mark.parametrize("change", [{"dropout": 0.9}, {"learning_rate_schedule": "constant"}, {"beta": 5.0}])
+def test_what_is_asked_for_reaches_the_fit(X, change):
+    base, changed = tiny(dropout=0.0).fit(X), tiny(**{"dropout": 0.0, **change}).fit(X)
+    assert not np.allclose(base.decision_function(X), changed.decision_function(X), atol=1e-3)
+
+
+def test_calls_of_partial_fit_hand_the_moments_on(X, engine):
+    model = tiny().partial_fit(X[:30])
+    kept = {name: moment.copy() for name, moment in model._moments.items()}
+    model.partial_fit(X[30:])
+    first, second = engine
+    assert first["moments"] is None
+    assert kept.keys() == second["moments"].keys() and any(moment.any() for moment in kept.values())
+    assert model._moments["step"] == 2 * kept["step"] > 0
+
+
+def test_partial_fit_keeps_its_rate_and_its_beta(X, engine):
+    tiny(beta=0.7, annealing="linear").partial_fit(X)
+    plan = engine[0]["plan"]
+    assert plan.max_iter == 1
+    assert [plan.rate_schedule(f) for f in (0.0, 0.5, 0.99)] == [1, 1, 1]
+    assert [plan.beta(f) for f in (0.0, 0.5, 0.99)] == [0.7, 0.7, 0.7]
+
+
+@pytest.mark.parametrize(
+    ("n_users", "beta", "batch_size", "max_iter"),
+    [
+        (30, 0.02, 8, 60),  # 240 steps
+        (600, 0.02, 37, 30),
+        (8_000, 0.02, 500, 30),
+        (40_000, 0.1, 500, 18),  # 1,500 steps
+        (100_000, 0.2, 500, 10),
+        (1_000_000, 0.2, 500, 10),
+    ],
+)
+def test_auto_is_what_the_docstring_says(n_users, beta, batch_size, max_iter):
+    chosen = face._defaults(n_users, n_users)
+    assert chosen["beta"] == pytest.approx(beta)
+    assert (chosen["batch_size"], chosen["max_iter"]) == (batch_size, max_iter)
+
+
+def test_partial_fit_in_pieces_has_the_beta_of_the_whole(X, engine, monkeypatch):
+    monkeypatch.setattr(face, "_defaults", lambda n, n_seen: {**DEFAULTS, "beta": n_seen / 100})
+    model = tiny()
+    for rows in (X[:10], X[10:30], X[30:]):
+        model.partial_fit(rows)
+    assert [call["plan"].beta(1.0) for call in engine] == [0.1, 0.3, 0.6]
+    assert model.n_samples_seen_ == 60
+    assert model.fit(X).n_samples_seen_ == 60
+
+
+DEFAULTS = {"weight_decay": 0.0, "learning_rate": 1e-3, "batch_size": 10, "max_iter": 3}
+
+
+def test_early_stopping_auto_turns_on_where_users_are_many(X, engine, monkeypatch):
+    monkeypatch.setattr(face, "_MANY_USERS", 50)
+    assert len(tiny().fit(X).validation_scores_) == 3 and len(engine[0]["rows"]) == 54
+    monkeypatch.setattr(face, "_MANY_USERS", 61)
+    assert len(tiny().fit(X).validation_scores_) == 0
+
+
+@pytest.mark.parametrize(
+    ("annealing", "ends"),
+    [(lambda f: f**4, 1.0), (lambda f: min(1, f / 0.6), 0.6), (lambda f: 1.0, 0.0), (None, 0.0), ("linear", 0.25)],
+)
+def test_no_epoch_counts_before_a_schedule_has_settled(X, engine, annealing, ends):
+    tiny(annealing=annealing, early_stopping=True).fit(X)
+    assert engine[0]["plan"].earliest_stop == pytest.approx(ends, abs=0.01)
+
+
+def test_rows_without_clicks_teach_where_they_are_evidence(X):
+    empty = np.vstack([X.toarray(), np.zeros((200, 20))])
+
+    def level(likelihood):
+        return tiny(likelihood=likelihood, max_iter=1).fit(empty).parameters_["decoder.0.bias"].mean()
+
+    alone = {name: tiny(likelihood=name, max_iter=1).fit(X).parameters_["decoder.0.bias"].mean() for name in KINDS}
+    assert level("multinomial") == pytest.approx(alone["multinomial"], abs=1e-6)
+    assert level("bernoulli") < alone["bernoulli"] - 0.5
+    assert level("gaussian") < alone["gaussian"] - 0.1
+
+
+KINDS = ("multinomial", "bernoulli", "gaussian")
+
+
+@pytest.mark.parametrize("value", [1e-50, 1e39, 1e25])
+def test_values_that_float32_cannot_train_on_are_named(X, value):
+    dense = X.toarray().astype(float)
+    dense[7] = 0
+    dense[7, 3] = value
+    with pytest.raises(ValueError, match=re.escape(f"between 1e-15 and 1e+15, but X[7, 3] = {value:g}")):
+        tiny().fit(dense)
+
+
+def test_running_out_of_memory_on_a_gpu_names_the_batch_size(X, monkeypatch):
+    def exhausted(*args, **keywords):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(gradient, "ascend", exhausted)
+    with pytest.raises(MemoryError, match="lower batch_size"):
+        tiny().fit(X)
