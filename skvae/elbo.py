@@ -151,7 +151,7 @@ class _DrawAndKL(torch.autograd.Function):
 
 
 @dataclass
-class Fit:
+class FitResult:
     """What an engine returns.
 
     Attributes
@@ -168,8 +168,8 @@ class Fit:
     best, n_validations : ndarray of int
         Of each fit, the number of the validation whose parameters were kept (-1: the last parameters are), and how
         many it went through until it stopped.
-    moments : dict of Tensor
-        State of the optimiser, from which a later call may go on.
+    optimizer_state : dict of Tensor
+        State of the optimizer, from which a later call may go on.
     converged : bool
         Whether the rule for stopping was met.
     memory : list
@@ -182,6 +182,6 @@ class Fit:
     n_iter: int = 0
     best: np.ndarray | None = None
     n_validations: np.ndarray | None = None
-    moments: dict = field(default_factory=dict)
+    optimizer_state: dict = field(default_factory=dict)
     converged: bool = False
     memory: list | None = None

@@ -26,7 +26,7 @@ from typing import NamedTuple
 import torch
 
 from skvae import _reduce
-from skvae.elbo import Fit
+from skvae.elbo import FitResult
 from skvae.engines.watching import Watcher
 
 _LONGEST_STEP = 4.0  # the first bound on the length of an extrapolation, in EM steps; it adapts by this factor
@@ -97,7 +97,7 @@ def ascend(model, batches, starts, *, plan, watcher=None):
 
     Returns
     -------
-    fit : Fit
+    fit : FitResult
         `lower_bounds` has the bound before each M-step, `memory` what the model remembers of each batch.
 
     Raises
@@ -114,7 +114,7 @@ def _height(fit):
 
 
 def _climb(model, batches, params, start, plan, watcher):
-    fit, memory = Fit(params), None
+    fit, memory = FitResult(params), None
     path = _Squarem(model) if plan.accelerate else _PlainPath()
     last_bound = plan.lower_bound
     for number in range(plan.max_iter):

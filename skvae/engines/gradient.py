@@ -21,7 +21,7 @@ import torch
 
 from skvae import _reduce
 from skvae._tensors import keep_gradient
-from skvae.elbo import Fit
+from skvae.elbo import FitResult
 from skvae.engines import schedules
 from skvae.engines.watching import Watcher
 
@@ -97,7 +97,7 @@ class Epoch(NamedTuple):
     params: dict
 
 
-def ascend(model, params, rows, *, plan, noise, log_base=0.0, validate=None, watcher=None, moments=None):
+def ascend(model, params, rows, *, plan, noise, log_base=0.0, validate=None, watcher=None, optimizer_state=None):
     """Raise the model's bound on `rows`.
 
     Parameters
@@ -115,12 +115,12 @@ def ascend(model, params, rows, *, plan, noise, log_base=0.0, validate=None, wat
     validate : callable or None
         params -> score, greater is better: one for each fit.
     watcher : Watcher or None
-    moments : dict of Tensor or None
-        Of an earlier call, to go on with its optimiser's state; changed in place too.
+    optimizer_state : dict of Tensor or None
+        Of an earlier call, to go on with its optimizer's state; changed in place too.
 
     Returns
     -------
-    fit : Fit
+    fit : FitResult
 
     Raises
     ------
@@ -128,13 +128,13 @@ def ascend(model, params, rows, *, plan, noise, log_base=0.0, validate=None, wat
         If the bound is not finite in an epoch even at half the learning rate.
     """
     with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has set
-        return _ascend(model, params, rows, plan, noise, log_base, validate, watcher or Watcher(), moments)
+        return _ascend(model, params, rows, plan, noise, log_base, validate, watcher or Watcher(), optimizer_state)
 
 
-def _ascend(model, params, rows, plan, noise, log_base, validate, watcher, moments):
+def _ascend(model, params, rows, plan, noise, log_base, validate, watcher, optimizer_state):
     params = {name: _leaf(tensor) for name, tensor in params.items()}
-    optimiser = _Adam(params, plan, moments)
-    fit, best = Fit(params), _Best(plan)
+    optimizer = _Adam(params, plan, optimizer_state)
+    fit, best = FitResult(params), _Best(plan)
     n_steps = plan.max_iter * rows.n_batches(plan.batch_size)
     step = 0
     for number in range(plan.max_iter):
@@ -145,12 +145,12 @@ def _ascend(model, params, rows, plan, noise, log_base, validate, watcher, momen
             fraction = step / n_steps
             bound = model.bound(params, batch, epoch_noise)
             bound.descend(plan.beta(fraction), batch.w)
-            of_step, refused = optimiser.step(bound, batch.counted, plan.rate_schedule(fraction))
+            of_step, refused = optimizer.step(bound, batch.counted, plan.rate_schedule(fraction))
             sums.append(of_step)
             refusals.append(refused)
             step += 1
         log_prob, kl, weight, n_refused = _of_epoch(sums, refusals)
-        optimiser.review(n_refused, plan.first_epoch + number)
+        optimizer.review(n_refused, plan.first_epoch + number)
         validates = (number + 1) % plan.validate_every == 0 or number + 1 == plan.max_iter
         score = validate(params) if validate and validates else None
         weight = np.where(weight, weight, math.nan)  # every step refused: there is no bound
@@ -163,7 +163,7 @@ def _ascend(model, params, rows, plan, noise, log_base, validate, watcher, momen
         if best.enough(params, score, (number + 1) / plan.max_iter) or stop:
             break
     fit.params = {name: tensor.detach() for name, tensor in (best.params or params).items()}
-    fit.best, fit.n_validations, fit.moments = best.number, best.n_seen, optimiser.moments()
+    fit.best, fit.n_validations, fit.optimizer_state = best.number, best.n_seen, optimizer.optimizer_state()
     return fit
 
 
@@ -228,10 +228,10 @@ class _Adam:
     operation.
     """
 
-    def __init__(self, params, plan, moments):
+    def __init__(self, params, plan, optimizer_state):
         self.params, self.factor = params, 1.0
         self.gradient = _shared_gradient(params)
-        state = _state(params, moments or {})
+        state = _state(params, optimizer_state or {})
         self.step_count = state["step"]
         self.groups = _groups(params, state, plan)
         self.state = state
@@ -245,7 +245,7 @@ class _Adam:
         log_prob, kl = bound.log_prob.detach(), bound.kl.detach().sum(-1)
         sums = (torch.stack([log_prob, kl, torch.ones_like(kl)]) * w).sum(-1)
         total = sums.sum() + self.gradient.sum()
-        # 1 where that is not finite, else 0: the kernel leaves parameters and moments alone then
+        # 1 where that is not finite, else 0: the kernel leaves parameters and averages alone then
         refused = (total - total).nan_to_num_(1.0).float()
         self.step_count += refused.new_ones(()) - refused
         for group in self.groups:
@@ -274,8 +274,8 @@ class _Adam:
     def rate(self):
         return max(group.rate for group in self.groups) * self.factor
 
-    def moments(self):
-        """What another ascent may go on from: the number of steps, and two moments of each parameter's gradient."""
+    def optimizer_state(self):
+        """Number of steps, and two running averages of each gradient, from which another ascent may go on."""
         return self.state
 
 
@@ -293,7 +293,7 @@ def _shared_gradient(params):
 
 
 def _state(params, known):
-    """What the optimiser remembers: what is known from before, and zeros."""
+    """What the optimizer remembers: what is known from before, and zeros."""
     step = known.get("step")
     state = {
         "step": torch.zeros((), dtype=torch.float32, device=next(iter(params.values())).device)
@@ -307,7 +307,7 @@ def _state(params, known):
 
 
 class _Group:
-    """Parameters of one learning rate and weight decay, with their gradients and moments."""
+    """Parameters of one learning rate and weight decay, with their gradients and running averages."""
 
     def __init__(self, names, params, state, rate, decay, members):
         self.rate, self.decay = rate, decay

@@ -5,7 +5,7 @@ import numpy as np
 _CELLS_AT_ONCE = 2**22  # in float64: a large table of float32 is never copied as a whole
 
 
-def column_moments(X, weight=None, seen=None):
+def column_means_and_variances(X, weight=None, seen=None):
     """Mean and variance of each column over the cells seen, in float64 whatever X is.
 
     Digits are kept where means are large for their spread: what rounding leaves of a mean is taken off once more.

@@ -20,7 +20,7 @@ from skvae import likelihoods
 from skvae._compat import check_sample_weight
 from skvae._rounding import CONSTANT_VARIANCE, is_constant
 from skvae.tables.checks import columns_of, refuse_empty_columns, refuse_overflow
-from skvae.tables.column_statistics import column_moments, seen_weight, slices
+from skvae.tables.column_statistics import column_means_and_variances, seen_weight, slices
 from skvae.tables.frames import (
     all_numbers,
     all_truths,
@@ -71,7 +71,7 @@ class Block(NamedTuple):
         return slice(self.start, self.stop)
 
 
-class Moments(NamedTuple):
+class ColumnStatistics(NamedTuple):
     """Weighted means, variances and shares of the columns of the model layout, over observed cells.
 
     Attributes
@@ -108,7 +108,7 @@ class Columns:
         Value of each gaussian column in which only rounding varies, where noise="diag". The model layout is without
         them: they are normal about this value with variance 1e-12 (`CONSTANT_VARIANCE`), whatever the model. One
         stays where there is nothing else.
-    moments : Moments
+    statistics : ColumnStatistics
     """
 
     def __init__(self, blocks, levels, noise, names, template, truths, who, of_objects=False):
@@ -204,17 +204,17 @@ class Columns:
         refuse_overflow(numbers)
         missing = np.isnan(numbers)
         seen = ~missing if missing.any() else None
-        moments = *column_moments(numbers, weight, seen), _nonzero_shares(numbers, seen, weight)
+        moments = *column_means_and_variances(numbers, weight, seen), _nonzero_shares(numbers, seen, weight)
         if self.noise == "diag":
             self._set_aside(is_constant(moments[1], moments[0]), moments[0])
         mean, variance, share = (moment[self.source] for moment in moments)
         self._set_scales(mean, variance)
         variance = np.where(self._varies(mean, variance), variance / self.scale**2, 0.0)
-        self.moments = Moments((mean - self.location) / self.scale, variance, share)
+        self.statistics = ColumnStatistics((mean - self.location) / self.scale, variance, share)
         for block in self._of_kind("categorical"):
             p = self._shares_of_levels(numbers, weight, block)
-            self.moments.mean[block.span] = self.moments.share[block.span] = p
-            self.moments.variance[block.span] = p * (1 - p)
+            self.statistics.mean[block.span] = self.statistics.share[block.span] = p
+            self.statistics.variance[block.span] = p * (1 - p)
         self._set_feature_scales(numbers, seen, weight)
         return self
 
@@ -255,7 +255,7 @@ class Columns:
         for block in self._of_kind(*_COUNTS):
             some = _index(block.columns)
             logs = np.log1p(numbers[:, some], dtype=np.float64)
-            mean, variance = column_moments(logs, weight, None if seen is None else seen[:, some])
+            mean, variance = column_means_and_variances(logs, weight, None if seen is None else seen[:, some])
             self.shift[block.span] = mean
             self.spread[block.span] = np.sqrt(np.where(is_constant(variance, mean), 1.0, variance))
 
@@ -497,7 +497,7 @@ class Columns:
         if block.kind == "categorical":
             return likelihoods.Categorical(block.sizes)
         if block.kind == "multinomial":
-            return likelihoods.Multinomial(float(self.moments.mean[block.span].sum()))
+            return likelihoods.Multinomial(float(self.statistics.mean[block.span].sum()))
         return {
             "bernoulli": likelihoods.Bernoulli,
             "poisson": likelihoods.Poisson,

@@ -10,7 +10,7 @@ from skvae._rounding import is_constant
 from skvae._tensors import Noise, Table, by_row
 from skvae.engines import em
 from skvae.models.decomposition import factor_analysis as fa
-from skvae.tables.column_statistics import column_moments
+from skvae.tables.column_statistics import column_means_and_variances
 
 _TOL = 1e-3  # nats, of all rows
 _CPU, _FLOAT = torch.device("cpu"), torch.float64
@@ -38,7 +38,7 @@ def factor_analysis(Z, weight, n_components, *, tied=False, floor=None, start=No
     params : Params of float64 Tensors
     """
     Z, weight = Z[weight > 0], weight[weight > 0]
-    mean, variance = column_moments(Z, weight, _seen(Z))
+    mean, variance = column_means_and_variances(Z, weight, _seen(Z))
     constant = is_constant(variance, mean)
     variance = np.where(constant, 0.0, variance)  # without what rounding of the mean leaves
     model = fa.FactorAnalysis(min(n_components, Z.shape[1]), torch.from_numpy(variance), tied, floor)
@@ -60,7 +60,7 @@ def factor_analysis(Z, weight, n_components, *, tied=False, floor=None, start=No
 
 def constant_columns(Z, weight):
     """Which columns do not vary but by rounding, or have no cell observed."""
-    mean, variance = column_moments(Z, weight, _seen(Z))
+    mean, variance = column_means_and_variances(Z, weight, _seen(Z))
     return is_constant(variance, mean)
 
 

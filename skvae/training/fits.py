@@ -36,7 +36,7 @@ class Settled(NamedTuple):
     lower_bounds, validation_scores : ndarray
         Nats a row in the model layout.
     n_iter : int
-    moments : dict of Tensor
+    optimizer_state : dict of Tensor
         Of the optimiser.
     """
 
@@ -46,7 +46,7 @@ class Settled(NamedTuple):
     lower_bounds: np.ndarray
     validation_scores: np.ndarray
     n_iter: int
-    moments: dict
+    optimizer_state: dict
 
 
 class NetworkFit(abc.ABC):
@@ -76,17 +76,26 @@ class Plain(NetworkFit):
     noise : Noise
     plan : gradient.Plan
     params : dict of Tensor or None
-        To go on from, as `start` and `moments`; None: random weights.
+        To go on from, as `start` and `optimizer_state`; None: random weights.
     vote : callable or None, default=None
         Parameters -> score of rows that are held out; the best are kept, be they those of the beginning.
     """
 
     def __init__(
-        self, model, training, noise, plan, params=None, start=None, moments=None, dtype=torch.float32, vote=None
+        self,
+        model,
+        training,
+        noise,
+        plan,
+        params=None,
+        start=None,
+        optimizer_state=None,
+        dtype=torch.float32,
+        vote=None,
     ):
         self.model, self.start = model, start
         if params is None:
-            params = one_member(model.init(noise.fold("init"), moments_of(training.columns)))
+            params = one_member(model.init(noise.fold("init"), statistics_of(training.columns)))
             if isinstance(model, PerRowVAE):
                 params |= model.init_rows(len(training))
         table = training.encoded(start, dtype)
@@ -95,7 +104,7 @@ class Plain(NetworkFit):
         stream = Stream(table, noise, 1, weight, base)
         params = {name: tensor.to(training.device) for name, tensor in params.items()}
         self.beginning = None if vote is None else _Beginning(params, vote)
-        self.task = Task(model, params, stream, plan, mean_log_base(model, table, weight), vote, moments)
+        self.task = Task(model, params, stream, plan, mean_log_base(model, table, weight), vote, optimizer_state)
 
     def snapshot(self, params):
         """The network as it is."""
@@ -103,12 +112,12 @@ class Plain(NetworkFit):
 
     def settled(self, outcome):
         """The network as the outcome left it, or as it began if no vote was higher."""
-        params, moments = outcome.params, outcome.moments
+        params, optimizer_state = outcome.params, outcome.optimizer_state
         if self.beginning is not None and not self.beginning.beaten_by(outcome):
-            params, moments = self.beginning.params, {}
+            params, optimizer_state = self.beginning.params, {}
         bounds, scores = outcome.lower_bounds[:, 0], outcome.validation_scores
-        params, moments = of_member(params, 0), of_member(moments, 0)
-        return Settled(params, self.start, None, bounds, scores, outcome.n_iter, moments)
+        params, optimizer_state = of_member(params, 0), of_member(optimizer_state, 0)
+        return Settled(params, self.start, None, bounds, scores, outcome.n_iter, optimizer_state)
 
 
 class _Beginning:
@@ -253,8 +262,8 @@ class Voted(NetworkFit):
         return Task(self.model, params, stream, plan, mean_log_base(self.model, table, weight), self.vote)
 
     def _params(self):
-        moments = moments_of(self.training.columns)
-        random = self.model.init(self.noise.fold("init"), moments)
+        statistics = statistics_of(self.training.columns)
+        random = self.model.init(self.noise.fold("init"), statistics)
         if self.found is not None:
             random |= no_skips(self.model)
         networks = [
@@ -333,10 +342,10 @@ class Voted(NetworkFit):
         if self.found is not None and not significant:
             return self._settled_linear()
         member = start * len(self.weight)
-        params, moments = of_member(outcome.params, member), of_member(outcome.moments, member)
+        params, optimizer_state = of_member(outcome.params, member), of_member(outcome.optimizer_state, member)
         scores = self.vote.scores(start, len(outcome.validation_scores))
         bounds = outcome.lower_bounds[:, member]
-        return Settled(params, self._start_of(start), None, bounds, scores, outcome.n_iter, moments)
+        return Settled(params, self._start_of(start), None, bounds, scores, outcome.n_iter, optimizer_state)
 
     def _start_of(self, start):
         """What stands beside its network: whichever start it is, the first one has filled missing cells."""
@@ -357,14 +366,16 @@ def of_member(tensors, member):
     return {name: tensor if name in _OF_ALL_MEMBERS else tensor[member] for name, tensor in tensors.items()}
 
 
-def moments_of(columns):
-    """The moments of the columns as tensors."""
-    return type(columns.moments)(*(torch.from_numpy(np.asarray(part, dtype=np.float64)) for part in columns.moments))
+def statistics_of(columns):
+    """The statistics of the columns as tensors."""
+    return type(columns.statistics)(
+        *(torch.from_numpy(np.asarray(part, dtype=np.float64)) for part in columns.statistics)
+    )
 
 
 def linear_network(model, training, noise, found, floor=None):
     """A network that is this factor analysis: its layers' last weights are zero, and a linear path leads past them."""
-    params = model.init(noise.fold("init"), moments_of(training.columns)) | no_skips(model)
+    params = model.init(noise.fold("init"), statistics_of(training.columns)) | no_skips(model)
     K, last = model.n_components, model.last
     W = torch.nn.functional.pad(found.W.mT, (0, 0, 0, K - found.W.shape[1]))  # (K, D)
     for name in (f"encoder.{last}", f"decoder.{last}"):

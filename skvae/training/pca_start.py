@@ -11,7 +11,7 @@ import torch
 from skvae.models.decomposition import factor_analysis as fa
 from skvae.models.decomposition import ppca
 from skvae.training import factor_analysis_start as linear
-from skvae.training.fits import NetworkFit, Settled, moments_of, one_member
+from skvae.training.fits import NetworkFit, Settled, one_member, statistics_of
 from skvae.training.layout import Start, batches
 
 _NEXT_TO_NOTHING = 0.01  # of their usual size: the weights of the decoder's last layer
@@ -70,7 +70,7 @@ def principal_network(model, training, noise, found, dtype=torch.float32):
 
     Not nothing: no gradient would reach the encoder, and an optimiser that divides by its size would follow rounding.
     """
-    params = model.init(noise.fold("init"), moments_of(training.columns))
+    params = model.init(noise.fold("init"), statistics_of(training.columns))
     into, back = coder(found._replace(W=found.W[:, _told_apart(found.W.square().sum(0), dtype)]))
     spare = model.n_components - into.shape[1]
     into = torch.nn.functional.pad(into, (0, spare, 0, model.encoder_sizes[0] - len(into)))

@@ -38,7 +38,7 @@ class Task:
         Mean over rows of the part of log p(x | z) that the bound leaves out.
     vote : callable or None
         params -> score, greater is better. If it remembers what it was asked, `begins()` makes it forget.
-    moments : dict of Tensor or None
+    optimizer_state : dict of Tensor or None
         To go on from.
     """
 
@@ -48,7 +48,7 @@ class Task:
     plan: gradient.Plan
     log_base: float | np.ndarray = 0.0
     vote: Callable | None = None
-    moments: dict | None = field(default=None)
+    optimizer_state: dict | None = field(default=None)
 
 
 class Outcome(NamedTuple):
@@ -64,7 +64,7 @@ class Outcome(NamedTuple):
         Number of the validation whose parameters were kept; -1: the last parameters were.
     n_iter : int
         Epochs.
-    moments : dict of Tensor
+    optimizer_state : dict of Tensor
         Of the optimiser; empty unless the task climbed alone.
     """
 
@@ -73,7 +73,7 @@ class Outcome(NamedTuple):
     validation_scores: np.ndarray
     best: int
     n_iter: int
-    moments: dict
+    optimizer_state: dict
 
 
 def climb(tasks, watcher=None):
@@ -109,7 +109,7 @@ def climb(tasks, watcher=None):
         log_base=np.concatenate([np.broadcast_to(task.log_base, task.stream.n_members) for task in tasks]),
         validate=_validator(tasks, slices),
         watcher=watcher,
-        moments=tasks[0].moments if len(tasks) == 1 else None,
+        optimizer_state=tasks[0].optimizer_state if len(tasks) == 1 else None,
     )
     outcomes = [_outcome(fit, task, number, members) for number, (task, members) in enumerate(zip(tasks, slices))]
     return [outcomes[order.index(place)] for place in range(len(tasks))]
@@ -165,7 +165,7 @@ def _stacks(tasks):
 def _likeness(task):
     """What tasks have in common that may climb together; None for one that must climb alone."""
     model, plan, stream = task.model, task.plan, task.stream
-    alike = model.likeness() if task.moments is None else None
+    alike = model.likeness() if task.optimizer_state is None else None
     return alike and (
         alike,
         tuple(task.params),
@@ -303,7 +303,7 @@ def _outcome(fit, task, number, members):
         np.array([scores[number] for scores in fit.validation_scores[:n_validations]]),
         int(fit.best[number]),
         n_iter,
-        fit.moments if alone else {},
+        fit.optimizer_state if alone else {},
     )
 
 

@@ -431,7 +431,7 @@ def test_a_refused_step_halves_the_rates_of_all_once_then_ends_the_ascent(rates)
 
 
 def test_the_plain_adam_is_the_fused_one():
-    """Steps that are refused, the first among them, leave parameters and moments as they are, whatever the gradient."""
+    """Refused steps, the first among them, leave parameters and running averages as they are, whatever the gradient."""
     settings = {"lr": 0.1, "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.2, "eps": 1e-8}
     settings |= {"amsgrad": False, "maximize": False}
     states = []

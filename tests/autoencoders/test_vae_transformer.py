@@ -655,12 +655,12 @@ def test_a_failure_on_the_way_on_leaves_the_last_fit(X):
     assert state(model) == before
 
 
-def test_passes_of_partial_fit_keep_the_optimisers_moments(X):
+def test_passes_of_partial_fit_keep_the_optimizer_state(X):
     """Two calls with a moment each are not two first calls; shapes stay those of the parameters."""
     model = tiny(batch_size=16).partial_fit(X).partial_fit(X).partial_fit(X)
     for name, array in model.parameters_.items():
-        assert model._moments[f"{name}.exp_avg"].shape == array.shape
-    assert {name: int(array) for name, array in model._moments.items() if array.ndim == 0} == {"step": 12}
+        assert model._optimizer_state[f"{name}.exp_avg"].shape == array.shape
+    assert {name: int(array) for name, array in model._optimizer_state.items() if array.ndim == 0} == {"step": 12}
 
 
 @pytest.mark.parametrize("missing", [0.0, 0.3])

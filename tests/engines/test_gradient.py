@@ -53,7 +53,9 @@ def start():
 
 
 def climb(rows, start, model=None, noise=0, **changes):
-    keywords = {name: changes.pop(name) for name in ("validate", "watcher", "moments", "log_base") if name in changes}
+    keywords = {
+        name: changes.pop(name) for name in ("validate", "watcher", "optimizer_state", "log_base") if name in changes
+    }
     start = {name: tensor.clone() for name, tensor in start.items()}  # ascend moves what it is given
     return gradient.ascend(model or Line(), start, rows, plan=replace(PLAN, **changes), noise=Noise(noise), **keywords)
 
@@ -104,11 +106,11 @@ def test_beta_weighs_the_kl_term(rows, start):
     assert kl(0.0) > kl(3.0) > kl(30.0)
 
 
-def test_two_calls_with_moments_are_one(rows, start):
+def test_two_calls_with_optimizer_state_are_one(rows, start):
     whole = climb(rows, start, max_iter=2)
     first = climb(rows, start, max_iter=1)
     without = climb(rows, first.params, max_iter=1, first_epoch=1)
-    second = climb(rows, first.params, max_iter=1, first_epoch=1, moments=first.moments)
+    second = climb(rows, first.params, max_iter=1, first_epoch=1, optimizer_state=first.optimizer_state)
     assert equal(second.params, whole.params)
     assert first.lower_bounds + second.lower_bounds == whole.lower_bounds
     assert not equal(without.params, whole.params)

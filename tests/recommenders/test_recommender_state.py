@@ -77,11 +77,11 @@ def test_pickles_know_nothing_of_torch(model):
     assert b"torch" not in pickle.dumps(model)
 
 
-def test_moments_are_kept_only_for_those_who_go_on(X):
+def test_optimizer_state_is_kept_only_for_those_who_go_on(X):
     """They weigh twice as much as the parameters."""
     plain, going_on = tiny(max_iter=1).fit(X), tiny(max_iter=1, warm_start=True).fit(X)
     n_bytes = sum(array.nbytes for array in going_on.parameters_.values())
-    assert not plain._moments
+    assert not plain._optimizer_state
     assert len(pickle.dumps(going_on)) > len(pickle.dumps(plain)) + 2 * n_bytes
 
 

@@ -66,14 +66,14 @@ def test_what_is_asked_for_reaches_the_fit(X, change):
     assert not np.allclose(base.decision_function(X), changed.decision_function(X), atol=1e-3)
 
 
-def test_calls_of_partial_fit_hand_the_moments_on(X, engine):
+def test_calls_of_partial_fit_hand_the_optimizer_state_on(X, engine):
     model = tiny().partial_fit(X[:30])
-    kept = {name: moment.copy() for name, moment in model._moments.items()}
+    kept = {name: array.copy() for name, array in model._optimizer_state.items()}
     model.partial_fit(X[30:])
     first, second = engine
-    assert first["moments"] is None
-    assert kept.keys() == second["moments"].keys() and any(moment.any() for moment in kept.values())
-    assert model._moments["step"] == 2 * kept["step"] > 0
+    assert first["optimizer_state"] is None
+    assert kept.keys() == second["optimizer_state"].keys() and any(array.any() for array in kept.values())
+    assert model._optimizer_state["step"] == 2 * kept["step"] > 0
 
 
 def test_partial_fit_keeps_its_rate_and_its_beta(X, engine):

@@ -6,8 +6,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from skvae.tables import column_statistics as _moments
-from skvae.tables.column_statistics import column_moments
+from skvae.tables import column_statistics
+from skvae.tables.column_statistics import column_means_and_variances
 from skvae.training.factor_analysis_start import constant_columns
 
 WEIGHT = np.random.default_rng(0).integers(1, 5, 40).astype(np.float64)
@@ -30,33 +30,33 @@ def exact(x, weight, seen):
 def test_moments_are_those_of_exact_arithmetic_however_large_the_mean(missing, dtype, shift):
     X = (draw() + shift).astype(dtype)
     seen = np.random.default_rng(1).random(X.shape) >= missing
-    found = column_moments(np.where(seen, X, np.nan), WEIGHT, seen if missing else None)
+    found = column_means_and_variances(np.where(seen, X, np.nan), WEIGHT, seen if missing else None)
     expected = [exact(x, WEIGHT, here) for x, here in zip(X.T, seen.T)]
     np.testing.assert_allclose(np.transpose(found), expected, rtol=1e-12, atol=1e-15)
 
 
 def test_weights_are_repeats_and_slices_change_nothing(monkeypatch):
     X = draw()
-    weighted = column_moments(X, WEIGHT)
-    repeated = column_moments(np.repeat(X, WEIGHT.astype(int), axis=0))
+    weighted = column_means_and_variances(X, WEIGHT)
+    repeated = column_means_and_variances(np.repeat(X, WEIGHT.astype(int), axis=0))
     np.testing.assert_allclose(weighted, repeated, rtol=1e-13)
-    monkeypatch.setattr(_moments, "_CELLS_AT_ONCE", 1)
-    np.testing.assert_allclose(column_moments(X, WEIGHT), weighted, rtol=1e-12)
+    monkeypatch.setattr(column_statistics, "_CELLS_AT_ONCE", 1)
+    np.testing.assert_allclose(column_means_and_variances(X, WEIGHT), weighted, rtol=1e-12)
 
 
 def test_a_column_without_cells_has_no_moments_and_is_no_error():
     X = draw()
     X[:, 2] = np.nan
-    mean, variance = column_moments(X, WEIGHT, ~np.isnan(X))
+    mean, variance = column_means_and_variances(X, WEIGHT, ~np.isnan(X))
     assert mean[2] == variance[2] == 0 and variance[1] > 0
 
 
 def test_a_table_is_not_copied_whole(monkeypatch):
     X = draw(2000, 200).astype(np.float32)
-    monkeypatch.setattr(_moments, "_CELLS_AT_ONCE", 2**13)
+    monkeypatch.setattr(column_statistics, "_CELLS_AT_ONCE", 2**13)
     tracemalloc.start()
     try:
-        column_moments(X)
+        column_means_and_variances(X)
         assert tracemalloc.get_traced_memory()[1] < X.nbytes / 4
     finally:
         tracemalloc.stop()

@@ -323,7 +323,7 @@ def test_weights_are_repeats():
     repeated = Columns.fit(frame.iloc[np.repeat(np.arange(N), weight)], likelihood)
     for name in ("location", "scale", "shift", "spread"):
         np.testing.assert_allclose(getattr(weighted, name), getattr(repeated, name), rtol=1e-12)
-    for some, others in zip(weighted.moments, repeated.moments):
+    for some, others in zip(weighted.statistics, repeated.statistics):
         np.testing.assert_allclose(some, others, rtol=1e-12, atol=1e-14)
 
 
@@ -332,12 +332,12 @@ def test_moments_are_those_of_the_layout_over_observed_cells():
     columns = Columns.fit(frame, "auto")
     x, observed = columns.encode(columns.numeric(frame))
     seen = np.where(observed, x, np.nan)
-    np.testing.assert_allclose(columns.moments.mean, np.nanmean(seen, axis=0), atol=1e-14)
-    np.testing.assert_allclose(columns.moments.variance, np.nanvar(seen, axis=0), rtol=1e-12)
+    np.testing.assert_allclose(columns.statistics.mean, np.nanmean(seen, axis=0), atol=1e-14)
+    np.testing.assert_allclose(columns.statistics.variance, np.nanvar(seen, axis=0), rtol=1e-12)
     share = np.where(observed, columns.numeric(frame)[:, columns.source] != 0, 0).sum(0) / observed.sum(0)
     one_hot = np.concatenate([np.full(8, False), np.full(9, True)])
-    expected = np.where(one_hot, columns.moments.mean, share)
-    np.testing.assert_allclose(columns.moments.share, expected)
+    expected = np.where(one_hot, columns.statistics.mean, share)
+    np.testing.assert_allclose(columns.statistics.share, expected)
 
 
 def test_large_tables_go_in_pieces(monkeypatch):

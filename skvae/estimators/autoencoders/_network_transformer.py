@@ -187,11 +187,11 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
         refuse_another_architecture(self, architecture)
         model = self._build(rows.columns, architecture)
         params = one_member(self._params_to_go_on(model, rows))
-        moments = one_member(to_device(self._moments, rows.device)) or None
+        optimizer_state = one_member(to_device(self._optimizer_state, rows.device)) or None
         start = self._fitted_start()
         begins_linear = start is not None and start.base is not None
         plan = self._plan(len(rows), one_pass=one_pass, begins_linear=begins_linear)
-        return Plain(model, rows, noise, plan, params, start, moments)
+        return Plain(model, rows, noise, plan, params, start, optimizer_state)
 
     def _params_to_go_on(self, model, rows):
         """The fitted parameters, as tensors to move."""
@@ -246,7 +246,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
             "_columns": columns,
             "_architecture": prepared.architecture,
             "_start": _as_arrays(settled.start),
-            "_moments": to_numpy(settled.moments) if prepared.goes_on else {},
+            "_optimizer_state": to_numpy(settled.optimizer_state) if prepared.goes_on else {},
         }
         return found | self._summary(prepared, settled)
 

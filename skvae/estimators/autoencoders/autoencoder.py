@@ -15,7 +15,7 @@ from skvae.models.autoencoders.autoencoder import Autoencoder
 from skvae.networks import ACTIVATIONS
 from skvae.tables.columns import Columns
 from skvae.training import defaults as policy
-from skvae.training.fits import Plain, moments_of, one_member
+from skvae.training.fits import Plain, one_member, statistics_of
 from skvae.training.layout import Start
 from skvae.training.pca_start import (
     HeldOut,
@@ -348,7 +348,7 @@ class AutoencoderTransformer(NetworkTransformer):
         if found is not None:
             params = principal_network(model, rows, noise, found)
         else:
-            params = model.init(noise.fold("init"), moments_of(rows.columns))
+            params = model.init(noise.fold("init"), statistics_of(rows.columns))
         return params | self._ranges(rows)
 
     def _auto(self, n, votes, begins_linear):

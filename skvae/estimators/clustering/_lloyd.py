@@ -211,7 +211,7 @@ def nearest(X, centres, device):
 def _moments(X, weight):
     """What to subtract from each row before computing (nothing of sparse rows), and the mean variance of a column.
 
-    Neither needs more digits than X has: rows are read in their own dtype and order, which `column_moments` does not.
+    Neither needs more digits than X has: rows are read in their own dtype and order, unlike `column_statistics`.
     """
     weight = np.ones(X.shape[0]) if weight is None else weight
     if sp.issparse(X):

@@ -31,7 +31,7 @@ from skvae.estimators._checks import check_n_samples, draw_seed
 from skvae.estimators._progress import FitWatcher
 from skvae.models.decomposition import factor_analysis as fa
 from skvae.tables.checks import refuse_empty_columns
-from skvae.tables.column_statistics import column_moments
+from skvae.tables.column_statistics import column_means_and_variances
 from skvae.tables.frames import imputed
 from skvae.tables.weights import weigh
 
@@ -315,7 +315,7 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
         return {"n": float(n), "n_rows": n_rows, "mean": (mean + shift).cpu().numpy(), "S": S.cpu().numpy()}
 
     def _evidence_of_rows(self, X, weight, n, n_rows, device):
-        origin, variance = column_moments(X, weight)
+        origin, variance = column_means_and_variances(X, weight)
         table = Table(X - origin, device, _FLOAT, weight=weight, allow_missing=False)
         size = rows_a_batch(self.batch_size, X.shape[1], device)
         return Evidence(table.batches(size), origin, _kept(variance, origin), n, n_rows)
@@ -323,7 +323,7 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
     def _evidence_with_gaps(self, X, weight, n, n_rows, device):
         refuse_empty_columns(X, type(self).__name__)
         K, D = self._n_components(X.shape[1], n_rows), X.shape[1]
-        origin, variance = column_moments(X, weight, ~np.isnan(X))
+        origin, variance = column_means_and_variances(X, weight, ~np.isnan(X))
         table = Table(X, device, _FLOAT, weight=weight, shift=origin)
         size = rows_a_batch(self.batch_size, D, device)
         batches = table.batches(size, max(1, _PATTERN_CELLS // (K + 1) ** 2))
@@ -344,7 +344,7 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
         }
 
     def _ascend(self, model, evidence, start, attributes, X, y):
-        """The `Fit` of EM from a start; warns where `max_iter` was too few."""
+        """The `FitResult` of EM from a start; warns where `max_iter` was too few."""
         n_rows = evidence.n_rows
         plan = em.Plan(self.max_iter, lambda step: step.gain * n_rows < self.tol, evidence.n, accelerate=True)
         with FitWatcher(self, X, y, self.max_iter, attributes) as watcher:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from skvae._tensors import Noise
-from skvae.elbo import Fit
+from skvae.elbo import FitResult
 from skvae.engines import em
 from skvae.estimators._checks import draw_seed
 from skvae.estimators._progress import FitWatcher
@@ -162,7 +162,7 @@ class ProbabilisticPCA(LinearGaussian):
         with FitWatcher(self, X, y, 1, attributes) as watcher:
             watcher.begins(0)
             watcher.ends(em.Iteration(0, 0, bound, math.inf, params, params))
-        return Fit(params, [bound], n_iter=1, converged=True)
+        return FitResult(params, [bound], n_iter=1, converged=True)
 
     def _n_components(self, n_features, n_rows=None):
         if self.n_components is not None:

@@ -7,7 +7,7 @@ from sklearn.utils import check_array
 from skvae._tensors import Table
 from skvae.engines import em
 from skvae.models.clustering import kmeans
-from skvae.tables.column_statistics import column_moments
+from skvae.tables.column_statistics import column_means_and_variances
 
 SEEDING_ROWS = 20_000  # k-means that only gives a start sees no more
 _SEEDING_STEPS = 30
@@ -44,7 +44,7 @@ def column_variance(table):
     """Variance of the observed cells of each column, by weight; asked for only where cells are missing."""
     if table.patterns is None:
         return torch.zeros(table.shape[1], dtype=table.dtype, device=table.device)
-    _, variance = column_moments(table.X, table.weight.numpy(), ~np.isnan(table.X))
+    _, variance = column_means_and_variances(table.X, table.weight.numpy(), ~np.isnan(table.X))
     return torch.as_tensor(variance, dtype=table.dtype, device=table.device)
 
 

@@ -17,7 +17,7 @@ from skvae.estimators.mixtures._starts import checked_shape, checked_weights
 from skvae.estimators.mixtures.conditional import ConditionalMixture
 from skvae.models.mixtures.gaussian_mixture import DiagonalGaussianMixture, FullGaussianMixture
 from skvae.tables.checks import columns_of, refuse_overflow
-from skvae.tables.column_statistics import column_moments
+from skvae.tables.column_statistics import column_means_and_variances
 from skvae.tables.frames import imputed
 
 _MODELS = {
@@ -269,7 +269,7 @@ class GaussianMixtureEM(MixtureMixin, Estimator):
 
     def _origin(self, X, weight):
         if np.isnan(np.sum(X)):
-            return column_moments(X, weight, ~np.isnan(X))[0]
+            return column_means_and_variances(X, weight, ~np.isnan(X))[0]
         return np.average(X, axis=0, weights=weight).astype(np.float64)
 
     @contextlib.contextmanager

@@ -52,14 +52,17 @@ class RecommenderFit:
     def _start_afresh(self, X):
         mean = torch.from_numpy(X.sum(axis=0, dtype=np.float64).astype(np.float32) / X.shape[0])
         share = torch.from_numpy(np.bincount(X.indices, minlength=X.shape[1]).astype(np.float32) / X.shape[0])
-        self.params, self.moments = self.model.init(self.noise.fold("init"), mean, share), None
+        self.params, self.optimizer_state = self.model.init(self.noise.fold("init"), mean, share), None
         self.params = {name: tensor.to(self.rows.device) for name, tensor in self.params.items()}
         self.n_iter, self.lower_bounds, self.validation_scores = 0, [], []
 
     def _go_on(self, estimator):
         refuse_another_architecture(estimator, self.architecture)
         device = self.rows.device
-        self.params, self.moments = to_device(estimator.parameters_, device), to_device(estimator._moments, device)
+        self.params, self.optimizer_state = (
+            to_device(estimator.parameters_, device),
+            to_device(estimator._optimizer_state, device),
+        )
         self.n_iter = estimator.n_iter_
         self.lower_bounds, self.validation_scores = list(estimator.lower_bounds_), list(estimator.validation_scores_)
 
@@ -75,7 +78,7 @@ class RecommenderFit:
             log_base=self._mean_log_base(plan.batch_size),
             validate=validate,
             watcher=watcher,
-            moments=self.moments,
+            optimizer_state=self.optimizer_state,
         )
 
     def _mean_log_base(self, batch_size):
@@ -90,12 +93,12 @@ class RecommenderFit:
             "_architecture": self.architecture,
         }
 
-    def record(self, fit, *, keep_moments):
-        """How the ascent went, after what went before; the moments, twice the weights in size, for those who go on."""
+    def record(self, fit, *, keep_optimizer_state):
+        """How the ascent went, after what went before; the optimizer state is kept for those who go on."""
         return {
             "n_iter_": self.n_iter + fit.n_iter,
             "n_samples_seen_": self.n_seen,
             "lower_bounds_": np.array(self.lower_bounds + fit.lower_bounds),
             "validation_scores_": np.array(self.validation_scores + fit.validation_scores),
-            "_moments": to_numpy(fit.moments) if keep_moments else {},
+            "_optimizer_state": to_numpy(fit.optimizer_state) if keep_optimizer_state else {},
         }

@@ -260,7 +260,7 @@ class MultVAERecommender(
             plan = self._plan(task, early)
             with EpochWatcher(self, X, y, plan.max_iter, task.attributes) as watcher:
                 fit = task.ascend(plan, X_val, watcher)
-            return self._set(**task.attributes(fit.params), **task.record(fit, keep_moments=self.warm_start))
+            return self._set(**task.attributes(fit.params), **task.record(fit, keep_optimizer_state=self.warm_start))
 
     @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None):
@@ -282,7 +282,7 @@ class MultVAERecommender(
             users = self._check_training_X(X, reset=not goes_on)
             task = RecommenderFit(self, users, Noise(draw_seed(self.random_state)), goes_on, adds_rows=True)
             fit = task.ascend(self._one_pass(task))
-            return self._set(**task.attributes(fit.params), **task.record(fit, keep_moments=True))
+            return self._set(**task.attributes(fit.params), **task.record(fit, keep_optimizer_state=True))
 
     def _check_training_X(self, X, *, reset):
         X = self._check_X(X, reset=reset)

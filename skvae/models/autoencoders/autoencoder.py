@@ -11,18 +11,18 @@ import torch
 
 from skvae.elbo import Bound, penalised
 from skvae.likelihoods.squared_error import SquaredError
-from skvae.models.autoencoders.encoder_decoder import Coding
+from skvae.models.autoencoders.encoder_decoder import EncoderDecoder
 
 _LEAST = 1e-12  # of a mean activation, whose logarithm is taken
 
 
-class Autoencoder(Coding):
+class Autoencoder(EncoderDecoder):
     """The model of one architecture; parameters are passed in and returned.
 
     Parameters
     ----------
     n_inputs, n_components, n_outputs, hidden_layer_sizes, activation, encoder, decoder
-        As of `Coding`; a module's output is the code itself.
+        As of `EncoderDecoder`; a module's output is the code itself.
     corruption : {None, "gaussian", "masking", "salt_and_pepper"}, default=None
     level : float, default=0.0
         Standard deviation of the noise that is added, or share of the cells that are replaced.

@@ -13,7 +13,7 @@ from skvae.networks import init_mlp, known, network, network_and_back
 from skvae.user_modules import Module
 
 
-class Coding:
+class EncoderDecoder:
     """Encoder, decoder and likelihood of one architecture; parameters are passed in and returned.
 
     Parameters
@@ -72,13 +72,13 @@ class Coding:
         return kept(params["encoder.0.weight"]) is not None
 
     # ------------------------------------------------------------------------------------------------ parameters
-    def init(self, noise, moments):
+    def init(self, noise, statistics):
         """Random weights of one network, whose posterior is the prior's in scale; biases at the marginal maximum.
 
-        `moments` has the mean, the variance and the share of non-zero cells of each column. No axis of members.
+        `statistics` has the mean, the variance and the share of non-zero cells of each column. No axis of members.
         """
-        params = self._init_encoder(noise) | self._init_decoder(noise, moments)
-        own = self.likelihood.init_own(moments.mean, moments.variance)
+        params = self._init_encoder(noise) | self._init_decoder(noise, statistics)
+        own = self.likelihood.init_own(statistics.mean, statistics.variance)
         return params | {f"likelihood.{name}": tensor for name, tensor in own.items()}
 
     def _init_encoder(self, noise):
@@ -92,11 +92,11 @@ class Coding:
             params[f"encoder.{self.last}.{key}"] = torch.nn.functional.pad(first[f"mean.0.{key}"], (0, others))
         return params
 
-    def _init_decoder(self, noise, moments):
+    def _init_decoder(self, noise, statistics):
         if self.own_decoder:
             return self.own_decoder.init(noise)
         params = init_mlp("decoder", self.decoder_sizes, noise)
-        params[f"decoder.{self.last}.bias"] = self.likelihood.init_bias(moments.mean, moments.share).float()
+        params[f"decoder.{self.last}.bias"] = self.likelihood.init_bias(statistics.mean, statistics.share).float()
         return params
 
     # --------------------------------------------------------------------------------------------------- both ways

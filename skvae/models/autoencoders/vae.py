@@ -23,19 +23,19 @@ from skvae.elbo import (
     kl_to_standard_normal,
     with_free_bits,
 )
-from skvae.models.autoencoders.encoder_decoder import Coding, own
+from skvae.models.autoencoders.encoder_decoder import EncoderDecoder, own
 from skvae.networks import layer
 
 _LOWEST, _HIGHEST = -15.0, 10.0  # of a log-variance
 
 
-class VAE(Coding):
+class VAE(EncoderDecoder):
     """The model of one architecture; parameters are passed in and returned.
 
     Parameters
     ----------
     *sizes, **modules
-        As of `Coding`; an encoder's output is means, then log-variances.
+        As of `EncoderDecoder`; an encoder's output is means, then log-variances.
     n_draws : int, default=1
         Of z for each row and step.
     objective : {"elbo", "iwae"}, default="elbo"
