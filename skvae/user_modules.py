@@ -9,6 +9,8 @@ from torch.utils._pytree import tree_leaves
 from skvae._tensors import Noise
 from skvae.networks import glorot
 
+_PLAIN = (bool, int, float, str, tuple)  # attributes of a module that its signature shows
+
 
 class Module:
     """A network of the user's own, a `torch.nn.Module`, as a pure function of a dict of tensors.
@@ -36,6 +38,16 @@ class Module:
         self._check_tensors()
         self.keys = [key for key, _ in self.module.named_parameters()]
         self._check_output(self._output())
+
+    @property
+    def signature(self):
+        """Text that tells this module from others: its classes, layers, shapes of parameters and plain settings."""
+        lines = [repr(self.module)]
+        for name, module in self.module.named_modules():
+            plain = {k: v for k, v in vars(module).items() if k != "training" and isinstance(v, _PLAIN)}
+            lines.append(f"{name or 'module'}: {type(module).__module__}.{type(module).__qualname__} {plain}")
+        lines += [f"{key}: {tuple(parameter.shape)}" for key, parameter in self.module.named_parameters()]
+        return "\n".join(lines)
 
     def _made(self, factory):
         if isinstance(factory, torch.nn.Module):

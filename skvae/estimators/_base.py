@@ -1,6 +1,7 @@
 """What all estimators share: state that is set as a whole or not at all, and that knows its version."""
 
 import contextlib
+import enum
 import warnings
 from importlib.metadata import version
 
@@ -47,6 +48,19 @@ class Estimator(CallbackSupportMixin, BaseEstimator):
         for name, value in attributes.items():
             setattr(self, name, value)
         return self
+
+
+class Continuation(enum.Enum):
+    """How a fit relates to an earlier one of the same estimator."""
+
+    FRESH = "fresh"
+    WARM_START = "warm start"
+    PARTIAL_FIT = "partial fit"
+
+    @property
+    def continues(self):
+        """Whether an earlier fit goes on."""
+        return self is not Continuation.FRESH
 
 
 class LikelihoodScoreMixin:

@@ -70,46 +70,47 @@ class FitWatcher(Watcher):
 
 
 class EpochWatcher(FitWatcher):
-    """Watches the epochs of a network; `attributes` turns parameters into the fitted attributes."""
+    """Watches the epochs of a network.
+
+    Parameters
+    ----------
+    estimator, X, y, max_iter, attributes
+        As of `FitWatcher`.
+    in_units : callable
+        Turns bounds and scores of the ascent into the units of the data.
+    """
 
     task = "epoch"
-
-    def fitted(self, report):
-        return self.attributes(_copies(report.params))
-
-    def line(self, report):
-        score = "" if report.validation_score is None else f"  validation score {report.validation_score:.4f}"
-        return (
-            f"epoch {report.number + 1}/{self.max_iter}"
-            f"  bound {report.lower_bound:.4g} nats a row (KL {report.kl:.3g}){score}"
-        )
-
-
-class NetworkWatcher(EpochWatcher):
-    """The same for members that learn in units of their own, which `in_units` turns into those of the data."""
 
     def __init__(self, estimator, X, y, max_iter, attributes, in_units):
         super().__init__(estimator, X, y, max_iter, attributes)
         self.in_units = in_units
 
+    def fitted(self, report):
+        return self.attributes({name: tensor.detach().clone() for name, tensor in report.params.items()})
+
     def line(self, report):
-        vote = "" if report.validation_score is None else f"  vote {np.max(report.validation_score):.4f}"
+        score = "" if report.validation_score is None else f"  validation score {np.max(report.validation_score):.4f}"
         bound, kl = self.in_units(np.mean(report.lower_bound)), np.mean(report.kl)  # over the copies
-        return f"epoch {report.number + 1}/{self.max_iter}  bound {bound:.4g} nats a row (KL {kl:.3g}){vote}"
+        return f"epoch {report.number + 1}/{self.max_iter}  bound {bound:.4g} nats a row (KL {kl:.3g}){score}"
 
 
-class ErrorWatcher(NetworkWatcher):
-    """The same where the bound is minus a mean squared error."""
+class ErrorWatcher(EpochWatcher):
+    """Watches the epochs of a network whose bound is minus a mean squared error."""
 
     def line(self, report):
-        score = (
-            "" if report.validation_score is None else f"  of rows held out {-self._mean(report.validation_score):.4g}"
-        )
+        score = report.validation_score
+        score = "" if score is None else f"  of held-out rows {-self._mean(score):.4g}"
         return f"epoch {report.number + 1}/{self.max_iter}  squared error {-self._mean(report.lower_bound):.4g}{score}"
 
     def _mean(self, value):
         return float(self.in_units(np.mean(value)))
 
 
-def _copies(params):
-    return {name: tensor.detach().clone() for name, tensor in params.items()}
+class RankingWatcher(EpochWatcher):
+    """Watches the epochs of a recommender."""
+
+    def __init__(self, estimator, X, y, *others):
+        if y is None:  # callbacks that score read X as held-out interactions where y has its shape
+            y = np.zeros(X.shape[0] if hasattr(X, "shape") else len(X))
+        super().__init__(estimator, X, y, *others)

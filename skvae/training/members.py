@@ -1,8 +1,8 @@
-"""Rows and noise for networks of one shape that are trained together: see `skvae.engines.gradient`.
+"""Rows and noise for members: networks of one shape that are trained together by `skvae.engines.gradient`.
 
-A member reads a stream: a table, in an order of its own noise. Members of one fit share a stream, and so do fits that
-differ in neither rows nor seed. Where there is one stream, its batches have a leading axis of length 1, which
-broadcasts.
+Every tensor of members has a leading axis with one entry a member. A member reads a stream: the rows of one table, in
+an order that the seed of the stream fixes. Members of one fit share a stream, and so do fits that differ in neither
+rows nor seed. With a single stream, batches have a leading axis of length 1, which broadcasts.
 """
 
 import math
@@ -17,10 +17,21 @@ from skvae._tensors import Cells, normal_at, uniform_at
 
 _ROWS_AHEAD = 2048  # for which noise is drawn at once
 _CELLS_AHEAD = 2**20
+_SHARED_BY_MEMBERS = {"step"}  # entries of an optimizer state without an axis of members
+
+
+def one_member(tensors):
+    """Give parameters, or an optimizer state, of one network a leading axis of members."""
+    return {name: tensor if name in _SHARED_BY_MEMBERS else tensor[None] for name, tensor in tensors.items()}
+
+
+def of_member(tensors, member):
+    """Take one member's parameters, or its optimizer state, without the axis of members."""
+    return {name: tensor if name in _SHARED_BY_MEMBERS else tensor[member] for name, tensor in tensors.items()}
 
 
 class Encoded(NamedTuple):
-    """A table in the model's layout.
+    """Rows of a table as tensors: what the likelihood reads and what the encoder reads.
 
     Attributes
     ----------
@@ -42,7 +53,7 @@ class Encoded(NamedTuple):
 
 
 class MemberBatch(NamedTuple):
-    """Some rows of each member.
+    """A batch: some rows for each member.
 
     Attributes
     ----------
@@ -52,8 +63,8 @@ class MemberBatch(NamedTuple):
         Weights, with mean 1 over all rows.
     row : int64 Tensor of shape (n_streams, n_rows)
         Number of each row, the key of its noise.
-    base : Tensor of shape (n_members or 1, n_rows, 2 * n_components) or None
-        Means, then log-variances that the encoder's output is added to.
+    linear_heads : Tensor of shape (n_members or 1, n_rows, 2 * n_components) or None
+        Means, then log-variances of the linear path beside the network, which the encoder's output is added to.
     raised : float or Tensor of shape (n_members, 1)
         Factor by which weights were raised to make up for rows that only fill up.
     """
@@ -62,7 +73,7 @@ class MemberBatch(NamedTuple):
     u: Tensor
     w: Tensor
     row: Tensor
-    base: Tensor | None = None
+    linear_heads: Tensor | None = None
     raised: float | Tensor = 1.0
 
     @property
@@ -72,7 +83,7 @@ class MemberBatch(NamedTuple):
 
 
 class Stream(NamedTuple):
-    """What some members read.
+    """The rows that some members read, and the seed of their order.
 
     Attributes
     ----------
@@ -82,18 +93,19 @@ class Stream(NamedTuple):
     n_members : int
     weight : Tensor of shape (n_members or 1, n_rows)
         With mean 1 for each member.
-    base : Tensor of shape (n_members or 1, n_rows, 2 * n_components) or None
+    linear_heads : Tensor of shape (n_members or 1, n_rows, 2 * n_components) or None
+        As of `MemberBatch`.
     """
 
     table: Encoded
     noise: object
     n_members: int
     weight: Tensor
-    base: Tensor | None = None
+    linear_heads: Tensor | None = None
 
 
 class MemberRows:
-    """The rows of all members, handed out in batches.
+    """Batches of the rows of all members.
 
     Parameters
     ----------
@@ -142,13 +154,13 @@ class MemberRows:
         size = max(map(len, parts))
         batches = [_padded(_of_stream(stream, part), size) for stream, part in zip(self.streams, parts, strict=True)]
         member = self.stream_of_member
-        base = [batch.base for batch in batches]
+        linear_heads = [batch.linear_heads for batch in batches]
         return MemberBatch(
             Cells(torch.cat([batch.x.value for batch in batches])[member], self._observed(batches)),
             torch.cat([batch.u for batch in batches])[member],
             self._of_members([batch.w for batch in batches]),
             torch.cat([batch.row for batch in batches]),
-            None if base[0] is None else self._of_members(base),
+            None if linear_heads[0] is None else self._of_members(linear_heads),
             batches[0].w.new_tensor([[batch.raised] for batch in batches])[member],
         )
 
@@ -170,8 +182,8 @@ def _of_stream(stream, index):
     x = table.x.index_select(0, index)[None]
     observed = None if table.observed is None else table.observed.index_select(0, index)[None]
     u = x if table.u is table.x else table.u.index_select(0, index)[None]
-    base = None if stream.base is None else stream.base.index_select(1, index)
-    return MemberBatch(Cells(x, observed), u, stream.weight.index_select(1, index), index[None], base)
+    linear_heads = None if stream.linear_heads is None else stream.linear_heads.index_select(1, index)
+    return MemberBatch(Cells(x, observed), u, stream.weight.index_select(1, index), index[None], linear_heads)
 
 
 def _padded(batch, size):
@@ -187,7 +199,7 @@ def _padded(batch, size):
         batch.u.index_select(1, again),
         w,
         batch.row.index_select(1, again),
-        None if batch.base is None else batch.base.index_select(1, again),
+        None if batch.linear_heads is None else batch.linear_heads.index_select(1, again),
         size / n,
     )
 

@@ -1,7 +1,6 @@
 """Compression of a table by a variational autoencoder: non-linear factor analysis."""
 
 import copy
-import math
 from dataclasses import replace
 from functools import partial
 from numbers import Integral, Real
@@ -15,21 +14,23 @@ from skvae._tensors import Noise, inference_device
 from skvae.elbo import kl_to_standard_normal
 from skvae.engines import gradient, schedules
 from skvae.estimators._base import LikelihoodScoreMixin
-from skvae.estimators._checks import check_n_samples, draw_seed
-from skvae.estimators.autoencoders._network_transformer import NetworkTransformer, Work
+from skvae.estimators._checks import check_n_samples, draw_seed, refuse_other_modules
+from skvae.estimators.autoencoders._network_transformer import NetworkTransformer
 from skvae.likelihoods import Mixed
+from skvae.models.autoencoders import vae_evaluation
 from skvae.models.autoencoders.encoder_decoder import own
-from skvae.models.autoencoders.vae import VAE, PerRowVAE, at
+from skvae.models.autoencoders.vae import VAE, PerRowVAE
 from skvae.models.decomposition import factor_analysis as fa
 from skvae.networks import ACTIVATIONS
 from skvae.tables.columns import NOISE_FLOOR, Columns
-from skvae.training import defaults as policy
-from skvae.training import factor_analysis_start as linear
-from skvae.training.annealing import AnnealingMixin
-from skvae.training.fits import Linear, Plain, Voted, one_member
-from skvae.training.layout import base_for, batches, rows_at_once
-from skvae.training.tasks import climb
-from skvae.training.validation import Copies, fold_copies
+from skvae.training import defaults
+from skvae.training.ascent import KnownResult, SingleNetwork
+from skvae.training.cross_validated import CrossValidatedNetwork, factor_analysis_result
+from skvae.training.factor_analysis_start import evaluate, expected, factor_analysis
+from skvae.training.members import one_member
+from skvae.training.plan import kl_weight
+from skvae.training.rows import batches, heads_of_path, rows_at_once
+from skvae.training.validation import Folds, deal_folds
 
 _ACTIVE = 0.01  # variance of the posterior mean from which a latent dimension is active (Burda et al. 2016)
 _ELBO_DRAWS = 32
@@ -39,7 +40,7 @@ _SVI_DRAWS = 8
 _SVI_RATE = 0.05
 
 
-class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
+class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
     """Compress a table to a few latent dimensions by a variational autoencoder: non-linear factor analysis.
 
         z ~ N(0, I),   x | z ~ p(x | f(z)),   q(z | x) = N(mu(x), diag sigma^2(x))
@@ -297,22 +298,20 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
                 "early_stopping='auto' or False, or inference='amortized'."
             )
 
-    def _columns_of(self, X):
+    def _read_columns(self, X):
         return Columns.read(X, self.likelihood, self.noise, who=type(self).__name__)
 
-    def _in_units(self, columns, numbers, weight):
-        """From nats of the model layout to nats of the data as given."""
+    def _units(self, columns, numbers, weight):
         jacobian = float(np.average(columns.log_jacobian(numbers), weights=weight))
         return lambda log_prob: log_prob + jacobian
 
-    def _votes(self, n, judged):
-        """Whether rows vote that a network has not seen: `judged` ones given for it, or some of n."""
-        return self.inference == "amortized" and bool(self.early_stopping) and (judged or n > 1)
+    def _validates(self, n_rows, given):
+        return self.inference == "amortized" and bool(self.early_stopping) and (given or n_rows > 1)
 
-    def _starts_linear(self, columns, votes):
-        """Whether the fit begins as factor analysis, and may end as it: votes must tell which."""
+    def _fills_missing(self, columns, validates):
+        """Whether the fit begins as factor analysis, and may end as it: held-out rows must tell which."""
         gaussian = all(block.kind == "gaussian" for block in columns.blocks) and isinstance(self.noise, str)
-        return votes and gaussian and self.encoder is None and self.decoder is None
+        return validates and gaussian and self.encoder is None and self.decoder is None
 
     def _held_out(self, rows, X_val):
         if self.inference == "svi":
@@ -324,7 +323,7 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         return super()._architecture_of(columns, with_mask) | asked
 
     def _build(self, columns, architecture, noise_floor=NOISE_FLOOR, **others):
-        """The model; `others` are settings in place of the estimator's."""
+        """The model of an architecture; `others` are settings in place of the estimator's."""
         settings = {"n_draws": self.n_draws, "objective": self.objective, "free_bits": self.free_bits}
         kind = VAE if architecture["inference"] == "amortized" else PerRowVAE
         return kind(
@@ -335,86 +334,86 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
             ACTIVATIONS[architecture["activation"]],
             columns.likelihood(noise_floor),
             **settings | others,
-            encoder=architecture["encoder"],
-            decoder=architecture["decoder"],
+            encoder=self.encoder,
+            decoder=self.decoder,
         )
 
     def _fitted_model(self):
-        return self._build(self._columns, self._architecture, _noise_floor(self.nonlinear_))
+        model = self._build(self._columns, self._architecture, _noise_floor(self.nonlinear_))
+        refuse_other_modules(self, model.module_signatures())
+        return model
 
-    def _beginning(self, rows, held, noise, architecture, votes, one_pass):
-        """The fit of an estimator that knows nothing yet."""
-        model, n = self._build(rows.columns, architecture), len(rows)
-        if not votes:
-            return Plain(model, rows, noise, self._plan(n, one_pass=one_pass))
-        linear_start, tied = self._starts_linear(rows.columns, votes), self.noise == "isotropic"
-        if linear_start and (not model.last or n < policy.FEW_ROWS and held is None):
-            return Linear(model, rows, noise, tied)
-        copies = self._copies(rows, held, noise)
-        if held is not None:
-            rows = rows.followed_by(held)
-        fallback = np.where(np.arange(len(rows)) < n, rows.weight, 0.0)
-        return Voted(
+    def _begin(self, model, rows, held_out, noise, *, validates, one_pass):
+        n = len(rows)
+        if not validates:
+            return SingleNetwork(model, rows, noise, self._plan(n, one_pass=one_pass))
+        from_linear, tied = self._fills_missing(rows.columns, validates), self.noise == "isotropic"
+        if from_linear and (not model.last or n < defaults.FEW_ROWS and held_out is None):
+            found = factor_analysis(rows.Z, rows.weight, model.n_components, tied=tied)
+            return KnownResult(factor_analysis_result(model, rows, noise, found))
+        folds = self._folds(rows, held_out, noise)
+        if held_out is not None:
+            rows = rows.followed_by(held_out)
+        random_rate = None
+        if n <= defaults.RANDOM_RESTART_ROWS:
+            random_rate = self._plan(n, validates=True).learning_rate
+        return CrossValidatedNetwork(
             model,
             rows,
             noise,
-            self._plan(n, votes=True, begins_linear=linear_start),
-            copies,
-            linear_start=linear_start,
-            fallback_weight=fallback,
+            self._plan(n, validates=True, from_linear=from_linear),
+            folds,
+            from_factor_analysis=from_linear,
+            fallback_weight=np.where(np.arange(len(rows)) < n, rows.weight, 0.0),
             tied=tied,
-            n_draws=policy.draws_of_a_vote(len(rows)),
-            random_rate=self._plan(n, votes=True).learning_rate if n <= policy.FEW_ENOUGH_FOR_CHANCE else None,
+            n_draws=defaults.n_validation_draws(len(rows)),
+            random_rate=random_rate,
         )
 
-    def _copies(self, rows, held, noise):
+    def _folds(self, rows, held_out, noise):
+        """Which rows each copy of the network learns from, and which it is scored on."""
         n = len(rows)
-        if held is not None:
-            weight = np.concatenate([rows.weight, np.zeros(len(held))])
-            return Copies(weight[None], [np.arange(n, n + len(held))])
-        n_folds = policy.n_folds(n, rows.x.size)
-        copies = fold_copies(rows.weight, noise.fold("validation"), n_folds, self.validation_fraction)
-        if n < policy.PLENTY:
-            return copies
-        return Copies(copies.weight[1:], copies.held_out[1:])
+        if held_out is not None:
+            weight = np.concatenate([rows.weight, np.zeros(len(held_out))])
+            return Folds(weight[None], [np.arange(n, n + len(held_out))])
+        n_folds = defaults.n_folds(n, rows.x.size)
+        folds = deal_folds(rows.weight, noise.fold("validation"), n_folds, self.validation_fraction)
+        return folds if n < defaults.MANY_ROWS else Folds(folds.weight[1:], folds.held_out[1:])
 
-    def _params_to_go_on(self, model, rows):
+    def _params_to_go_on(self, model, earlier, rows):
         if self.inference == "svi":
             raise ValueError("inference='svi' knows the rows of one fit only and cannot go on; call fit anew.")
-        params = super()._params_to_go_on(model, rows)
+        params = super()._params_to_go_on(model, earlier, rows)
         if not self.nonlinear_ and "likelihood.noise" in params:
-            psi = torch.from_numpy(self.parameters_["likelihood.noise"]).exp()
+            psi = torch.from_numpy(earlier.parameters["likelihood.noise"]).exp()
             params["likelihood.noise"] = model.likelihood.raw(psi).float().to(rows.device)
         return params
 
-    def _weight_of_kl(self, one_pass):
-        multiplier, settles = (schedules.constant, lambda: 0.0) if one_pass else self._annealing()
-        cap = self.beta
-        return lambda fraction: cap * multiplier(fraction), settles
+    def _kl_weight(self, one_pass):
+        return kl_weight(self, self.beta, one_pass=one_pass)
 
-    def _auto(self, n, votes, begins_linear):
-        return policy.vae_defaults(n, votes, begins_linear)
+    def _auto(self, n_rows, *, validates, from_linear):
+        return defaults.vae_defaults(n_rows, validates=validates, from_factor_analysis=from_linear)
 
     # --------------------------------------------------------------------------------------------------- what it leaves
-    def _summary(self, prepared, settled):
+    def _summary(self, prepared, kept):
         """Whether the network was kept, and what the posteriors of the training rows and the noise look like."""
         rows = prepared.rows
-        nonlinear = settled.linear is None
-        model = self._build(rows.columns, prepared.architecture, _noise_floor(nonlinear))
-        params = one_member(settled.params)
-        dtype = next(iter(settled.params.values())).dtype
+        model = self._build(rows.columns, prepared.architecture, _noise_floor(kept.nonlinear))
+        params = one_member(kept.params)
+        dtype = next(iter(kept.params.values())).dtype
         share = torch.from_numpy(rows.weight / rows.weight.sum())
         kl, first, second = 0.0, 0.0, 0.0
         with torch.no_grad():
-            for index, batch in batches(rows, settled.start, model, dtype):
+            for index, batch in batches(rows, kept.linear_path, model, dtype):
                 q = model.encode(params, batch)
                 w = share[index].to(dtype=q.mean.dtype, device=rows.device)
                 kl = kl + w @ kl_to_standard_normal(*q)[0]
                 first, second = first + w @ q.mean[0], second + w @ q.mean[0].square()
         variance = (second - first.square()).cpu().double().numpy()
         noise = _noise_variance(rows.columns, model.likelihood, own(params))
-        return {
-            "nonlinear_": nonlinear,
+        return super()._summary(prepared, kept) | {
+            "nonlinear_": kept.nonlinear,
             "kl_per_dimension_": kl.cpu().double().numpy(),
             "n_active_": int((variance > _ACTIVE).sum()),
             **({} if noise is None else {"noise_variance_": noise}),
@@ -448,8 +447,8 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         mean, std : ndarrays of shape (n_samples, n_components)
             Means and standard deviations of the factorised normal posterior.
         """
-        work = self._inferred(X)
-        q = work.by_row(lambda batch: torch.cat(work.model.encode(work.params, batch), -1)[0])
+        rows = self._inferred(X)
+        q = rows.by_row(lambda batch: torch.cat(rows.model.encode(rows.params, batch), -1)[0])
         mean, log_variance = np.split(q, 2, axis=1)
         return mean, np.exp(0.5 * log_variance)
 
@@ -476,7 +475,7 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         check_is_fitted(self)
         row = torch.arange(check_n_samples(n_samples))
         device = inference_device(self.device)
-        model, params = self._model_at(device, torch.float32)
+        model, params = self._model_on(device, torch.float32)
         noise, parts = Noise(draw_seed(random_state)), row.split(rows_at_once(model.n_outputs))
         with torch.no_grad():
             drawn = [self._drawn(model, params, noise, row.to(device)) for row in parts]
@@ -506,13 +505,12 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
             Nats.
         """
         exact = self._linear_model() if n_draws is None else None
-        work = self._inferred(X)
+        fitted = self._inferred(X)
         if exact is not None:
-            log_prob = linear.at_work(exact, work.rows.Z, fa.log_prob)
+            log_prob = evaluate(fa.log_prob, exact, fitted.rows.Z)
         else:
-            epsilon = self._draws(_SCORE_DRAWS if n_draws is None else n_draws, work)
-            log_prob = work.by_row(partial(_log_evidence, work, epsilon), epsilon.shape[1])
-        return (log_prob + self._columns.log_jacobian(work.numbers)).astype(work.out)
+            log_prob = self._by_draws(vae_evaluation.log_evidence, fitted, n_draws)
+        return (log_prob + self._columns.log_jacobian(fitted.numbers)).astype(fitted.numbers.dtype)
 
     def elbo(self, X, inference=None):
         """Bound log p(x) of each row from below, at beta = 1.
@@ -533,10 +531,11 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         """
         if inference not in (None, "amortized", "svi"):
             raise ValueError(f"inference must be None, 'amortized' or 'svi', but it is {inference!r}.")
-        work = self._inferred(X, inference)
-        epsilon = _balanced(self._draws(max(_ELBO_DRAWS // 2, work.model.n_components), work))
-        bound = work.by_row(partial(_expected_bound, work, epsilon), epsilon.shape[1])
-        return (bound + self._columns.log_jacobian(work.numbers)).astype(work.out)
+        fitted = self._inferred(X, inference)
+        epsilon = vae_evaluation.balanced(_draws(max(_ELBO_DRAWS // 2, fitted.model.n_components), fitted))
+        of_batch = partial(vae_evaluation.expected_bound, fitted.model, fitted.params, epsilon=epsilon)
+        bound = fitted.by_row(of_batch, epsilon.shape[1])
+        return (bound + self._columns.log_jacobian(fitted.numbers)).astype(fitted.numbers.dtype)
 
     def impute(self, X, n_draws=None):
         """Fill missing cells with what the model expects of them, given the rest of the row.
@@ -557,55 +556,53 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
             nearest. All else gives an ndarray.
         """
         exact = self._linear_model() if n_draws is None else None
-        work = self._inferred(X)
-        rows = work.rows
+        fitted = self._inferred(X)
+        rows = fitted.rows
         if rows.observed is None:
             values = rows.x
         elif exact is not None:
-            values = linear.expected(exact, rows.x, rows.observed)
+            values = expected(exact, rows.x, rows.observed)
         else:
-            epsilon = self._draws(_SCORE_DRAWS if n_draws is None else n_draws, work)
-            values = work.by_row(partial(_expected_cells, work, epsilon), epsilon.shape[1])
-        return self._columns.fill(X, work.numbers, self._columns.decode(values))
+            values = self._by_draws(vae_evaluation.expected_cells, fitted, n_draws)
+        return self._columns.fill(X, fitted.numbers, self._columns.decode(values))
 
     # -------------------------------------------------------------------------------------------- what prediction needs
-    def _means(self, model, params, z):
+    def _decoded(self, model, params, z):
         return model.likelihood.mean(model.decode(params, z), own(params))
 
-    def _inferred(self, X, inference=None):
-        """The fitted model and these rows, with posteriors as the fit has them or as asked."""
-        work = self._at_work(X)
-        return self._refined(work) if (inference or self._architecture["inference"]) == "svi" else work
+    @staticmethod
+    def _by_draws(function, fitted, n_draws):
+        """Apply `function(model, params, batch, epsilon)` to all rows, by `n_draws` draws of z (None: 128)."""
+        epsilon = _draws(_SCORE_DRAWS if n_draws is None else n_draws, fitted)
+        return fitted.by_row(partial(function, fitted.model, fitted.params, epsilon=epsilon), epsilon.shape[1])
 
-    def _refined(self, work):
-        """With a posterior of each row's own, raised while the decoder stays."""
+    def _inferred(self, X, inference=None):
+        """The fitted model and these rows, with posteriors by the encoder or ("svi") of each row's own."""
+        fitted = self._fitted_rows(X)
+        return self._refined(fitted) if (inference or self._architecture["inference"]) == "svi" else fitted
+
+    def _refined(self, fitted):
+        """Raise the bound of each row over a posterior of its own, while the decoder stays."""
         asked = self._architecture | {"inference": "svi"}
         floor = _noise_floor(self.nonlinear_)
-        model = self._build(self._columns, asked, floor, n_draws=_SVI_DRAWS, fixed=work.params)
-        params = model.init_rows(len(work.rows), work.dtype)
+        model = self._build(self._columns, asked, floor, n_draws=_SVI_DRAWS, fixed=fitted.params)
+        n, dtype = len(fitted.rows), fitted.dtype
+        params = model.init_rows(n, dtype)
         if self._architecture["inference"] == "amortized":
-            q = work.by_row(lambda batch: torch.cat(work.model.encode(work.params, batch), -1)[0])
-            base = base_for(work.start, work.rows, model.n_components, work.dtype)
-            base = 0.0 if base is None else base[0].cpu().numpy()
-            params = {"row.posterior": torch.from_numpy(q - base)[None].to(work.dtype)}
-        n = len(work.rows)
-        summed = replace(work.rows, weight=np.full(n, float(n)))  # not a mean: no row's steps depend on the others
-        fit = Plain(model, summed, Noise(0), _svi_plan(n), params, work.start, dtype=work.dtype)
-        (outcome,) = climb([fit.task])
-        return Work(model, work.params | outcome.params, work.rows, work.start, work.dtype, work.numbers)
-
-    def _draws(self, n_draws, work):
-        """Standard normal draws, (1, n_draws, 1, n_components), the same for every row and every call."""
-        if not isinstance(n_draws, Integral) or isinstance(n_draws, bool) or n_draws < 1:
-            raise ValueError(f"n_draws must be a whole number >= 1, but it is {n_draws!r}.")
-        draws = Noise(0).fold("score").normal(torch.arange(n_draws), work.model.n_components, work.dtype)
-        return draws[None, :, None].to(work.rows.device)
+            q = fitted.by_row(lambda batch: torch.cat(fitted.model.encode(fitted.params, batch), -1)[0])
+            heads = heads_of_path(fitted.linear_path, fitted.rows, model.n_components, dtype)
+            heads = 0.0 if heads is None else heads[0].cpu().numpy()
+            params = {"row.posterior": torch.from_numpy(q - heads)[None].to(dtype)}
+        summed = replace(fitted.rows, weight=np.full(n, float(n)))  # not a mean: no row's steps depend on the others
+        plan = gradient.Plan(_SVI_STEPS, n, _SVI_RATE, rate_schedule=schedules.cosine)
+        single = SingleNetwork(model, summed, Noise(0), plan, params, linear_path=fitted.linear_path, dtype=dtype)
+        return replace(fitted, model=model, params=fitted.params | single.ascent.run().params)
 
     def _linear_model(self):
         """The model as factor analysis, where that is what it is: its likelihood needs no draws."""
         check_is_fitted(self)
         if not self.nonlinear_:
-            return self._fitted_start().base
+            return self._fitted_linear_path().posterior
         if (
             self._architecture["hidden_layer_sizes"]
             or self._architecture["decoder"] is not None
@@ -626,41 +623,12 @@ def _noise_floor(nonlinear):
     return NOISE_FLOOR if nonlinear else 0.0
 
 
-def _log_evidence(work, epsilon, batch):
-    """log p(x) by importance weighting, (n_rows,)."""
-    weights = work.model.log_weights(work.params, batch, epsilon)[0]
-    log_base = work.model.likelihood.log_base(batch.x)[0]
-    return weights.logsumexp(0) - math.log(len(weights)) + log_base
-
-
-def _expected_bound(work, epsilon, batch):
-    """The bound, its expectation over draws or in closed form, (n_rows,)."""
-    model, params = work.model, work.params
-    q = model.encode(params, batch)
-    if model.closed_form:
-        log_prob = model.expected_log_prob(params, batch.x, q)
-    else:
-        log_prob = model.log_prob(params, batch.x, at(q, epsilon)).mean(1)
-    return (log_prob - kl_to_standard_normal(*q).sum(-1) + model.likelihood.log_base(batch.x))[0]
-
-
-def _expected_cells(work, epsilon, batch):
-    """E[x | what was observed of it] by importance weighting, (n_rows, width)."""
-    model, params = work.model, work.params
-    z = at(model.encode(params, batch), epsilon)
-    share = model.log_weights(params, batch, epsilon).softmax(1)
-    means = model.likelihood.mean(model.decode(params, z), own(params))
-    return (share[..., None] * means).sum(1)[0]
-
-
-def _balanced(epsilon):
-    """Twice as many draws, (1, 2 S, 1, K), with mean 0 and covariance I to rounding; S at least K.
-
-    An expectation over them is exact for functions of second degree, such as the log-likelihood of a linear decoder.
-    """
-    q, _ = torch.linalg.qr(epsilon[0, :, 0])
-    draws = q * math.sqrt(len(q))
-    return torch.cat([draws, -draws])[None, :, None]
+def _draws(n_draws, fitted):
+    """Standard normal draws, (1, n_draws, 1, n_components), the same for every row and every call."""
+    if not isinstance(n_draws, Integral) or isinstance(n_draws, bool) or n_draws < 1:
+        raise ValueError(f"n_draws must be a whole number >= 1, but it is {n_draws!r}.")
+    draws = Noise(0).fold("score").normal(torch.arange(n_draws), fitted.model.n_components, fitted.dtype)
+    return draws[None, :, None].to(fitted.rows.device)
 
 
 def _noise_variance(columns, likelihood, own_parameters):
@@ -671,13 +639,7 @@ def _noise_variance(columns, likelihood, own_parameters):
             continue
         part, names = likelihood, own_parameters
         if isinstance(likelihood, Mixed):
-            part = likelihood.parts[number][0]
-            prefix = f"{number}."
-            names = {key.removeprefix(prefix): value for key, value in names.items() if key.startswith(prefix)}
+            part, names = likelihood.parts[number][0], likelihood.own_of(number, own_parameters)
         psi = part.variance(names, block.stop - block.start).reshape(-1).detach().cpu().double().numpy()
         variance[list(block.columns)] = psi * columns.scale[block.span] ** 2
     return None if np.isnan(variance).all() else variance
-
-
-def _svi_plan(n):
-    return gradient.Plan(_SVI_STEPS, n, _SVI_RATE, rate_schedule=schedules.cosine)

@@ -1,4 +1,4 @@
-"""From rows in the model layout (`Columns`) to the tensors that networks read."""
+"""Rows of a table as networks read them: arrays in the model layout, and batches of tensors."""
 
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -9,31 +9,31 @@ import torch
 from skvae._tensors import Cells, placed
 from skvae.models.autoencoders.encoder_decoder import with_heads
 from skvae.models.decomposition import factor_analysis as fa
-from skvae.training import factor_analysis_start as linear
+from skvae.training import factor_analysis_start
 from skvae.training.members import Encoded, MemberBatch
 
 _CELLS = 2**19  # draws x rows x columns at once: more leave the caches, and take twice as long
 _ROWS_AT_ONCE = 4096
 
 
-class Start(NamedTuple):
-    """Linear models beside a network.
+class LinearPath(NamedTuple):
+    """The linear models beside a network.
 
     Attributes
     ----------
     fill : factor_analysis.Params
-        What it expects of missing cells, the encoder reads in them.
-    base : factor_analysis.Params or None
-        The encoder adds to its posterior; None: it adds to none.
+        Its expectations stand in for missing cells where the encoder reads them.
+    posterior : factor_analysis.Params or None
+        The encoder's output is added to this model's posterior; None: to nothing.
     """
 
     fill: fa.Params
-    base: fa.Params | None
+    posterior: fa.Params | None
 
 
 @dataclass
-class Layout:
-    """Rows in the model layout.
+class TableRows:
+    """Rows in the model layout (`tables.columns`).
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class Layout:
         With mean 1.
     device : torch.device
     with_mask : bool
-        Whether the encoder reads which cells were seen.
+        Whether the encoder also reads which cells were seen.
     """
 
     columns: object
@@ -59,33 +59,32 @@ class Layout:
 
     @property
     def Z(self):
-        """The rows with NaN where a cell is missing, in float64."""
+        """The rows in float64, with NaN where a cell is missing."""
         x = self.x.astype(np.float64)
         return x if self.observed is None else np.where(self.observed, x, np.nan)
 
     def rows(self, index):
-        """Some of them."""
+        """Take some of the rows."""
         observed = None if self.observed is None else self.observed[index]
-        return Layout(self.columns, self.x[index], observed, self.weight[index], self.device, self.with_mask)
+        return replace(self, x=self.x[index], observed=observed, weight=self.weight[index])
 
     def reweighted(self):
-        """With weights of mean 1."""
+        """Scale the weights to mean 1."""
         return replace(self, weight=self.weight / self.weight.mean())
 
     def followed_by(self, others):
-        """These rows, then those."""
+        """Append other rows to these."""
         observed = None
         if self.observed is not None or others.observed is not None:
             parts = (self, others)
             observed = np.concatenate([np.ones(p.x.shape, bool) if p.observed is None else p.observed for p in parts])
         x, weight = np.concatenate([self.x, others.x]), np.concatenate([self.weight, others.weight])
-        return Layout(self.columns, x, observed, weight, self.device, self.with_mask)
+        return replace(self, x=x, observed=observed, weight=weight)
 
-    def encoded(self, start=None, dtype=torch.float32):
-        """`Encoded` tensors.
+    def encoded(self, linear_path=None, dtype=torch.float32):
+        """Turn the rows into `Encoded` tensors on their device.
 
-        With the `Start` of a network on gaussian columns, its encoder reads in missing cells what that expects of them,
-        else zeros.
+        The encoder reads zeros in missing cells or, with a `LinearPath`, what its `fill` expects of them.
         """
 
         def place(array):
@@ -93,8 +92,9 @@ class Layout:
 
         cells = place(self.x)
         observed = None if self.observed is None else place(self.observed)
-        if start is not None:
-            u = cells if observed is None else place(linear.expected(start.fill, self.x, self.observed))
+        if linear_path is not None:
+            fill = linear_path.fill
+            u = cells if observed is None else place(factor_analysis_start.expected(fill, self.x, self.observed))
         else:
             features = self.columns.features(self.x, self.observed)
             u = cells if features is self.x else place(features)
@@ -103,34 +103,37 @@ class Layout:
         return Encoded(cells, observed, u)
 
 
-def base_of(params, rows, n_components, dtype=torch.float32):
-    """Means, then log-variances of the posterior under factor analysis, (n_rows, 2 K), of rows in a `Layout`.
+def linear_heads(params, rows, n_components, dtype=torch.float32):
+    """Posterior of each row under factor analysis: means, then log-variances, (n_rows, 2 K).
 
-    Latent dimensions that it does not have are those of the prior.
+    Without parameters (None), and in latent dimensions that factor analysis does not have, it is the prior.
     """
-    base = linear.at_work(params, rows.Z, linear.posterior)
-    return with_heads(torch.from_numpy(base), n_components).to(device=rows.device, dtype=dtype)
+    if params is None:
+        return torch.zeros(len(rows), 2 * n_components, dtype=dtype, device=rows.device)
+    heads = factor_analysis_start.evaluate(factor_analysis_start.posterior, params, rows.Z)
+    return with_heads(torch.from_numpy(heads), n_components).to(device=rows.device, dtype=dtype)
 
 
-def base_for(start, rows, n_components, dtype=torch.float32):
-    """`base_of` a start for one member; None where the encoder adds to none."""
-    if start is None or start.base is None:
+def heads_of_path(linear_path, rows, n_components, dtype=torch.float32):
+    """`linear_heads` of a `LinearPath` with an axis of members; None where the encoder's output is added to nothing."""
+    if linear_path is None or linear_path.posterior is None:
         return None
-    return base_of(start.base, rows, n_components, dtype)[None]
+    return linear_heads(linear_path.posterior, rows, n_components, dtype)[None]
 
 
-def batches(rows, start, model, dtype, size=_ROWS_AT_ONCE):
-    """Rows in batches of one member each, with their places."""
+def batches(rows, linear_path, model, dtype, size=_ROWS_AT_ONCE):
+    """Yield the rows in batches for one member, each with the places of its rows."""
     for first in range(0, len(rows), size):
         index = torch.arange(first, min(first + size, len(rows)))
         part = rows.rows(index.numpy())
-        table = part.encoded(start, dtype)
-        base = base_for(start, part, model.n_components, dtype)
+        table = part.encoded(linear_path, dtype)
+        heads = heads_of_path(linear_path, part, model.n_components, dtype)
         observed = None if table.observed is None else table.observed[None]
         w = torch.ones(1, len(index), dtype=dtype, device=rows.device)
         x = Cells(table.x[None], observed)
-        yield index, MemberBatch(x, table.u[None], w, index[None].to(rows.device), base)
+        yield index, MemberBatch(x, table.u[None], w, index[None].to(rows.device), heads)
 
 
 def rows_at_once(cells_a_row):
+    """How many rows of so many cells suit the caches."""
     return max(1, min(_ROWS_AT_ONCE, _CELLS // max(1, cells_a_row)))
