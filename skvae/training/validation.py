@@ -57,6 +57,7 @@ class HeldOutError(Validation):
         self.factor = share / max(observed_share(rows), 1 / rows.x.size)  # rows without any cell: an error of 0
 
     def __call__(self, params):
+        params = {name: tensor.detach() for name, tensor in params.items()}
         return -mean_error(self.model, params, self.rows, self.linear_path) * self.factor
 
 
