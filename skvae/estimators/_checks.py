@@ -33,7 +33,7 @@ def checked_sizes(sizes):
 
 def refuse_another_architecture(estimator, architecture):
     """Complain if an estimator that is to go on from its fit asks for parameters of another shape or meaning."""
-    changed = {name: value for name, value in architecture.items() if _differ(estimator._architecture[name], value)}
+    changed = {name: value for name, value in architecture.items() if differ(estimator._architecture[name], value)}
     if changed:
         fitted = {name: estimator._architecture[name] for name in changed}
         raise ValueError(
@@ -62,8 +62,9 @@ def refuse_another_number(estimator, of_what, fitted):
         )
 
 
-def _differ(one, other):
+def differ(one, other):
+    """Tell whether two values of a parameter differ; callables and objects by what they hold."""
     try:
-        return bool(one != other)
+        return bool(one is not other and one != other)
     except ValueError:  # arrays in a list
         return joblib.hash(one) != joblib.hash(other)

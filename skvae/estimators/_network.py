@@ -46,14 +46,15 @@ class PreparedFit:
 class NetworkEstimator(Estimator, abc.ABC):
     """An estimator that is fitted by gradient ascent.
 
-    A subclass has the parameters warm_start, device, random_state and verbose. `StackedGridSearchCV` calls `prepare`
-    and `attributes_of`, too: in between it runs the ascents of all fits together.
+    A subclass has the parameters warm_start, device, random_state and verbose. A search that makes fits ahead, such as
+    `StackedGridSearchCV`, calls `_prepare` and `_attributes_of`: in between it runs the ascents of all fits together.
+    It then leaves the fits (`skvae.model_selection`) in `_fits_ahead`, from where clones take them along.
     """
 
     _watcher = EpochWatcher
 
     @abc.abstractmethod
-    def prepare(self, X, continuation, **given):
+    def _prepare(self, X, continuation, **given):
         """Do all of a fit that comes before the ascent.
 
         Parameters
@@ -83,10 +84,21 @@ class NetworkEstimator(Estimator, abc.ABC):
         attributes : dict
         """
 
+    def __sklearn_clone__(self):
+        """Clone by parameters, and take along a fit that a search has made ahead for the clone."""
+        clone = super().__sklearn_clone__()
+        if "_fits_ahead" in vars(self):
+            clone._fits_ahead = self._fits_ahead.of_next_clone()
+        return clone
+
     def _fit(self, X, y=None, **given):
         """`fit`: watched, and to the end."""
+        ahead = vars(self).pop("_fits_ahead", None)
+        attributes = None if ahead is None else ahead.take(self, X, given)
+        if attributes is not None:
+            return self._set(**attributes)
         with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
-            prepared = self.prepare(X, Continuation.WARM_START if self.warm_start else Continuation.FRESH, **given)
+            prepared = self._prepare(X, Continuation.WARM_START if self.warm_start else Continuation.FRESH, **given)
             training, result = prepared.training, None
             if training.ascent is not None:
 
@@ -95,15 +107,15 @@ class NetworkEstimator(Estimator, abc.ABC):
 
                 with self._watcher(self, X, y, training.ascent.plan.max_iter, snapshot, prepared.in_units) as watcher:
                     result = training.ascent.run(watcher)
-            return self._set(**self.attributes_of(prepared, result))
+            return self._set(**self._attributes_of(prepared, result))
 
     def _partial_fit(self, X, **given):
         """`partial_fit`: one pass."""
         with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
-            prepared = self.prepare(X, Continuation.PARTIAL_FIT, **given)
-            return self._set(**self.attributes_of(prepared, prepared.training.ascent.run()))
+            prepared = self._prepare(X, Continuation.PARTIAL_FIT, **given)
+            return self._set(**self._attributes_of(prepared, prepared.training.ascent.run()))
 
-    def attributes_of(self, prepared, result):
+    def _attributes_of(self, prepared, result):
         """All fitted attributes.
 
         Parameters

@@ -119,13 +119,18 @@ def _finite_results(ascents):
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", gradient.REFUSED, RuntimeWarning)
-            return [ascents[0].run()] if len(ascents) == 1 else run_together(ascents)
+            return run_stack(ascents)
     except (FloatingPointError, RuntimeWarning, torch.OutOfMemoryError):
         half = len(ascents) // 2
         return [*_finite_results(ascents[:half]), *_finite_results(ascents[half:])] if half else [None]
 
 
 # ---------------------------------------------------------------------------------------------------------- one stack
+def run_stack(ascents):
+    """Run ascents that are alike: together, or the only one as it is."""
+    return [ascents[0].run()] if len(ascents) == 1 else run_together(ascents)
+
+
 def run_together(ascents):
     """Run ascents as members of one.
 

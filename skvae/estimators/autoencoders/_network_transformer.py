@@ -156,7 +156,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         """
         return self._partial_fit(X, sample_weight=sample_weight)
 
-    def prepare(self, X, continuation, sample_weight=None, X_val=None):
+    def _prepare(self, X, continuation, sample_weight=None, X_val=None):
         self._check_consistent()
         goes_on, one_pass = self._goes_on(continuation), continuation is Continuation.PARTIAL_FIT
         columns, numbers = self._read(X, goes_on)

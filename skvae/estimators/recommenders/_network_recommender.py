@@ -103,7 +103,7 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         """
         return self._partial_fit(X)
 
-    def prepare(self, X, continuation, X_val=None):
+    def _prepare(self, X, continuation, X_val=None):
         goes_on, one_pass = self._goes_on(continuation), continuation is Continuation.PARTIAL_FIT
         X = self._check_training_X(X, reset=not goes_on)
         X_val = None if X_val is None else self._check_X(X_val, reset=False)
