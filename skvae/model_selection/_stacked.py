@@ -1,4 +1,4 @@
-"""A grid search whose networks are trained side by side."""
+"""A grid search that trains the networks of many candidates and folds together."""
 
 import copy
 import time
@@ -15,70 +15,72 @@ _CELLS_AT_ONCE = 2**26  # of the training rows of all fits that wait for each ot
 
 
 class StackedGridSearchCV(GridSearchCV):
-    """GridSearchCV that trains the networks of all candidates and folds side by side, as one.
+    """Grid search that trains the networks of all candidates and folds together.
 
-    A step of a small network takes a millisecond to be sent off and microseconds to be computed. Here the networks of
-    many candidates take it together, and each is, to rounding, the one that `GridSearchCV` would have fitted, since
-    random numbers belong to seeds and rows and not to their order. Those that can share a step are alike but for
-    `n_components`, `beta`, `annealing`, `learning_rate`, `weight_decay`, `random_state` and their rows; others form
-    groups of their own, and what is no network of this package, alone or as the last step of a Pipeline, is fitted
-    as `GridSearchCV` does. Read more in the :doc:`user guide </user_guide/autoencoders>`.
+    A training step of a small network takes about a millisecond of overhead and only microseconds of computation. This
+    search takes one step for the networks of many candidates together. Each network is, up to rounding, the one that
+    `GridSearchCV` would have fitted, because random numbers depend on seeds and rows and not on the order of the draws.
+
+    Networks that are trained together may differ only in `n_components`, `beta`, `annealing`, `learning_rate`,
+    `weight_decay`, `random_state` and their rows. Candidates that differ in another parameter are trained in separate
+    groups. An estimator that is not a network of this package, alone or as the last step of a Pipeline, is fitted as in
+    `GridSearchCV`. Read more in the :doc:`user guide </user_guide/autoencoders>`.
 
     Parameters
     ----------
     estimator : estimator object
         A `VAETransformer`, an `AutoencoderTransformer`, a Pipeline that ends in one, or anything else.
     param_grid : dict or list of dict
-        Parameter names to lists of values; the candidates are all combinations.
+        Lists of values by parameter name; the candidates are all combinations.
     scoring : str, callable, list, tuple, dict or None, default=None
-        As of `GridSearchCV`; None is the estimator's `score`.
+        As in `GridSearchCV`; None uses the estimator's `score`.
     n_jobs : int or None, default=None
-        Processes that score, and that fit what cannot be trained side by side.
+        Number of processes for scoring, and for fits that cannot be trained together.
     refit : bool, str or callable, default=True
-        Whether to fit the best candidate to all rows; the name of its score where there are several; or what chooses
-        the best from `cv_results_`.
+        Whether to fit the best candidate to all rows. With several scores, the name of the score that decides. Or a
+        function that chooses the best candidate from `cv_results_`.
     cv : int, cross-validation generator, iterable or None, default=None
-        Folds; None: 5.
+        The folds; None makes 5 folds.
     verbose : int, default=0
-        As of `GridSearchCV`.
+        As in `GridSearchCV`.
     pre_dispatch : int or str, default="2*n_jobs"
-        How many fits to hand out to processes ahead.
+        Number of fits that are sent to the processes in advance.
     error_score : "raise" or float, default=nan
-        Score of a candidate whose fit fails.
+        Score of a candidate whose fit fails; "raise" raises the error.
     return_train_score : bool, default=False
-        Whether to score on the training rows too.
+        Whether to compute scores on the training rows too.
 
     Attributes
     ----------
     cv_results_ : dict of ndarray
-        As of `GridSearchCV`. The time of an ascent counts for its members in equal parts.
+        As in `GridSearchCV`. The time of networks that were trained together is divided equally among them.
     best_estimator_ : estimator
         The best candidate, fitted to all rows.
     best_score_ : float
-        Its mean score on the folds held out.
+        Mean held-out score of the best candidate.
     best_params_ : dict
-        Its parameters.
+        Parameters of the best candidate.
     best_index_ : int
-        Its place in `cv_results_`.
+        Index of the best candidate in `cv_results_`.
     scorer_ : callable or dict
-        What scored.
+        The scorer, or the scorers by name.
     n_splits_ : int
         Number of folds.
     refit_time_ : float
-        Seconds of the last fit.
+        Seconds of the fit of the best candidate to all rows.
     multimetric_ : bool
         Whether there are several scores.
 
     See Also
     --------
-    sklearn.model_selection.GridSearchCV : The same for any estimator, one fit at a time.
+    sklearn.model_selection.GridSearchCV : Fits any estimator, one fit at a time.
 
     Notes
     -----
-    With ``random_state=None`` every fit has a seed of its own, as in `GridSearchCV`; a number lets all candidates read
-    a fold's rows in one order, which is faster and compares them more fairly. Where an ascent meets a step that is not
-    finite, its members are trained again in halves, and the one to blame by itself. An estimator with callbacks is
-    fitted as `GridSearchCV` does.
+    With ``random_state=None`` every fit has its own seed, as in `GridSearchCV`. With a number all candidates read the
+    rows of a fold in the same order, which is faster and makes the comparison fairer. If a training step is not finite,
+    the networks of the group are trained again in halves, until the network that fails is alone. An estimator with
+    callbacks is fitted as in `GridSearchCV`.
 
     Examples
     --------
@@ -97,17 +99,17 @@ class StackedGridSearchCV(GridSearchCV):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            What the estimator takes.
+            Training rows, as the estimator takes them.
         y : array-like of shape (n_samples,) or None, default=None
-            Passed on.
+            Targets, passed to the estimator and the scorer.
         **params : dict
-            Parameters of the estimator's `fit`, the scorer and the splitter. What has one entry a row, such as
-            `sample_weight`, is split as X is.
+            Parameters of the estimator's `fit`, the scorer and the splitter. Parameters with one entry per row, such as
+            `sample_weight`, are split like X.
 
         Returns
         -------
         self : StackedGridSearchCV
-            The search, done.
+            The fitted search.
         """
         # scikit-learn's own search runs on a twin, whose estimator's clones come with a fit that was made ahead.
         twin = copy.copy(self)
