@@ -40,8 +40,9 @@ class ClickTraining(Training):
 
     def __init__(self, model, X, noise, plan, params, *, validation=None, optimizer_state=None):
         rows = Rows(X, next(iter(params.values())).device)
-        log_base = sum(float(model.likelihood.log_base(batch).sum()) for batch in rows.batches(plan.batch_size))
-        self.ascent = Ascent(model, params, rows, plan, noise, log_base / len(rows), validation, optimizer_state)
+        log_base = torch.stack([model.likelihood.log_base(batch).sum() for batch in rows.batches(plan.batch_size)])
+        log_base = sum(log_base.cpu().tolist()) / len(rows)
+        self.ascent = Ascent(model, params, rows, plan, noise, log_base, validation, optimizer_state)
 
     def conclude(self, result):
         return result

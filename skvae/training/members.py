@@ -116,8 +116,8 @@ class MemberRows:
     def __init__(self, streams):
         self.streams = streams
         device = streams[0].table.x.device
-        counts = torch.tensor([stream.n_members for stream in streams], device=device)
-        self.stream_of_member = torch.arange(len(streams), device=device).repeat_interleave(counts)
+        counts = [stream.n_members for stream in streams]
+        self.stream_of_member = torch.from_numpy(np.repeat(np.arange(len(streams)), counts)).to(device)
 
     def __len__(self):
         return max(len(stream.table.x) for stream in self.streams)
@@ -133,12 +133,13 @@ class MemberRows:
         if len(orders) == 1:
             yield from self._of_one_stream(orders[0], n_batches, noise.ahead)
             return
-        for parts in zip(*(np.array_split(order, n_batches) for order in orders), strict=True):
-            yield self._batch([torch.from_numpy(part).to(self.stream_of_member.device) for part in parts])
+        orders = [self._sent(torch.from_numpy(order)) for order in orders]
+        for parts in zip(*(order.tensor_split(n_batches) for order in orders), strict=True):
+            yield self._batch(parts)
 
     def _of_one_stream(self, order, n_batches, ahead):
         """The same where all members share the rows: with noise for some batches at once."""
-        order = torch.from_numpy(order).to(self.stream_of_member.device)
+        order = self._sent(torch.from_numpy(order))
         at_once = max(1, _ROWS_AHEAD * n_batches // len(order))
         batches = order.tensor_split(n_batches)
         for first in range(0, n_batches, at_once):
@@ -161,8 +162,12 @@ class MemberRows:
             self._of_members([batch.w for batch in batches]),
             torch.cat([batch.row for batch in batches]),
             None if linear_heads[0] is None else self._of_members(linear_heads),
-            batches[0].w.new_tensor([[batch.raised] for batch in batches])[member],
+            self._sent(torch.tensor([[batch.raised] for batch in batches], dtype=batches[0].w.dtype))[member],
         )
+
+    def _sent(self, tensor):
+        """A tensor of the host on the device of the rows, without waiting for the device."""
+        return tensor.to(self.stream_of_member.device, non_blocking=True)
 
     def _observed(self, batches):
         if all(batch.x.observed is None for batch in batches):
@@ -238,7 +243,9 @@ class MemberNoise:
         return normal_at(self._keys(row), torch.arange(n_columns, device=row.device), dtype)
 
     def _keys(self, row):
-        own = torch.tensor([noise.key for noise in self.streams], device=row.device)
+        if len(self.streams) == 1:
+            return combine(self.streams[0].key, row)[..., None]
+        own = torch.tensor([noise.key for noise in self.streams]).to(row.device, non_blocking=True)
         return combine(own[:, None], row)[..., None]
 
     def _spread(self, draws):

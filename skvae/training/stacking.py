@@ -211,7 +211,7 @@ def _joint_plan(ascents):
 
     def beta(fraction):
         values = np.repeat([float(own(fraction)) for own in betas], counts)
-        return torch.from_numpy(values.astype(np.float32))[:, None].to(device)
+        return torch.from_numpy(values.astype(np.float32))[:, None].to(device, non_blocking=True)
 
     return replace(plan, beta=beta)
 

@@ -53,22 +53,29 @@ class HeldOutError(Validation):
     """
 
     def __init__(self, model, rows, linear_path, share):
-        self.model, self.rows, self.linear_path = model, rows, linear_path
+        self.model, self.weight = model, rows.weight
+        self.batches = list(batches(rows, linear_path, model, torch.float32))
         self.factor = share / max(observed_share(rows), 1 / rows.x.size)  # rows without any cell: an error of 0
 
     def __call__(self, params):
         params = {name: tensor.detach() for name, tensor in params.items()}
-        return -mean_error(self.model, params, self.rows, self.linear_path) * self.factor
+        return -_mean_error(self.model, params, self.batches, self.weight) * self.factor
+
+
+def mean_error(model, params, rows, linear_path, dtype=torch.float32):
+    """Weighted mean over rows of |x - f|^2 / D over the observed cells."""
+    return _mean_error(model, params, batches(rows, linear_path, model, dtype), rows.weight)
 
 
 @torch.no_grad()
-def mean_error(model, params, rows, linear_path, dtype=torch.float32):
-    """Weighted mean over rows of |x - f|^2 / D over the observed cells."""
-    total = 0.0
-    for index, batch in batches(rows, linear_path, model, dtype):
-        log_prob = model.log_prob(params, batch.x, model.encode(params, batch))[0].cpu().double().numpy()
-        total -= rows.weight[index.numpy()] @ log_prob
-    return total / rows.weight.sum()
+def _mean_error(model, params, numbered_batches, weight):
+    places, parts = [], []  # kept on the device to the end: the host waits once
+    for index, batch in numbered_batches:
+        places.append(index.numpy())
+        parts.append(model.log_prob(params, batch.x, model.encode(params, batch))[0])
+    log_prob = torch.cat(parts).cpu().double().numpy()
+    by_batch = np.split(log_prob, np.cumsum([len(index) for index in places])[:-1])
+    return -sum(weight[index] @ part for index, part in zip(places, by_batch, strict=True)) / weight.sum()
 
 
 def observed_share(rows):
@@ -141,7 +148,8 @@ class CrossValidatedGain(Validation):
 
     def __init__(self, model, batch, log_base, members, least_gains, baseline, n_draws):
         self.model, self.batch, self.log_base = model, batch, log_base
-        self.members, self.least_gains, self.baseline = members, least_gains, baseline
+        self.members = torch.tensor(members, device=batch.w.device)
+        self.least_gains, self.baseline = least_gains, baseline
         draws = Noise(0).fold("vote").normal(torch.arange(n_draws), model.n_components)
         self.epsilon = draws[None, :, None].to(batch.w.device)
         self.forget()
@@ -151,7 +159,7 @@ class CrossValidatedGain(Validation):
 
     @torch.no_grad()
     def __call__(self, params):
-        scored = {name: tensor[self.members] for name, tensor in params.items()}
+        scored = {name: tensor.detach().index_select(0, self.members) for name, tensor in params.items()}
         gain = self._log_prob(scored) + self.log_base
         gain = gain if self.baseline is None else gain - self.baseline
         w = self.batch.w.expand(gain.shape)
