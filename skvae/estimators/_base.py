@@ -15,6 +15,8 @@ from skvae._compat import CALLBACK_STATE, CallbackSupportMixin, check_sample_wei
 class Estimator(CallbackSupportMixin, BaseEstimator):
     """What all estimators of the package have in common."""
 
+    _parameter_constraints = {}  # of a subclass: parameter names to what scikit-learn checks of them
+
     def __getstate__(self):
         return {**super().__getstate__(), "_skvae_version": version("skvae")}
 

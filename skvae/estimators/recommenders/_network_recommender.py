@@ -162,7 +162,7 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
 
     def _plan(self, n_users, earlier, one_pass, has_validation):
         """The plan of a fit to so many users, with everything that is "auto" settled."""
-        settled = settle(self, self._auto(n_users, earlier.n_samples_seen))
+        settled = {"weight_decay": self.weight_decay} | settle(self, self._auto(n_users, earlier.n_samples_seen))
         return make_plan(
             self,
             settled,
