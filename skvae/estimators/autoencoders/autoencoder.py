@@ -28,10 +28,10 @@ class AutoencoderTransformer(NetworkTransformer):
 
         minimise  mean (x - f(g(x)))^2
 
-    A network g computes a code of `n_components` numbers from a row, another gives the row back. Without hidden layers
-    they are principal component analysis (PCA); with them, the fit begins as it and bends. Rows may be corrupted in
-    training, so that the network learns to undo it, and the code may be held to be sparse. Cells may be missing. Read
-    more in the :doc:`user guide </user_guide/autoencoders>`.
+    A network g computes a code of `n_components` numbers from a row, another network f reconstructs the row from the
+    code. Without hidden layers this is principal component analysis (PCA). With them, the fit begins at PCA and becomes
+    non-linear. Rows may be corrupted in training, so that the network learns to undo it, and the code may be made
+    sparse. Cells may be missing. Read more in the :doc:`user guide </user_guide/autoencoders>`.
 
     Parameters
     ----------
@@ -40,19 +40,19 @@ class AutoencoderTransformer(NetworkTransformer):
     hidden_layer_sizes : tuple of int, default=(64,)
         Widths of the encoder's hidden layers; the decoder mirrors them. Without any, both are linear.
     activation : {"identity", "logistic", "tanh", "relu", "silu"}, default="tanh"
-        Of the hidden layers.
+        Activation of the hidden layers.
     init : {"pca", "random"}, default="pca"
-        "pca": linear paths lead past the hidden layers and begin as PCA, to which the layers add next to nothing. A
-        linear autoencoder of complete rows that has no corruption and no `weight_decay` is then PCA exactly, with no
-        epochs. "random": the layers alone, from random weights; so it is in any case with `sparsity`, or with a module
-        of your own.
+        "pca": there are linear paths beside the hidden layers. They begin as PCA, and the layers begin by adding almost
+        nothing. A linear autoencoder of complete rows without corruption or `weight_decay` is then PCA exactly, with no
+        epochs. "random": there are only the layers, with random weights. This is always so with `sparsity` or with a
+        module of your own.
     denoising : {None, "gaussian", "masking", "salt_and_pepper"}, default=None
-        What happens to a row, anew in every epoch, before it is encoded (Vincent et al. 2010): noise is added, some
-        cells are set to the mean of their column, or to its least or greatest value by the toss of a coin. It is the
-        row itself that must be given back.
+        How a row is corrupted in every epoch before it is encoded (Vincent et al. 2010). "gaussian" adds noise,
+        "masking" sets some cells to the mean of their column, "salt_and_pepper" sets them to its least or greatest
+        value at random. The network must reconstruct the row as it was.
     noise_level : float, default=0.25
-        Of "gaussian" the standard deviation, as a share of the root mean variance of the columns; else the share of
-        cells.
+        Standard deviation of "gaussian" noise, as a share of the root mean variance of the columns; otherwise the share
+        of the cells that are corrupted.
     sparsity : (float, float) or None, default=None
         (rho, weight): the code is logistic, in (0, 1), and the mean activation a_k of each unit in a batch is held to
         rho by a penalty, weight times the sum of KL(rho || a_k) (Ng 2011), beside the mean squared error as a share of
@@ -64,7 +64,7 @@ class AutoencoderTransformer(NetworkTransformer):
         L2 penalty: the coefficient of half the sum of squares of all weights, beside the mean squared error as a share
         of the columns' mean variance.
     learning_rate : float or "auto", default="auto"
-        Of Adam. "auto": 1e-3 up to 250 rows, 3e-3 above; 1e-2 without hidden layers.
+        Learning rate of Adam. "auto": 1e-3 up to 250 rows, 3e-3 above; 1e-2 without hidden layers.
     learning_rate_schedule : {"cosine", "constant"}, default="cosine"
         Whether the rate falls to 2 % of its start along half a cosine over the fit, or stays.
     batch_size : int or "auto", default="auto"
@@ -73,8 +73,8 @@ class AutoencoderTransformer(NetworkTransformer):
         Epochs. "auto": as many as make 4,000 steps, at least 10; without early stopping 2,000, of fewer than 50 rows
         200.
     early_stopping : bool or "auto", default="auto"
-        Whether rows that are held out decide when to stop and which parameters to keep; without, a network learns a
-        small table by heart. "auto": from 50 rows on, or with `X_val`.
+        Whether held-out rows decide when to stop and which parameters to keep. Without them, a network overfits a small
+        table. "auto": True from 50 rows on, or with `X_val`.
     validation_fraction : float, default=0.1
         Share of the rows that are held out, inside (0, 1).
     n_iter_no_change : int, default=10
@@ -82,8 +82,8 @@ class AutoencoderTransformer(NetworkTransformer):
     tol : float, default=1e-4
         By how much the validation error must fall for the patience, as a share of the columns' mean variance.
     warm_start : bool, default=False
-        Whether `fit` goes on from the last fit's network and, from the second call on, the optimiser's state; without
-        early stopping.
+        Whether `fit` goes on from the network of the last fit and, from the second call on, from its optimizer state.
+        There is no early stopping then.
     device : str, default="auto"
         Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
     random_state : int, RandomState instance or None, default=None
@@ -103,10 +103,10 @@ class AutoencoderTransformer(NetworkTransformer):
         Minus the mean squared error of the observed cells in each epoch, in the units of X squared, as the rows were
         met in training; penalties left out.
     validation_scores_ : ndarray
-        Minus the mean squared error of the rows held out, without corruption, at each validation; PCA, where the fit
-        begins, is kept if none is better than that.
+        Minus the mean squared error of the held-out rows, without corruption, at each validation. The initial
+        parameters (PCA) are kept if no later ones are better.
     n_iter_ : int
-        Epochs done, over all calls of `partial_fit` or of `fit` with `warm_start`; 1 where PCA was the answer.
+        Epochs done, over all calls of `partial_fit` or of `fit` with `warm_start`; 1 where PCA is the solution.
     n_samples_seen_ : float
         Weight of the rows that `fit`, or all calls of `partial_fit`, learnt from.
     device_ : str
@@ -118,16 +118,16 @@ class AutoencoderTransformer(NetworkTransformer):
 
     See Also
     --------
-    VAETransformer : With a distribution of the code, and of rows given it: columns of any kind, log-likelihoods.
+    VAETransformer : An autoencoder with distributions of the code and of the rows: columns of any kind, likelihoods.
     ProbabilisticPCA : The linear model of both.
 
     Notes
     -----
-    Columns are centred, and all are divided by one number. So, as for PCA, the ones that vary most count most:
-    standardise columns that are measured in different units. Missing cells count nothing; with ``init="pca"`` and
-    without `denoising` the encoder reads in them what probabilistic PCA expects of them, else the column's mean and
-    which cells were seen. With ``init="pca"`` the code has about unit variance in each dimension, and begins along the
-    principal axes, the longest first.
+    Columns are centred, and all are divided by one number. As in PCA, the columns that vary most count most:
+    standardise columns that are measured in different units. Missing cells add nothing to the error. With
+    ``init="pca"`` and without `denoising`, the encoder reads the expectations of probabilistic PCA in their place; else
+    it reads the column means, and which cells were seen. With ``init="pca"`` each dimension of the code has about unit
+    variance, and the code begins along the principal axes, the longest first.
 
     References
     ----------

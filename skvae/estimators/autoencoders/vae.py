@@ -46,10 +46,10 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         z ~ N(0, I),   x | z ~ p(x | f(z)),   q(z | x) = N(mu(x), diag sigma^2(x))
 
     A network f computes the parameters of each column's distribution from z, another infers z from x. Both are fitted
-    together by stochastic ascent of E_q[log p(x | z)] - beta KL(q || p). With a Gaussian likelihood the fit begins as
-    factor analysis of the same `n_components`, beside a second start, and ends as it unless the better network gives
-    rows that it has not seen a higher log-likelihood by more than two standard errors. Columns may be of different
-    kinds, and cells may be missing. Read more in the :doc:`user guide </user_guide/autoencoders>`.
+    together by stochastic ascent of E_q[log p(x | z)] - beta KL(q || p). With a Gaussian likelihood one restart begins
+    as factor analysis of the same `n_components`. The network is kept only if it gives held-out rows a higher
+    log-likelihood than factor analysis by more than two standard errors; otherwise factor analysis is kept. Columns may
+    be of different kinds, and cells may be missing. Read more in the :doc:`user guide </user_guide/autoencoders>`.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         then fitted as factor analysis exactly, or, with ``early_stopping=False``, by ascent of the bound in closed
         form.
     activation : {"identity", "logistic", "tanh", "relu", "silu"}, default="tanh"
-        Of the hidden layers.
+        Activation of the hidden layers.
     likelihood : str or list of (str, columns), default="gaussian"
         Of a row given z: "gaussian", "bernoulli" (cells in [0, 1]), "categorical" (any levels), "poisson",
         "negative_binomial" or "multinomial" (counts; of the last, a row is draws among the columns). Or a list that
@@ -85,8 +85,8 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
     objective : {"elbo", "iwae"}, default="elbo"
         "iwae" trains the importance-weighted bound of `n_draws` draws, which is tighter.
     inference : {"amortized", "svi"}, default="amortized"
-        By an encoder, or with a posterior of its own for every row: variational EM, for small tables and to measure
-        what the encoder loses.
+        "amortized": an encoder infers z. "svi": every row has a posterior of its own (variational EM), for small tables
+        and to measure what the encoder loses.
     encoder, decoder : callable or None, default=None
         (n_in, n_out) -> torch.nn.Module, in place of the hidden layers. An encoder's output is K means, then K
         log-variances; a decoder's has a number for each column, and for each level of a categorical one. Parameters
@@ -95,8 +95,8 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
     weight_decay : float, default=0.0
         L2 penalty: the coefficient of half the sum of squares of all weights, against the mean bound per row.
     learning_rate : float or "auto", default="auto"
-        Of Adam. "auto": 3e-3; of a network that begins as factor analysis of up to 250 rows 1e-3; of one that begins at
-        random on up to 2,000 rows 1e-2.
+        Learning rate of Adam. "auto": 3e-3; 1e-3 for a network that begins as factor analysis of up to 250 rows; 1e-2
+        for one that begins with random weights on up to 2,000 rows.
     learning_rate_schedule : {"cosine", "constant"}, default="constant"
         Whether the rate falls to 2 % of its start along half a cosine over the fit, or stays.
     batch_size : int or "auto", default="auto"
@@ -104,19 +104,20 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
     max_iter : int or "auto", default="auto"
         Epochs. "auto": as many as make 1,000 to 5,000 steps, by the number of rows; 2,000 without early stopping.
     early_stopping : bool or "auto", default="auto"
-        Whether rows that a network has not seen decide when to stop, and whether a network is worth having at all; no
-        step counts before the annealing has ended. Below 2,000 rows every row has a vote, by copies that each miss a
-        fifth of them; from 10,000 rows on, those that vote are not learnt from. False trains one network on all rows
-        to the end. "auto": True, but for ``inference="svi"``.
+        Whether the score on held-out rows decides when to stop and whether to keep the network at all. No step counts
+        before the annealing has ended. Below 2,000 rows five copies of the network are trained, each without a fifth of
+        the rows, so that every row is held out once. Above, only `validation_fraction` of the rows is held out; from
+        10,000 rows on, the network that is kept has not learnt from them. False trains one network on all rows to the
+        end. "auto": True, except with ``inference="svi"``.
     validation_fraction : float, default=0.1
-        Share of the rows that vote where not all do, inside (0, 1).
+        Share of the rows that are held out where not every row is held out once, inside (0, 1).
     n_iter_no_change : int, default=20
-        Patience of early stopping, in votes; one is taken about every 20 steps, from 1,000 rows on every 50.
+        Patience of early stopping, in validations. There is one about every 20 steps, from 1,000 rows on every 50.
     tol : float, default=1e-3
-        By how much the vote must rise for the patience, in nats a row.
+        By how much the held-out score must rise to reset the patience, in nats a row.
     warm_start : bool, default=False
-        Whether `fit` goes on from the last fit's network and, from the second call on, the optimiser's state; without
-        early stopping.
+        Whether `fit` goes on from the network of the last fit and, from the second call on, from its optimizer state.
+        There is no early stopping then.
     device : str, default="auto"
         Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
     random_state : int, RandomState instance or None, default=None
@@ -128,14 +129,14 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
     Attributes
     ----------
     nonlinear_ : bool
-        Whether the network was kept; False: the model is factor analysis.
+        Whether the network is kept. False: the model is factor analysis.
     parameters_ : dict of ndarray
         Weights, of shape (n_in, n_out), biases, and parameters of the likelihood.
     lower_bounds_ : ndarray of shape (n_epochs,)
-        Mean evidence lower bound per row of each epoch, in nats, at beta = 1 whatever beta trains with, by the draws
-        of training. Of factor analysis its log-likelihood.
+        Mean evidence lower bound per row in each epoch, in nats, at beta = 1 whatever beta trains with, by the draws
+        of training. Where factor analysis is kept, its log-likelihood.
     validation_scores_ : ndarray
-        log p(x) of the rows that vote by networks that have not seen them, nats a row, at each vote.
+        Mean log p(x) of the held-out rows at each validation, nats a row.
     kl_per_dimension_ : ndarray of shape (n_components,)
         Mean over the training rows of KL(q(z_k | x) || p(z_k)), nats.
     n_active_ : int
@@ -144,7 +145,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         Variance of Gaussian columns given z, in the units of X squared; NaN for other columns, and for those that were
         constant.
     n_iter_ : int
-        Epochs done, over all calls of `partial_fit` or of `fit` with `warm_start`; 1 where factor analysis was kept.
+        Epochs done, over all calls of `partial_fit` or of `fit` with `warm_start`; 1 where factor analysis is kept.
     n_samples_seen_ : float
         Weight of the rows that `fit`, or all calls of `partial_fit`, learnt from.
     device_ : str
@@ -157,12 +158,12 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
     See Also
     --------
     FactorAnalysisEM : The linear model.
-    AutoencoderTransformer : Without a distribution of z.
+    AutoencoderTransformer : An autoencoder without a distribution of z.
 
     Notes
     -----
     Gaussian columns are centred and scaled inside; all likelihoods are those of the data as given. A column that is
-    constant in the training rows is left out of the network, and counts as normal with variance 1e-12.
+    constant in the training rows is left out of the network and treated as normal with variance 1e-12.
 
     References
     ----------

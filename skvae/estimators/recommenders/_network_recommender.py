@@ -57,7 +57,7 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
     # ------------------------------------------------------------------------------------------------------- fitting
     @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None, X_val=None):
-        """Raise the bound on the users of X.
+        """Fit the network to the users of X.
 
         Parameters
         ----------

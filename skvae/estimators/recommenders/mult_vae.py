@@ -21,13 +21,13 @@ _ELBO_DRAWS = 32
 class MultVAERecommender(NetworkRecommender):
     """Recommend items by a variational autoencoder of users' interactions.
 
-    A user's row of clicks is taken as draws from a multinomial over the items, whose log-probabilities a network
-    computes from a latent taste; another network infers the taste from the row:
+    A user's row of clicks is a number of draws from a multinomial over the items. A network computes the
+    log-probabilities of the items from a latent taste; another network infers the taste from the row:
 
         z_u ~ N(0, I),   x_u ~ Mult(N_u, softmax(f(z_u))),   q(z_u | x_u) = N(mu(x_u), diag sigma^2(x_u))
 
-    Both are fitted together by stochastic ascent of E_q[log p(x | z)] - beta KL(q || p). A user whom `fit` never saw is
-    folded in by their row alone. Read more in the :doc:`user guide </user_guide/recommender>`.
+    Both are fitted together by stochastic ascent of E_q[log p(x | z)] - beta KL(q || p). New users need no new fit:
+    their row is enough. Read more in the :doc:`user guide </user_guide/recommender>`.
 
     Parameters
     ----------
@@ -37,9 +37,9 @@ class MultVAERecommender(NetworkRecommender):
         Widths of the encoder's hidden layers; the decoder mirrors them. Without any, both networks are linear maps
         around the latent layer, which suits up to some ten thousand users. The paper: (600,).
     activation : {"identity", "logistic", "tanh", "relu", "silu"}, default="tanh"
-        Of the hidden layers.
+        Activation of the hidden layers.
     dropout : float, default=0.3
-        Share of a row's interactions that each training step hides from the encoder, in [0, 1). The paper: 0.5.
+        Share of a row's interactions that are hidden from the encoder in each training step, in [0, 1). The paper: 0.5.
     beta : float or "auto", default="auto"
         Weight of the KL term once the annealing has ended. 1 trains the evidence lower bound itself; ranking is best
         well below it. "auto": the number of users / 400,000, from 0.02 to 0.2. The paper: 0.2.
@@ -48,22 +48,23 @@ class MultVAERecommender(NetworkRecommender):
         `anneal_fraction` of all steps, in `n_cycles` cycles that each rise over their first `anneal_fraction`, as a
         function from the fraction of all steps done to a multiplier of `beta`, or not at all (None: `beta` throughout).
     anneal_fraction : float, default=0.25
-        In [0, 1]. A fraction of all steps, since a number of steps that suits many users leaves few at beta = 0.
+        In [0, 1]. It is a fraction of all steps, because a fixed number of steps that suits many users would leave a
+        small data set at a weight of almost zero.
     n_cycles : int, default=4
         Number of cycles of the cyclical annealing.
     likelihood : {"multinomial", "bernoulli", "gaussian"}, default="multinomial"
-        Of a row given the decoder's output. The other two are the paper's comparisons: independent clicks (X in
-        [0, 1]) and confidence-weighted squares.
+        Likelihood of a row given the decoder's output. "bernoulli" (X in [0, 1]) takes clicks as independent,
+        "gaussian" weighs squares by confidence; the paper compares all three.
     confidence : tuple of two floats, default=(1.0, 10.0)
         Precisions (c_0, c_1) of the gaussian likelihood where a user did not and did interact, in 1 / value**2.
     weight_decay : float or "auto", default="auto"
         L2 penalty: the coefficient of half the sum of squares of all weights (biases are free), against the mean bound
         per user. "auto": 2e-4.
     learning_rate : float or "auto", default="auto"
-        Of Adam, at the start. "auto": 5e-3.
+        Learning rate of Adam at the first step. "auto": 5e-3.
     learning_rate_schedule : {"cosine", "constant"}, default="cosine"
-        Whether the rate falls to 2 % of its start along half a cosine over the fit, or stays. After the fall the last
-        epoch is nearly always the best, which spares the users that early stopping would set aside.
+        Whether the rate falls to 2 % along half a cosine over the fit, or is constant. After the fall the last epoch
+        is nearly always the best, so that early stopping need not set users aside.
     batch_size : int or "auto", default="auto"
         Users a step. "auto": a sixteenth of the users, from 8 to 500.
     max_iter : int or "auto", default="auto"
@@ -77,7 +78,7 @@ class MultVAERecommender(NetworkRecommender):
     n_iter_no_change : int, default=10
         Patience of early stopping, in epochs.
     warm_start : bool, default=False
-        Whether `fit` goes on from the last fit's weights (and, from the second call on, the optimiser's state).
+        Whether `fit` goes on from the weights of the last fit and, from the second call on, from its optimizer state.
     device : str, default="auto"
         Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
     random_state : int, RandomState instance or None, default=None
@@ -92,7 +93,7 @@ class MultVAERecommender(NetworkRecommender):
         Weights, of shape (n_in, n_out), and biases of the two networks: "encoder.0.weight", "decoder.0.bias", ...
         Row i of the encoder's first weight and column i of the decoder's last belong to item i.
     lower_bounds_ : ndarray of shape (n_epochs,)
-        Mean evidence lower bound per user of each epoch, in nats, at beta = 1 whatever beta trains with; by the noise
+        Mean evidence lower bound per user in each epoch, in nats, at beta = 1 whatever beta trains with, by the noise
         and dropout of training.
     validation_scores_ : ndarray
         NDCG@100 of the validation users after each epoch, where there are any.
