@@ -41,13 +41,8 @@ class Module:
 
     @property
     def signature(self):
-        """Text that tells this module from others: its classes, layers, shapes of parameters and plain settings."""
-        lines = [repr(self.module)]
-        for name, module in self.module.named_modules():
-            plain = {k: v for k, v in vars(module).items() if k != "training" and isinstance(v, _PLAIN)}
-            lines.append(f"{name or 'module'}: {type(module).__module__}.{type(module).__qualname__} {plain}")
-        lines += [f"{key}: {tuple(parameter.shape)}" for key, parameter in self.module.named_parameters()]
-        return "\n".join(lines)
+        """Text that tells this module from others: its layers with their plain settings and shapes of parameters."""
+        return "; ".join(f"{name} {_described(module)}".strip() for name, module in self.module.named_modules())
 
     def _made(self, factory):
         if isinstance(factory, torch.nn.Module):
@@ -153,6 +148,14 @@ class Module:
             weights = {key: tensor[member] for key, tensor in own.items()}
             outputs.append(functional_call(self.module, weights, (h[min(member, len(h) - 1)],)))
         return torch.stack(outputs)
+
+
+def _described(module):
+    """The class of a module, its plain settings, and the shapes of its own parameters."""
+    settings = {k: v for k, v in vars(module).items() if k != "training" and isinstance(v, _PLAIN)}
+    shapes = {k: tuple(parameter.shape) for k, parameter in module.named_parameters(recurse=False)}
+    listed = ", ".join(f"{key}={value}" for key, value in (settings | shapes).items())
+    return f"{type(module).__module__}.{type(module).__qualname__}({listed})"
 
 
 class _DrawsError(Exception):

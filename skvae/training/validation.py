@@ -190,7 +190,13 @@ class CrossValidatedGain(Validation):
         return gains + float((w * self.baseline).sum() / w.sum())
 
     def best_restart(self, number):
-        """The restart with the highest score at a validation, and whether its gain is large enough to keep it."""
+        """The restart with the highest score at a validation, and whether its gain is large enough to keep it.
+
+        `number` is that of the validation; -1 is the last one. Without any (a callback stopped the fit before), the
+        first restart has gained nothing.
+        """
+        if not self.means:
+            return 0, False
         mean, error = self.means[number], self.errors[number]
         restart = int(np.argmax(mean - _TO_CHOOSE * error))
         return restart, bool(mean[restart] - _TO_KEEP * error[restart] > self.least_gains[restart])
