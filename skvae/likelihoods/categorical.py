@@ -14,11 +14,13 @@ class Categorical(Likelihood):
 
     Parameters
     ----------
-    sizes : sequence of int
+    sizes : sequence of int, default=()
         Number of levels of each column, in the order of their blocks.
     """
 
-    def __init__(self, sizes):
+    name, auto_for, nominal = "categorical", "categories", True
+
+    def __init__(self, sizes=()):
         self.sizes = tuple(int(size) for size in sizes)
         starts = np.cumsum((0, *self.sizes))
         by_size = sorted(range(len(self.sizes)), key=self.sizes.__getitem__)  # stable
@@ -31,6 +33,9 @@ class Categorical(Likelihood):
             order.append(columns)
         order = np.concatenate(order) if order else np.arange(0)
         self._back = None if (np.diff(order) == 1).all() else np.argsort(order)
+
+    def for_columns(self, sizes, mean, scale):
+        return Categorical(sizes)
 
     def log_prob(self, x, f, own=None):
         return x.inner(self._by_block(f, lambda block, which: block.log_softmax(-1)))

@@ -6,12 +6,13 @@ from scipy import stats
 from torch.autograd.function import once_differentiable
 
 from skvae._tensors import kept_gradient
-from skvae.likelihoods._base import Likelihood, fine_uniform, quantile
+from skvae.likelihoods._base import ClickLikelihood, Likelihood, fine_uniform, quantile
+from skvae.likelihoods._counts import CountDomain
 
 _MANY_DRAWS = 1000  # of one row, which are then no longer made one by one
 
 
-class Multinomial(Likelihood):
+class Multinomial(CountDomain, Likelihood, ClickLikelihood):
     """x_u ~ Mult(N_u, softmax(f_u)): a row of clicks as N_u draws of items (Liang et al. 2018, eq. 2).
 
     Where columns are missing, the others are multinomial given their own total.
@@ -23,10 +24,14 @@ class Multinomial(Likelihood):
         it, at random.
     """
 
+    name, joint = "multinomial", True
     empty_rows_inform = False  # no draws, no evidence
 
     def __init__(self, total=None):
         self.total = total
+
+    def for_columns(self, sizes, mean, scale):
+        return Multinomial(float(mean.sum())) if self.total is None else self
 
     def log_prob(self, x, f, own=None):
         return x.inner(f) - x.sum() * x.logsumexp(f)
@@ -65,9 +70,6 @@ class Multinomial(Likelihood):
         floor = 0.01 * mean[mean > 0].min() if (mean > 0).any() else 1.0
         mean = mean.clamp(min=floor)
         return (mean / mean.sum()).log()
-
-    def check(self, X):
-        """Any non-negative matrix will do."""
 
 
 def _multinomial_split(total, probability, u):
