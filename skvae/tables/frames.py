@@ -1,9 +1,11 @@
 """Tables as users have them, arrays and DataFrames: their cells as numbers, and numbers as their cells again.
 
-pandas is never imported: a frame is known by what it can do.
+A frame is known by what it can do. pandas is imported only to make anew what a fit on a frame has left: its dtypes and
+labels, and values such as dates, all of which are kept in plain words.
 """
 
 from numbers import Real
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -68,11 +70,7 @@ def cells_of(table, j):
 
 def is_missing(value):
     """Whether a cell of objects is None, NaN or pandas' NA."""
-    return value is None or type(value).__name__ == "NAType" or (not isinstance(value, str) and _is_nan(value))
-
-
-def _is_nan(value):
-    return isinstance(value, Real) and value != value
+    return value is None or type(value).__name__ == "NAType" or (isinstance(value, Real) and value != value)
 
 
 def names_of(table, names):
@@ -81,12 +79,7 @@ def names_of(table, names):
     return None if names is None or not all(isinstance(name, str) for name in names) else list(names)
 
 
-def plain(value):
-    """A NumPy scalar as the Python object that equals it."""
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def all_truths(table, j):
+def all_booleans(table, j):
     """Whether a column has Booleans only; as objects too, which pandas makes of Booleans and None."""
     dtype = dtypes_of(table)[j if is_frame(table) else 0]
     if dtype.kind != "O" or not isinstance(dtype, np.dtype):
@@ -98,7 +91,142 @@ def all_truths(table, j):
 def declared_levels(table, j):
     """The levels that a frame declares for a column of categories, observed or not."""
     dtype = table.dtypes.iloc[j] if is_frame(table) else None
-    return [plain(value) for value in getattr(dtype, "categories", ())]
+    return list(getattr(dtype, "categories", ()))
+
+
+# ------------------------------------------------------------------------------------------------------- in plain words
+class Labels(NamedTuple):
+    """An index of pandas in plain words.
+
+    Attributes
+    ----------
+    values : list
+        Plain values; tuples where there are several levels.
+    dtype : str
+        "" where there are several levels.
+    names : list
+        Of the levels.
+    """
+
+    values: list
+    dtype: str
+    names: list
+
+
+class DtypeFacts(NamedTuple):
+    """A dtype of a column in plain words.
+
+    Attributes
+    ----------
+    name : str
+    categories : Labels or None
+    ordered : bool
+    """
+
+    name: str
+    categories: Labels | None = None
+    ordered: bool = False
+
+
+class FrameFacts(NamedTuple):
+    """The labels and dtypes of the columns of a DataFrame in plain words.
+
+    Attributes
+    ----------
+    labels : Labels
+    dtypes : list of DtypeFacts
+    """
+
+    labels: Labels
+    dtypes: list
+
+
+def facts_of(frame):
+    """The `FrameFacts` of a frame."""
+    return FrameFacts(_labels_of(frame.columns), [_dtype_facts(dtype) for dtype in frame.dtypes])
+
+
+def _dtype_facts(dtype):
+    if hasattr(dtype, "categories"):
+        return DtypeFacts("category", _labels_of(dtype.categories), bool(dtype.ordered))
+    return DtypeFacts(_dtype_name(dtype))
+
+
+def _dtype_name(dtype):
+    """The name by which pandas makes the dtype: of strings, "string" alone does not say how they are stored."""
+    return f"string[{dtype.storage}]" if str(dtype) == "string" else str(dtype)
+
+
+def _labels_of(index):
+    if index.nlevels > 1:
+        return Labels([tuple(map(plain, each)) for each in index], "", list(index.names))
+    return Labels([plain(value) for value in index], _dtype_name(index.dtype), list(index.names))
+
+
+def empty_frame(facts):
+    """A frame of no rows with the labels and dtypes of the one whose `FrameFacts` these are."""
+    import pandas
+
+    dtypes = [dtype_of(each) for each in facts.dtypes]
+    frame = pandas.DataFrame({j: pandas.Series([], dtype=dtype) for j, dtype in enumerate(dtypes)})
+    frame.columns = _index_of(facts.labels)
+    return frame
+
+
+def dtype_of(facts):
+    """The dtype whose `DtypeFacts` these are."""
+    import pandas
+
+    if facts.categories is None:
+        return pandas.api.types.pandas_dtype(facts.name)
+    return pandas.CategoricalDtype(_index_of(facts.categories), facts.ordered)
+
+
+def _index_of(labels):
+    import pandas
+
+    if not labels.dtype:
+        return pandas.MultiIndex.from_tuples(labels.values, names=labels.names)
+    values = not_plain(labels.values, labels.dtype)
+    return pandas.Index(values, dtype=labels.dtype, name=labels.names[0], tupleize_cols=False)
+
+
+def plain(value):
+    """A scalar of NumPy or pandas as a Python object that differs from those of other values of its column."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if not _is_of_pandas(value):
+        return value
+    if hasattr(value, "left"):  # an interval
+        return plain(value.left), plain(value.right)
+    value = value.tz_convert("UTC") if getattr(value, "tz", None) is not None else value
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+def _is_of_pandas(value):
+    return type(value).__module__.partition(".")[0] == "pandas"
+
+
+def made_plain(values):
+    """Plain values of some scalars, and the dtype that gives the scalars back: None where they are plain already."""
+    if any(map(_is_of_pandas, values)):
+        import pandas
+
+        dtype = pandas.Index(values).dtype
+        if dtype.kind != "O" or not isinstance(dtype, np.dtype):
+            return [plain(value) for value in values], str(dtype)
+    return [value.item() if isinstance(value, np.generic) else value for value in values], None
+
+
+def not_plain(values, dtype):
+    """The scalars of a dtype of pandas whose plain values these are, as a list."""
+    import pandas
+
+    dtype = pandas.api.types.pandas_dtype(dtype)
+    if hasattr(dtype, "closed"):
+        left, right = (not_plain([pair[end] for pair in values], dtype.subtype) for end in (0, 1))
+        return list(pandas.IntervalIndex.from_arrays(left, right, closed=dtype.closed))
+    return list(pandas.Index(values, dtype=dtype, tupleize_cols=False))
 
 
 # ----------------------------------------------------------------------------------------------------------- to a table
@@ -147,8 +275,8 @@ def filled_frame(X, missing, cells):
     return out
 
 
-def words(numbers, dtype, levels=None, *, truth=False):
-    """Numbers of a column as what the user has there: levels, truth values, integers or themselves.
+def words(numbers, dtype, levels=None, *, boolean=False):
+    """Numbers of a column as what the user has there: levels, Booleans, integers or themselves.
 
     Parameters
     ----------
@@ -158,7 +286,7 @@ def words(numbers, dtype, levels=None, *, truth=False):
         Of NumPy or pandas; integers are rounded, Booleans whether a number exceeds 0.5, categories the nearest.
     levels : list or None, default=None
         What the numbers are places in.
-    truth : bool, default=False
+    boolean : bool, default=False
         Whether the column holds Booleans, though its dtype does not say so.
     """
     if levels is not None:
@@ -167,7 +295,7 @@ def words(numbers, dtype, levels=None, *, truth=False):
         return values[np.where(np.isnan(numbers), -1, numbers).astype(np.intp)]
     if hasattr(dtype, "categories"):
         return _with_gaps(_nearest(dtype.categories, np.nan_to_num(numbers)), numbers)
-    if dtype.kind == "b" or truth:
+    if dtype.kind == "b" or boolean:
         return _with_gaps(numbers > 0.5, numbers)
     if dtype.kind in "iu":
         return _with_gaps(_rounded(numbers, dtype), numbers)

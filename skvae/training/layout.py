@@ -9,6 +9,7 @@ import torch
 from skvae._tensors import Cells, placed
 from skvae.models.autoencoders.encoder_decoder import with_heads
 from skvae.models.decomposition import factor_analysis as fa
+from skvae.tables.encoding import encoder_inputs
 from skvae.training import factor_analysis_start as linear
 from skvae.training.members import Encoded, MemberBatch
 
@@ -45,6 +46,8 @@ class Layout:
     device : torch.device
     with_mask : bool
         Whether the encoder reads which cells were seen.
+    custom : dict or None
+        The user's own likelihoods, by signature.
     """
 
     columns: object
@@ -53,6 +56,7 @@ class Layout:
     weight: np.ndarray
     device: object
     with_mask: bool = False
+    custom: dict | None = None
 
     def __len__(self):
         return len(self.x)
@@ -66,7 +70,7 @@ class Layout:
     def rows(self, index):
         """Some of them."""
         observed = None if self.observed is None else self.observed[index]
-        return Layout(self.columns, self.x[index], observed, self.weight[index], self.device, self.with_mask)
+        return replace(self, x=self.x[index], observed=observed, weight=self.weight[index])
 
     def reweighted(self):
         """With weights of mean 1."""
@@ -79,7 +83,7 @@ class Layout:
             parts = (self, others)
             observed = np.concatenate([np.ones(p.x.shape, bool) if p.observed is None else p.observed for p in parts])
         x, weight = np.concatenate([self.x, others.x]), np.concatenate([self.weight, others.weight])
-        return Layout(self.columns, x, observed, weight, self.device, self.with_mask)
+        return replace(self, x=x, observed=observed, weight=weight)
 
     def encoded(self, start=None, dtype=torch.float32):
         """`Encoded` tensors.
@@ -96,7 +100,7 @@ class Layout:
         if start is not None:
             u = cells if observed is None else place(linear.expected(start.fill, self.x, self.observed))
         else:
-            features = self.columns.features(self.x, self.observed)
+            features = encoder_inputs(self.x, self.observed, self.columns, self.custom)
             u = cells if features is self.x else place(features)
         if self.with_mask:
             u = torch.cat([u, torch.ones_like(cells) if observed is None else observed], 1)

@@ -6,7 +6,7 @@ X -> `Columns` -> `Layout` -> `Work`: the fitted model and the rows that it is a
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -32,6 +32,8 @@ from skvae.estimators._base import Estimator
 from skvae.estimators._checks import checked_sizes, draw_seed, refuse_another_architecture
 from skvae.estimators._progress import NetworkWatcher
 from skvae.models.decomposition import factor_analysis as fa
+from skvae.tables import decoding, encoding
+from skvae.tables.learning import measure_columns
 from skvae.tables.weights import weigh
 from skvae.training import defaults as policy
 from skvae.training.fits import Plain, one_member
@@ -128,15 +130,16 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
         noise = Noise(draw_seed(self.random_state))
         numbers, weight = weigh(numbers, sample_weight)
         weight = np.ones(len(numbers)) if weight is None else weight
+        custom = self._custom_likelihoods(columns)
         if not goes_on:
-            columns.measured(numbers, weight)
-        x, observed = columns.encode(numbers)
+            columns = measure_columns(columns, numbers, weight, custom)
+        x, observed = encoding.encode(numbers, columns)
         votes = not one_pass and self._votes(len(x), X_val is not None)
         if goes_on:
             with_mask = self._architecture["with_mask"]
         else:
             with_mask = observed is not None and not self._starts_linear(columns, votes)
-        rows = Layout(columns, x, observed, weight / weight.mean(), resolve_device(self.device), with_mask)
+        rows = Layout(columns, x, observed, weight / weight.mean(), resolve_device(self.device), with_mask, custom)
         architecture = self._architecture_of(columns, with_mask)
         if goes_on:
             architecture = self._architecture | architecture
@@ -154,7 +157,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
         columns = self._columns if goes_on else self._columns_of(X)
         numbers = self._numbers(columns, X, reset=not goes_on)
         if goes_on:
-            columns.refuse_awakened(numbers)
+            encoding.refuse_changed_constants(numbers, columns)
         return numbers, columns
 
     def _held_out(self, rows, X_val):
@@ -167,8 +170,8 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
         numbers = self._numbers(rows.columns, X_val, reset=False)
         if np.isnan(numbers).all():
             raise ValueError("X_val has no observed cell to judge by; leave it out, or give rows with values.")
-        x, observed = rows.columns.encode(numbers)
-        return Layout(rows.columns, x, observed, np.ones(len(x)), rows.device, rows.with_mask)
+        x, observed = encoding.encode(numbers, rows.columns)
+        return replace(rows, x=x, observed=observed, weight=np.ones(len(x)))
 
     def _architecture_of(self, columns, with_mask):
         """What fixes the shapes and the meaning of the parameters."""
@@ -298,7 +301,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
             As of `inverse_transform`; of a DataFrame one with its index and names.
         """
         check_is_fitted(self)
-        return self._columns.resembling(X, self.inverse_transform(self.transform(X)))
+        return decoding.with_index_of(X, self.inverse_transform(self.transform(X)), self._columns)
 
     # -------------------------------------------------------------------------------------------- what prediction needs
     def _check_X(self, X):
@@ -310,7 +313,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
         frame = hasattr(X, "iloc")
         if frame:
             validate_data(self, X, reset=reset, skip_check_array=True)
-        numbers = columns.numeric(X)
+        numbers = encoding.as_numbers(X, columns, self._custom_likelihoods(columns))
         if not frame:
             validate_data(self, X, reset=reset, skip_check_array=True)
         return check_array(
@@ -320,6 +323,10 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
             estimator=type(self).__name__,
             input_name="X",
         )
+
+    def _custom_likelihoods(self, columns):
+        """The user's own likelihood objects of these columns, by signature."""
+        return {}
 
     def _fitted_model(self):
         return self._build(self._columns, self._architecture)
@@ -332,15 +339,16 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
         """The fitted model and these rows."""
         numbers = self._check_X(X)
         device, dtype = inference_device(self.device), torch_dtype(numbers.dtype)
-        x, observed = self._columns.encode(numbers)
-        rows = Layout(self._columns, x, observed, np.ones(len(x)), device, self._architecture["with_mask"])
+        x, observed = encoding.encode(numbers, self._columns)
+        with_mask, custom = self._architecture["with_mask"], self._custom_likelihoods(self._columns)
+        rows = Layout(self._columns, x, observed, np.ones(len(x)), device, with_mask, custom)
         model, params = self._model_at(device, dtype)
         return Work(model, params, rows, self._fitted_start(), dtype, numbers)
 
     def _as_given(self, values):
         """Values of the model layout in the units and, where they are not plain numbers, the types of X."""
-        numbers = self._columns.decode(values).astype(values.dtype, copy=False)
-        return numbers if self._columns.all_numbers else self._columns.restore(numbers)
+        numbers = decoding.decode(values, self._columns).astype(values.dtype, copy=False)
+        return numbers if self._columns.all_numbers else decoding.restore(numbers, self._columns)
 
     @property
     def _n_features_out(self):

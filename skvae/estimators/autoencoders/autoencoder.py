@@ -13,7 +13,8 @@ from skvae.estimators._progress import ErrorWatcher
 from skvae.estimators.autoencoders._network_transformer import NetworkTransformer
 from skvae.models.autoencoders.autoencoder import Autoencoder
 from skvae.networks import ACTIVATIONS
-from skvae.tables.columns import Columns
+from skvae.tables.decoding import decode, fill_missing
+from skvae.tables.learning import read_columns
 from skvae.training import defaults as policy
 from skvae.training.fits import Plain, one_member, statistics_of
 from skvae.training.layout import Start
@@ -253,7 +254,7 @@ class AutoencoderTransformer(NetworkTransformer):
             )
 
     def _columns_of(self, X):
-        return Columns.read(X, "gaussian", "isotropic", who=type(self).__name__)
+        return read_columns(X, "gaussian", "isotropic", who=type(self).__name__)
 
     def _in_units(self, columns, numbers, weight):
         """From means over all cells of the model layout to means over observed cells of the data as given."""
@@ -444,7 +445,7 @@ class AutoencoderTransformer(NetworkTransformer):
         """
         work = self._at_work(X)
         values = work.by_row(lambda batch: work.model.decode(work.params, work.model.encode(work.params, batch))[0])
-        return self._columns.fill(X, work.numbers, self._columns.decode(values))
+        return fill_missing(X, work.numbers, decode(values, self._columns), self._columns)
 
     # ------------------------------------------------------------------------------------------- what prediction needs
     def _means(self, model, params, z):

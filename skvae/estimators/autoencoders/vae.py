@@ -1,6 +1,5 @@
 """Compression of a table by a variational autoencoder: non-linear factor analysis."""
 
-import copy
 import math
 from dataclasses import replace
 from functools import partial
@@ -17,12 +16,15 @@ from skvae.engines import gradient, schedules
 from skvae.estimators._base import LikelihoodScoreMixin
 from skvae.estimators._checks import check_n_samples, draw_seed
 from skvae.estimators.autoencoders._network_transformer import NetworkTransformer, Work
-from skvae.likelihoods import Mixed
+from skvae.likelihoods import Gaussian
 from skvae.models.autoencoders.encoder_decoder import own
 from skvae.models.autoencoders.vae import VAE, PerRowVAE, at
 from skvae.models.decomposition import factor_analysis as fa
 from skvae.networks import ACTIVATIONS
-from skvae.tables.columns import NOISE_FLOOR, Columns
+from skvae.tables.column_likelihoods import fitted_likelihoods, likelihood_signature, model_likelihood
+from skvae.tables.decoding import decode, fill_missing, noise_variance
+from skvae.tables.encoding import log_jacobian
+from skvae.tables.learning import read_columns
 from skvae.training import defaults as policy
 from skvae.training import factor_analysis_start as linear
 from skvae.training.annealing import AnnealingMixin
@@ -192,7 +194,7 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions(set(ACTIVATIONS))],
-        "likelihood": [str, list, tuple],
+        "likelihood": "no_validation",  # in words that name what an object lacks
         "noise": [StrOptions({"diag", "isotropic"}), Interval(Real, 0, None, closed="neither")],
         "beta": [Interval(Real, 0, None, closed="left")],
         "annealing": [StrOptions({"linear", "cyclical", "sigmoid"}), callable, None],
@@ -298,11 +300,14 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
             )
 
     def _columns_of(self, X):
-        return Columns.read(X, self.likelihood, self.noise, who=type(self).__name__)
+        return read_columns(X, self.likelihood, self.noise, who=type(self).__name__)
+
+    def _custom_likelihoods(self, columns):
+        return fitted_likelihoods(columns, self.likelihood)
 
     def _in_units(self, columns, numbers, weight):
         """From nats of the model layout to nats of the data as given."""
-        jacobian = float(np.average(columns.log_jacobian(numbers), weights=weight))
+        jacobian = float(np.average(log_jacobian(numbers, columns), weights=weight))
         return lambda log_prob: log_prob + jacobian
 
     def _votes(self, n, judged):
@@ -311,7 +316,8 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
 
     def _starts_linear(self, columns, votes):
         """Whether the fit begins as factor analysis, and may end as it: votes must tell which."""
-        gaussian = all(block.kind == "gaussian" for block in columns.blocks) and isinstance(self.noise, str)
+        likelihood = model_likelihood(columns, self._custom_likelihoods(columns))
+        gaussian = isinstance(likelihood, Gaussian) and likelihood.learned
         return votes and gaussian and self.encoder is None and self.decoder is None
 
     def _held_out(self, rows, X_val):
@@ -320,10 +326,10 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         return super()._held_out(rows, X_val)
 
     def _architecture_of(self, columns, with_mask):
-        asked = {"inference": self.inference, "likelihood": copy.deepcopy(self.likelihood), "noise": self.noise}
+        asked = {"inference": self.inference, "likelihood": likelihood_signature(self.likelihood), "noise": self.noise}
         return super()._architecture_of(columns, with_mask) | asked
 
-    def _build(self, columns, architecture, noise_floor=NOISE_FLOOR, **others):
+    def _build(self, columns, architecture, exact=False, **others):
         """The model; `others` are settings in place of the estimator's."""
         settings = {"n_draws": self.n_draws, "objective": self.objective, "free_bits": self.free_bits}
         kind = VAE if architecture["inference"] == "amortized" else PerRowVAE
@@ -333,21 +339,22 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
             columns.width,
             architecture["hidden_layer_sizes"],
             ACTIVATIONS[architecture["activation"]],
-            columns.likelihood(noise_floor),
+            model_likelihood(columns, self._custom_likelihoods(columns), exact=exact),
             **settings | others,
             encoder=architecture["encoder"],
             decoder=architecture["decoder"],
         )
 
     def _fitted_model(self):
-        return self._build(self._columns, self._architecture, _noise_floor(self.nonlinear_))
+        return self._build(self._columns, self._architecture, exact=not self.nonlinear_)
 
     def _beginning(self, rows, held, noise, architecture, votes, one_pass):
         """The fit of an estimator that knows nothing yet."""
         model, n = self._build(rows.columns, architecture), len(rows)
         if not votes:
             return Plain(model, rows, noise, self._plan(n, one_pass=one_pass))
-        linear_start, tied = self._starts_linear(rows.columns, votes), self.noise == "isotropic"
+        linear_start = self._starts_linear(rows.columns, votes)
+        tied = linear_start and model.likelihood.noise == "isotropic"
         if linear_start and (not model.last or n < policy.FEW_ROWS and held is None):
             return Linear(model, rows, noise, tied)
         copies = self._copies(rows, held, noise)
@@ -400,7 +407,7 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         """Whether the network was kept, and what the posteriors of the training rows and the noise look like."""
         rows = prepared.rows
         nonlinear = settled.linear is None
-        model = self._build(rows.columns, prepared.architecture, _noise_floor(nonlinear))
+        model = self._build(rows.columns, prepared.architecture, exact=not nonlinear)
         params = one_member(settled.params)
         dtype = next(iter(settled.params.values())).dtype
         share = torch.from_numpy(rows.weight / rows.weight.sum())
@@ -412,7 +419,7 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
                 kl = kl + w @ kl_to_standard_normal(*q)[0]
                 first, second = first + w @ q.mean[0], second + w @ q.mean[0].square()
         variance = (second - first.square()).cpu().double().numpy()
-        noise = _noise_variance(rows.columns, model.likelihood, own(params))
+        noise = noise_variance(model.likelihood, own(params), rows.columns)
         return {
             "nonlinear_": nonlinear,
             "kl_per_dimension_": kl.cpu().double().numpy(),
@@ -512,7 +519,7 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         else:
             epsilon = self._draws(_SCORE_DRAWS if n_draws is None else n_draws, work)
             log_prob = work.by_row(partial(_log_evidence, work, epsilon), epsilon.shape[1])
-        return (log_prob + self._columns.log_jacobian(work.numbers)).astype(work.out)
+        return (log_prob + log_jacobian(work.numbers, self._columns)).astype(work.out)
 
     def elbo(self, X, inference=None):
         """Bound log p(x) of each row from below, at beta = 1.
@@ -536,7 +543,7 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         work = self._inferred(X, inference)
         epsilon = _balanced(self._draws(max(_ELBO_DRAWS // 2, work.model.n_components), work))
         bound = work.by_row(partial(_expected_bound, work, epsilon), epsilon.shape[1])
-        return (bound + self._columns.log_jacobian(work.numbers)).astype(work.out)
+        return (bound + log_jacobian(work.numbers, self._columns)).astype(work.out)
 
     def impute(self, X, n_draws=None):
         """Fill missing cells with what the model expects of them, given the rest of the row.
@@ -566,7 +573,7 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         else:
             epsilon = self._draws(_SCORE_DRAWS if n_draws is None else n_draws, work)
             values = work.by_row(partial(_expected_cells, work, epsilon), epsilon.shape[1])
-        return self._columns.fill(X, work.numbers, self._columns.decode(values))
+        return fill_missing(X, work.numbers, decode(values, self._columns), self._columns)
 
     # -------------------------------------------------------------------------------------------- what prediction needs
     def _means(self, model, params, z):
@@ -580,8 +587,7 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
     def _refined(self, work):
         """With a posterior of each row's own, raised while the decoder stays."""
         asked = self._architecture | {"inference": "svi"}
-        floor = _noise_floor(self.nonlinear_)
-        model = self._build(self._columns, asked, floor, n_draws=_SVI_DRAWS, fixed=work.params)
+        model = self._build(self._columns, asked, not self.nonlinear_, n_draws=_SVI_DRAWS, fixed=work.params)
         params = model.init_rows(len(work.rows), work.dtype)
         if self._architecture["inference"] == "amortized":
             q = work.by_row(lambda batch: torch.cat(work.model.encode(work.params, batch), -1)[0])
@@ -606,24 +612,14 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         check_is_fitted(self)
         if not self.nonlinear_:
             return self._fitted_start().base
-        if (
-            self._architecture["hidden_layer_sizes"]
-            or self._architecture["decoder"] is not None
-            or not self._gaussian()
-        ):
+        if self._architecture["hidden_layer_sizes"] or self._architecture["decoder"] is not None:
             return None
         model = self._build(self._columns, self._architecture)
+        if not isinstance(model.likelihood, Gaussian):
+            return None
         arrays = {name: torch.from_numpy(array).double() for name, array in self.parameters_.items()}
         psi = model.likelihood.variance(own(arrays), self._columns.width)
         return fa.Params(arrays["decoder.0.bias"], arrays["decoder.0.weight"].mT, psi.double())
-
-    def _gaussian(self):
-        return all(block.kind == "gaussian" for block in self._columns.blocks)
-
-
-def _noise_floor(nonlinear):
-    """Factor analysis has none of the network's: its noise is what it is."""
-    return NOISE_FLOOR if nonlinear else 0.0
 
 
 def _log_evidence(work, epsilon, batch):
@@ -661,22 +657,6 @@ def _balanced(epsilon):
     q, _ = torch.linalg.qr(epsilon[0, :, 0])
     draws = q * math.sqrt(len(q))
     return torch.cat([draws, -draws])[None, :, None]
-
-
-def _noise_variance(columns, likelihood, own_parameters):
-    """Of the gaussian columns in the units of X, NaN for the others; None where no column is gaussian."""
-    variance = np.full(columns.n_features, np.nan)
-    for number, block in enumerate(columns.blocks):
-        if block.kind != "gaussian":
-            continue
-        part, names = likelihood, own_parameters
-        if isinstance(likelihood, Mixed):
-            part = likelihood.parts[number][0]
-            prefix = f"{number}."
-            names = {key.removeprefix(prefix): value for key, value in names.items() if key.startswith(prefix)}
-        psi = part.variance(names, block.stop - block.start).reshape(-1).detach().cpu().double().numpy()
-        variance[list(block.columns)] = psi * columns.scale[block.span] ** 2
-    return None if np.isnan(variance).all() else variance
 
 
 def _svi_plan(n):
