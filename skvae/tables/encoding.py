@@ -187,7 +187,8 @@ def encoder_inputs(x, observed, columns, custom=None):
         if encoder_input is not None:
             inputs = x.copy() if inputs is x else inputs
             part = inputs[:, block.span]
-            part[:] = encoder_input(part)
+            with np.errstate(divide="ignore", invalid="ignore"):  # missing cells hold 0 until all is done
+                part[:] = encoder_input(part)
             part -= columns.input_mean[block.span].astype(x.dtype)
             part /= columns.input_scale[block.span].astype(x.dtype)
             if observed is not None:

@@ -388,6 +388,55 @@ def test_a_fit_travels_by_pickle():
     assert copy.architecture() == columns.architecture()
 
 
+def frames_of_pandas_objects():
+    """Frames of which a column holds objects of pandas, or is labelled by them."""
+    place, days = np.arange(N) % 3, pd.date_range("2020-03-28", periods=3)
+    cells = {
+        "dates": days[place],
+        "zoned": days.tz_localize("Europe/Berlin")[place],
+        "spans": (days - days[0])[place],
+        "declared": pd.Categorical(days[place], categories=list(days[::-1]), ordered=True),
+        "months": pd.Categorical(pd.period_range("2020", periods=3, freq="M")[place]),
+        "intervals": pd.cut(pd.Series(place * 1.0), 3),
+        "weeks": pd.cut(pd.Series(days[place]), 2),
+        "strings": pd.array(np.array(["u", "v", "w"])[place], dtype="string"),
+        "objects": pd.Series(list(days[place]), dtype=object),
+        "bytes": pd.Categorical([b"u", b"v"] * (N // 2)),
+    }
+    for name, column in cells.items():
+        yield pytest.param(pd.DataFrame({"c": column, "x": np.arange(N, dtype=np.float32)}), id=name)
+    labels = {"tuples": [("a", 1), ("b", 2)], "numbers": [7, 3], "times": list(days[:2]), "both": ["a", 1]}
+    for name, label in labels.items():
+        frame = pd.DataFrame({0: np.array(["u", "v", "w"])[place], 1: np.arange(N) * 1.0})
+        frame.columns = pd.MultiIndex.from_tuples(label, names=["p", None]) if name == "tuples" else label
+        yield pytest.param(frame, id=name)
+
+
+@pytest.mark.parametrize("frame", list(frames_of_pandas_objects()))
+def test_objects_of_pandas_come_back_out_of_plain_facts(frame):
+    kinds = [("categorical", [0]), ("gaussian", [1])]
+    columns = fit_columns(frame, kinds)
+    written = pickle.dumps(columns)
+    assert b"pandas" not in written
+    columns = pickle.loads(written)
+    x, _ = encode(as_numbers(frame, columns), columns)
+    for like, expected in ((frame, frame), (None, frame.reset_index(drop=True))):
+        back = restore(decode(x, columns), columns, like=like)
+        pd.testing.assert_frame_equal(back, expected, check_column_type=False)
+        assert back.columns.names == frame.columns.names
+    gaps = frame.copy()
+    gaps.isetitem(0, frame.iloc[:, 0].where(np.arange(N) % 5 > 0))
+    filled = fill_missing(gaps, as_numbers(gaps, columns), as_numbers(frame, columns), columns)
+    pd.testing.assert_frame_equal(filled, frame)
+
+
+def test_one_moment_in_two_time_zones_is_one_level():
+    days = pd.date_range("2020-03-28", periods=4, tz="Europe/Berlin")
+    columns = fit_columns(pd.DataFrame({"when": days}), "categorical")
+    elsewhere = pd.DataFrame({"when": days.tz_convert("Asia/Tokyo")[::-1]})
+    assert as_numbers(elsewhere, columns)[:, 0].tolist() == [3, 2, 1, 0]
+
+
 def test_pandas_is_not_needed(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)  # so that importing it fails
     rows = [[1.0, "a"], [2.0, None], [None, "b"]]
