@@ -1,4 +1,4 @@
-"""What a row looks like given its natural parameters: one small object a likelihood, one file each."""
+"""Likelihoods: the distribution of a row given what the decoder puts out for it; one class and one file each."""
 
 from skvae.likelihoods._base import ClickLikelihood, Likelihood, ReconstructionTerm
 from skvae.likelihoods.bernoulli import Bernoulli

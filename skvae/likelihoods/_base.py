@@ -36,25 +36,25 @@ class ReconstructionTerm(abc.ABC):
 
     @abc.abstractmethod
     def log_prob(self, x, f, own=None):
-        """log p(x | f) over the observed cells less `log_base(x)`, nats: (..., B, D) -> (..., B)."""
+        """Compute log p(x | f) over the observed cells less `log_base(x)`, in nats: (..., B, D) -> (..., B)."""
 
     @abc.abstractmethod
     def log_base(self, x):
-        """The part of log p(x | f) that is constant in f and `own`: (..., B)."""
+        """Compute the part of log p(x | f) that is constant in f and `own`: (..., B)."""
 
     @abc.abstractmethod
     def init_bias(self, mean, share):
-        """The f at the maximum of the marginal likelihood, (D,), by which the decoder's biases start.
+        """Find the f at the maximum of the marginal likelihood, (D,): the decoder's first biases.
 
         From the mean (D,) of each column over its observed cells, and the share (D,) of them that is not zero.
         """
 
     def init_own(self, mean, variance):
-        """`own` at about the same maximum, from means and variances (D,): a dict of float32 Tensors."""
+        """Find `own` at about the same maximum, from means and variances (D,): a dict of float32 Tensors."""
         return {}
 
     def log_prob_and_back(self, x, f, own=None):
-        """log_prob in training, and a function from its gradient to that of f, to be called once.
+        """Compute log_prob in training, and a function from its gradient to that of f, to be called once.
 
         The function adds to the gradients of `own`, whose Tensors keep theirs. By autograd, if not overridden.
         """
@@ -68,22 +68,29 @@ class ReconstructionTerm(abc.ABC):
         return log_prob.detach(), back
 
     def signature(self):
-        """The class and its parameters as a short string, equal for objects that mean the same.
+        """Write the class and its parameters as a short string, equal for objects that mean the same.
 
         Raises
         ------
         TypeError
             If a parameter of the constructor is no attribute.
         """
-        path, names = f"{type(self).__module__}.{type(self).__qualname__}", inspect.signature(type(self)).parameters
+        names = inspect.signature(type(self)).parameters
         lacking = [name for name in names if not hasattr(self, name)]
         if lacking:
             raise TypeError(
-                f"{path} takes {lacking[0]!r} but has no attribute of that name; keep what the constructor takes as "
-                "attributes, as scikit-learn's estimators do."
+                f"{type(self).__qualname__} takes {lacking[0]!r} but has no attribute of that name; keep what the "
+                "constructor takes as attributes, as scikit-learn's estimators do."
             )
         given = ", ".join(f"{name}={_as_word(getattr(self, name))}" for name in names)
-        return f"{path}({given if len(given) <= _LONGEST else joblib.hash(given)})"
+        given = given if len(given) <= _LONGEST else joblib.hash(given)
+        return f"{type(self).__module__}.{type(self).__qualname__}({given})"
+
+    def __repr__(self):
+        try:
+            return self.signature().removeprefix(f"{type(self).__module__}.")
+        except TypeError:
+            return super().__repr__()
 
 
 class Likelihood(ReconstructionTerm):
@@ -109,6 +116,9 @@ class Likelihood(ReconstructionTerm):
     scaling : {None, "each", "shared"}
         Whether columns are centred and scaled: not at all; each to variance 1, columns without any being left out of
         the model; or all by one scale.
+    outside : None or method
+        NumPy array of cells (n, D), NaN where missing -> which of them it cannot have, a bool array, or None if none;
+        None: it can have any number.
     encoder_input : None or method
         NumPy array of cells (n, D) -> what the encoder reads of them, which is then standardised; None: it reads the
         cells as they are in the model layout.
@@ -120,27 +130,24 @@ class Likelihood(ReconstructionTerm):
     nominal = False
     joint = False
     scaling = None
+    outside = None
     encoder_input = None
 
     @abc.abstractmethod
     def mean(self, f, own=None):
-        """E[x | f], in the model layout: (..., B, D) -> (..., B, D)."""
+        """Compute E[x | f], in the model layout: (..., B, D) -> (..., B, D)."""
 
     @abc.abstractmethod
     def sample(self, f, own, noise, row):
-        """A draw for each row, (B, D) -> (B, D), by `Noise` that is keyed by the rows' numbers `row` (B,)."""
+        """Draw each row, (B, D) -> (B, D), by `Noise` that is keyed by the rows' numbers `row` (B,)."""
 
     @classmethod
     def named(cls, noise):
-        """The likelihood that `name` stands for, given the estimator's parameter `noise`."""
+        """Make the likelihood that `name` stands for, given the estimator's parameter `noise`."""
         return cls()
 
-    def outside(self, x):
-        """Which cells of a NumPy array (n, D) it cannot have: bool (n, D), or None if none; NaN stands for missing."""
-        return None
-
     def for_columns(self, sizes, mean, scale):
-        """The likelihood of some columns of the model layout, with what it must know of them.
+        """Make the likelihood of some columns of the model layout, with what it must know of them.
 
         Parameters
         ----------
@@ -152,11 +159,11 @@ class Likelihood(ReconstructionTerm):
         return self
 
     def without_floor(self):
-        """The same without a least variance, for parameters that were found in closed form."""
+        """Make the same without a least variance, for parameters that were found in closed form."""
         return self
 
     def noise_variance(self, own, n_columns):
-        """Variance of x given f that does not depend on f, (n_columns,) or with an axis of members; None: it does."""
+        """Give the variance of x given f, (n_columns,) or with an axis of members; None where it depends on f."""
         return None
 
     @property
@@ -169,7 +176,7 @@ class ClickLikelihood(ReconstructionTerm):
     """A likelihood of rows of a sparse, non-negative matrix of interactions."""
 
     def log_prob_of_linear(self, x, h, weight, bias):
-        """log_prob(x, h @ weight + bias): of hidden values h (B, H) and a last layer (H, D) and (D,); (B,)."""
+        """Compute log_prob(x, h @ weight + bias), (B,), of hidden values h (B, H) and a last layer (H, D) and (D,)."""
         return self.log_prob(x, h @ weight + bias)
 
     def check(self, X):
@@ -178,7 +185,7 @@ class ClickLikelihood(ReconstructionTerm):
 
 
 def _as_word(value):
-    """A parameter in a few characters; of what is no plain value, its hash."""
+    """Write a parameter in a few characters; of what is no plain value, its hash."""
     if isinstance(value, ReconstructionTerm):
         return value.signature()
     if isinstance(value, list | tuple):
@@ -194,13 +201,13 @@ def beside(parameter, f):
 
 
 def quantile(probability, u):
-    """The level at which the sum of the probabilities (..., D) passes u (..., n): int64 of shape (..., n)."""
+    """Find the level at which the sum of the probabilities (..., D) passes u (..., n): int64 of shape (..., n)."""
     below = probability.double().cumsum(-1)
     u = u * below[..., -1:]  # the last sum is 1 to rounding only
     return torch.searchsorted(below, u).clamp_(max=probability.shape[-1] - 1)
 
 
 def fine_uniform(noise, row, f):
-    """Uniform on (0, 1) to 46 bits, as a float64 array of the shape of f: rare counts need the ends of the interval."""
+    """Draw uniforms on (0, 1) to 46 bits, a float64 array of the shape of f: rare counts need the ends."""
     high, low = (noise.fold(name).uniform(row, f.shape[-1], torch.float64) for name in ("high", "low"))
     return (high + (low - 0.5) * 2.0**-23).cpu().numpy()

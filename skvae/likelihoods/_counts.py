@@ -11,7 +11,7 @@ _MANY = 1e6  # events, above which their number is drawn from a normal
 
 
 class CountDomain:
-    """How columns of counts are read: whole numbers from 0 on; the encoder reads log(1 + count), standardised."""
+    """Mixin that says how counts are read: whole numbers from 0 on; the encoder reads log(1 + count)."""
 
     domain, remedy = "counts (0, 1, 2, ...)", "round"
 
@@ -23,7 +23,7 @@ class CountDomain:
 
 
 class CountLikelihood(CountDomain, Likelihood):
-    """Counts x_d, independent given f, with mean exp(f_d)."""
+    """Base of the likelihoods of counts that are independent given f, with means exp(f_d)."""
 
     def log_base(self, x):
         return -x.sum((x.value + 1).lgamma())
@@ -36,12 +36,12 @@ class CountLikelihood(CountDomain, Likelihood):
 
 
 def draw_counts(rate, noise, row):
-    """Poisson draws with these rates, a float64 array (B, D), by noise that is keyed by the rows' numbers."""
+    """Draw Poisson counts with these rates, a float64 array (B, D), by noise that is keyed by the rows' numbers."""
     return torch.from_numpy(_poisson_quantile(fine_uniform(noise, row, rate), rate))
 
 
 def _poisson_quantile(u, rate):
-    """Least count whose cumulative probability reaches u; from a normal where the rate is huge."""
+    """Find the least count whose cumulative probability reaches u; from a normal where the rate is huge."""
     exact = np.ceil(special.pdtrik(u, np.minimum(rate, _MANY)))  # of a smooth extension: one may be too many
     exact = np.where(special.pdtr(np.maximum(exact - 1, 0), rate) >= u, np.maximum(exact - 1, 0), exact)
     return np.where(rate < _MANY, exact, np.rint(rate + np.sqrt(rate) * special.ndtri(u)))

@@ -1,4 +1,4 @@
-"""Binary columns."""
+"""Bernoulli columns: cells in [0, 1]."""
 
 import torch
 from torch.autograd.function import once_differentiable

@@ -1,4 +1,4 @@
-"""Columns with one of several levels."""
+"""Categorical columns: one of several levels in each."""
 
 from itertools import groupby
 
@@ -59,7 +59,7 @@ class Categorical(Likelihood):
         return mean.clamp(min=LEAST_RATE).log()
 
     def _by_block(self, f, change):
-        """Blocks of f, (..., n_blocks, size) with their numbers, changed group by group and put back in their order."""
+        """Change blocks of f, (..., n_blocks, size) with their numbers, group by group, and put them back in order."""
         changed = []
         for size, blocks, columns in self._groups:
             part = f[..., columns] if isinstance(columns, slice) else f.index_select(-1, _placed(columns, f))

@@ -1,4 +1,4 @@
-"""Normal columns."""
+"""Gaussian columns: numbers, with a noise that is learned or given."""
 
 import math
 
@@ -46,7 +46,7 @@ class Gaussian(Likelihood):
 
     @property
     def scaling(self):
-        """One scale for all unless each column has a noise of its own: equal variances of the noise stay equal."""
+        """Choose one scale for all unless each column has a noise of its own: equal noise variances stay equal."""
         return "each" if self.learned and self.noise == "diag" else "shared"
 
     def for_columns(self, sizes, mean, scale):
@@ -59,12 +59,12 @@ class Gaussian(Likelihood):
         return self.variance(own, n_columns)
 
     def variance(self, own, n_columns):
-        """psi, of shape (D,), or (M, D) for members."""
+        """Compute psi, of shape (D,), or (M, D) for members."""
         psi = self.floor + own["noise"].exp() if self.learned else torch.from_numpy(self.noise)
         return psi.expand(*psi.shape[:-1], n_columns)
 
     def raw(self, psi):
-        """The own parameter that yields this psi, kept a hundredth of the floor above it: at it, gradients vanish."""
+        """Find the own parameter of this psi, kept a hundredth of the floor above the floor: there gradients vanish."""
         return (psi - self.floor).clamp(min=0.01 * self.floor).log()
 
     def log_prob(self, x, f, own=None):
@@ -91,7 +91,7 @@ class Gaussian(Likelihood):
         return log_prob, back
 
     def expected_log_prob(self, x, f, spread, own=None):
-        """E[log_prob] where the cells of f are normal with this mean and variance `spread`."""
+        """Compute E[log_prob] where the cells of f are normal with this mean and variance `spread`."""
         psi = beside(self.variance(own, f.shape[-1]), f)
         return self.log_prob(x, f, own) - 0.5 * x.over_cells(spread / psi)
 

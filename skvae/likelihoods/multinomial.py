@@ -37,7 +37,7 @@ class Multinomial(CountDomain, Likelihood, ClickLikelihood):
         return x.inner(f) - x.sum() * x.logsumexp(f)
 
     def log_prob_of_linear(self, x, h, weight, bias):
-        """log_prob(x, h @ weight + bias), with one buffer of users x items for loss and gradient together."""
+        """Compute log_prob(x, h @ weight + bias) with one buffer of users x items for loss and gradient together."""
         return _MultinomialOfLinear.apply(h, weight, bias, x)
 
     def log_base(self, x):
@@ -63,7 +63,7 @@ class Multinomial(CountDomain, Likelihood, ClickLikelihood):
         return 1.0 if self.total is None else float(self.total)
 
     def init_bias(self, mean, share):
-        """Biases at the marginal maximum likelihood, from the mean of each column and its share of stored entries.
+        """Find the biases at the marginal maximum likelihood, from the means of the columns.
 
         Items that nobody has get a hundredth of the rarest one's.
         """
@@ -73,7 +73,7 @@ class Multinomial(CountDomain, Likelihood, ClickLikelihood):
 
 
 def _multinomial_split(total, probability, u):
-    """Totals (B,) split into counts (B, D), column by column: each binomial, given what those before it left."""
+    """Split totals (B,) into counts (B, D), column by column: each is binomial given what those before it left."""
     left, p = total.cpu().numpy(), probability.cpu().numpy()
     rest = p[:, ::-1].cumsum(1)[:, ::-1]
     share, counts = np.divide(p, rest, out=np.ones_like(p), where=rest > 0), np.empty_like(p)

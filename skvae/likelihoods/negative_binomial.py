@@ -1,4 +1,4 @@
-"""Columns of counts that vary more than Poisson's."""
+"""Negative binomial columns: counts that vary more than Poisson's."""
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,7 @@ class NegativeBinomial(CountLikelihood):
         return draw_counts(rate, noise.fold("count"), row).to(f)
 
     def init_own(self, mean, variance):
-        """Log-dispersions by the method of moments, r = mean^2 / (variance - mean), within 0.01 and 10,000."""
+        """Find log-dispersions by the method of moments, r = mean^2 / (variance - mean), within 0.01 and 10,000."""
         mean, variance = mean.double(), variance.double()
         r = mean.square() / (variance - mean).clamp(min=LEAST_RATE**2)
         return {"dispersion": r.clamp(1e-2, 1e4).log().float()}
@@ -42,7 +42,7 @@ class NegativeBinomial(CountLikelihood):
 
 
 def _log_rising(x, r, s):
-    """log(Gamma(x + r) / Gamma(r)) - x log r, with s = log r.
+    """Compute log(Gamma(x + r) / Gamma(r)) - x log r, with s = log r.
 
     Where r is large, the first is a difference of huge numbers: there by Stirling's series, so that float32 will do.
     """
@@ -53,6 +53,6 @@ def _log_rising(x, r, s):
 
 
 def _beyond_stirling(y):
-    """log Gamma(y) less (y - 1/2) log y - y + log(2 pi) / 2, to 1e-12 for y >= 50."""
+    """Compute log Gamma(y) less (y - 1/2) log y - y + log(2 pi) / 2, to 1e-12 for y >= 50."""
     inverse = 1 / y
     return inverse * (1 / 12 - inverse.square() / 360)

@@ -1,4 +1,4 @@
-"""Columns of counts, which vary as much as chance alone makes them."""
+"""Poisson columns: counts."""
 
 import torch
 from torch.autograd.function import once_differentiable

@@ -1,4 +1,4 @@
-"""Squared error in the place of a log-likelihood."""
+"""Squared error, which an autoencoder has in the place of a log-likelihood."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Clicks as normal cells, of which those that were clicked count more."""
+"""Gaussian clicks: cells that were clicked count more than the others."""
 
 import math
 
@@ -33,5 +33,5 @@ class WeightedGaussian(ClickLikelihood):
         return 0.5 * (n_clicked * math.log(self.c1 / (2 * math.pi)) + n_other * math.log(self.c0 / (2 * math.pi)))
 
     def init_bias(self, mean, share):
-        """The mean of each column, cells weighted by their confidence."""
+        """Compute the mean of each column, cells weighted by their confidence."""
         return self.c1 * mean / (self.c1 * share + self.c0 * (1 - share))

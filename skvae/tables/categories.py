@@ -10,11 +10,11 @@ from typing import NamedTuple
 import numpy as np
 
 from skvae.tables.columns import listed
-from skvae.tables.frames import plain
+from skvae.tables.frame_facts import plain
 
 
 def distinct(values):
-    """The distinct values of an array as plain Python objects, and for each cell the number of its own.
+    """List the distinct values of an array as plain Python objects, and for each cell the number of its own.
 
     Numbers are sorted; objects come in the order of their first cells.
     """
@@ -27,7 +27,7 @@ def distinct(values):
 
 
 def sorted_values(values, label):
-    """The distinct values of a column, sorted.
+    """Sort the distinct values of a column.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ class Levels(NamedTuple):
         return None if self.categories is None else [len(categories) for categories in self.categories]
 
     def indicators(self):
-        """The column and the level of each mean that is reported: of a binary column level 1 only."""
+        """List the column and the level of each mean that is reported: of a binary column level 1 only."""
         n_features = len(self.is_categorical)
         if self.categories is None:
             return np.arange(n_features), np.ones(n_features, dtype=np.int64)
@@ -137,12 +137,12 @@ class Levels(NamedTuple):
         return column, level
 
     def theta(self, means):
-        """The means that are free parameters of the model: the probabilities of the levels from 1 on."""
+        """Pick the means that are free parameters of the model: the probabilities of the levels from 1 on."""
         _, level = self.indicators()
         return means[:, level > 0]
 
     def values(self):
-        """The value of each level of each column, of shape (n_features, n_levels), padded with zeros."""
+        """Lay out the value of each level of each column, of shape (n_features, n_levels), padded with zeros."""
         n_features = len(self.is_categorical)
         if self.categories is None:
             return np.tile([0.0, 1.0], (n_features, 1))

@@ -18,7 +18,7 @@ _AUTO = {likelihood.auto_for: name for name, likelihood in LIKELIHOODS.items() i
 
 # ------------------------------------------------------------------------------------------------ of a fit's columns
 def likelihood_of(block, columns, custom=None):
-    """The likelihood that a block names, before it knows anything of its columns.
+    """Make the likelihood that a block names, before it knows anything of its columns.
 
     `custom` has the user's own objects by their signatures, as from `fitted_likelihoods`.
     """
@@ -28,7 +28,7 @@ def likelihood_of(block, columns, custom=None):
 
 
 def model_likelihood(columns, custom=None, *, exact=False):
-    """The likelihood of the model layout.
+    """Make the likelihood of the model layout.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def model_likelihood(columns, custom=None, *, exact=False):
 
 
 def fitted_likelihoods(columns, likelihood):
-    """The user's own likelihood objects of fitted columns, by signature, out of the estimator's parameter.
+    """Find the user's own likelihood objects of fitted columns in the estimator's parameter.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def fitted_likelihoods(columns, likelihood):
     Returns
     -------
     custom : dict
-        Empty where all likelihoods have names.
+        The objects by signature; empty where all likelihoods have names.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def fitted_likelihoods(columns, likelihood):
 
 
 def likelihood_signature(likelihood):
-    """The parameter `likelihood` in plain words: equal where it means the same.
+    """Describe the parameter `likelihood` in plain words, equal where it means the same.
 
     Parameters
     ----------
@@ -139,7 +139,7 @@ def assign(table, likelihood, noise, names, who):
 
 
 def _checked(likelihood, noise, who):
-    """The name or signature of a likelihood that the user gave, and the object."""
+    """Give the name or signature of a likelihood that the user gave, and the object; complain of what is none."""
     if isinstance(likelihood, str) and likelihood in LIKELIHOODS:
         return likelihood, LIKELIHOODS[likelihood].named(noise)
     if isinstance(likelihood, Likelihood):
@@ -149,7 +149,7 @@ def _checked(likelihood, noise, who):
 
 
 def _lacks(likelihood):
-    """What an object lacks to be a likelihood, as a sentence; "" where it is nothing like one."""
+    """Say what an object lacks to be a likelihood, as a sentence; "" where it is nothing like one."""
     if isinstance(likelihood, type) and issubclass(likelihood, Likelihood):
         return f" It is a class; give an object of it, {likelihood.__name__}()."
     wanted = sorted(Likelihood.__abstractmethods__)
@@ -182,7 +182,7 @@ def _assign_by_list(entries, noise, n, names, who):
 
 
 def _chosen(columns, n, names):
-    """Numbers of the columns that an entry names."""
+    """List the numbers of the columns that an entry names."""
     if isinstance(columns, slice):
         if any(isinstance(bound, str) for bound in (columns.start, columns.stop)):
             raise ValueError(f"expected a slice of numbers, but got {columns}; list the names instead.")
@@ -196,7 +196,7 @@ def _chosen(columns, n, names):
 
 
 def _content(table, j, names):
-    """Whether a column holds "numbers", "booleans" or "categories"."""
+    """Tell whether a column holds "numbers", "booleans" or "categories"."""
     dtype = dtypes_of(table)[j if is_frame(table) else 0]
     if dtype.kind in "cmM":
         raise ValueError(

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from skvae.tables.frames import FrameFacts
+from skvae.tables.frame_facts import FrameFacts
 
 
 class Block(NamedTuple):
@@ -143,7 +143,7 @@ class Columns(NamedTuple):
         return len(self.source)
 
     def with_blocks(self, blocks):
-        """The same columns with these blocks side by side."""
+        """Give the same columns with these blocks side by side."""
         ends = np.cumsum([sum(block.sizes) for block in blocks]).tolist()
         placed = zip(blocks, [0, *ends[:-1]], ends, strict=True)
         return self._replace(
@@ -152,7 +152,7 @@ class Columns(NamedTuple):
         )
 
     def architecture(self):
-        """What fixes the meaning of a model's parameters, in plain values; scales are not part of it."""
+        """Describe what fixes the meaning of a model's parameters, in plain values; scales are not part of it."""
         return {
             "n_features": self.n_features,
             "likelihood": [(block.likelihood, _ranges(block.columns)) for block in self.blocks],
@@ -161,23 +161,23 @@ class Columns(NamedTuple):
         }
 
     def cell(self, row, j):
-        """A cell of the table, as errors name it."""
+        """Name a cell of the table, as errors do."""
         return f"X[{row}, {label(self.names, j)!r}]"
 
 
 def _ranges(columns):
-    """(0, 1, 2, 5) as "0-2, 5"."""
+    """Write (0, 1, 2, 5) as "0-2, 5"."""
     runs = np.split(columns, np.flatnonzero(np.diff(columns) > 1) + 1)
     return ", ".join(f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 # -------------------------------------------------------------------------------------------------- words of errors
 def label(names, j):
-    """Name of a column, or its number."""
+    """Give the name of a column, or its number."""
     return int(j) if names is None else names[j]
 
 
 def listed(words, most=20):
-    """Words side by side, the first ones of many."""
+    """Put words side by side, the first ones of many."""
     shown = ", ".join(words[:most])
     return shown if len(words) <= most else f"{shown}, ... ({len(words)} in all)"

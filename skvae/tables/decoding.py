@@ -5,20 +5,12 @@ from numbers import Real
 import numpy as np
 
 from skvae.likelihoods import Mixed
-from skvae.tables.frames import (
-    as_table,
-    dtype_of,
-    empty_frame,
-    filled_frame,
-    is_frame,
-    not_plain,
-    series_like,
-    words,
-)
+from skvae.tables.frame_facts import dtype_of, empty_frame, not_plain
+from skvae.tables.frames import as_table, filled_frame, is_frame, series_like, words
 
 
 def decode(values, columns):
-    """Values of the model layout, in the units of the table.
+    """Turn values of the model layout into numbers in the units of the table.
 
     Parameters
     ----------
@@ -45,7 +37,7 @@ def decode(values, columns):
 
 
 def noise_variance(likelihood, own, columns):
-    """Variance of each column given z, in the units of the table, where it does not depend on z.
+    """Give the variance of each column given z, in the units of the table, where it does not depend on z.
 
     Parameters
     ----------
@@ -73,7 +65,7 @@ def noise_variance(likelihood, own, columns):
 
 # --------------------------------------------------------------------------------------------- from numbers to tables
 def restore(numbers, columns, like=None):
-    """Numbers as the user's kind of table.
+    """Turn numbers into the user's kind of table.
 
     Parameters
     ----------
@@ -103,7 +95,7 @@ def restore(numbers, columns, like=None):
 
 
 def fill_missing(X, numbers, values, columns):
-    """A copy of X, as it was given, whose missing cells hold values.
+    """Copy X, as it was given, with values in its missing cells.
 
     Parameters
     ----------
@@ -131,7 +123,7 @@ def fill_missing(X, numbers, values, columns):
 
 
 def with_index_of(X, table, columns):
-    """A table that was decoded from rows of X, with the index and labels of X where that is a frame."""
+    """Give a table that was decoded from rows of X the index and labels of X, where that is a frame."""
     if not is_frame(X):
         return table
     return type(X)(table, index=X.index, columns=X.columns) if columns.all_numbers else table.set_axis(X.index, axis=0)
@@ -146,7 +138,7 @@ def _as_array(numbers, columns):
 
 
 def _words(numbers, dtype, j, columns):
-    """Numbers of column j as its cells."""
+    """Turn numbers of column j into its cells."""
     levels = columns.levels.get(j)
     if j in columns.level_dtypes:
         levels = not_plain(levels, columns.level_dtypes[j])

@@ -7,14 +7,15 @@ from skvae.tables.categories import codes_of
 from skvae.tables.column_likelihoods import likelihood_of
 from skvae.tables.column_statistics import slices
 from skvae.tables.columns import label, listed
-from skvae.tables.frames import all_numbers, as_table, cells_of, common_dtype, plain
+from skvae.tables.frame_facts import plain
+from skvae.tables.frames import all_numbers, as_table, cells_of, common_dtype
 
 _CELLS_AT_ONCE = 2**18  # in float64, where cells are scaled
 
 
 # ------------------------------------------------------------------------------------------------- from X to numbers
 def as_numbers(X, columns, custom=None):
-    """The table as numbers, for scikit-learn's checks.
+    """Read a table as numbers, for scikit-learn's checks.
 
     Parameters
     ----------
@@ -47,7 +48,10 @@ def as_numbers(X, columns, custom=None):
     else:
         numbers = np.empty(table.shape, dtype=common_dtype(table))
         for j in range(columns.n_features):
-            numbers[:, j] = _column_as_numbers(*cells_of(table, j), j, columns, custom)
+            values, missing = cells_of(table, j)
+            if j in columns.levels:
+                values = _codes(values, missing, j, columns)
+            numbers[:, j] = _floats(values, missing, j, columns, custom) if values.dtype == object else values
     asked = "expects finite values, NaN where a cell is missing"
     _refuse(columns, numbers, np.isinf(numbers), asked, "correct it, or make such cells missing")
     for block in columns.blocks:
@@ -60,13 +64,8 @@ def as_numbers(X, columns, custom=None):
     return numbers
 
 
-def _column_as_numbers(values, missing, j, columns, custom):
-    if j in columns.levels:
-        return _codes(values, missing, j, columns)
-    return _floats(values, missing, j, columns, custom) if values.dtype == object else values
-
-
 def _codes(values, missing, j, columns):
+    """Number the cells of a nominal column by their levels."""
     codes, unknown = codes_of(values, missing, columns.levels[j])
     if unknown.any():
         row = np.flatnonzero(unknown)[0]
@@ -79,7 +78,7 @@ def _codes(values, missing, j, columns):
 
 
 def _floats(values, missing, j, columns, custom):
-    """Cells of objects as floats."""
+    """Read cells of objects as floats."""
     numbers = np.full(len(values), np.nan)
     for row in np.flatnonzero(~missing):
         value = values[row]
@@ -120,7 +119,7 @@ def refuse_changed_constants(numbers, columns):
 
 # -------------------------------------------------------------------------------------------------- to the model
 def encode(numbers, columns):
-    """Numbers in the model layout.
+    """Lay numbers out as the model reads them.
 
     Parameters
     ----------
@@ -165,7 +164,7 @@ def _scale(numbers, location, scale, out):
 
 
 def encoder_inputs(x, observed, columns, custom=None):
-    """What the encoder reads: each column on a scale that suits a network.
+    """Give what the encoder reads: each column on a scale that suits a network.
 
     Parameters
     ----------
@@ -197,7 +196,7 @@ def encoder_inputs(x, observed, columns, custom=None):
 
 
 def log_jacobian(numbers, columns):
-    """What turns the model's log-density into nats of the data as given.
+    """Compute what turns the model's log-density into nats of the data as given.
 
     Parameters
     ----------

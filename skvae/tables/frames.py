@@ -1,11 +1,9 @@
 """Tables as users have them, arrays and DataFrames: their cells as numbers, and numbers as their cells again.
 
-A frame is known by what it can do. pandas is imported only to make anew what a fit on a frame has left: its dtypes and
-labels, and values such as dates, all of which are kept in plain words.
+pandas is never imported: a frame is known by what it can do.
 """
 
 from numbers import Real
-from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -14,12 +12,12 @@ from sklearn.utils import check_array
 
 # --------------------------------------------------------------------------------------------------------- from a table
 def is_frame(X):
-    """Whether X is a pandas DataFrame, by what it can do."""
+    """Tell whether X is a pandas DataFrame, by what it can do."""
     return hasattr(X, "iloc") and getattr(X, "ndim", 0) == 2
 
 
 def as_table(X, who):
-    """A frame as it is, anything else as an array of two dimensions; scikit-learn refuses the rest in its words."""
+    """Give a frame as it is, all else as an array of two dimensions; scikit-learn refuses the rest in its words."""
     if not is_frame(X):
         if sp.issparse(X):
             check_array(X, estimator=who)
@@ -33,17 +31,17 @@ def as_table(X, who):
 
 
 def dtypes_of(table):
-    """The dtype of each column of a frame; of an array its one."""
+    """List the dtype of each column of a frame, or the one of an array."""
     return list(table.dtypes) if is_frame(table) else [table.dtype]
 
 
 def common_dtype(table):
-    """float32 where nothing else is in the table, else float64."""
+    """Choose float32 where nothing else is in the table, else float64."""
     return np.float32 if all(dtype == np.float32 for dtype in dtypes_of(table)) else np.float64
 
 
 def all_numbers(table):
-    """Whether NumPy alone can read the table: no objects, strings, categories or nullable dtypes."""
+    """Tell whether NumPy alone can read the table: no objects, strings, categories or nullable dtypes."""
     return all(isinstance(dtype, np.dtype) and dtype.kind in "fiub" for dtype in dtypes_of(table))
 
 
@@ -52,7 +50,7 @@ def _is_float(dtype):
 
 
 def cells_of(table, j):
-    """The cells of a column as floats, integers, Booleans or objects, and which of them are missing."""
+    """Give the cells of a column as floats, integers, Booleans or objects, and which of them are missing."""
     if is_frame(table):
         series = table.iloc[:, j]
         missing = series.isna().to_numpy(dtype=bool)
@@ -69,18 +67,18 @@ def cells_of(table, j):
 
 
 def is_missing(value):
-    """Whether a cell of objects is None, NaN or pandas' NA."""
+    """Tell whether a cell of objects is None, NaN or pandas' NA."""
     return value is None or type(value).__name__ == "NAType" or (isinstance(value, Real) and value != value)
 
 
 def names_of(table, names):
-    """Names of the columns where all are strings, else None."""
+    """List the names of the columns where all are strings, else None."""
     names = list(table.columns) if is_frame(table) else names
     return None if names is None or not all(isinstance(name, str) for name in names) else list(names)
 
 
 def all_booleans(table, j):
-    """Whether a column has Booleans only; as objects too, which pandas makes of Booleans and None."""
+    """Tell whether a column has Booleans only; as objects too, which pandas makes of Booleans and None."""
     dtype = dtypes_of(table)[j if is_frame(table) else 0]
     if dtype.kind != "O" or not isinstance(dtype, np.dtype):
         return dtype.kind == "b"
@@ -89,149 +87,14 @@ def all_booleans(table, j):
 
 
 def declared_levels(table, j):
-    """The levels that a frame declares for a column of categories, observed or not."""
+    """List the levels that a frame declares for a column of categories, observed or not."""
     dtype = table.dtypes.iloc[j] if is_frame(table) else None
     return list(getattr(dtype, "categories", ()))
 
 
-# ------------------------------------------------------------------------------------------------------- in plain words
-class Labels(NamedTuple):
-    """An index of pandas in plain words.
-
-    Attributes
-    ----------
-    values : list
-        Plain values; tuples where there are several levels.
-    dtype : str
-        "" where there are several levels.
-    names : list
-        Of the levels.
-    """
-
-    values: list
-    dtype: str
-    names: list
-
-
-class DtypeFacts(NamedTuple):
-    """A dtype of a column in plain words.
-
-    Attributes
-    ----------
-    name : str
-    categories : Labels or None
-    ordered : bool
-    """
-
-    name: str
-    categories: Labels | None = None
-    ordered: bool = False
-
-
-class FrameFacts(NamedTuple):
-    """The labels and dtypes of the columns of a DataFrame in plain words.
-
-    Attributes
-    ----------
-    labels : Labels
-    dtypes : list of DtypeFacts
-    """
-
-    labels: Labels
-    dtypes: list
-
-
-def facts_of(frame):
-    """The `FrameFacts` of a frame."""
-    return FrameFacts(_labels_of(frame.columns), [_dtype_facts(dtype) for dtype in frame.dtypes])
-
-
-def _dtype_facts(dtype):
-    if hasattr(dtype, "categories"):
-        return DtypeFacts("category", _labels_of(dtype.categories), bool(dtype.ordered))
-    return DtypeFacts(_dtype_name(dtype))
-
-
-def _dtype_name(dtype):
-    """The name by which pandas makes the dtype: of strings, "string" alone does not say how they are stored."""
-    return f"string[{dtype.storage}]" if str(dtype) == "string" else str(dtype)
-
-
-def _labels_of(index):
-    if index.nlevels > 1:
-        return Labels([tuple(map(plain, each)) for each in index], "", list(index.names))
-    return Labels([plain(value) for value in index], _dtype_name(index.dtype), list(index.names))
-
-
-def empty_frame(facts):
-    """A frame of no rows with the labels and dtypes of the one whose `FrameFacts` these are."""
-    import pandas
-
-    dtypes = [dtype_of(each) for each in facts.dtypes]
-    frame = pandas.DataFrame({j: pandas.Series([], dtype=dtype) for j, dtype in enumerate(dtypes)})
-    frame.columns = _index_of(facts.labels)
-    return frame
-
-
-def dtype_of(facts):
-    """The dtype whose `DtypeFacts` these are."""
-    import pandas
-
-    if facts.categories is None:
-        return pandas.api.types.pandas_dtype(facts.name)
-    return pandas.CategoricalDtype(_index_of(facts.categories), facts.ordered)
-
-
-def _index_of(labels):
-    import pandas
-
-    if not labels.dtype:
-        return pandas.MultiIndex.from_tuples(labels.values, names=labels.names)
-    values = not_plain(labels.values, labels.dtype)
-    return pandas.Index(values, dtype=labels.dtype, name=labels.names[0], tupleize_cols=False)
-
-
-def plain(value):
-    """A scalar of NumPy or pandas as a Python object that differs from those of other values of its column."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if not _is_of_pandas(value):
-        return value
-    if hasattr(value, "left"):  # an interval
-        return plain(value.left), plain(value.right)
-    value = value.tz_convert("UTC") if getattr(value, "tz", None) is not None else value
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)
-
-
-def _is_of_pandas(value):
-    return type(value).__module__.partition(".")[0] == "pandas"
-
-
-def made_plain(values):
-    """Plain values of some scalars, and the dtype that gives the scalars back: None where they are plain already."""
-    if any(map(_is_of_pandas, values)):
-        import pandas
-
-        dtype = pandas.Index(values).dtype
-        if dtype.kind != "O" or not isinstance(dtype, np.dtype):
-            return [plain(value) for value in values], str(dtype)
-    return [value.item() if isinstance(value, np.generic) else value for value in values], None
-
-
-def not_plain(values, dtype):
-    """The scalars of a dtype of pandas whose plain values these are, as a list."""
-    import pandas
-
-    dtype = pandas.api.types.pandas_dtype(dtype)
-    if hasattr(dtype, "closed"):
-        left, right = (not_plain([pair[end] for pair in values], dtype.subtype) for end in (0, 1))
-        return list(pandas.IntervalIndex.from_arrays(left, right, closed=dtype.closed))
-    return list(pandas.Index(values, dtype=dtype, tupleize_cols=False))
-
-
 # ----------------------------------------------------------------------------------------------------------- to a table
 def imputed(X, checked, values, *, are_levels=False):
-    """A copy of a table of numbers, as it was given, whose missing cells hold values.
+    """Copy a table of numbers, as it was given, with values in its missing cells.
 
     Parameters
     ----------
@@ -261,7 +124,7 @@ def imputed(X, checked, values, *, are_levels=False):
 
 
 def filled_frame(X, missing, cells):
-    """A copy of a frame whose missing cells hold `cells(j, rows, dtype)`: of column j in the rows of a mask."""
+    """Copy a frame, with `cells(j, rows, dtype)` in the missing cells of column j: in the rows of a mask."""
     out = X.copy()
     for j in np.flatnonzero(missing.any(axis=0)):
         series, rows = X.iloc[:, j], missing[:, j]
@@ -276,7 +139,7 @@ def filled_frame(X, missing, cells):
 
 
 def words(numbers, dtype, levels=None, *, boolean=False):
-    """Numbers of a column as what the user has there: levels, Booleans, integers or themselves.
+    """Turn numbers of a column into what the user has there: levels, Booleans, integers or themselves.
 
     Parameters
     ----------
@@ -294,7 +157,9 @@ def words(numbers, dtype, levels=None, *, boolean=False):
         values[:-1] = levels
         return values[np.where(np.isnan(numbers), -1, numbers).astype(np.intp)]
     if hasattr(dtype, "categories"):
-        return _with_gaps(_nearest(dtype.categories, np.nan_to_num(numbers)), numbers)
+        known = np.asarray(dtype.categories)
+        away = np.abs(known.astype(np.float64) - np.nan_to_num(numbers)[:, None])
+        return _with_gaps(known[away.argmin(1)].astype(object), numbers)
     if dtype.kind == "b" or boolean:
         return _with_gaps(numbers > 0.5, numbers)
     if dtype.kind in "iu":
@@ -303,7 +168,7 @@ def words(numbers, dtype, levels=None, *, boolean=False):
 
 
 def series_like(like, cells, dtype, index):
-    """A column of a frame like another, without asking for pandas; categories take in what they lack.
+    """Make a column of a frame like another, without asking for pandas; categories take in what they lack.
 
     With None for the dtype, it is that of the cells.
     """
@@ -315,14 +180,8 @@ def series_like(like, cells, dtype, index):
     return type(like)(cells, index=index, name=like.name, dtype=dtype)
 
 
-def _nearest(categories, numbers):
-    """The categories, which are numbers, that lie nearest to these."""
-    known = np.asarray(categories)
-    return known[np.abs(known.astype(np.float64) - numbers[:, None]).argmin(1)].astype(object)
-
-
 def _with_gaps(cells, numbers):
-    """The cells, None where a number is NaN."""
+    """Give the cells, None where a number is NaN."""
     missing = np.isnan(numbers)
     if missing.any():
         cells = cells.astype(object)
@@ -331,7 +190,7 @@ def _with_gaps(cells, numbers):
 
 
 def _rounded(numbers, dtype):
-    """The nearest integers that the dtype holds."""
+    """Round to the nearest integers that the dtype holds."""
     limits = np.iinfo(getattr(dtype, "numpy_dtype", dtype))
     largest = float(limits.max)
     if largest > limits.max:  # 2^63 - 1 as a float is 2^63

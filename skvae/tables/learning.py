@@ -13,17 +13,8 @@ from skvae.tables.column_likelihoods import assign, likelihood_of
 from skvae.tables.column_statistics import column_means_and_variances, seen_weight, slices
 from skvae.tables.columns import Block, Columns, ColumnStatistics, label
 from skvae.tables.encoding import as_numbers
-from skvae.tables.frames import (
-    all_booleans,
-    as_table,
-    cells_of,
-    declared_levels,
-    dtypes_of,
-    facts_of,
-    is_frame,
-    made_plain,
-    names_of,
-)
+from skvae.tables.frame_facts import facts_of, made_plain
+from skvae.tables.frames import all_booleans, as_table, cells_of, declared_levels, dtypes_of, is_frame, names_of
 
 _CELLS_AT_ONCE = 2**22  # in float64, where statistics are computed
 
@@ -99,7 +90,7 @@ def _check_noise(noise, who):
 
 
 def _blocks(assigned, objects, levels):
-    """A block for each likelihood and group, whose place in the layout is still to be set."""
+    """Make a block for each likelihood and group, whose place in the layout is still to be set."""
     members = {}
     for j, each in enumerate(assigned):
         members.setdefault(each, []).append(j)
@@ -166,7 +157,7 @@ def fit_columns(X, likelihood="gaussian", noise="diag", *, names=None, sample_we
 
 
 def _weighed(numbers, sample_weight):
-    """Rows that count, and their weights in float64."""
+    """Give the rows that count, and their weights in float64."""
     if sample_weight is None:
         return numbers, np.ones(len(numbers))
     weight = check_sample_weight(sample_weight, numbers, dtype=np.float64, ensure_non_negative=True)
@@ -191,7 +182,7 @@ def _without_constants(columns, custom, constant, mean):
 
 
 def _scales(columns, custom, mean, variance, constant):
-    """Location and scale of each column of the layout, and whether it varies (all do that are not scaled)."""
+    """Compute location and scale of each column of the layout, and whether it varies (all do that are not scaled)."""
     location, scale, varies = np.zeros(columns.width), np.ones(columns.width), np.ones(columns.width, dtype=bool)
     for block in columns.blocks:
         span = block.span
@@ -206,7 +197,7 @@ def _scales(columns, custom, mean, variance, constant):
 
 
 def _shares_of_levels(numbers, weight, block):
-    """Share of each level among the observed cells of its column."""
+    """Compute the share of each level among the observed cells of its column."""
     shares = []
     for j, size in zip(block.columns, block.sizes):
         rows = np.flatnonzero(~np.isnan(numbers[:, j]))
@@ -216,7 +207,7 @@ def _shares_of_levels(numbers, weight, block):
 
 
 def _input_scales(columns, custom, numbers, seen, weight):
-    """Mean and standard deviation of what the encoder reads of columns that it does not read as they are."""
+    """Compute mean and standard deviation of what the encoder reads, of columns that it does not read as they are."""
     input_mean, input_scale = np.zeros(columns.width), np.ones(columns.width)
     for block in columns.blocks:
         encoder_input = likelihood_of(block, columns, custom).encoder_input
@@ -230,7 +221,7 @@ def _input_scales(columns, custom, numbers, seen, weight):
 
 
 def _nonzero_shares(values, seen, weight):
-    """Share of the observed cells of each column that are not zero, some columns at once."""
+    """Compute the share of the observed cells of each column that are not zero, some columns at once."""
     shares = []
     for part in slices(values.shape[1], _CELLS_AT_ONCE // len(values)):
         counted = values[:, part] != 0

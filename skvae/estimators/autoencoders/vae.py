@@ -62,11 +62,12 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         form.
     activation : {"identity", "logistic", "tanh", "relu", "silu"}, default="tanh"
         Of the hidden layers.
-    likelihood : str or list of (str, columns), default="gaussian"
+    likelihood : str, Likelihood or list of (str or Likelihood, columns), default="gaussian"
         Of a row given z: "gaussian", "bernoulli" (cells in [0, 1]), "categorical" (any levels), "poisson",
         "negative_binomial" or "multinomial" (counts; of the last, a row is draws among the columns). Or a list that
         names every column once, by number, name, slice of numbers or Boolean mask. Or "auto": of a DataFrame, Booleans
-        are bernoulli, strings and categories categorical, and numbers gaussian.
+        are bernoulli, strings and categories categorical, and numbers gaussian. In place of a name, an object of a
+        class of your own that inherits from ``skvae.likelihoods.Likelihood``.
     noise : {"diag", "isotropic"} or float, default="diag"
         Variance of Gaussian columns: one for each, one for all, or this one, in the units of X.
     beta : float, default=1.0
