@@ -9,6 +9,7 @@ import torch
 from skvae._tensors import Cells, placed
 from skvae.models.autoencoders.encoder_decoder import with_heads
 from skvae.models.decomposition import factor_analysis as fa
+from skvae.tables.encoding import encoder_inputs
 from skvae.training import factor_analysis_start
 from skvae.training.members import Encoded, MemberBatch
 
@@ -45,6 +46,8 @@ class TableRows:
     device : torch.device
     with_mask : bool
         Whether the encoder also reads which cells were seen.
+    custom : dict or None
+        The user's own likelihood objects, by signature.
     """
 
     columns: object
@@ -53,6 +56,7 @@ class TableRows:
     weight: np.ndarray
     device: object
     with_mask: bool = False
+    custom: dict | None = None
 
     def __len__(self):
         return len(self.x)
@@ -96,8 +100,8 @@ class TableRows:
             fill = linear_path.fill
             u = cells if observed is None else place(factor_analysis_start.expected(fill, self.x, self.observed))
         else:
-            features = self.columns.features(self.x, self.observed)
-            u = cells if features is self.x else place(features)
+            inputs = encoder_inputs(self.x, self.observed, self.columns, self.custom)
+            u = cells if inputs is self.x else place(inputs)
         if self.with_mask:
             u = torch.cat([u, torch.ones_like(cells) if observed is None else observed], 1)
         return Encoded(cells, observed, u)

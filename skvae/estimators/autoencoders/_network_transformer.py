@@ -19,6 +19,8 @@ from skvae.estimators._base import Continuation
 from skvae.estimators._checks import checked_sizes, draw_seed, refuse_another_architecture, refuse_other_modules
 from skvae.estimators._network import NetworkEstimator, PreparedFit
 from skvae.models.decomposition import factor_analysis as fa
+from skvae.tables import decoding, encoding
+from skvae.tables.learning import measure_columns
 from skvae.tables.weights import weigh
 from skvae.training import defaults
 from skvae.training.ascent import SingleNetwork
@@ -42,7 +44,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
 
     @abc.abstractmethod
     def _read_columns(self, X):
-        """Learn the kinds and the levels of the columns of X; returns `Columns`."""
+        """Learn the likelihoods and the levels of the columns of X; returns `Columns`."""
 
     @abc.abstractmethod
     def _validates(self, n_rows, given):
@@ -92,6 +94,10 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
             "activation": self.activation,
             "with_mask": with_mask,
         }
+
+    def _custom_likelihoods(self, columns):
+        """The user's own likelihood objects of these columns, by signature."""
+        return {}
 
     def _params_to_go_on(self, model, earlier, rows):
         """The parameters of an earlier fit, as tensors that an ascent may move."""
@@ -163,10 +169,11 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         noise = Noise(draw_seed(self.random_state))
         numbers, weight = weigh(numbers, sample_weight)
         weight = np.ones(len(numbers)) if weight is None else weight
+        custom = self._custom_likelihoods(columns)
         if not goes_on:
-            columns.measured(numbers, weight)
-        x, observed = columns.encode(numbers)
-        rows = TableRows(columns, x, observed, weight / weight.mean(), resolve_device(self.device))
+            columns = measure_columns(columns, numbers, weight, custom)
+        x, observed = encoding.encode(numbers, columns)
+        rows = TableRows(columns, x, observed, weight / weight.mean(), resolve_device(self.device), custom=custom)
         earlier = self._earlier(continuation, weight.sum())
         if goes_on:
             rows = replace(rows, with_mask=self._architecture["with_mask"])
@@ -185,7 +192,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         columns = self._columns if goes_on else self._read_columns(X)
         numbers = self._numbers(columns, X, reset=not goes_on)
         if goes_on:
-            columns.refuse_awakened(numbers)
+            encoding.refuse_changed_constants(numbers, columns)
         return columns, numbers
 
     def _model_of(self, rows):
@@ -204,7 +211,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         numbers = self._numbers(rows.columns, X_val, reset=False)
         if np.isnan(numbers).all():
             raise ValueError("X_val has no observed cell to judge by; leave it out, or give rows with values.")
-        x, observed = rows.columns.encode(numbers)
+        x, observed = encoding.encode(numbers, rows.columns)
         return replace(rows, x=x, observed=observed, weight=np.ones(len(x)))
 
     def _going_on(self, rows, noise, earlier, one_pass):
@@ -284,14 +291,14 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
             As of `inverse_transform`; of a DataFrame one with its index and names.
         """
         check_is_fitted(self)
-        return self._columns.resembling(X, self.inverse_transform(self.transform(X)))
+        return decoding.with_index_of(X, self.inverse_transform(self.transform(X)), self._columns)
 
     def _numbers(self, columns, X, *, reset):
         """X as numbers, NaN where missing, after all of scikit-learn's checks: of a frame, first of its names."""
         frame = hasattr(X, "iloc")
         if frame:
             validate_data(self, X, reset=reset, skip_check_array=True)
-        numbers = columns.numeric(X)
+        numbers = encoding.as_numbers(X, columns, self._custom_likelihoods(columns))
         if not frame:
             validate_data(self, X, reset=reset, skip_check_array=True)
         return check_array(
@@ -317,15 +324,16 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         check_is_fitted(self)
         numbers = self._numbers(self._columns, X, reset=False)
         device, dtype = inference_device(self.device), torch_dtype(numbers.dtype)
-        x, observed = self._columns.encode(numbers)
-        rows = TableRows(self._columns, x, observed, np.ones(len(x)), device, self._architecture["with_mask"])
+        x, observed = encoding.encode(numbers, self._columns)
+        with_mask, custom = self._architecture["with_mask"], self._custom_likelihoods(self._columns)
+        rows = TableRows(self._columns, x, observed, np.ones(len(x)), device, with_mask, custom)
         model, params = self._model_on(device, dtype)
         return FittedRows(model, params, rows, self._fitted_linear_path(), dtype, numbers)
 
     def _as_given(self, values):
         """Values of the model layout in the units and, where they are not plain numbers, the types of X."""
-        numbers = self._columns.decode(values).astype(values.dtype, copy=False)
-        return numbers if self._columns.all_numbers else self._columns.restore(numbers)
+        numbers = decoding.decode(values, self._columns).astype(values.dtype, copy=False)
+        return numbers if self._columns.all_numbers else decoding.restore(numbers, self._columns)
 
     @property
     def _n_features_out(self):

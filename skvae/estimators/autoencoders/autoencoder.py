@@ -13,7 +13,8 @@ from skvae.estimators._progress import ErrorWatcher
 from skvae.estimators.autoencoders._network_transformer import NetworkTransformer
 from skvae.models.autoencoders.autoencoder import Autoencoder
 from skvae.networks import ACTIVATIONS
-from skvae.tables.columns import Columns
+from skvae.tables.decoding import decode, fill_missing
+from skvae.tables.learning import read_columns
 from skvae.training import defaults
 from skvae.training.ascent import KnownResult, SingleNetwork
 from skvae.training.factor_analysis_start import statistics_of
@@ -246,7 +247,7 @@ class AutoencoderTransformer(NetworkTransformer):
             )
 
     def _read_columns(self, X):
-        return Columns.read(X, "gaussian", "isotropic", who=type(self).__name__)
+        return read_columns(X, "gaussian", "isotropic", who=type(self).__name__)
 
     def _units(self, columns, numbers, weight):
         """From means over all cells of the model layout to means over observed cells of the data as given."""
@@ -432,7 +433,7 @@ class AutoencoderTransformer(NetworkTransformer):
         fitted = self._fitted_rows(X)
         model, params = fitted.model, fitted.params
         values = fitted.by_row(lambda batch: model.decode(params, model.encode(params, batch))[0])
-        return self._columns.fill(X, fitted.numbers, self._columns.decode(values))
+        return fill_missing(X, fitted.numbers, decode(values, self._columns), self._columns)
 
     # ------------------------------------------------------------------------------------------- what prediction needs
     def _decoded(self, model, params, z):

@@ -1,6 +1,5 @@
 """Compression of a table by a variational autoencoder: non-linear factor analysis."""
 
-import copy
 from dataclasses import replace
 from functools import partial
 from numbers import Integral, Real
@@ -16,13 +15,16 @@ from skvae.engines import gradient, schedules
 from skvae.estimators._base import LikelihoodScoreMixin
 from skvae.estimators._checks import check_n_samples, draw_seed, refuse_other_modules
 from skvae.estimators.autoencoders._network_transformer import NetworkTransformer
-from skvae.likelihoods import Mixed
+from skvae.likelihoods import Gaussian
 from skvae.models.autoencoders import vae_evaluation
 from skvae.models.autoencoders.encoder_decoder import own
 from skvae.models.autoencoders.vae import VAE, PerRowVAE
 from skvae.models.decomposition import factor_analysis as fa
 from skvae.networks import ACTIVATIONS
-from skvae.tables.columns import NOISE_FLOOR, Columns
+from skvae.tables.column_likelihoods import fitted_likelihoods, likelihood_signature, model_likelihood
+from skvae.tables.decoding import decode, fill_missing, noise_variance
+from skvae.tables.encoding import log_jacobian
+from skvae.tables.learning import read_columns
 from skvae.training import defaults
 from skvae.training.ascent import KnownResult, SingleNetwork
 from skvae.training.cross_validated import CrossValidatedNetwork, factor_analysis_result
@@ -61,11 +63,12 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         form.
     activation : {"identity", "logistic", "tanh", "relu", "silu"}, default="tanh"
         Activation of the hidden layers.
-    likelihood : str or list of (str, columns), default="gaussian"
-        Of a row given z: "gaussian", "bernoulli" (cells in [0, 1]), "categorical" (any levels), "poisson",
+    likelihood : str, Likelihood or list of (str or Likelihood, columns), default="gaussian"
+        Likelihood of a row given z: "gaussian", "bernoulli" (cells in [0, 1]), "categorical" (any levels), "poisson",
         "negative_binomial" or "multinomial" (counts; of the last, a row is draws among the columns). Or a list that
         names every column once, by number, name, slice of numbers or Boolean mask. Or "auto": of a DataFrame, Booleans
-        are bernoulli, strings and categories categorical, and numbers gaussian.
+        are bernoulli, strings and categories categorical, and numbers gaussian. In place of a name, an object of a
+        class of your own that inherits from ``skvae.likelihoods.Likelihood``.
     noise : {"diag", "isotropic"} or float, default="diag"
         Variance of Gaussian columns: one for each, one for all, or this one, in the units of X.
     beta : float, default=1.0
@@ -194,7 +197,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions(set(ACTIVATIONS))],
-        "likelihood": [str, list, tuple],
+        "likelihood": "no_validation",  # `read_columns` refuses others in words that name what an object lacks
         "noise": [StrOptions({"diag", "isotropic"}), Interval(Real, 0, None, closed="neither")],
         "beta": [Interval(Real, 0, None, closed="left")],
         "annealing": [StrOptions({"linear", "cyclical", "sigmoid"}), callable, None],
@@ -300,10 +303,13 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
             )
 
     def _read_columns(self, X):
-        return Columns.read(X, self.likelihood, self.noise, who=type(self).__name__)
+        return read_columns(X, self.likelihood, self.noise, who=type(self).__name__)
+
+    def _custom_likelihoods(self, columns):
+        return fitted_likelihoods(columns, self.likelihood)
 
     def _units(self, columns, numbers, weight):
-        jacobian = float(np.average(columns.log_jacobian(numbers), weights=weight))
+        jacobian = float(np.average(log_jacobian(numbers, columns), weights=weight))
         return lambda log_prob: log_prob + jacobian
 
     def _validates(self, n_rows, given):
@@ -311,7 +317,8 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
 
     def _fills_missing(self, columns, validates):
         """Whether the fit begins as factor analysis, and may end as it: held-out rows must tell which."""
-        gaussian = all(block.kind == "gaussian" for block in columns.blocks) and isinstance(self.noise, str)
+        likelihood = model_likelihood(columns, self._custom_likelihoods(columns))
+        gaussian = isinstance(likelihood, Gaussian) and likelihood.learned
         return validates and gaussian and self.encoder is None and self.decoder is None
 
     def _held_out(self, rows, X_val):
@@ -320,10 +327,10 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         return super()._held_out(rows, X_val)
 
     def _architecture_of(self, columns, with_mask):
-        asked = {"inference": self.inference, "likelihood": copy.deepcopy(self.likelihood), "noise": self.noise}
+        asked = {"inference": self.inference, "likelihood": likelihood_signature(self.likelihood), "noise": self.noise}
         return super()._architecture_of(columns, with_mask) | asked
 
-    def _build(self, columns, architecture, noise_floor=NOISE_FLOOR, **others):
+    def _build(self, columns, architecture, exact=False, **others):
         """The model of an architecture; `others` are settings in place of the estimator's."""
         settings = {"n_draws": self.n_draws, "objective": self.objective, "free_bits": self.free_bits}
         kind = VAE if architecture["inference"] == "amortized" else PerRowVAE
@@ -333,14 +340,14 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
             columns.width,
             architecture["hidden_layer_sizes"],
             ACTIVATIONS[architecture["activation"]],
-            columns.likelihood(noise_floor),
+            model_likelihood(columns, self._custom_likelihoods(columns), exact=exact),
             **settings | others,
             encoder=self.encoder,
             decoder=self.decoder,
         )
 
     def _fitted_model(self):
-        model = self._build(self._columns, self._architecture, _noise_floor(self.nonlinear_))
+        model = self._build(self._columns, self._architecture, exact=not self.nonlinear_)
         refuse_other_modules(self, model.module_signatures())
         return model
 
@@ -348,7 +355,8 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         n = len(rows)
         if not validates:
             return SingleNetwork(model, rows, noise, self._plan(n, one_pass=one_pass))
-        from_linear, tied = self._fills_missing(rows.columns, validates), self.noise == "isotropic"
+        from_linear = self._fills_missing(rows.columns, validates)
+        tied = from_linear and model.likelihood.noise == "isotropic"
         if from_linear and (not model.last or n < defaults.FEW_ROWS and held_out is None):
             found = factor_analysis(rows.Z, rows.weight, model.n_components, tied=tied)
             return KnownResult(factor_analysis_result(model, rows, noise, found))
@@ -400,7 +408,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
     def _summary(self, prepared, kept):
         """Whether the network was kept, and what the posteriors of the training rows and the noise look like."""
         rows = prepared.rows
-        model = self._build(rows.columns, prepared.architecture, _noise_floor(kept.nonlinear))
+        model = self._build(rows.columns, prepared.architecture, exact=not kept.nonlinear)
         params = one_member(kept.params)
         dtype = next(iter(kept.params.values())).dtype
         share = torch.from_numpy(rows.weight / rows.weight.sum())
@@ -412,7 +420,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
                 kl = kl + w @ kl_to_standard_normal(*q)[0]
                 first, second = first + w @ q.mean[0], second + w @ q.mean[0].square()
         variance = (second - first.square()).cpu().double().numpy()
-        noise = _noise_variance(rows.columns, model.likelihood, own(params))
+        noise = noise_variance(model.likelihood, own(params), rows.columns)
         return super()._summary(prepared, kept) | {
             "nonlinear_": kept.nonlinear,
             "kl_per_dimension_": kl.cpu().double().numpy(),
@@ -511,7 +519,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
             log_prob = evaluate(fa.log_prob, exact, fitted.rows.Z)
         else:
             log_prob = self._by_draws(vae_evaluation.log_evidence, fitted, n_draws)
-        return (log_prob + self._columns.log_jacobian(fitted.numbers)).astype(fitted.numbers.dtype)
+        return (log_prob + log_jacobian(fitted.numbers, self._columns)).astype(fitted.numbers.dtype)
 
     def elbo(self, X, inference=None):
         """Bound log p(x) of each row from below, at beta = 1.
@@ -536,7 +544,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         epsilon = vae_evaluation.balanced(_draws(max(_ELBO_DRAWS // 2, fitted.model.n_components), fitted))
         of_batch = partial(vae_evaluation.expected_bound, fitted.model, fitted.params, epsilon=epsilon)
         bound = fitted.by_row(of_batch, epsilon.shape[1])
-        return (bound + self._columns.log_jacobian(fitted.numbers)).astype(fitted.numbers.dtype)
+        return (bound + log_jacobian(fitted.numbers, self._columns)).astype(fitted.numbers.dtype)
 
     def impute(self, X, n_draws=None):
         """Fill missing cells with what the model expects of them, given the rest of the row.
@@ -565,7 +573,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
             values = expected(exact, rows.x, rows.observed)
         else:
             values = self._by_draws(vae_evaluation.expected_cells, fitted, n_draws)
-        return self._columns.fill(X, fitted.numbers, self._columns.decode(values))
+        return fill_missing(X, fitted.numbers, decode(values, self._columns), self._columns)
 
     # -------------------------------------------------------------------------------------------- what prediction needs
     def _decoded(self, model, params, z):
@@ -585,8 +593,8 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
     def _refined(self, fitted):
         """Raise the bound of each row over a posterior of its own, while the decoder stays."""
         asked = self._architecture | {"inference": "svi"}
-        floor = _noise_floor(self.nonlinear_)
-        model = self._build(self._columns, asked, floor, n_draws=_SVI_DRAWS, fixed=fitted.params)
+        exact = not self.nonlinear_
+        model = self._build(self._columns, asked, exact, n_draws=_SVI_DRAWS, fixed=fitted.params)
         n, dtype = len(fitted.rows), fitted.dtype
         params = model.init_rows(n, dtype)
         if self._architecture["inference"] == "amortized":
@@ -604,24 +612,14 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         check_is_fitted(self)
         if not self.nonlinear_:
             return self._fitted_linear_path().posterior
-        if (
-            self._architecture["hidden_layer_sizes"]
-            or self._architecture["decoder"] is not None
-            or not self._gaussian()
-        ):
+        if self._architecture["hidden_layer_sizes"] or self._architecture["decoder"] is not None:
             return None
         model = self._build(self._columns, self._architecture)
+        if not isinstance(model.likelihood, Gaussian):
+            return None
         arrays = {name: torch.from_numpy(array).double() for name, array in self.parameters_.items()}
         psi = model.likelihood.variance(own(arrays), self._columns.width)
         return fa.Params(arrays["decoder.0.bias"], arrays["decoder.0.weight"].mT, psi.double())
-
-    def _gaussian(self):
-        return all(block.kind == "gaussian" for block in self._columns.blocks)
-
-
-def _noise_floor(nonlinear):
-    """Factor analysis has none of the network's: its noise is what it is."""
-    return NOISE_FLOOR if nonlinear else 0.0
 
 
 def _draws(n_draws, fitted):
@@ -630,17 +628,3 @@ def _draws(n_draws, fitted):
         raise ValueError(f"n_draws must be a whole number >= 1, but it is {n_draws!r}.")
     draws = Noise(0).fold("score").normal(torch.arange(n_draws), fitted.model.n_components, fitted.dtype)
     return draws[None, :, None].to(fitted.rows.device)
-
-
-def _noise_variance(columns, likelihood, own_parameters):
-    """Of the gaussian columns in the units of X, NaN for the others; None where no column is gaussian."""
-    variance = np.full(columns.n_features, np.nan)
-    for number, block in enumerate(columns.blocks):
-        if block.kind != "gaussian":
-            continue
-        part, names = likelihood, own_parameters
-        if isinstance(likelihood, Mixed):
-            part, names = likelihood.parts[number][0], likelihood.own_of(number, own_parameters)
-        psi = part.variance(names, block.stop - block.start).reshape(-1).detach().cpu().double().numpy()
-        variance[list(block.columns)] = psi * columns.scale[block.span] ** 2
-    return None if np.isnan(variance).all() else variance

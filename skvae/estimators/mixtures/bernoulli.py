@@ -15,9 +15,9 @@ from skvae.estimators._base import Estimator
 from skvae.estimators.mixtures._mixture import MixtureMixin
 from skvae.estimators.mixtures._starts import checked_shape, checked_weights
 from skvae.models.mixtures.bernoulli_mixture import BernoulliMixture
+from skvae.tables.categories import Levels
 from skvae.tables.checks import columns_of
 from skvae.tables.frames import imputed
-from skvae.tables.levels import Levels
 
 _TO_MARGINAL = {"kmeans": 0.05, "k-means++": 0.5, "random_from_data": 0.5}  # how far first means are drawn to it
 

@@ -4,8 +4,6 @@ Every tensor has a leading axis of members (`training.members`). What the encode
 its heads. The first head and the decoder may have a linear path beside their layers, "decoder.skip.weight".
 """
 
-import pickle
-
 import torch
 
 from skvae._tensors import kept
@@ -64,7 +62,7 @@ class EncoderDecoder:
         if self.own_encoder or self.own_decoder:
             return None
         layers = self.encoder_sizes, self.decoder_sizes[1:], self.activation
-        return type(self), *layers, pickle.dumps(self.likelihood), *self._settings()
+        return type(self), *layers, self.likelihood.signature(), *self._settings()
 
     def _settings(self):
         """Settings of a subclass that the bound depends on."""
