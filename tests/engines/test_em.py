@@ -277,7 +277,7 @@ def test_of_equal_starts_the_first_is_kept_and_each_is_made_when_its_turn_comes(
     plan = em.Plan(5, never, len(x))
     em.ascend(model, batches_of(x), starts(), plan=plan, watcher=log)
     assert made == [(0, 0), (1, 5), (2, 10)]
-    assert [(report.start, report.number) for report in log.reports] == [(s, i) for s in range(3) for i in range(5)]
+    assert [(report.restart, report.number) for report in log.reports] == [(s, i) for s in range(3) for i in range(5)]
     mirrored = climb(x, [start(), start(0.0, (1.0, -1.0))], max_iter=5)
     assert mirrored.params.mu[0] < mirrored.params.mu[1]
 
