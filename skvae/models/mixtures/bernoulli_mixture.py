@@ -11,7 +11,6 @@ to C - 1, so that of a binary column x itself is the one indicator, and log p(x 
     log theta_kd0 + sum_c x_dc log(theta_kdc / theta_kd0)
 """
 
-import sys
 from typing import NamedTuple
 
 import torch
@@ -89,12 +88,12 @@ class BernoulliMixture:
         rest = self._of_columns(theta).neg().add(1) if self.n_levels else 1 - theta
         return self._params(mixing_proportions(pi), theta.clamp(min=least), rest.clamp(min=least))
 
-    def start(self, batch, R):
-        """Statistics from given responsibilities R (K, n_rows)."""
+    def stats_from_responsibilities(self, batch, R):
+        """Statistics of a batch given the responsibilities R (K, n_rows)."""
         return self._sums(self.indicators(batch.X), batch.observed, R * batch.w, R.new_zeros(()))
 
-    def stats_of(self, params, weight):
-        """Statistics of this total weight whose M-step gives these parameters."""
+    def stats_from_params(self, params, weight):
+        """Statistics of rows of this total weight, by which the M-step finds these parameters."""
         N = weight * params.pi
         M = N[:, None].expand_as(params.log_rest)
         total = self.to_levels(M + self.alpha * self._counts(M))
@@ -140,13 +139,9 @@ class BernoulliMixture:
         table = self.probabilities(params)
         return (R.mT @ table.flatten(1)).unflatten(1, table.shape[1:])
 
-    def width(self, n_columns):
-        """Numbers that a row turns into on its way: with the caches, it says how many rows suit a batch."""
+    def row_width(self, n_columns):
+        """How many numbers the E-step computes of a row."""
         return max(sum(self.n_levels) if self.n_levels else n_columns, self.n_components)
-
-    def incomplete_rows(self, n_columns):
-        """How many rows with missing cells to handle at once: any number, their cells just leave the sums."""
-        return sys.maxsize
 
     def n_parameters(self, n_columns):
         """Number of free parameters."""

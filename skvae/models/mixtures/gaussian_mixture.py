@@ -111,6 +111,11 @@ class GaussianMixture:
         expected = self._expected(batch, R, params, work)
         return batch.X if batch.observed is None else torch.where(batch.observed > 0, batch.X, expected)
 
+    def stats_from_params(self, params, weight):
+        """Statistics of rows of this total weight, by which the M-step finds these parameters."""
+        unit = self.moved(self._unit_stats(params), params.mu - params.origin)
+        return Stats(*(weight * field for field in unit))
+
     def to_free(self, params):
         """log pi, mu, and the covariances by log-Cholesky factors: unconstrained reals."""
         return torch.cat([log_ratios(params.pi), params.mu.reshape(-1), self._free_covariance(params.sigma)])
@@ -174,8 +179,8 @@ class FullGaussianMixture(GaussianMixture):
             sigma = sigma if self.pooled else torch.where(dead[:, None, None], params.sigma, sigma)
         return self.params(mixing_proportions(stats.N), mu, sigma)
 
-    def width(self, n_columns):
-        """Numbers that a complete row turns into on its way: with the caches, it says how many rows suit a batch."""
+    def row_width(self, n_columns):
+        """How many numbers the E-step computes of a complete row."""
         features = n_columns * (n_columns + 1) // 2 if n_columns <= _FEW_COLUMNS else n_columns
         return max(features, self.n_components * n_columns // 4)
 
@@ -208,16 +213,16 @@ class FullGaussianMixture(GaussianMixture):
         y, _ = work
         return expected + (R[..., None] * (y @ params.sigma)).sum(0)
 
-    def start(self, batch, R, variance):
-        """Statistics, measured from 0, for given responsibilities R (K, n_rows).
+    def stats_from_responsibilities(self, batch, R, column_variances=None):
+        """Statistics of a batch, measured from 0, given the responsibilities R (K, n_rows).
 
-        A missing cell counts as a draw of mean 0 and the `variance` (D,) of its column.
+        A missing cell counts as a draw of mean 0 and the variance of its column.
         """
         R = R * batch.w
         origin = R.new_zeros(self.n_components, batch.X.shape[1])
         stats = _centred_sums(batch.X, R, R.new_zeros(()), origin, Workspace())
         if batch.observed is not None:
-            stats.SS.diagonal(dim1=1, dim2=2).add_((R @ (1 - batch.observed)) * variance)
+            stats.SS.diagonal(dim1=1, dim2=2).add_((R @ (1 - batch.observed)) * column_variances)
         return stats
 
     def moved(self, stats, d):
@@ -238,8 +243,8 @@ class FullGaussianMixture(GaussianMixture):
         marginal = self.params(params.pi, params.mu[:, given], block)
         return marginal, slope, params.sigma[:, rest][:, :, rest] - slope @ across.mT
 
-    def stats_of(self, params):
-        """Statistics of total weight 1 whose M-step gives these parameters, measured from their means."""
+    def _unit_stats(self, params):
+        """Statistics of total weight 1 by which the M-step finds these parameters, measured from their means."""
         mu, pi = params.mu, params.pi
         sigma = params.sigma - self.floor * torch.eye(mu.shape[1], dtype=mu.dtype, device=mu.device)
         return Stats(mu.new_zeros(()), pi, torch.zeros_like(mu), pi[:, None, None] * sigma, mu.new_zeros(0))
@@ -303,8 +308,8 @@ class DiagonalGaussianMixture(GaussianMixture):
             sigma = torch.where(kept, sigma, params.sigma[:, : sigma.shape[1]])
         return self.params(mixing_proportions(stats.N), mu, sigma)
 
-    def width(self, n_columns):
-        """Numbers that a row turns into on its way: with the caches, it says how many rows suit a batch."""
+    def row_width(self, n_columns):
+        """How many numbers the E-step computes of a row."""
         return max(2 * n_columns, self.n_components)
 
     def incomplete_rows(self, n_columns):
@@ -350,8 +355,8 @@ class DiagonalGaussianMixture(GaussianMixture):
             S[k], SS[k] = R[k] @ x, R[k] @ x.square()
         return Stats(bound, N, S, SS, R @ observed)
 
-    def start(self, batch, R, variance):
-        """Statistics, measured from 0, for given responsibilities R (K, n_rows)."""
+    def stats_from_responsibilities(self, batch, R, column_variances=None):
+        """Statistics of a batch, measured from 0, given the responsibilities R (K, n_rows)."""
         R = R * batch.w
         space = Workspace()
         return self._sums(batch, R, R.new_zeros(()), None, squares(batch, space), space)
@@ -366,8 +371,8 @@ class DiagonalGaussianMixture(GaussianMixture):
         marginal = self.params(params.pi, params.mu[:, given], params.sigma[:, given])
         return marginal, slope, torch.diag_embed(params.sigma[:, rest])
 
-    def stats_of(self, params):
-        """Statistics of total weight 1 whose M-step gives these parameters, measured from their means."""
+    def _unit_stats(self, params):
+        """Statistics of total weight 1 by which the M-step finds these parameters, measured from their means."""
         pi = params.pi[:, None].expand_as(params.mu)
         SS = pi * (params.sigma - self.floor)
         return Stats(params.mu.new_zeros(()), params.pi, torch.zeros_like(params.mu), SS, pi)
