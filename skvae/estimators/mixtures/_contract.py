@@ -21,6 +21,8 @@ class MixtureModel(em.EMModel, Protocol):
     the shape is (K, n_rows). The first M-step is asked with params=None.
     """
 
+    n_components: int
+
     def log_joint(self, batch, params):
         """log p(x_n, z_n = k) of the observed cells, of shape (K, n_rows)."""
 
