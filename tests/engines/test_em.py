@@ -471,3 +471,21 @@ def test_a_model_without_free_parameters_climbs_unaccelerated():
         to_free = from_free = None
 
     assert climb(draw(0), model=Plain(), max_iter=5).lower_bounds == climb(draw(0), max_iter=5).lower_bounds
+
+
+# --- the contract -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["e_step", "bound", "m_step"])
+def test_a_model_without_a_step_is_refused_before_the_ascent(name):
+    model, log = type("Half", (TwoNormals,), {name: None})(), Log()
+    with pytest.raises(TypeError, match=rf"must be an? EMModel, but Half lacks {name}\(.*; see skvae.engines.em.EMModel"):
+        climb(draw(0), model=model, watcher=log)
+    assert log.begun == [] and model.n_e_steps == 0
+
+
+def test_only_acceleration_needs_free_parameters():
+    model = type("Plain", (TwoNormals,), {"to_free": None, "from_free": None})()
+    with pytest.raises(TypeError, match=r"Plain lacks to_free\(params\) and from_free\(vector, params\)"):
+        climb(draw(0), model=model, accelerate=True)
+    assert model.n_e_steps == 0

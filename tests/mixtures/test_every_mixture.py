@@ -13,9 +13,11 @@ from sklearn.exceptions import ConvergenceWarning
 from test_docs import DOC, blocks_of, run_block
 
 from skvae import BernoulliMixtureEM, GaussianMixtureEM
+from skvae._tensors import Noise, Table
 from skvae.engines import em
 from skvae.estimators.mixtures._contract import MixtureContract, MixtureModel
 from skvae.estimators.mixtures._mixture import BaseMixture
+from skvae.estimators.mixtures._starts import initial_centres, initial_responsibilities
 
 N, D = 120, 3
 
@@ -341,3 +343,19 @@ def test_no_hook_is_called_that_is_not_declared():
         assert name in dir(MixtureModel) or name in inspect.get_annotations(MixtureModel), name
     hooks = [value for name, value in vars(MixtureContract).items() if inspect.isfunction(value)]
     assert all(hook.__doc__.strip().endswith(".") for hook in hooks)
+
+
+# ------------------------------------------------------------------------------------------------- initial parameters
+@pytest.mark.parametrize("missing", [0.0, 0.3])
+def test_the_nearest_centre_takes_all_by_the_observed_cells(missing):
+    X = Kind("poisson").draw(missing=missing)
+    table, noise = Table(X, torch.device("cpu")), Noise(0)
+    filled = np.where(np.isnan(X), np.nanmean(X, axis=0), X)
+    options = ("k-means++", table, filled.__getitem__, 3, noise)
+    centres, R = initial_centres(*options).numpy(), initial_responsibilities(*options)
+    nearest = np.nansum((X[:, None] - centres) ** 2, axis=2).argmin(1)
+    for batch in table.batches(50):
+        found = R(batch)
+        np.testing.assert_array_equal(found.argmax(0), nearest[batch.row.numpy()])
+        np.testing.assert_array_equal(found.sum(0), 1.0)
+        assert set(found.unique().tolist()) == {0.0, 1.0}

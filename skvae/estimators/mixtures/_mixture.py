@@ -1,4 +1,4 @@
-"""What every mixture does: restarts, EM, stepwise EM, and what follows from log p(x, z = k)."""
+"""Base class of all mixtures: restarts, EM, stepwise EM, and all that follows from log p(x, z = k)."""
 
 import math
 import warnings
@@ -158,7 +158,7 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
         """
         with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
             if not hasattr(self, "converged_"):
-                with warnings.catch_warnings():  # converged on what is only the first part would mean little
+                with warnings.catch_warnings():  # to converge on the first part of the rows would mean little
                     warnings.simplefilter("ignore", ConvergenceWarning)
                     return self._set(**self._ascended(X, y, sample_weight, Continuation.FRESH))
             return self._set(**self._stepped(X, sample_weight))
@@ -174,7 +174,7 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
         )
 
     def _read_to_fit(self, X, sample_weight, continuation):
-        """Rows that count as the model reads them, their weights, and what was learnt of the columns."""
+        """Rows as the model reads them, their weights, and what was learnt of the columns."""
         checked, weight = self._validated(X, reset=not continuation.continues), None
         if sample_weight is not None:
             weight = check_sample_weight(sample_weight, checked, dtype=np.float64, ensure_non_negative=True)
@@ -191,7 +191,7 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
         return *weigh(*self._condensed(coded, weight, learnt)), learnt
 
     def _ascended(self, X, y, sample_weight, continuation):
-        """Fitted attributes after an ascent on the rows of X."""
+        """Fit to the rows of X by EM; returns the fitted attributes."""
         rows, weight, learnt = self._read_to_fit(X, sample_weight, continuation)
         total = _total_weight(rows, weight)
         device = resolve_device(self.device)
@@ -203,13 +203,14 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
         else:
             n_restarts, noise = self.n_init, Noise(draw_seed(self.random_state))
             init_params = (
-                self._init_params(model, table, noise.fold("start", number), learnt) for number in range(n_restarts)
+                self._initial_params(model, table, noise.fold("start", number), learnt) for number in range(n_restarts)
             )
+        pays = 0 < self.tol < _SMALL_TOL and hasattr(model, "to_free")
         plan = em.Plan(
             self.max_iter,
             lambda iteration: abs(iteration.gain) < self.tol,
             total,
-            accelerate=self._accelerates(model),
+            accelerate=self.acceleration == "squarem" or (self.acceleration == "auto" and pays),
             lower_bound=self.lower_bound_ if continuation.continues else -np.inf,
         )
 
@@ -232,10 +233,6 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
             "device_": str(device),
         }
 
-    def _accelerates(self, model):
-        wanted = self.acceleration == "auto" and 0 < self.tol < _SMALL_TOL and hasattr(model, "to_free")
-        return self.acceleration == "squarem" or wanted
-
     def _warn_unless_converged(self, fit):
         if fit.converged or not self.max_iter:
             return
@@ -249,7 +246,7 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
         )
 
     def _stepped(self, X, sample_weight):
-        """Fitted attributes after one step of stepwise EM on the rows of X."""
+        """Take one step of stepwise EM with the rows of X; returns the fitted attributes."""
         refuse_another_number(self, "components", len(self.weights_))
         learnt, device = self._learnt(), resolve_device(self.device)
         rows, weight = weigh(self._coded(self._validated(X, reset=False), learnt), sample_weight)
@@ -281,7 +278,7 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
         return self._coded(self._validated(X, reset=False), self._learnt())
 
     def _by_row(self, X, function):
-        """Checked rows of X through `function` of (model, batch, params), which returns a tensor with a row each."""
+        """Apply a function of (model, batch, params) to checked rows; it returns a tensor with an entry a row."""
         model, table = self._fitted_model(), self._table(X, inference_device(self.device), to_fit=False)
         params = self._fitted_params(model, table)
         batches = self._batches(table, model)

@@ -297,7 +297,7 @@ class BernoulliMixtureEM(BaseMixture):
         return self._learnt().values()[np.arange(self.n_features_in_), levels]
 
     # --------------------------------------------------------------------------------------------- initial parameters
-    def _init_params(self, model, table, noise, learnt):
+    def _initial_params(self, model, table, noise, learnt):
         if self.weights_init is None and self.means_init is None:
             return self._drawn_params(model, table, noise)
         place = functools.partial(torch.tensor, dtype=torch.float64, device=table.device)
@@ -312,7 +312,7 @@ class BernoulliMixtureEM(BaseMixture):
         return model.params(pi, theta)
 
     def _drawn_params(self, model, table, noise):
-        """Parameters around which the first E-step shares the rows out, by their observed cells."""
+        """Equal proportions, and means drawn around those of the table."""
         K = model.n_components
 
         def alike(batch):
@@ -331,7 +331,7 @@ class BernoulliMixtureEM(BaseMixture):
         return model.params(marginal.pi, torch.lerp(centres, marginal.theta, _TO_MARGINAL[self.init_params]))
 
     def _points(self, model, table, index):
-        """The indicators of some rows; a missing cell's are their means."""
+        """Indicators of some rows; those of a missing cell are filled by their means."""
         X = torch.as_tensor(table.X[index], dtype=table.dtype)
         seen = model.to_levels(~X.isnan()).to(table.dtype)
         x = model.indicators(X.nan_to_num(nan=0.0))

@@ -306,7 +306,7 @@ class GaussianMixtureEM(BaseMixture):
         return self._params_measured_from(model, table.shift)
 
     def _params_measured_from(self, model, origin):
-        """The fitted parameters with means measured from an origin, a Tensor (D,)."""
+        """Fitted parameters whose means are measured from an origin, a Tensor (D,)."""
         place = functools.partial(torch.tensor, dtype=origin.dtype, device=origin.device)
         own = self._fitted_origin()
         mu = place(self.means_ - own) + (place(own) - origin)
@@ -318,14 +318,7 @@ class GaussianMixtureEM(BaseMixture):
         return weights / weights.sum() @ self.means_
 
     def _covariances(self):
-        """As float64. Rounding to float32 may cost a matrix its definiteness, but not the root of its inverse."""
-        self._refuse_other_type()
-        if self.covariances_.dtype == np.float64 or self.covariance_type in ("diag", "spherical"):
-            return np.asarray(self.covariances_, dtype=np.float64)
-        root = np.linalg.inv(self.precisions_cholesky_.astype(np.float64))
-        return root.swapaxes(-1, -2) @ root
-
-    def _refuse_other_type(self):
+        """Fitted covariances as float64; an error if `covariance_type` is no longer that of the fit."""
         # The shape alone does not tell "tied" from "diag" where there are as many components as columns.
         same = getattr(self, "_fitted_type", self.covariance_type) == self.covariance_type
         if not same or self.covariances_.shape != self._covariance_shape(*self.means_.shape):
@@ -333,12 +326,17 @@ class GaussianMixtureEM(BaseMixture):
                 f"covariance_type={self.covariance_type!r} is not that of the fit, whose covariances_ have the shape "
                 f"{self.covariances_.shape}; set it back, or fit a clone."
             )
+        if self.covariances_.dtype == np.float64 or self.covariance_type in ("diag", "spherical"):
+            return np.asarray(self.covariances_, dtype=np.float64)
+        # Rounded to float32 a matrix may no longer be positive definite; the root of its inverse still gives one.
+        root = np.linalg.inv(self.precisions_cholesky_.astype(np.float64))
+        return root.swapaxes(-1, -2) @ root
 
     def _covariance_shape(self, K, D):
         return {"full": (K, D, D), "tied": (D, D), "diag": (K, D), "spherical": (K,)}[self.covariance_type]
 
     def _as_model(self, array):
-        """A covariance (or precision) as the attribute has it -> with the axes that the model expects."""
+        """Give covariances (or precisions), shaped as the attribute is, the axes that the model expects."""
         return {"tied": array[None], "spherical": array[:, None]}.get(self.covariance_type, array)
 
     def _n_parameters(self):
@@ -360,7 +358,7 @@ class GaussianMixtureEM(BaseMixture):
         return draws + self.means_[labels]
 
     # --------------------------------------------------------------------------------------------- initial parameters
-    def _init_params(self, model, table, noise, learnt):
+    def _initial_params(self, model, table, noise, learnt):
         K, D = model.n_components, table.shape[1]
         place = functools.partial(torch.tensor, dtype=torch.float64, device=table.device)
         pi = mu = sigma = None
@@ -379,7 +377,7 @@ class GaussianMixtureEM(BaseMixture):
         return model.params(pi, mu, sigma)
 
     def _first_m_step(self, model, table, noise):
-        """Parameters from first guesses of the posterior."""
+        """Parameters by the M-step from first guesses of the responsibilities."""
         points = functools.partial(self._points, model, table)
         R = initial_responsibilities(self.init_params, table, points, model.n_components, noise)
         variance = None

@@ -22,7 +22,7 @@ _LONGEST_ODDS = 80.0  # of the logits that an extrapolation may reach: float32 h
 
 
 class Params(NamedTuple):
-    """Parameters, and what the E-step needs of them: made once an iteration, not once a batch.
+    """Parameters, with functions of them that the E-step reads: computed once an iteration, not once a batch.
 
     Attributes
     ----------
@@ -93,7 +93,7 @@ class BernoulliMixture:
         return self._sums(self.indicators(batch.X), batch.observed, R * batch.w, R.new_zeros(()))
 
     def stats_from_params(self, params, weight):
-        """Statistics of rows of this total weight, by which the M-step finds these parameters."""
+        """Statistics of rows of this total weight from which the M-step finds these parameters."""
         N = weight * params.pi
         M = N[:, None].expand_as(params.log_rest)
         total = self.to_levels(M + self.alpha * self._counts(M))
@@ -106,7 +106,7 @@ class BernoulliMixture:
         return self._sums(x, batch.observed, R, batch.w @ log_px), None
 
     def bound(self, stats, params):
-        """Log-likelihood of all rows plus the log-prior of the parameters: what the smoothed M-step raises."""
+        """Log-likelihood of all rows plus the log-prior of the parameters, which the smoothed M-step raises."""
         log_prior = (params.log_odds + self.to_levels(params.log_rest)).sum() + params.log_rest.sum()
         return stats.bound + self.alpha * log_prior
 
@@ -161,14 +161,18 @@ class BernoulliMixture:
 
     def _sums(self, x, observed, R, bound):
         N = R.sum(1)
-        M = N[:, None].expand(-1, self._width(x)) if observed is None else R @ observed
+        M = (
+            N[:, None].expand(-1, len(self.n_levels) if self.n_levels else x.shape[1])
+            if observed is None
+            else R @ observed
+        )
         return Stats(bound, N, R @ x, M)
 
     def _params(self, pi, theta, rest):
         log_rest = rest.log()
         return Params(pi, theta, log_rest, theta.log() - self.to_levels(log_rest))
 
-    # Where all columns are binary, indicators are the columns themselves, and the rest does nothing.
+    # Where all columns are binary, the indicators are the columns themselves.
     def indicators(self, X):
         """(n, D) numbers of levels -> (n, P) zeros and ones; a missing cell, a zero, has none."""
         if not self.n_levels:
@@ -185,9 +189,6 @@ class BernoulliMixture:
     def to_levels(self, values):
         """(n, D) -> (n, P): each column's value at each of its levels from 1 on."""
         return values[:, self._column.to(values.device)] if self.n_levels else values
-
-    def _width(self, x):
-        return len(self.n_levels) if self.n_levels else x.shape[1]
 
     def _counts(self, like):
         """Number of levels of each column: a Tensor, or 2 for all."""
