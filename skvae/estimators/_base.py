@@ -12,6 +12,19 @@ from sklearn.exceptions import InconsistentVersionWarning
 from skvae._compat import CALLBACK_STATE, CallbackSupportMixin, check_sample_weight
 
 
+class Continuation(enum.Enum):
+    """How a fit relates to an earlier one of the same estimator."""
+
+    FRESH = "fresh"
+    WARM_START = "warm start"
+    PARTIAL_FIT = "partial fit"
+
+    @property
+    def continues(self):
+        """Whether the fit continues the earlier one."""
+        return self is not Continuation.FRESH
+
+
 class Estimator(CallbackSupportMixin, BaseEstimator):
     """What all estimators of the package have in common."""
 

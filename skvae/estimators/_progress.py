@@ -16,27 +16,27 @@ class FitWatcher(Watcher):
     Parameters
     ----------
     estimator : Estimator
-        Its `verbose` is read: 0 prints nothing, 1 about ten lines a start, 2 a line every iteration.
+        Its `verbose` is read: 0 prints nothing, 1 about ten lines a restart, 2 a line every iteration.
     X, y : array-like
         Of the fit, as callbacks are to see them.
     max_iter : int
     attributes : callable
         Parameters -> dict of fitted attributes.
-    n_starts : int, default=1
-        Each of up to `max_iter` iterations.
+    n_restarts : int, default=1
+        Number of restarts, each of up to `max_iter` iterations.
     interval : int or None, default=None
         Iterations from line to line, in place of a tenth of `max_iter`.
     """
 
     task = "iteration"
 
-    def __init__(self, estimator, X, y, max_iter, attributes, *, n_starts=1, interval=None):
+    def __init__(self, estimator, X, y, max_iter, attributes, *, n_restarts=1, interval=None):
         self.estimator, self.max_iter, self.attributes = estimator, max_iter, attributes
         # scikit-learn's ScoringMonitor scores no fit without y
         self.data = {"estimator": estimator, "X": X, "y": X if y is None else y}
         self.verbose = estimator.verbose
         self.interval = 1 if self.verbose > 1 else interval or max(1, max_iter // 10)
-        self.root = estimator._init_callback_context(max_subtasks=n_starts * max_iter)
+        self.root = estimator._init_callback_context(max_subtasks=n_restarts * max_iter)
         self.started = time.perf_counter()
 
     def __enter__(self):
@@ -62,9 +62,9 @@ class FitWatcher(Watcher):
 
     def line(self, report):
         """What to print of an iteration."""
-        start = f"start {report.start + 1}, " if report.start else ""
+        restart = f"start {report.restart + 1}, " if report.restart else ""
         return (
-            f"{start}{self.task} {report.number + 1}/{self.max_iter}"
+            f"{restart}{self.task} {report.number + 1}/{self.max_iter}"
             f"  bound {report.lower_bound:.6g} nats a sample ({report.gain:+.1e})"
         )
 

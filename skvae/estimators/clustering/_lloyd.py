@@ -28,8 +28,8 @@ _SEEDS = {"k-means++": seeding.spread_seeds, "k-means||": seeding.scalable_seeds
 
 class LloydWatcher(FitWatcher):
     def line(self, report):
-        start = f"start {report.start + 1}, " if report.start else ""
-        return f"{start}iteration {report.number + 1}/{self.max_iter}  inertia {-report.lower_bound:.6g} a sample"
+        restart = f"start {report.restart + 1}, " if report.restart else ""
+        return f"{restart}iteration {report.number + 1}/{self.max_iter}  inertia {-report.lower_bound:.6g} a sample"
 
 
 class LloydFit:

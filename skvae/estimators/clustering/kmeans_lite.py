@@ -185,7 +185,7 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
             checked = self._check_X(X, reset=True)
             self._check_size(checked)
             lloyd = LloydFit(self, checked, sample_weight)
-            with LloydWatcher(self, X, y, self.max_iter, lloyd.attributes, n_starts=lloyd.n_starts) as watcher:
+            with LloydWatcher(self, X, y, self.max_iter, lloyd.attributes, n_restarts=lloyd.n_starts) as watcher:
                 fit = lloyd.ascend(watcher)
             found = lloyd.attributes(fit.params)
             self._warn_of_few_clusters(found["labels_"])

@@ -74,10 +74,15 @@ def random_seeds(batch, n_clusters, noise):
 
     Where there are fewer rows than clusters, all of them in turn.
     """
-    race = noise.fold("random").uniform(batch.row, 1, torch.float64)[:, 0].log() / batch.w.double()
-    n = min(n_clusters, len(race))
-    order = torch.from_numpy(np.argsort(-race.cpu().numpy(), kind="stable")[:n]).to(race.device)
-    return batch.part(order[torch.arange(n_clusters, device=race.device) % n]).dense()
+    arrival = arrival_times(noise.fold("random"), batch.row, batch.w)
+    n = min(n_clusters, len(arrival))
+    order = torch.from_numpy(np.argsort(arrival.cpu().numpy(), kind="stable")[:n]).to(arrival.device)
+    return batch.part(order[torch.arange(n_clusters, device=arrival.device) % n]).dense()
+
+
+def arrival_times(noise, row, w):
+    """Exponential times at which rows arrive, of rates `w`: the first n are a draw of n rows without replacement."""
+    return -noise.uniform(row, 1, torch.float64)[:, 0].log() / w.double()
 
 
 def scalable_seeds(batch, n_clusters, noise):
