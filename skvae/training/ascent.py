@@ -9,13 +9,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from skvae._tensors import Cells
+from skvae._tensors import Cells, Noise
 from skvae.elbo import FitResult
-from skvae.engines import gradient
+from skvae.engines import gradient, schedules
 from skvae.models.autoencoders.vae import PerRowVAE
 from skvae.training.factor_analysis_start import statistics_of
 from skvae.training.members import MemberNoise, MemberRows, Stream, of_member, one_member
 from skvae.training.rows import LinearPath, heads_of_path
+
+_SVI_STEPS, _SVI_RATE = 300, 0.05  # of posteriors of the rows' own
 
 
 @dataclass
@@ -203,6 +205,26 @@ class SingleNetwork(Training):
 
     def snapshot(self, params):
         return snapshot_of_member(params, 0, self.linear_path)
+
+
+def fit_row_posteriors(model, rows, params, linear_path, dtype):
+    """Raise the bound of each row over a posterior of its own, while the decoder stays; returns the parameters.
+
+    Parameters
+    ----------
+    model : PerRowVAE
+        With its other parameters fixed.
+    rows : TableRows
+    params : dict of Tensor
+        Initial posteriors, with an axis of one member.
+    linear_path : LinearPath or None
+    dtype : torch.dtype
+    """
+    n = len(rows)
+    summed = replace(rows, weight=np.full(n, float(n)))  # not a mean: no row's steps depend on the others
+    plan = gradient.Plan(_SVI_STEPS, n, _SVI_RATE, rate_schedule=schedules.cosine)
+    single = SingleNetwork(model, summed, Noise(0), plan, params, linear_path=linear_path, dtype=dtype)
+    return single.ascent.run().params
 
 
 def member_result(result, member, linear_path, validation_scores):

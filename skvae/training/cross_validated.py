@@ -14,6 +14,7 @@ import torch
 
 from skvae._tensors import Cells
 from skvae.models.decomposition import factor_analysis as fa
+from skvae.training import defaults
 from skvae.training.ascent import NetworkResult, Training, ascent_of_members, member_result, snapshot_of_member
 from skvae.training.factor_analysis_start import (
     constant_columns,
@@ -25,7 +26,7 @@ from skvae.training.factor_analysis_start import (
 )
 from skvae.training.members import MemberBatch, Stream
 from skvae.training.rows import LinearPath, linear_heads
-from skvae.training.validation import LEAST_GAIN, LEAST_GAIN_AFTER_RANDOM, CrossValidatedGain
+from skvae.training.validation import LEAST_GAIN, LEAST_GAIN_AFTER_RANDOM, CrossValidatedGain, Folds, deal_folds
 
 INITIAL_NOISE_FLOORS = (1e-3, 0.05)  # of factor analysis where networks begin, as shares of a column's variance
 
@@ -37,6 +38,30 @@ def factor_analysis_result(model, rows, noise, found):
     return NetworkResult(
         params, np.array([bound]), np.empty(0), 1, linear_path=LinearPath(found, found), nonlinear=False
     )
+
+
+def folds_of(rows, held_out, noise, fraction):
+    """Deal rows to copies of a network.
+
+    Parameters
+    ----------
+    rows : TableRows
+    held_out : TableRows or None
+        Rows that were given to score the only copy; they follow the others.
+    noise : Noise
+    fraction : float
+        Share of the rows that are held out where not every row is held out once.
+
+    Returns
+    -------
+    folds : Folds
+    """
+    n = len(rows)
+    if held_out is not None:
+        weight = np.concatenate([rows.weight, np.zeros(len(held_out))])
+        return Folds(weight[None], [np.arange(n, n + len(held_out))])
+    folds = deal_folds(rows.weight, noise, defaults.n_folds(n, rows.x.size), fraction)
+    return folds if n < defaults.MANY_ROWS else Folds(folds.weight[1:], folds.held_out[1:])
 
 
 class CrossValidatedNetwork(Training):

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from skvae._tensors import Cells, placed
+from skvae.elbo import kl_to_standard_normal
 from skvae.models.autoencoders.encoder_decoder import with_heads
 from skvae.models.decomposition import factor_analysis as fa
 from skvae.tables.encoding import encoder_inputs
@@ -136,6 +137,28 @@ def batches(rows, linear_path, model, dtype, size=_ROWS_AT_ONCE):
         w = torch.ones(1, len(index), dtype=dtype, device=rows.device)
         x = Cells(table.x[None], observed)
         yield index, MemberBatch(x, table.u[None], w, index[None].to(rows.device), heads)
+
+
+@torch.no_grad()
+def posterior_summary(model, params, rows, linear_path):
+    """Summarise the posteriors of the rows, by their weights.
+
+    Returns
+    -------
+    kl : float64 ndarray of shape (n_components,)
+        Mean KL(q(z_k | x) || p(z_k)), nats.
+    variance : float64 ndarray of shape (n_components,)
+        Variance of the posterior means.
+    """
+    dtype = next(iter(params.values())).dtype
+    share = torch.from_numpy(rows.weight / rows.weight.sum())
+    kl, first, second = 0.0, 0.0, 0.0
+    for index, batch in batches(rows, linear_path, model, dtype):
+        q = model.encode(params, batch)
+        w = share[index].to(dtype=q.mean.dtype, device=rows.device)
+        kl = kl + w @ kl_to_standard_normal(*q)[0]
+        first, second = first + w @ q.mean[0], second + w @ q.mean[0].square()
+    return kl.cpu().double().numpy(), (second - first.square()).cpu().double().numpy()
 
 
 def rows_at_once(cells_a_row):

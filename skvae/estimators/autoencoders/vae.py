@@ -10,8 +10,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from skvae._compat import Interval, StrOptions
 from skvae._tensors import Noise, inference_device
-from skvae.elbo import kl_to_standard_normal
-from skvae.engines import gradient, schedules
 from skvae.estimators._base import LikelihoodScoreMixin
 from skvae.estimators._checks import check_n_samples, draw_seed, refuse_other_modules
 from skvae.estimators.autoencoders._network_transformer import NetworkTransformer
@@ -26,20 +24,17 @@ from skvae.tables.decoding import decode, fill_missing, noise_variance
 from skvae.tables.encoding import log_jacobian
 from skvae.tables.learning import read_columns
 from skvae.training import defaults
-from skvae.training.ascent import KnownResult, SingleNetwork
-from skvae.training.cross_validated import CrossValidatedNetwork, factor_analysis_result
+from skvae.training.ascent import KnownResult, SingleNetwork, fit_row_posteriors
+from skvae.training.cross_validated import CrossValidatedNetwork, factor_analysis_result, folds_of
 from skvae.training.factor_analysis_start import evaluate, expected, factor_analysis
 from skvae.training.members import one_member
 from skvae.training.plan import kl_weight
-from skvae.training.rows import batches, heads_of_path, rows_at_once
-from skvae.training.validation import Folds, deal_folds
+from skvae.training.rows import heads_of_path, posterior_summary, rows_at_once
 
 _ACTIVE = 0.01  # variance of the posterior mean from which a latent dimension is active (Burda et al. 2016)
 _ELBO_DRAWS = 32
 _SCORE_DRAWS = 128
-_SVI_STEPS = 300
 _SVI_DRAWS = 8
-_SVI_RATE = 0.05
 
 
 class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
@@ -360,7 +355,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         if from_linear and (not model.last or n < defaults.FEW_ROWS and held_out is None):
             found = factor_analysis(rows.Z, rows.weight, model.n_components, tied=tied)
             return KnownResult(factor_analysis_result(model, rows, noise, found))
-        folds = self._folds(rows, held_out, noise)
+        folds = folds_of(rows, held_out, noise.fold("validation"), self.validation_fraction)
         if held_out is not None:
             rows = rows.followed_by(held_out)
         random_rate = None
@@ -378,16 +373,6 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
             n_draws=defaults.n_validation_draws(len(rows)),
             random_rate=random_rate,
         )
-
-    def _folds(self, rows, held_out, noise):
-        """Which rows each copy of the network learns from, and which it is scored on."""
-        n = len(rows)
-        if held_out is not None:
-            weight = np.concatenate([rows.weight, np.zeros(len(held_out))])
-            return Folds(weight[None], [np.arange(n, n + len(held_out))])
-        n_folds = defaults.n_folds(n, rows.x.size)
-        folds = deal_folds(rows.weight, noise.fold("validation"), n_folds, self.validation_fraction)
-        return folds if n < defaults.MANY_ROWS else Folds(folds.weight[1:], folds.held_out[1:])
 
     def _params_to_go_on(self, model, earlier, rows):
         if self.inference == "svi":
@@ -410,20 +395,11 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         rows = prepared.rows
         model = self._build(rows.columns, prepared.architecture, exact=not kept.nonlinear)
         params = one_member(kept.params)
-        dtype = next(iter(kept.params.values())).dtype
-        share = torch.from_numpy(rows.weight / rows.weight.sum())
-        kl, first, second = 0.0, 0.0, 0.0
-        with torch.no_grad():
-            for index, batch in batches(rows, kept.linear_path, model, dtype):
-                q = model.encode(params, batch)
-                w = share[index].to(dtype=q.mean.dtype, device=rows.device)
-                kl = kl + w @ kl_to_standard_normal(*q)[0]
-                first, second = first + w @ q.mean[0], second + w @ q.mean[0].square()
-        variance = (second - first.square()).cpu().double().numpy()
+        kl, variance = posterior_summary(model, params, rows, kept.linear_path)
         noise = noise_variance(model.likelihood, own(params), rows.columns)
         return super()._summary(prepared, kept) | {
             "nonlinear_": kept.nonlinear,
-            "kl_per_dimension_": kl.cpu().double().numpy(),
+            "kl_per_dimension_": kl,
             "n_active_": int((variance > _ACTIVE).sum()),
             **({} if noise is None else {"noise_variance_": noise}),
         }
@@ -595,17 +571,15 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         asked = self._architecture | {"inference": "svi"}
         exact = not self.nonlinear_
         model = self._build(self._columns, asked, exact, n_draws=_SVI_DRAWS, fixed=fitted.params)
-        n, dtype = len(fitted.rows), fitted.dtype
-        params = model.init_rows(n, dtype)
+        dtype = fitted.dtype
+        params = model.init_rows(len(fitted.rows), dtype)
         if self._architecture["inference"] == "amortized":
             q = fitted.by_row(lambda batch: torch.cat(fitted.model.encode(fitted.params, batch), -1)[0])
             heads = heads_of_path(fitted.linear_path, fitted.rows, model.n_components, dtype)
             heads = 0.0 if heads is None else heads[0].cpu().numpy()
             params = {"row.posterior": torch.from_numpy(q - heads)[None].to(dtype)}
-        summed = replace(fitted.rows, weight=np.full(n, float(n)))  # not a mean: no row's steps depend on the others
-        plan = gradient.Plan(_SVI_STEPS, n, _SVI_RATE, rate_schedule=schedules.cosine)
-        single = SingleNetwork(model, summed, Noise(0), plan, params, linear_path=fitted.linear_path, dtype=dtype)
-        return replace(fitted, model=model, params=fitted.params | single.ascent.run().params)
+        refined = fit_row_posteriors(model, fitted.rows, params, fitted.linear_path, dtype)
+        return replace(fitted, model=model, params=fitted.params | refined)
 
     def _linear_model(self):
         """The model as factor analysis, where that is what it is: its likelihood needs no draws."""
