@@ -1,6 +1,7 @@
 """What all estimators share: state that is set as a whole or not at all, and that knows its version."""
 
 import contextlib
+import enum
 import warnings
 from importlib.metadata import version
 
@@ -9,6 +10,19 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import InconsistentVersionWarning
 
 from skvae._compat import CALLBACK_STATE, CallbackSupportMixin, check_sample_weight
+
+
+class Continuation(enum.Enum):
+    """How a fit relates to an earlier one of the same estimator."""
+
+    FRESH = "fresh"
+    WARM_START = "warm start"
+    PARTIAL_FIT = "partial fit"
+
+    @property
+    def continues(self):
+        """Whether an earlier fit goes on."""
+        return self is not Continuation.FRESH
 
 
 class Estimator(CallbackSupportMixin, BaseEstimator):

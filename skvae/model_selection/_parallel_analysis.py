@@ -1,11 +1,11 @@
-"""How many components beat those of data without structure: Horn's parallel analysis."""
+"""Horn's parallel analysis: the number of components that exceed those of data without structure."""
 
 import numbers
 
 import numpy as np
 from sklearn.utils import Bunch, check_array, check_random_state, check_scalar
 
-_MARKS = 64  # order statistics by which columns are told apart
+_MARKS = 64  # order statistics by which columns are sorted
 
 
 def parallel_analysis(X, *, n_draws=100, quantile=0.95, method="permutation", correlation=True, random_state=None):
@@ -22,10 +22,10 @@ def parallel_analysis(X, *, n_draws=100, quantile=0.95, method="permutation", co
     X : array-like of shape (n_samples, n_features)
         Complete rows: it must hold no NaN.
     n_draws : int, default=100
-        Random data sets.
+        Number of random data sets.
     quantile : float, default=0.95
-        Of their eigenvalues, between 0 and 1. With 0.5 and "normal" nearly Horn's original, which took the mean and
-        more often finds a factor too many.
+        Quantile of their eigenvalues, between 0 and 1. With 0.5 and "normal" it is nearly Horn's original rule, which
+        took the mean and more often finds a factor too many.
     method : {"permutation", "normal"}, default="permutation"
         Where the random data come from: the columns of X, each shuffled on its own, which keeps their distributions, or
         independent normal columns. For normal X both agree. "normal" draws the covariance matrix itself, from its
@@ -114,16 +114,16 @@ def _checked(X, correlation):
 
 
 def _scaled(columns, correlation):
-    """Z such that Z Z' is the correlation or covariance matrix of what stands in the rows here, of shape (D, N)."""
+    """Centre and scale columns, given as the rows of (D, N): Z Z' is their correlation or covariance matrix."""
     Z = columns - columns.mean(1, keepdims=True)
     if not correlation:
         return Z / np.sqrt(Z.shape[1] - 1)
-    Z /= np.abs(Z).max(1, keepdims=True)  # squares of what is left neither overflow nor vanish
+    Z /= np.abs(Z).max(1, keepdims=True)  # so that squares neither overflow nor vanish
     return Z / np.linalg.norm(Z, axis=1, keepdims=True)
 
 
 def _eigenvalues(Z):
-    """Those of Z Z', the largest first, from the smaller of its two Gram matrices."""
+    """Eigenvalues of Z Z', the largest first, from the smaller of Z Z' and Z' Z."""
     D, N = Z.shape
     found = np.linalg.eigvalsh(Z @ Z.T if D <= N else Z.T @ Z)[::-1]
     eigenvalues = np.zeros(D)
@@ -132,22 +132,22 @@ def _eigenvalues(Z):
 
 
 def _in_canonical_order(columns):
-    """Each column sorted, and the columns in an order that their content gives: all draws start from one place."""
+    """Sort the values of each column, and the columns by their values: draws then depend on no order in X."""
     columns = np.sort(columns, axis=1)
     N = columns.shape[1]
     return columns[np.lexsort(columns[:, np.linspace(0, N - 1, min(N, _MARKS)).astype(int)].T)]
 
 
 def _shuffled(Z, correlation, rng):
-    """Z with the values of each column in an order of their own; means and lengths stay."""
+    """Permute the values of each column independently; means and lengths stay."""
     return rng.permuted(Z, axis=1)
 
 
 def _normal(Z, correlation, rng):
-    """What `_scaled` makes of N normal rows with the variances of Z, up to a turn, which leaves Z Z' alone.
+    """Draw scaled columns of N normal rows with the variances of Z, up to a rotation, which leaves Z Z' unchanged.
 
-    That is Bartlett's root of a Wishart matrix: normal below the diagonal, on it the roots of chi-squares with N - 1,
-    N - 2, ... degrees of freedom.
+    This is the Bartlett decomposition of a Wishart matrix: normal draws below the diagonal, and on it the roots of
+    chi-squared draws with N - 1, N - 2, ... degrees of freedom.
     """
     D, N = Z.shape
     root = np.tril(rng.standard_normal((D, min(D, N - 1))), -1)

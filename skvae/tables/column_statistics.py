@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from skvae._rounding import is_constant
+
 _CELLS_AT_ONCE = 2**22  # in float64: a large table of float32 is never copied as a whole
 
 
@@ -28,6 +30,11 @@ def column_means_and_variances(X, weight=None, seen=None):
     parts = slices(X.shape[1], _CELLS_AT_ONCE // len(X))
     moments = [_moments_of(X[:, part], weight, None if seen is None else seen[:, part]) for part in parts]
     return tuple(map(np.concatenate, zip(*moments)))
+
+
+def without_rounding(variance, mean):
+    """The variances, but 0 for columns that vary by rounding only."""
+    return np.where(is_constant(variance, mean), 0.0, variance)
 
 
 def seen_weight(weight, seen):

@@ -146,7 +146,7 @@ def test_moments_rows_and_patterns_give_the_same_statistics():
     params = model.init(torch.tensor(X.mean(axis=0) + 0.3), Noise(0))
     rows, _ = em.collect(model, table.batches(32), params)
     zero = torch.zeros(6, dtype=torch.float64)
-    moments, _ = em.collect(model, [fa.moments(em.summed(fa.sums, table.batches(32)), zero)], params)
+    moments, _ = em.collect(model, [fa.sufficient_statistics(em.summed(fa.sums, table.batches(32)), zero)], params)
     everything = torch.ones(1, 6, dtype=torch.bool)
     batch = next(iter(table.batches(80)))
     batch = batch._replace(
@@ -331,7 +331,9 @@ def test_partial_fit_learns_what_fit_learns(parts):
     whole = fitted(X, tol=1e-10, sample_weight=weight)
     assert model.n_samples_seen_ == pytest.approx(weight.sum())
     np.testing.assert_allclose(model.mean_, whole.mean_, rtol=1e-12)
-    np.testing.assert_allclose(model._moments["S"], whole._moments["S"], rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(
+        model._sufficient_statistics["S"], whole._sufficient_statistics["S"], rtol=1e-9, atol=1e-9
+    )
     np.testing.assert_allclose(model.get_covariance(), whole.get_covariance(), rtol=1e-4, atol=1e-4)
     assert model.loglike_[-1] == pytest.approx(whole.loglike_[-1], abs=1e-6)
 
