@@ -66,7 +66,7 @@ def lloyd(X, centres, max_iter, w=None):
 def bounds_always(monkeypatch):
     """Hamerly's bounds on the smallest problems too."""
     monkeypatch.setattr(kmeans, "_SMALL_BATCH", 0)
-    monkeypatch.setattr(kmeans, "_DEAR_ROW", 0)
+    monkeypatch.setattr(kmeans, "_COSTLY_ROW", 0)
     monkeypatch.setattr(kmeans, "_WORTH_BOUNDS", {True: 1.0, False: 1.0})
 
 
@@ -90,7 +90,7 @@ def sketches_soon(monkeypatch):
         return found
 
     monkeypatch.setattr(kmeans, "surely_nearest", noted)
-    for name, value in {"_SMALL_BATCH": 0, "_DEAR_ROW": 0, "_ROWS_OF_A_TRIAL": 32, "_WORTH_ASKING": 0.0}.items():
+    for name, value in {"_SMALL_BATCH": 0, "_COSTLY_ROW": 0, "_ROWS_OF_A_TRIAL": 32, "_WORTH_ASKING": 0.0}.items():
         monkeypatch.setattr(kmeans, name, value)
     return asked
 

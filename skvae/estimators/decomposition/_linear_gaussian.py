@@ -441,11 +441,22 @@ def ascend(estimator, model, data, init_params, watch, attributes):
     Returns
     -------
     fit : FitResult
+
+    Raises
+    ------
+    FloatingPointError
+        If the likelihood or the parameters are not finite.
     """
     n_rows, tol, max_iter = data.n_rows, estimator.tol, estimator.max_iter
     plan = em.Plan(max_iter, lambda step: step.gain * n_rows < tol, data.n, accelerate=True)
     with watch(max_iter, attributes) as watcher:
         fit = em.ascend(model, data.batches, [init_params], plan=plan, watcher=watcher)
+    # The engine has not seen the likelihood of the last parameters, and on an accelerator no factorisation complains.
+    if not bool(torch.cat([tensor.flatten() for tensor in fit.params]).isfinite().all()):
+        raise FloatingPointError(
+            f"The parameters of {type(estimator).__name__} are not finite after {fit.n_iter} iterations; look for huge "
+            "values or duplicated columns in X, or scale it."
+        )
     if not fit.converged and fit.n_iter == max_iter:
         gain = np.diff(fit.lower_bounds[-2:]).sum() * n_rows
         warnings.warn(

@@ -20,7 +20,8 @@ from skvae.tables.weights import weigh
 FLOAT = torch.float64  # of sufficient statistics and K x K systems, whatever the dtype of X
 _PROBED_ROWS = 256
 _OFF_CENTRE = 10.0  # standard deviations from 0 at which rows are centred before their products are summed
-_HELD_CELLS = 2**24  # cells of a table with missing cells up to which its batches are made once and kept
+# Cells up to which the batches of a table are made once and kept. To make them, an accelerator must be waited for.
+_HELD_CELLS = {"cpu": 2**24, "cuda": 2**28}
 _FEW_COLUMNS = 2**11  # up to this many columns a covariance is cheap, however few the rows
 _PATTERN_CELLS = 2**21  # cells of K x K matrices in memory at once, one matrix for each pattern of missing cells
 
@@ -97,6 +98,8 @@ def training_data(X, weight, n_rows, n_components, *, batch_size, device, name):
     size = rows_a_batch(batch_size, X.shape[1], device)
     if complete:
         batches = Table(X - origin, device, FLOAT, weight=weight, allow_missing=False).batches(size)
+        if device.type != "cpu":  # the rows are placed there already: batches only name them
+            batches = list(batches)
     else:
         batches = _batches_with_gaps(Table(X, device, FLOAT, weight=weight, shift=origin), size, n_components)
     n = float(len(X) if weight is None else weight.sum())
@@ -135,15 +138,14 @@ def from_statistics(statistics, dtype, device):
 
 
 def _batches_with_gaps(table, size, n_components):
-    """Batches of rows with missing cells; many complete rows among them as one `SufficientStatistics`."""
+    """Batches of rows with missing cells; the complete rows among them as one `SufficientStatistics` if they are many.
+
+    An EM step then costs the same however many complete rows there are.
+    """
     batches = table.batches(size, patterns_a_batch(n_components))
-    if table.n_complete >= table.shape[1]:
-        return _complete_rows_first(batches)
-    return list(batches) if table.X.size <= _HELD_CELLS else batches
-
-
-def _complete_rows_first(batches):
-    """Replace the complete rows by their statistics: an EM step then costs the same however many they are."""
+    if table.n_complete < table.shape[1]:
+        kind = "cpu" if table.device.type == "cpu" else "cuda"
+        return list(batches) if table.X.size <= _HELD_CELLS[kind] else batches
     complete, others = [], []
     for batch in batches:
         if batch.patterns is None:
@@ -151,7 +153,7 @@ def _complete_rows_first(batches):
         else:
             others.append(batch)
     total = functools.reduce(em.add, complete)
-    no_shift = torch.zeros(len(total.x), dtype=FLOAT, device=batches.table.device)
+    no_shift = torch.zeros(len(total.x), dtype=FLOAT, device=table.device)
     return [fa.sufficient_statistics(total, no_shift), *others]
 
 

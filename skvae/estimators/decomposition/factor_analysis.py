@@ -199,20 +199,16 @@ class FactorAnalysisEM(LinearGaussian):
         if continuation.continues and len(self.components_) == model.n_components:
             W, psi = (torch.tensor(a, dtype=FLOAT, device=data.device) for a in (self._loadings(), self._noise()))
             return fa.Params(mu, W, psi)
-        psi = self._checked_noise(len(mu))
-        psi = None if psi is None else torch.tensor(psi).to(data.device)
+        psi = None
+        if self.noise_variance_init is not None:
+            psi = np.array(self.noise_variance_init, dtype=np.float64)
+            if psi.shape != (len(mu),) or not (psi > 0).all() or not np.isfinite(psi).all():
+                raise ValueError(
+                    f"noise_variance_init must hold {len(mu)} positive numbers, one for each column of X, but it is "
+                    f"{self.noise_variance_init!r}."
+                )
+            psi = torch.tensor(psi).to(data.device)
         return model.init(mu, Noise(draw_seed(self.random_state)), psi)
-
-    def _checked_noise(self, n_features):
-        if self.noise_variance_init is None:
-            return None
-        psi = np.array(self.noise_variance_init, dtype=np.float64)
-        if psi.shape != (n_features,) or not (psi > 0).all() or not np.isfinite(psi).all():
-            raise ValueError(
-                f"noise_variance_init must hold {n_features} positive numbers, one for each column of X, but it is "
-                f"{self.noise_variance_init!r}."
-            )
-        return psi
 
     def _attributes(self, params, data):
         mu, W, psi = (tensor.cpu().numpy() for tensor in fa.principal(params))

@@ -159,7 +159,8 @@ class FactorAnalysis:
         z = r @ B
         rz = (B.T @ S).T + r[:, None] * z  # S is symmetric; this way round the thin product takes half the time
         rr = S.diagonal() + r.square()
-        C = n * _bordered(V + B.T @ rz, z, torch.ones_like(n))
+        C = torch.cat([torch.cat([V + B.T @ rz, z[:, None]], 1), torch.cat([z, torch.ones_like(n)[None]])[None]])
+        C = n * C  # expectation of y y'
         parts = n[None], n * rr, n * torch.cat([rz, r[:, None]], 1), C[None], C
         return self._with_bound(parts, n * (len(mu) * _LOG_2PI + psi.log().sum() + log_det_M), params)
 
@@ -215,14 +216,14 @@ class FactorAnalysis:
         total = stats.E[-1, -1]
         mean = mean / total
         W, intercept, residual = self._regress(stats)
-        chol = torch.linalg.cholesky(cov / total - mean[:, None] * mean)
+        chol = _cholesky(cov / total - mean[:, None] * mean)
         psi = residual.sum() / (stats.n.expand(len(W))).sum() if self.tied else residual / stats.n
         psi = psi.expand(len(W)).maximum(self.floor)
         return Params(params.mu + intercept + W @ mean, W @ chol, psi)
 
     def _regress(self, stats):
         """Regress each column's r on z: slopes, intercepts and residual sums of squares."""
-        chol = torch.linalg.cholesky(stats.C)
+        chol = _cholesky(stats.C)
         if len(chol) == 1:
             slopes = stats.A @ torch.cholesky_inverse(chol[0])
         else:
@@ -290,8 +291,16 @@ def log_prob(batch, params):
 
 def _inverse(G):
     """Compute (I + G)^-1 and log|I + G| of Gram matrices G of shape (..., K, K)."""
-    chol = torch.linalg.cholesky(G + torch.eye(G.shape[-1], dtype=G.dtype, device=G.device))
+    chol = _cholesky(G + torch.eye(G.shape[-1], dtype=G.dtype, device=G.device))
     return torch.cholesky_inverse(chol), 2 * chol.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+
+def _cholesky(A):
+    """Cholesky factors; on an accelerator NaN where there are none, since an error would make the host wait for it."""
+    if A.is_cpu:
+        return torch.linalg.cholesky(A)
+    factor, info = torch.linalg.cholesky_ex(A)
+    return factor.masked_fill((info != 0)[..., None, None], math.nan)
 
 
 def _by_pattern(matrix, y, batch):
@@ -299,27 +308,17 @@ def _by_pattern(matrix, y, batch):
     return y @ matrix[0] if batch.patterns is None else (matrix[batch.pattern] @ y[:, :, None])[:, :, 0]
 
 
-def _bordered(G, g, one):
-    """The block matrix [[G, g], [g', one]]."""
-    return torch.cat([torch.cat([G, g[:, None]], 1), torch.cat([g, one[None]])[None]])
-
-
 # ------------------------------------------------------------------------------------------------ sufficient statistics
 def sums(batch):
-    """Sum weights, x and x x' over the complete rows of a batch."""
-    X, w = batch.X, batch.w
-    if X.device.type == "cpu":
-        return _sums_by_numpy(X.numpy(), w.numpy())
-    return Sums(w.sum(), w @ X, (X * w[:, None]).T @ X)
+    """Sum weights, x and x x' over the complete rows of a batch.
 
-
-def _sums_by_numpy(X, w):
-    """Compute these sums by NumPy, which multiplies a matrix by its own transpose at half of torch's cost (syrk).
-
-    Batches are added up by NumPy, too: when the thread pools of two libraries take turns, the products take twice as
-    long.
+    On the CPU by NumPy, which multiplies a matrix by its own transpose at half of torch's cost (syrk). Batches are then
+    added up by NumPy, too: when the thread pools of two libraries take turns, the products take twice as long.
     """
-    w = np.ascontiguousarray(w)  # an expanded tensor of ones has stride 0, which BLAS does not take
+    X, w = batch.X, batch.w
+    if X.device.type != "cpu":
+        return Sums(w.sum(), w @ X, (X * w[:, None]).T @ X)
+    X, w = X.numpy(), np.ascontiguousarray(w.numpy())  # BLAS does not take the stride 0 of expanded ones
     with np.errstate(invalid="ignore", over="ignore"):  # callers look for NaN and infinity in the sums
         weighted = X if (w == 1).all() else X * np.sqrt(w)[:, None]
         return Sums(w.sum(), w @ X, weighted.T @ weighted)
