@@ -20,6 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from skvae import FactorAnalysisEM, ProbabilisticPCA
 from skvae._tensors import Noise, Table
 from skvae.engines import em
+from skvae.estimators.decomposition._linear_gaussian import LinearGaussian
 from skvae.models.decomposition import factor_analysis as fa
 
 CPU = torch.device("cpu")
@@ -137,6 +138,15 @@ def test_posteriors_and_scores_ask_for_parameters_only(missing):
             np.testing.assert_allclose(q.mean[place], V @ precise.T @ r, rtol=1e-9, atol=1e-12)
             least = np.linalg.lstsq(W[s] / np.sqrt(psi[s])[:, None], r / np.sqrt(psi[s]), rcond=None)[0]
             np.testing.assert_allclose(z[place], least, rtol=1e-7, atol=1e-9)
+
+
+def test_a_subclass_is_told_what_it_lacks():
+    class Half(LinearGaussian):
+        def _n_components(self, n_features, n_rows):
+            return 1
+
+    with pytest.raises(TypeError, match="_fitted_attributes.*_loadings.*_pattern.*_scores"):
+        Half()
 
 
 @pytest.mark.parametrize("missing", [0.0, 0.2])

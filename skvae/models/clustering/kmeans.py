@@ -7,7 +7,7 @@ weight and the sum of the rows of each cluster, it is 2 sum_k c_k S_k - sum_k N_
 
 The model remembers facts about each batch that make the next iteration cheaper and change no result. Only rows that
 changed cluster are added to and subtracted from the sums. Only rows whose nearest centre may have changed are compared
-with the centres again: bounds on distances that move with the centres tell which (Hamerly, SDM 2010). Of wide rows a
+with the centres again: bounds on distances that move with the centres tell which (Hamerly, SDM 2010). For wide rows, a
 few coordinates are compared first (`kmeans_sketch`). Initial centres are drawn in `kmeans_seeding`.
 """
 
@@ -179,7 +179,7 @@ class KMeans:
         if sketch is None and len(active) > many:
             sketch = self._worthwhile_sketch(batch, centres, memory)
         if sketch is not None and len(active) > _WORTH_ASKING * n:
-            *found, unsure = surely_nearest(sketch, centres, norms, active, before)
+            *found, unsure = nearest_two_by_sketch(sketch, centres, norms, active, before)
             label[active], nearest[active], other[active] = found
             active = active[unsure]
         if len(active) > many:
@@ -202,7 +202,7 @@ class KMeans:
         some = torch.arange(step // 2, len(batch.row), step)
         trial = sketched(batch.part(some), basis, memory.norms[some])
         every = slice(0, len(some))
-        *_, unsure = surely_nearest(trial, centres, memory.norms[some], every, memory.label[some])
+        *_, unsure = nearest_two_by_sketch(trial, centres, memory.norms[some], every, memory.label[some])
         return sketched(batch, basis, memory.norms) if unsure.sum() <= _WORTH_SKETCH * len(some) else None
 
     # --------------------------------------------------------------------------------------------------------- sums
@@ -346,8 +346,8 @@ def nearest_two(batch, centres, norms, index=None, before=None):
     return _by_chunk(find, batch, centres, index)
 
 
-def surely_nearest(sketch, centres, norms, index, before):
-    """Do as `nearest_two` by a sketch: with wider bounds, and with whether another centre may be nearer."""
+def nearest_two_by_sketch(sketch, centres, norms, index, before):
+    """Find what `nearest_two` finds, by a sketch: wider bounds, and also whether another centre may be nearer."""
     coordinates, apart, left = differences(sketch, centres)
     squares = centres.square().sum(1)
     widest, slack = float(squares.max()), sketch.slack
