@@ -21,7 +21,7 @@ class Continuation(enum.Enum):
 
     @property
     def continues(self):
-        """Whether the fit continues the earlier one."""
+        """Whether an earlier fit goes on."""
         return self is not Continuation.FRESH
 
 
@@ -63,19 +63,6 @@ class Estimator(CallbackSupportMixin, BaseEstimator):
         for name, value in attributes.items():
             setattr(self, name, value)
         return self
-
-
-class Continuation(enum.Enum):
-    """How a fit relates to an earlier one of the same estimator."""
-
-    FRESH = "fresh"
-    WARM_START = "warm start"
-    PARTIAL_FIT = "partial fit"
-
-    @property
-    def continues(self):
-        """Whether an earlier fit goes on."""
-        return self is not Continuation.FRESH
 
 
 class LikelihoodScoreMixin:

@@ -87,7 +87,7 @@ def _batches(table, n_components):
 def _covariance(Z, weight, mean):
     centred = (Z - mean) * np.sqrt(weight)[:, None]
     n = torch.tensor(weight.sum(), dtype=_FLOAT)
-    return fa.Moments(n, torch.zeros(Z.shape[1], dtype=_FLOAT), torch.from_numpy(centred.T @ centred) / n)
+    return fa.SufficientStatistics(n, torch.zeros(Z.shape[1], dtype=_FLOAT), torch.from_numpy(centred.T @ centred) / n)
 
 
 def evaluate(function, params, Z):

@@ -479,7 +479,8 @@ def test_a_model_without_free_parameters_climbs_unaccelerated():
 @pytest.mark.parametrize("name", ["e_step", "bound", "m_step"])
 def test_a_model_without_a_step_is_refused_before_the_ascent(name):
     model, log = type("Half", (TwoNormals,), {name: None})(), Log()
-    with pytest.raises(TypeError, match=rf"must be an? EMModel, but Half lacks {name}\(.*; see skvae.engines.em.EMModel"):
+    lacks = rf"must be an? EMModel, but Half lacks {name}\(.*; see skvae.engines.em.EMModel"
+    with pytest.raises(TypeError, match=lacks):
         climb(draw(0), model=model, watcher=log)
     assert log.begun == [] and model.n_e_steps == 0
 
