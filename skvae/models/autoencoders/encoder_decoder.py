@@ -66,10 +66,10 @@ class EncoderDecoder:
         return ()
 
     def _trained_by_hand(self, params):
-        """Whether these are trained, by layers whose way back need not be asked of autograd."""
+        """Whether all of these are trained, by layers whose way back need not be asked of autograd."""
         if self.own_encoder or self.own_decoder or not known(self.activation):
             return False
-        return kept(params["encoder.0.weight"]) is not None
+        return all(kept(tensor) is not None for tensor in params.values())
 
     # ------------------------------------------------------------------------------------------------ parameters
     def init(self, noise, statistics):
