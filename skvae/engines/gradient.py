@@ -82,7 +82,12 @@ class Turn:
     n_steps : int or None
         Length in steps; None: in passes.
     n_passes : int
-        Length in passes over the rows.
+        Length in passes over the rows, where `n_steps` is None.
+
+    Raises
+    ------
+    ValueError
+        If it would take no step.
     """
 
     name: str = ""
@@ -92,6 +97,13 @@ class Turn:
     batch_size: int | None = None
     n_steps: int | None = None
     n_passes: int = 1
+
+    def __post_init__(self):
+        if min(self.n_passes, 1 if self.n_steps is None else self.n_steps) < 1:
+            raise ValueError(
+                f"Turn({self.name!r}, n_steps={self.n_steps}, n_passes={self.n_passes}) would take no step; "
+                "it needs at least one, or one pass."
+            )
 
 
 @dataclass
@@ -390,7 +402,8 @@ class _Best:
         if self.params is None and better.any() or better.all():
             self.params = {name: tensor.detach().clone() for name, tensor in params.items()}
         elif better.any():
-            better = torch.from_numpy(better[self.fit_of_member])
+            device = next(iter(params.values())).device
+            better = torch.from_numpy(better[self.fit_of_member]).to(device, non_blocking=True)
             for name, kept in self.params.items():
-                new = better.to(kept.device, non_blocking=True).view(-1, *[1] * (kept.dim() - 1))
-                torch.where(new, params[name].detach(), kept, out=kept)
+                own = better.view(-1, *[1] * (kept.dim() - 1))
+                torch.where(own, params[name].detach(), kept, out=kept)  # by a mask as an index, the host would wait
