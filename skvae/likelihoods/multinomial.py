@@ -109,6 +109,9 @@ class _MultinomialOfLinear(torch.autograd.Function):
         x = ctx.x
         gradient = softmax.mul_((-scale * upstream)[:, None])
         gradient.view(-1).index_add_(0, x.cell, x.value * upstream[x.user])
-        kept = kept_gradient(weight)
-        of_weight = h.T @ gradient if kept is None else kept.addmm_(h.T, gradient)
-        return gradient @ weight.T, of_weight if kept is None else None, gradient.sum(0), None
+        kept, of_weight = kept_gradient(weight), None
+        if kept is not None:
+            kept.addmm_(h.T, gradient)
+        elif ctx.needs_input_grad[1]:
+            of_weight = h.T @ gradient
+        return gradient @ weight.T, of_weight, gradient.sum(0), None

@@ -144,10 +144,10 @@ class MemberRows:
         batches = order.tensor_split(n_batches)
         for first in range(0, n_batches, at_once):
             some, start = batches[first : first + at_once], 0
-            ahead.expect(torch.cat(some)[None])
+            rows, drawn = torch.cat(some)[None], {}
             for index in some:
                 batch = _of_stream(self.streams[0], index)
-                ahead.hand_out(batch.row, start)
+                ahead.hand_out(batch.row, rows, start, drawn)
                 start += index.shape[0]
                 yield batch
 
@@ -263,13 +263,12 @@ class _Ahead:
         self.rows = self.handed_out = None
         self.start, self.drawn = 0, {}
 
-    def expect(self, rows):
-        """These rows (1, n_rows) are handed out next, in this order."""
-        self.rows, self.handed_out, self.drawn = rows, None, {}
+    def hand_out(self, row, rows, start, drawn):
+        """These rows are handed out now: from place `start` among `rows` (1, n_rows), for which `drawn` is kept.
 
-    def hand_out(self, row, start):
-        """These are now, from place `start` among them."""
-        self.handed_out, self.start = row, start
+        Passes over the rows that take turns each bring their own.
+        """
+        self.handed_out, self.rows, self.start, self.drawn = row, rows, start, drawn
 
     def part(self, row, key, draw):
         """What draw(rows, n_columns, dtype) gives for the rows handed out; None if it should be drawn for them alone.

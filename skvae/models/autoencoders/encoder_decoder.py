@@ -69,10 +69,10 @@ class EncoderDecoder:
         return ()
 
     def _trained_by_hand(self, params):
-        """Whether the parameters are trained and autograd is not needed for their gradients."""
+        """Whether all parameters are trained and autograd is not needed for their gradients."""
         if self.own_encoder or self.own_decoder or not known(self.activation):
             return False
-        return kept(params["encoder.0.weight"]) is not None
+        return all(kept(tensor) is not None for tensor in params.values())
 
     # ------------------------------------------------------------------------------------------------ parameters
     def init(self, noise, statistics):
