@@ -242,4 +242,6 @@ def member_result(result, member, linear_path, validation_scores):
 def snapshot_of_member(params, member, linear_path):
     """The `NetworkResult` of one member in the middle of an ascent, on a copy of its parameters."""
     params = {name: tensor.detach().clone() for name, tensor in of_member(params, member).items()}
-    return NetworkResult(params, np.array([np.nan]), np.empty(0), 1, linear_path=linear_path)
+    return NetworkResult(
+        params, lower_bounds=np.array([np.nan]), validation_scores=np.empty(0), n_iter=1, linear_path=linear_path
+    )

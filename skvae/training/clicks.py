@@ -48,4 +48,4 @@ class ClickTraining(Training):
         return result
 
     def snapshot(self, params):
-        return FitResult(params, [np.nan], [], 1)
+        return FitResult(params, lower_bounds=[np.nan], validation_scores=[], n_iter=1)

@@ -36,7 +36,12 @@ def factor_analysis_result(model, rows, noise, found):
     params = factor_analysis_network(model, rows, noise, found, floor=0.0)
     bound = np.average(evaluate(fa.log_prob, found, rows.Z), weights=rows.weight)
     return NetworkResult(
-        params, np.array([bound]), np.empty(0), 1, linear_path=LinearPath(found, found), nonlinear=False
+        params,
+        lower_bounds=np.array([bound]),
+        validation_scores=np.empty(0),
+        n_iter=1,
+        linear_path=LinearPath(found, found),
+        nonlinear=False,
     )
 
 

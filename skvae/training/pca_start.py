@@ -94,7 +94,9 @@ def pca_result(model, rows, noise, found):
     params = principal_network(model, rows, noise, found, torch.float64)
     linear_path = LinearPath(found, posterior=None)
     error = mean_error(model, one_member(params), rows, linear_path, torch.float64)
-    return NetworkResult(params, np.array([-error]), np.empty(0), 1, linear_path=linear_path)
+    return NetworkResult(
+        params, lower_bounds=np.array([-error]), validation_scores=np.empty(0), n_iter=1, linear_path=linear_path
+    )
 
 
 def column_ranges(rows):

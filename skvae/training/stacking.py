@@ -247,9 +247,9 @@ def _own_result(result, number, ascent, members):
         n_iter = min(n_iter, n_validations * ascent.plan.validate_every)
     return FitResult(
         _own(result.params, ascent, members),
-        [bounds[members] for bounds in result.lower_bounds[:n_iter]],
-        [scores[number] for scores in result.validation_scores[:n_validations]],
-        n_iter,
-        result.best[number : number + 1],
-        result.n_validations[number : number + 1],
+        lower_bounds=[bounds[members] for bounds in result.lower_bounds[:n_iter]],
+        validation_scores=[scores[number] for scores in result.validation_scores[:n_validations]],
+        n_iter=n_iter,
+        best=result.best[number : number + 1],
+        n_validations=result.n_validations[number : number + 1],
     )
