@@ -143,3 +143,19 @@ def _words(numbers, dtype, j, columns):
     if j in columns.level_dtypes:
         levels = not_plain(levels, columns.level_dtypes[j])
     return words(numbers, dtype, levels, boolean=j in columns.boolean_columns)
+
+
+def as_given(values, columns):
+    """Turn values of the model layout into the units and, where they are not plain numbers, the types of the table.
+
+    Parameters
+    ----------
+    values : float ndarray of shape (n_samples, width)
+    columns : Columns
+
+    Returns
+    -------
+    table : {ndarray, DataFrame} of shape (n_samples, n_features)
+    """
+    numbers = decode(values, columns).astype(values.dtype, copy=False)
+    return numbers if columns.all_numbers else restore(numbers, columns)

@@ -5,6 +5,7 @@ X -> `Columns` -> `TableRows` -> `FittedRows`: the fitted model and the rows tha
 """
 
 import abc
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -47,15 +48,26 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         """Learn the likelihoods and the levels of the columns of X; returns `Columns`."""
 
     @abc.abstractmethod
-    def _validates(self, n_rows, given):
-        """Whether held-out rows decide when to stop: rows `given` for it, or some of `n_rows`."""
+    def _decisions(self, columns, n_rows, *, given, one_pass):
+        """What a fit that begins anew does with its rows.
+
+        Parameters
+        ----------
+        columns : Columns
+        n_rows : int
+        given, one_pass : bool
+            Whether rows were given to decide when to stop; whether the fit is a first `partial_fit`.
+
+        Returns
+        -------
+        validates : bool
+            Whether held-out rows decide when to stop.
+        fills : bool
+            Whether a linear model fills missing cells for the encoder, which else reads which cells were seen.
+        """
 
     @abc.abstractmethod
-    def _fills_missing(self, columns, validates):
-        """Whether a linear model fills missing cells for the encoder, which else reads which cells were seen."""
-
-    @abc.abstractmethod
-    def _begin(self, model, rows, held_out, noise, *, validates, one_pass):
+    def _begin(self, model, rows, held_out, noise, *, validates, fills, one_pass):
         """The `Training` of an estimator that begins anew.
 
         Parameters
@@ -65,8 +77,8 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         held_out : TableRows or None
             Rows that were given to decide when to stop.
         noise : Noise
-        validates, one_pass : bool
-            Whether held-out rows decide when to stop; whether the fit is a first `partial_fit`.
+        validates, fills, one_pass : bool
+            As of `_decisions`.
         """
 
     @abc.abstractmethod
@@ -77,13 +89,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
     def _auto(self, n_rows, *, validates, from_linear):
         """Values of the parameters that are "auto", as a dict; `from_linear`: the network begins as a linear model."""
 
-    @abc.abstractmethod
-    def _units(self, columns, numbers, weight):
-        """A function from bounds of the model layout to those of the data as given."""
-
-    @abc.abstractmethod
-    def _decoded(self, model, params, z):
-        """Expected rows of latent values z (1, n_rows, n_components), in the model layout."""
+    _units: Callable  # (columns, numbers, weight) -> a function from bounds of the model layout to those of the data
 
     def _architecture_of(self, columns, with_mask):
         """What fixes the shapes and the meaning of the parameters, in plain values."""
@@ -165,41 +171,37 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
     def _prepare(self, X, continuation, sample_weight=None, X_val=None):
         self._check_consistent()
         goes_on, one_pass = self._goes_on(continuation), continuation is Continuation.PARTIAL_FIT
-        columns, numbers = self._read(X, goes_on)
+        columns = self._columns if goes_on else self._read_columns(X)
+        numbers = _checked_numbers(self, columns, X, reset=not goes_on)
         noise = Noise(draw_seed(self.random_state))
         numbers, weight = weigh(numbers, sample_weight)
         weight = np.ones(len(numbers)) if weight is None else weight
         custom = self._custom_likelihoods(columns)
-        if not goes_on:
+        if goes_on:
+            encoding.refuse_changed_constants(numbers, columns)
+        else:
             columns = measure_columns(columns, numbers, weight, custom)
         x, observed = encoding.encode(numbers, columns)
         rows = TableRows(columns, x, observed, weight / weight.mean(), resolve_device(self.device), custom=custom)
         earlier = self._earlier(continuation, weight.sum())
         if goes_on:
-            rows = replace(rows, with_mask=self._architecture["with_mask"])
-            architecture, training = self._going_on(rows, noise, earlier, one_pass)
+            with_mask = self._architecture["with_mask"]
         else:
-            validates = not one_pass and self._validates(len(rows), X_val is not None)
-            rows = replace(rows, with_mask=observed is not None and not self._fills_missing(columns, validates))
-            model, architecture = self._model_of(rows)
+            validates, fills = self._decisions(columns, len(rows), given=X_val is not None, one_pass=one_pass)
+            with_mask = observed is not None and not fills
+        rows = replace(rows, with_mask=with_mask)
+        architecture = self._architecture_of(columns, with_mask)
+        model = self._build(columns, architecture)
+        architecture |= model.module_signatures()
+        if goes_on:
+            refuse_another_architecture(self, architecture)
+            architecture = self._architecture | architecture
+            training = self._go_on(model, rows, noise, earlier, one_pass)
+        else:
             held_out = None if X_val is None else self._held_out(rows, X_val)
-            training = self._begin(model, rows, held_out, noise, validates=validates, one_pass=one_pass)
+            training = self._begin(model, rows, held_out, noise, validates=validates, fills=fills, one_pass=one_pass)
         in_units = self._units(columns, numbers, weight)
         return PreparedFit(training, architecture, earlier, rows.device, rows, in_units)
-
-    def _read(self, X, goes_on):
-        """What is known of the columns of X, and X as numbers."""
-        columns = self._columns if goes_on else self._read_columns(X)
-        numbers = self._numbers(columns, X, reset=not goes_on)
-        if goes_on:
-            encoding.refuse_changed_constants(numbers, columns)
-        return columns, numbers
-
-    def _model_of(self, rows):
-        """A model of the columns of these rows, and its architecture."""
-        architecture = self._architecture_of(rows.columns, rows.with_mask)
-        model = self._build(rows.columns, architecture)
-        return model, architecture | model.module_signatures()
 
     def _held_out(self, rows, X_val):
         """Rows that were given to decide when to stop, as `TableRows`."""
@@ -208,26 +210,21 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
                 "X_val decides when to stop, but early_stopping=False never asks; leave X_val out, or use "
                 "early_stopping=True."
             )
-        numbers = self._numbers(rows.columns, X_val, reset=False)
+        numbers = _checked_numbers(self, rows.columns, X_val, reset=False)
         if np.isnan(numbers).all():
             raise ValueError("X_val has no observed cell to judge by; leave it out, or give rows with values.")
         x, observed = encoding.encode(numbers, rows.columns)
         return replace(rows, x=x, observed=observed, weight=np.ones(len(x)))
 
-    def _going_on(self, rows, noise, earlier, one_pass):
-        """The architecture and the `Training` of an estimator that goes on from an earlier fit."""
-        model, architecture = self._model_of(rows)
-        architecture = self._architecture | architecture
-        refuse_another_architecture(self, architecture)
+    def _go_on(self, model, rows, noise, earlier, one_pass):
+        """The `Training` of an estimator that goes on from an earlier fit."""
         params = one_member(self._params_to_go_on(model, earlier, rows))
         optimizer_state = earlier.optimizer_state_on(rows.device)
         optimizer_state = None if optimizer_state is None else one_member(optimizer_state)
-        path = self._fitted_linear_path()
+        path = linear_path_of(self)
         from_linear = path is not None and path.posterior is not None
         plan = self._plan(len(rows), one_pass=one_pass, from_linear=from_linear, first_epoch=earlier.n_iter)
-        return architecture, SingleNetwork(
-            model, rows, noise, plan, params, linear_path=path, optimizer_state=optimizer_state
-        )
+        return SingleNetwork(model, rows, noise, plan, params, linear_path=path, optimizer_state=optimizer_state)
 
     def _plan(self, n_rows, *, validates=False, one_pass=False, from_linear=False, first_epoch=0):
         """The plan of a fit to so many rows, with everything that is "auto" settled."""
@@ -246,10 +243,6 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
 
     def _summary(self, prepared, kept):
         return {"_columns": prepared.rows.columns, "_linear_path": _as_arrays(kept.linear_path)}
-
-    def _fitted_linear_path(self):
-        """The linear models beside the network, or None."""
-        return None if self._linear_path is None else LinearPath(*map(_as_params, self._linear_path))
 
     # ------------------------------------------------------------------------------------------------------- prediction
     def inverse_transform(self, X):
@@ -274,8 +267,8 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         model, params = self._model_on(device, dtype)
         parts = placed(Z, device, dtype).split(rows_at_once(model.n_outputs))
         with torch.no_grad():
-            decoded = [self._decoded(model, params, part[None])[0] for part in parts]
-        return self._as_given(torch.cat(decoded).cpu().numpy())
+            means = [model.mean(params, part[None])[0] for part in parts]
+        return decoding.as_given(torch.cat(means).cpu().numpy(), self._columns)
 
     def reconstruct(self, X):
         """Give back each row as the latent dimensions hold it: ``inverse_transform(transform(X))``.
@@ -293,22 +286,6 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         check_is_fitted(self)
         return decoding.with_index_of(X, self.inverse_transform(self.transform(X)), self._columns)
 
-    def _numbers(self, columns, X, *, reset):
-        """X as numbers, NaN where missing, after all of scikit-learn's checks: of a frame, first of its names."""
-        frame = hasattr(X, "iloc")
-        if frame:
-            validate_data(self, X, reset=reset, skip_check_array=True)
-        numbers = encoding.as_numbers(X, columns, self._custom_likelihoods(columns))
-        if not frame:
-            validate_data(self, X, reset=reset, skip_check_array=True)
-        return check_array(
-            numbers,
-            dtype=[np.float64, np.float32],
-            ensure_all_finite="allow-nan",
-            estimator=type(self).__name__,
-            input_name="X",
-        )
-
     def _fitted_model(self):
         """The model of the fitted parameters; complain if its modules are others by now."""
         model = self._build(self._columns, self._architecture)
@@ -322,18 +299,13 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
     def _fitted_rows(self, X):
         """The fitted model and the rows of X, which are checked here."""
         check_is_fitted(self)
-        numbers = self._numbers(self._columns, X, reset=False)
+        numbers = _checked_numbers(self, self._columns, X, reset=False)
         device, dtype = inference_device(self.device), torch_dtype(numbers.dtype)
         x, observed = encoding.encode(numbers, self._columns)
         with_mask, custom = self._architecture["with_mask"], self._custom_likelihoods(self._columns)
         rows = TableRows(self._columns, x, observed, np.ones(len(x)), device, with_mask, custom)
         model, params = self._model_on(device, dtype)
-        return FittedRows(model, params, rows, self._fitted_linear_path(), dtype, numbers)
-
-    def _as_given(self, values):
-        """Values of the model layout in the units and, where they are not plain numbers, the types of X."""
-        numbers = decoding.decode(values, self._columns).astype(values.dtype, copy=False)
-        return numbers if self._columns.all_numbers else decoding.restore(numbers, self._columns)
+        return FittedRows(model, params, rows, linear_path_of(self), dtype, numbers)
 
     @property
     def _n_features_out(self):
@@ -344,6 +316,28 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         tags.input_tags.allow_nan = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+def _checked_numbers(estimator, columns, X, *, reset):
+    """X as numbers, NaN where missing, after all of scikit-learn's checks; those of a frame's names come first."""
+    frame = hasattr(X, "iloc")
+    if frame:
+        validate_data(estimator, X, reset=reset, skip_check_array=True)
+    numbers = encoding.as_numbers(X, columns, estimator._custom_likelihoods(columns))
+    if not frame:
+        validate_data(estimator, X, reset=reset, skip_check_array=True)
+    return check_array(
+        numbers,
+        dtype=[np.float64, np.float32],
+        ensure_all_finite="allow-nan",
+        estimator=type(estimator).__name__,
+        input_name="X",
+    )
+
+
+def linear_path_of(estimator):
+    """The linear models beside a fitted network, or None."""
+    return None if estimator._linear_path is None else LinearPath(*map(_as_params, estimator._linear_path))
 
 
 def _as_arrays(linear_path):

@@ -24,6 +24,13 @@ from skvae.training.rows import LinearPath
 from skvae.training.validation import HeldOutError, deal_folds, mean_error, observed_share
 
 
+def _squared_units(columns, numbers, weight):
+    """From mean errors of all cells of the model layout to those of the observed cells, in the units of X squared."""
+    share = float(np.average((~np.isnan(numbers)).mean(1), weights=weight))
+    factor = columns.scale[0] ** 2 / share
+    return lambda error: error * factor
+
+
 class AutoencoderTransformer(NetworkTransformer):
     """Compress a table to a few dimensions by an autoencoder: non-linear principal component analysis.
 
@@ -177,6 +184,7 @@ class AutoencoderTransformer(NetworkTransformer):
     }
 
     _watcher = ErrorWatcher
+    _units = staticmethod(_squared_units)
 
     def __init__(
         self,
@@ -249,20 +257,13 @@ class AutoencoderTransformer(NetworkTransformer):
     def _read_columns(self, X):
         return read_columns(X, "gaussian", "isotropic", who=type(self).__name__)
 
-    def _units(self, columns, numbers, weight):
-        """From means over all cells of the model layout to means over observed cells of the data as given."""
-        share = float(np.average((~np.isnan(numbers)).mean(1), weights=weight))
-        factor = columns.scale[0] ** 2 / share
-        return lambda error: error * factor
-
-    def _validates(self, n_rows, given):
+    def _decisions(self, columns, n_rows, *, given, one_pass):
         if self.early_stopping == "auto":
-            return given or n_rows >= defaults.FEW_ROWS
-        return self.early_stopping and (given or n_rows > 1)
-
-    def _fills_missing(self, columns, validates):
-        """Whether PCA fills missing cells for the encoder; not where the encoder must not see the others."""
-        return self._begins_as_pca() and self.denoising is None
+            validates = given or n_rows >= defaults.FEW_ROWS
+        else:
+            validates = self.early_stopping and (given or n_rows > 1)
+        # An encoder of corrupted rows must not see, in filled cells, what was taken from the others.
+        return not one_pass and validates, self._begins_as_pca() and self.denoising is None
 
     def _begins_as_pca(self):
         return self.init == "pca" and self.sparsity is None and self.encoder is None and self.decoder is None
@@ -285,7 +286,7 @@ class AutoencoderTransformer(NetworkTransformer):
             decoder=self.decoder,
         )
 
-    def _begin(self, model, rows, held_out, noise, *, validates, one_pass):
+    def _begin(self, model, rows, held_out, noise, *, validates, fills, one_pass):
         if one_pass and not rows_vary(rows):
             raise ValueError(
                 "The first call of partial_fit settles the scale of the columns, but all rows are equal; "
@@ -297,8 +298,7 @@ class AutoencoderTransformer(NetworkTransformer):
         if validates and held_out is None:
             rows, held_out = self._split(rows, noise)
             found = self._components(rows)
-        fills = found is not None and self._fills_missing(rows.columns, validates)
-        linear_path = LinearPath(found, posterior=None) if fills else None
+        linear_path = LinearPath(found, posterior=None) if found is not None and fills else None
         validation = HeldOutError(model, held_out, linear_path, observed_share(rows)) if validates else None
         if found is not None:
             params = principal_network(model, rows, noise, found)
@@ -434,10 +434,6 @@ class AutoencoderTransformer(NetworkTransformer):
         model, params = fitted.model, fitted.params
         values = fitted.by_row(lambda batch: model.decode(params, model.encode(params, batch))[0])
         return fill_missing(X, fitted.numbers, decode(values, self._columns), self._columns)
-
-    # ------------------------------------------------------------------------------------------- what prediction needs
-    def _decoded(self, model, params, z):
-        return model.decode(params, z)
 
 
 def _minus_error(model, params, batch):

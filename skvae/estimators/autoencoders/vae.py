@@ -12,7 +12,7 @@ from skvae._compat import Interval, StrOptions
 from skvae._tensors import Noise, inference_device
 from skvae.estimators._base import LikelihoodScoreMixin
 from skvae.estimators._checks import check_n_samples, draw_seed, refuse_other_modules
-from skvae.estimators.autoencoders._network_transformer import NetworkTransformer
+from skvae.estimators.autoencoders._network_transformer import NetworkTransformer, linear_path_of
 from skvae.likelihoods import Gaussian
 from skvae.models.autoencoders import vae_evaluation
 from skvae.models.autoencoders.encoder_decoder import own
@@ -20,7 +20,7 @@ from skvae.models.autoencoders.vae import VAE, PerRowVAE
 from skvae.models.decomposition import factor_analysis as fa
 from skvae.networks import ACTIVATIONS
 from skvae.tables.column_likelihoods import fitted_likelihoods, likelihood_signature, model_likelihood
-from skvae.tables.decoding import decode, fill_missing, noise_variance
+from skvae.tables.decoding import as_given, decode, fill_missing, noise_variance
 from skvae.tables.encoding import log_jacobian
 from skvae.tables.learning import read_columns
 from skvae.training import defaults
@@ -35,6 +35,12 @@ _ACTIVE = 0.01  # variance of the posterior mean from which a latent dimension i
 _ELBO_DRAWS = 32
 _SCORE_DRAWS = 128
 _SVI_DRAWS = 8
+
+
+def _nats_of_data(columns, numbers, weight):
+    """From mean nats of the model layout to those of the data as given."""
+    jacobian = float(np.average(log_jacobian(numbers, columns), weights=weight))
+    return lambda log_prob: log_prob + jacobian
 
 
 class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
@@ -219,6 +225,8 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         "verbose": ["verbose"],
     }
 
+    _units = staticmethod(_nats_of_data)
+
     def __init__(
         self,
         n_components=2,
@@ -303,18 +311,13 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
     def _custom_likelihoods(self, columns):
         return fitted_likelihoods(columns, self.likelihood)
 
-    def _units(self, columns, numbers, weight):
-        jacobian = float(np.average(log_jacobian(numbers, columns), weights=weight))
-        return lambda log_prob: log_prob + jacobian
-
-    def _validates(self, n_rows, given):
-        return self.inference == "amortized" and bool(self.early_stopping) and (given or n_rows > 1)
-
-    def _fills_missing(self, columns, validates):
-        """Whether the fit begins as factor analysis, and may end as it: held-out rows must tell which."""
+    def _decisions(self, columns, n_rows, *, given, one_pass):
+        validates = self.inference == "amortized" and bool(self.early_stopping) and (given or n_rows > 1)
+        validates = validates and not one_pass
         likelihood = model_likelihood(columns, self._custom_likelihoods(columns))
         gaussian = isinstance(likelihood, Gaussian) and likelihood.learned
-        return validates and gaussian and self.encoder is None and self.decoder is None
+        # The fit then begins as factor analysis and may end as it: held-out rows must tell which.
+        return validates, validates and gaussian and self.encoder is None and self.decoder is None
 
     def _held_out(self, rows, X_val):
         if self.inference == "svi":
@@ -346,12 +349,11 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         refuse_other_modules(self, model.module_signatures())
         return model
 
-    def _begin(self, model, rows, held_out, noise, *, validates, one_pass):
+    def _begin(self, model, rows, held_out, noise, *, validates, fills, one_pass):
         n = len(rows)
         if not validates:
             return SingleNetwork(model, rows, noise, self._plan(n, one_pass=one_pass))
-        from_linear = self._fills_missing(rows.columns, validates)
-        tied = from_linear and model.likelihood.noise == "isotropic"
+        from_linear, tied = fills, fills and model.likelihood.noise == "isotropic"
         if from_linear and (not model.last or n < defaults.FEW_ROWS and held_out is None):
             found = factor_analysis(rows.Z, rows.weight, model.n_components, tied=tied)
             return KnownResult(factor_analysis_result(model, rows, noise, found))
@@ -463,14 +465,8 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         model, params = self._model_on(device, torch.float32)
         noise, parts = Noise(draw_seed(random_state)), row.split(rows_at_once(model.n_outputs))
         with torch.no_grad():
-            drawn = [self._drawn(model, params, noise, row.to(device)) for row in parts]
-        return self._as_given(torch.cat(drawn).cpu().double().numpy())
-
-    @staticmethod
-    def _drawn(model, params, noise, row):
-        z = noise.fold("z").normal(row, model.n_components)
-        f = model.decode(params, z[None])[0]
-        return model.likelihood.sample(f, {name: part[0] for name, part in own(params).items()}, noise.fold("x"), row)
+            drawn = [vae_evaluation.sample(model, params, noise, row.to(device)) for row in parts]
+        return as_given(torch.cat(drawn).cpu().double().numpy(), self._columns)
 
     def score_samples(self, X, n_draws=None):
         """Log-likelihood of each row: log p(x) of its observed cells, of the data as given.
@@ -494,7 +490,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         if exact is not None:
             log_prob = evaluate(fa.log_prob, exact, fitted.rows.Z)
         else:
-            log_prob = self._by_draws(vae_evaluation.log_evidence, fitted, n_draws)
+            log_prob = _by_draws(vae_evaluation.log_evidence, fitted, n_draws)
         return (log_prob + log_jacobian(fitted.numbers, self._columns)).astype(fitted.numbers.dtype)
 
     def elbo(self, X, inference=None):
@@ -548,19 +544,10 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         elif exact is not None:
             values = expected(exact, rows.x, rows.observed)
         else:
-            values = self._by_draws(vae_evaluation.expected_cells, fitted, n_draws)
+            values = _by_draws(vae_evaluation.expected_cells, fitted, n_draws)
         return fill_missing(X, fitted.numbers, decode(values, self._columns), self._columns)
 
     # -------------------------------------------------------------------------------------------- what prediction needs
-    def _decoded(self, model, params, z):
-        return model.likelihood.mean(model.decode(params, z), own(params))
-
-    @staticmethod
-    def _by_draws(function, fitted, n_draws):
-        """Apply `function(model, params, batch, epsilon)` to all rows, by `n_draws` draws of z (None: 128)."""
-        epsilon = _draws(_SCORE_DRAWS if n_draws is None else n_draws, fitted)
-        return fitted.by_row(partial(function, fitted.model, fitted.params, epsilon=epsilon), epsilon.shape[1])
-
     def _inferred(self, X, inference=None):
         """The fitted model and these rows, with posteriors by the encoder or ("svi") of each row's own."""
         fitted = self._fitted_rows(X)
@@ -585,7 +572,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         """The model as factor analysis, where that is what it is: its likelihood needs no draws."""
         check_is_fitted(self)
         if not self.nonlinear_:
-            return self._fitted_linear_path().posterior
+            return linear_path_of(self).posterior
         if self._architecture["hidden_layer_sizes"] or self._architecture["decoder"] is not None:
             return None
         model = self._build(self._columns, self._architecture)
@@ -594,6 +581,12 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         arrays = {name: torch.from_numpy(array).double() for name, array in self.parameters_.items()}
         psi = model.likelihood.variance(own(arrays), self._columns.width)
         return fa.Params(arrays["decoder.0.bias"], arrays["decoder.0.weight"].mT, psi.double())
+
+
+def _by_draws(function, fitted, n_draws):
+    """Apply `function(model, params, batch, epsilon)` to all rows, by `n_draws` draws of z (None: 128)."""
+    epsilon = _draws(_SCORE_DRAWS if n_draws is None else n_draws, fitted)
+    return fitted.by_row(partial(function, fitted.model, fitted.params, epsilon=epsilon), epsilon.shape[1])
 
 
 def _draws(n_draws, fitted):

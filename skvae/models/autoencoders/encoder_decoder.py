@@ -127,6 +127,10 @@ class EncoderDecoder:
             return self.own_decoder(params, z)
         return network(params, "decoder", z, range(self.last + 1), self.activation)
 
+    def mean(self, params, z):
+        """E[x | z], in the layout of x."""
+        return self.likelihood.mean(self.decode(params, z), own(params))
+
     def _log_prob_and_back(self, params, x, z):
         f, to_z = network_and_back(params, "decoder", z, range(self.last + 1), self.activation)
         log_prob, to_f = self.likelihood.log_prob_and_back(x, f, own(params))

@@ -36,6 +36,13 @@ def expected_cells(model, params, batch, epsilon):
     return (share[..., None] * means).sum(1)[0]
 
 
+def sample(model, params, noise, row):
+    """Draw rows from the model, by noise keyed to their numbers, (n_rows, width)."""
+    z = noise.fold("z").normal(row, model.n_components)
+    f = model.decode(params, z[None])[0]
+    return model.likelihood.sample(f, {name: part[0] for name, part in own(params).items()}, noise.fold("x"), row)
+
+
 def balanced(epsilon):
     """Make twice as many draws with mean 0 and covariance I to rounding, (1, 2 S, 1, K); S must be at least K.
 
