@@ -6,6 +6,7 @@ fifths of the items are shown (the fold-in) and the model ranks all the rest, wh
 
 import os
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -170,3 +171,23 @@ def timed(f, *args):
     start = time.perf_counter()
     out = f(*args)
     return out, time.perf_counter() - start
+
+
+def peak_memory():
+    """Peak resident bytes of this process."""
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux: there getrusage starts a child at its parent's peak
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+
+
+def forget_peak():
+    """Peak resident bytes of this process; where the system can, it is lowered first to what is resident now."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux
+    except OSError:
+        pass
+    return peak_memory()

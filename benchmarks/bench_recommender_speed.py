@@ -17,7 +17,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from _peers import PlainMultVAE, published
-from _protocol import evaluate, load_split, strong_generalisation, timed
+from _protocol import evaluate, load_split, peak_memory, strong_generalisation, timed
 
 from skvae import datasets
 
@@ -131,17 +131,6 @@ def child(name, path):
     before = peak_memory()
     MODELS[name](1).fit(X)
     print(peak_memory() - before)
-
-
-def peak_memory():
-    """Peak resident bytes of this process."""
-    status = Path("/proc/self/status")
-    if status.exists():  # Linux: there getrusage starts a child at its parent's peak
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
 def main():

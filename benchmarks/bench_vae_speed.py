@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _protocol import forget_peak, peak_memory
 from _vae_peers import FITS, installed
-from bench_recommender_speed import peak_memory
 
 CASES = {  # rows, (columns, hidden, latent), batch size, epochs
     "60k x 784, batch 128": (60_000, (784, 400, 20), 128, 3),
@@ -141,15 +141,6 @@ def child(name, case):
     before = forget_peak()
     FITS[name](X, shape, batch_size, 1)
     print(peak_memory() - before)
-
-
-def forget_peak():
-    """Peak resident bytes of this process; where the system can, it is lowered first to what is resident now."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # Linux
-    except OSError:
-        pass
-    return peak_memory()
 
 
 def main():

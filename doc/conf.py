@@ -1,8 +1,9 @@
 """How Sphinx builds the documentation: `make doc`."""
 
 import os
-from importlib.metadata import version as version_of
 from pathlib import Path
+
+from skvae import __version__
 
 # The gallery runs every example in its quick form; the tests do the same.
 os.environ["SKVAE_EXAMPLE_FAST"] = "1"
@@ -11,7 +12,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 project = "skvae"
 author = "The skvae developers"
 copyright = "2026, The skvae developers"
-release = version = version_of("skvae")
+release = version = __version__
 
 extensions = [
     "sphinx.ext.autodoc",

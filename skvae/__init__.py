@@ -1,8 +1,9 @@
 """Latent-variable models and variational autoencoders for people who think in scikit-learn."""
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING
+
+from skvae._version import __version__
 
 if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     from skvae import datasets as datasets
@@ -16,8 +17,6 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     from skvae.estimators.mixtures.bernoulli import BernoulliMixtureEM as BernoulliMixtureEM
     from skvae.estimators.mixtures.gaussian import GaussianMixtureEM as GaussianMixtureEM
     from skvae.estimators.recommenders.mult_vae import MultVAERecommender as MultVAERecommender
-
-__version__ = version("skvae")
 
 # Public names and their modules. They load when first used: importing torch takes seconds, and
 # the submodules do without it.

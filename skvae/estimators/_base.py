@@ -3,13 +3,13 @@
 import contextlib
 import enum
 import warnings
-from importlib.metadata import version
 
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import InconsistentVersionWarning
 
 from skvae._compat import CALLBACK_STATE, CallbackSupportMixin, check_sample_weight
+from skvae._version import __version__
 
 
 class Continuation(enum.Enum):
@@ -31,16 +31,16 @@ class Estimator(CallbackSupportMixin, BaseEstimator):
     _parameter_constraints = {}  # of a subclass: parameter names to what scikit-learn checks of them
 
     def __getstate__(self):
-        return {**super().__getstate__(), "_skvae_version": version("skvae")}
+        return {**super().__getstate__(), "_skvae_version": __version__}
 
     def __setstate__(self, state):
         state = dict(state)
         written_by = state.pop("_skvae_version", None)
-        if written_by != version("skvae"):
+        if written_by != __version__:
             warnings.warn(
                 InconsistentVersionWarning(
                     estimator_name=type(self).__name__,
-                    current_sklearn_version=f"(skvae) {version('skvae')}",
+                    current_sklearn_version=f"(skvae) {__version__}",
                     original_sklearn_version=f"(skvae) {written_by}",
                 ),
                 stacklevel=2,

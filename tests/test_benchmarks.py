@@ -1,0 +1,233 @@
+"""The check of a GPU runs, from a bare copy too; it fails where two devices differ, and nowhere else."""
+
+import shutil
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from skvae import KMeansLite
+
+ROOT = Path(__file__).parents[1]
+
+# Hides an installed skvae, its metadata and the optional packages; then runs a script with what remains.
+BARE = """
+import importlib.metadata as metadata, pathlib, runpy, sys
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("matplotlib", "pandas", "rich"):
+            raise ModuleNotFoundError(name)
+
+def version(name, known=metadata.version):
+    if name == "skvae":
+        raise metadata.PackageNotFoundError(name)
+    return known(name)
+
+sys.meta_path.insert(0, Hidden())
+metadata.version = version
+sys.path[:] = [folder for folder in sys.path if not pathlib.Path(folder, "skvae").is_dir()]
+script, *sys.argv[1:] = sys.argv[1:]
+sys.path.insert(0, str(pathlib.Path(script).parent))  # as of a script
+runpy.run_path(script, run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_gpu_check_runs_from_a_copy_without_install_or_optional_packages(tmp_path):
+    for folder in ("skvae", "benchmarks"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    out = tmp_path / "gpu.rst"
+    command = [sys.executable, "-c", BARE, str(tmp_path / "benchmarks/gpu_check.py")]
+    run = subprocess.run(
+        [*command, "--device", "cpu", "--size", "smoke", "--out", str(out)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 0, f"{run.stdout}\n{run.stderr}"
+    table = out.read_text()
+    assert "- 0 failed; 46 comparisons and 6 measurements were made." in table.splitlines()
+    assert table.count("     - PASS\n") == 46
+    assert run.stderr == ""
+
+
+@pytest.fixture
+def gpu_check(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return import_module("gpu_check")
+
+
+class Skewed(KMeansLite):
+    """One whose second fit, which is that of the device, differs from the first."""
+
+    n_fits = 0
+
+    def fit(self, X):
+        Skewed.n_fits += 1
+        super().fit(X)
+        self.cluster_centers_ = self.cluster_centers_ * (1 + 1e-6 * (Skewed.n_fits == 2))
+        return self
+
+
+class Broken(KMeansLite):
+    def fit(self, X):
+        raise RuntimeError("Expected all tensors to be on the same device")
+
+
+class Interrupted(KMeansLite):
+    def fit(self, X):
+        raise KeyboardInterrupt
+
+
+def case(kind, tolerance=1e-7):
+    X = np.random.default_rng(0).normal(size=(30, 2))
+    agreement = import_module("_agreement")
+    return agreement.Case(kind.__name__, kind(2, random_state=0), X, ("cluster_centers_", "labels_"), tolerance)
+
+
+@pytest.mark.parametrize(("tolerance", "result"), [(1e-7, "FAIL"), (1e-5, "PASS")])
+def test_a_difference_between_devices_fails(gpu_check, monkeypatch, capsys, tolerance, result):
+    monkeypatch.setattr(Skewed, "n_fits", 0)
+    monkeypatch.setattr(gpu_check, "cases", lambda n: [case(Skewed, tolerance)])
+    monkeypatch.setattr(gpu_check, "workloads", lambda size: [])
+    assert gpu_check.main(["--device", "cpu", "--size", "smoke"]) == (result == "FAIL")
+    assert f"Skewed | {result} | 1e-06 | 0e+00 | {tolerance:.0e} | cluster_centers_" in capsys.readouterr().out
+
+
+def test_an_error_is_told_and_the_next_case_follows(gpu_check, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(gpu_check, "cases", lambda n: [case(Broken), case(KMeansLite)])
+    monkeypatch.setattr(gpu_check, "workloads", lambda size: [])
+    assert gpu_check.main(["--device", "cpu", "--size", "smoke", "--out", str(tmp_path / "gpu.rst")]) == 1
+    table = (tmp_path / "gpu.rst").read_text()
+    assert "- FAIL Broken: ``RuntimeError: Expected all tensors to be on the same device``\n" in table
+    assert "   * - KMeansLite\n     - PASS\n" in table
+    assert "Traceback" in capsys.readouterr().out
+
+
+def test_what_was_measured_stays_when_the_run_is_stopped(gpu_check, monkeypatch, tmp_path):
+    monkeypatch.setattr(gpu_check, "cases", lambda n: [case(KMeansLite), case(Interrupted)])
+    with pytest.raises(KeyboardInterrupt):
+        gpu_check.main(["--device", "cpu", "--size", "smoke", "--out", str(tmp_path / "gpu.rst")])
+    assert "   * - KMeansLite\n     - PASS\n" in (tmp_path / "gpu.rst").read_text()
+
+
+def test_without_time_all_is_skipped_and_said_so(gpu_check, capsys):
+    assert gpu_check.main(["--device", "cpu", "--size", "smoke", "--seconds", "0"]) == 0
+    told = capsys.readouterr().out
+    assert "only the first 0 comparisons were made" in told
+    assert told.count("skipped, since") == 5
+    assert "0 failed; 0 comparisons and 0 measurements were made." in told
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "deviation"),
+    [
+        ([1.0, 2.0], [1.0, 2.0], 0.0),
+        ([1.0, 2.5], [1.0, 2.0], 0.25),
+        ([np.nan, 2.0], [np.nan, 2.0], 0.0),
+        ([np.nan, 2.0], [1.0, 2.0], np.inf),
+        ([1.0, 2.0], [np.nan, 2.0], np.inf),
+        ([-np.inf, 2.0], [np.inf, 2.0], np.inf),
+        ([1.0], [1.0, 2.0], np.inf),
+        (np.float32([1.0]), [1.0], np.inf),
+        ([1, 2, 3, 4], [1, 2, 3, 3], 0.25),
+        (([1.0], [1, 2]), ([1.0], [1, 1]), 0.5),
+        ({"a": 1.0, "b": 3.0}, {"b": 2.0, "a": 1.0}, 0.5),
+        (True, False, 1.0),
+    ],
+)
+def test_deviation(gpu_check, found, expected, deviation):
+    assert import_module("_agreement").deviation(found, expected) == deviation
+
+
+def test_a_gpu_is_waited_for_and_its_memory_measured(gpu_check, monkeypatch):
+    device = gpu_check.Device("cpu")
+    device.on_gpu = True
+    order = mock.Mock()
+    answers = {
+        "synchronize": None,
+        "reset_peak_memory_stats": None,
+        "memory_allocated": 100,
+        "max_memory_allocated": 350,
+        "get_device_properties": SimpleNamespace(name="A card", total_memory=2**34),
+    }
+    for name, answer in answers.items():  # with torch's own signatures: a wrong argument is an error
+        function = mock.create_autospec(getattr(torch.cuda, name), return_value=answer)
+        monkeypatch.setattr(torch.cuda, name, function)
+        order.attach_mock(function, name)
+    seconds, memory = device.measured(order.work)
+    assert [call[0] for call in order.mock_calls] == [
+        "synchronize",
+        "reset_peak_memory_stats",
+        "memory_allocated",
+        "work",
+        "synchronize",
+        "max_memory_allocated",
+    ]
+    assert memory == 250
+    assert seconds > 0
+    assert str(device) == "A card, 16 GiB"
+
+
+def test_the_drawn_clicks_have_the_shape_asked_for(gpu_check):
+    X = import_module("_workloads").clicks(4000, 3000, 300_000)
+    assert X.shape == (4000, 3000)
+    assert X.nnz == pytest.approx(300_000, rel=0.15)
+    assert set(X.data) == {1}
+    assert np.diff(X.indptr).min() >= 1
+    assert X.has_canonical_format
+
+
+ARITHMETIC = frozenset(
+    """_fused_adam _linalg_eigh _linalg_svd _log_softmax _softmax add addcdiv addcmul addmm addmv baddbmm bmm
+    cholesky_inverse cos cumsum digamma div dot exp expm1 index_add lgamma linalg_cholesky_ex linalg_qr
+    linalg_solve_triangular linalg_vector_norm log log1p logsumexp mean mm mul mv pow rsqrt sigmoid sigmoid_backward sin
+    softplus sqrt square sub sum tanh tanh_backward""".split()
+)
+
+
+class OtherRounding(TorchDispatchMode):
+    """Arithmetic each of whose results is off by up to one unit in the last place, as another device's may be."""
+
+    def __init__(self, seed):
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        out = operation(*args, **(kwargs or {}))
+        if operation._schema.name.removeprefix("aten::").removesuffix("_") in ARITHMETIC:
+            for tensor in out if isinstance(out, tuple | list) else [out]:
+                if isinstance(tensor, torch.Tensor) and tensor.is_floating_point():
+                    noise = torch.rand(tensor.shape, generator=self.generator, dtype=tensor.dtype).mul_(2).sub_(1)
+                    tensor.mul_(noise.mul_(torch.finfo(tensor.dtype).eps).add_(1))
+        return out
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_tolerances_leave_room_for_the_rounding_of_another_device(gpu_check):
+    agreement = import_module("_agreement")
+    found = {}
+    for case in agreement.cases(100):
+        estimator = agreement.placed(clone(case.estimator), "cpu")
+        expected = case.fit(clone(estimator), case.X)
+        with OtherRounding(seed=0):
+            other = case.fit(clone(estimator), case.X)
+            answers = [agreement.answer(other, ask, case.X) for ask in case.asks]
+        differ = [
+            agreement.deviation(answer, agreement.answer(expected, ask, case.X))
+            for answer, ask in zip(answers, case.asks)
+        ]
+        found[case.name] = max(differ) / case.tolerance
+    assert {name: share for name, share in found.items() if share > 1} == {}
+    assert max(found.values()) > 0
