@@ -117,7 +117,8 @@ class LloydFit:
 
     def _batches(self):
         size, n = self.estimator.batch_size, len(self.weight)
-        size = max(_ROWS_A_BATCH, 16 * self.estimator.n_clusters) if size == "auto" else size
+        if size == "auto":  # on a device the host waits once a batch, and there is no cache to suit
+            size = max(_ROWS_A_BATCH, 16 * self.estimator.n_clusters) if self.device.type == "cpu" else n
         return [self.whole.part(slice(start, start + size)) for start in range(0, n, size)]
 
     # --------------------------------------------------------------------------------------------------------- starts

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skvae._tensors import binned
 from skvae.models.clustering.kmeans_sketch import Sketch, differences, leading_directions, sketched
 
 _CHUNK_CELLS = 2**19  # of scores at once on the CPU: they stay in the cache until their least is found
@@ -75,8 +76,8 @@ class Farthest:
         return Farthest(capacity, *(torch.cat(pair) for pair in pairs)).cut()
 
     def cut(self):
-        order = np.lexsort((self.row.cpu().numpy(), -self.distance.cpu().numpy()))[: self.capacity]
-        order = torch.from_numpy(order).to(self.row.device)
+        order = self.row.argsort()
+        order = order[(-self.distance[order]).argsort(stable=True)][: self.capacity]
         return Farthest(
             self.capacity, self.distance[order], self.row[order], self.w[order], self.label[order], self.X[order]
         )
@@ -203,13 +204,15 @@ class KMeans:
     # --------------------------------------------------------------------------------------------------------- sums
     def _sums(self, batch, label):
         return {
-            "count": torch.bincount(label, minlength=self.n_clusters),
-            "N": torch.bincount(label, weights=batch.w.double(), minlength=self.n_clusters),
+            "count": binned(label, self.n_clusters),
+            "N": binned(label, self.n_clusters, batch.w.double()),
             "S": batch.sums(label, batch.w, self.n_clusters),
         }
 
     def _updated(self, batch, before, label):
         """Count, weight and sum of each cluster: from those before and the rows that changed cluster."""
+        if not label.is_cpu:  # to find the rows that changed, the host would have to wait for the device
+            return self._sums(batch, label)
         changed = (label != before.label).nonzero()[:, 0]
         if len(changed) > _WORTH_UPDATING * len(label):
             return self._sums(batch, label)
@@ -227,7 +230,10 @@ class KMeans:
             return Farthest(0)
         distance = squared_distances(batch, memory.centres, memory.label)
         n = min(n_empty, len(distance))
-        index = torch.from_numpy(np.argpartition(-distance.cpu().numpy(), n - 1)[:n]).to(memory.label.device)
+        if distance.is_cpu:
+            index = torch.from_numpy(np.argpartition(-distance.numpy(), n - 1)[:n])
+        else:
+            index = distance.topk(n).indices
         part = batch.part(index)
         found = Farthest(
             n_empty, distance[index], part.row, part.w.double(), memory.label[index], part.dense().double()
@@ -241,11 +247,12 @@ def _relocated(stats):
     if not far.capacity:
         return stats.N, stats.S
     N, S = stats.N.clone(), stats.S.clone()
-    count = stats.count.tolist()
+    numbers = torch.cat([stats.count, far.label, (far.distance > 0).long()]).tolist()  # in one copy
+    count, labels = numbers[: len(N)], numbers[len(N) : -len(far.label)]
     empty = [cluster for cluster, rows in enumerate(count) if not rows]
-    away = (far.distance > 0).nonzero()[:, 0].tolist()  # none where there are more clusters than distinct rows
+    away = np.flatnonzero(numbers[-len(far.label) :]).tolist()  # none where there are more clusters than distinct rows
     for new, row in zip(empty, away):
-        old, w, x = int(far.label[row]), far.w[row], far.X[row]
+        old, w, x = labels[row], far.w[row], far.X[row]
         count[old] -= 1
         N[new], S[new] = w, w * x
         N[old], S[old] = (N[old] - w, S[old] - w * x) if count[old] else (0.0, 0.0)
@@ -305,7 +312,7 @@ def nearest_two(batch, centres, norms, index=None, before=None):
     The bounds are float64 and allow for the rounding of the distances. `norms` are the squared norms of all rows, and
     `before` their labels; `index` has those to look at: a slice from 0, or an int64 Tensor.
     """
-    widest = float(centres.square().sum(1).max())
+    widest = centres.square().sum(1).max()
     slack = 8 * torch.finfo(centres.dtype).eps
 
     def find(rows, scores):
@@ -369,14 +376,15 @@ def _least(scores, before=None):
     if before is None:
         label = _argmin(scores)
         return label, scores.gather(1, label[:, None])[:, 0]
+    if not scores.is_cpu:  # to pick the stale rows, the host would have to wait for the device
+        label = scores.argmin(1)
+        first = scores.gather(1, label[:, None])[:, 0]
+        return torch.where(scores.gather(1, before[:, None])[:, 0] > first, label, before), first
     first = scores.amin(1)
     stale = scores.gather(1, before[:, None])[:, 0] > first
     label = before.clone()
-    if scores.is_cpu:  # NumPy finds and copies few rows in half the time
-        places = np.flatnonzero(stale.numpy())
-        label.numpy()[places] = scores.numpy().take(places, 0).argmin(1)
-    else:
-        label[stale] = scores[stale].argmin(1)
+    places = np.flatnonzero(stale.numpy())  # NumPy finds and copies few rows in half the time
+    label.numpy()[places] = scores.numpy().take(places, 0).argmin(1)
     return label, first
 
 
