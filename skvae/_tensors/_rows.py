@@ -200,7 +200,7 @@ class Batch:
         )
 
     def transposed_times(self, f):
-        """Rows of x.T @ f, (n_some, n_out), and their numbers: on the CPU those that are not empty; f (n_rows, n_out)."""
+        """Rows of x.T @ f, on the CPU those that are not empty, (n, n_out), and their numbers; f (n_rows, n_out)."""
         order = torch.argsort(self.item, stable=True)
         item = self.item[order]
         if item.is_cpu:
