@@ -18,7 +18,10 @@ import contextlib
 import functools
 import sys
 from collections import Counter
+from numbers import Number
+from unittest import mock
 
+import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -26,7 +29,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 aten = torch.ops.aten
 
 # Errors of a factorisation are looked up on the host; torch does it inside the operation, or by one of its own.
-_CHECKED = {aten._linalg_check_errors.default, aten._linalg_eigh.default, aten._linalg_svd.default}
+_CHECKED = {
+    aten._linalg_check_errors.default,
+    aten._linalg_eigh.default,
+    aten._linalg_svd.default,
+    aten.linalg_eig.default,
+    aten.linalg_pinv.atol_rtol_tensor,
+    aten.cholesky.default,
+}
 _INDEX = {aten.index.Tensor, aten._unsafe_index.Tensor}
 _INDEX_PUT = {
     aten.index_put_.default,
@@ -151,10 +161,15 @@ def _place():
 @contextlib.contextmanager
 def accelerator(kind="cuda"):
     """Let a device of this name exist; yields the `Record` of what happens on it."""
-    record = Record(kind)
+    record, calls, backward = Record(kind), _Calls(), torch.autograd._engine_run_backward
+
+    def watched_backward(*args, **kwargs):  # torch leaves out of `calls` whatever one of them calls
+        with calls:
+            return backward(*args, **kwargs)
+
     _records.append(record)
     try:
-        with _Operations(), _Calls():
+        with mock.patch.object(torch.autograd, "_engine_run_backward", watched_backward), _Operations(), calls:
             yield record
     finally:
         _records.pop()
@@ -164,7 +179,7 @@ def on_device(tensor):
     return isinstance(tensor, DeviceTensor)
 
 
-# ------------------------------------------------------------------------------------------------------------ operations
+# ----------------------------------------------------------------------------------------------------------- operations
 def _run(func, args, kwargs):
     """An operation with tensors of the device: refused or counted, and done."""
     record, about = _current(), _about(func)
@@ -266,7 +281,11 @@ def _written(argument):
 
 def _refuse_mixed(func, about, args, kwargs):
     for tensor in _tensors((*args, *kwargs.values())):
-        if not isinstance(tensor, DeviceTensor) and (tensor.dim() or not about.takes_numbers):
+        if isinstance(tensor, DeviceTensor):
+            continue
+        if tensor.is_meta:
+            raise NotImplementedError(f"{func} got a tensor that torch itself made on 'meta', without values")
+        if tensor.dim() or not about.takes_numbers:
             raise MixedError(
                 f"Expected all tensors to be on the same device, but {func} got one of the CPU, of shape "
                 f"{tuple(tensor.shape)}, beside others of {_current().device}."
@@ -279,6 +298,8 @@ def _check_indexing(record, func, args):
         raise MixedError("indices should be on the same device as the indexed tensor (cpu).")
     for index in indices:
         if not isinstance(index, DeviceTensor):
+            if index.is_meta:
+                raise NotImplementedError("an index that torch itself made on 'meta', without values")
             record.upload("index of the CPU")
         if index.dtype in (torch.bool, torch.uint8) and not (puts and record.puts_number):
             record.wait("mask as index")
@@ -328,8 +349,11 @@ class _Calls(TorchFunctionMode):
             return _to(record, *args, **kwargs)
         if func is torch.Tensor.cuda:
             return _to(record, args[0], record.kind)
-        if func is torch.Tensor.__setitem__ and isinstance(args[2], (int, float, bool)):
-            return _flagged(record, "puts_number", func, args, kwargs)
+        if func in (torch.Tensor.__getitem__, torch.Tensor.__setitem__) and isinstance(args[0], DeviceTensor):
+            args = (args[0], _as_index(args[1]), *args[2:])
+            if len(args) > 2 and isinstance(args[2], Number):
+                return _flagged(record, "puts_number", func, args, kwargs)
+            return func(*args)
         if func is torch.Tensor.new_tensor and isinstance(args[0], DeviceTensor):
             return _new_tensor(record, *args, **kwargs)
         device = kwargs.get("device")
@@ -355,6 +379,13 @@ def _flagged(record, name, func, args, kwargs):
         setattr(record, name, before)
 
 
+def _as_index(index):
+    """An index with its lists and arrays as tensors of the CPU: torch would put them on "meta", without values."""
+    if isinstance(index, (list, np.ndarray)):
+        return torch.from_numpy(np.asarray(index))
+    return tuple(map(_as_index, index)) if isinstance(index, tuple) else index
+
+
 def _made(record, func, args, kwargs):
     """The result of a call that was asked for a tensor on the device."""
     if any(isinstance(arg, DeviceTensor) for arg in args):
@@ -368,9 +399,9 @@ def _made(record, func, args, kwargs):
             raise NotImplementedError(f"{func} from the CPU to the device")
     with torch._C.DisableTorchFunction():
         found = func(*args, **{**kwargs, "device": "cpu"})
-    if func in (torch.as_tensor, torch.asarray):
-        found = found.clone()  # never the memory of an array
-    return DeviceTensor(found)
+        if func in (torch.as_tensor, torch.asarray):
+            found = found.clone()  # never the memory of an array
+        return DeviceTensor(found.detach()).requires_grad_(found.requires_grad)
 
 
 def _new_tensor(record, like, data, *, dtype=None, device=None, requires_grad=False):
