@@ -68,8 +68,10 @@ class Bound(NamedTuple):
     def _back(self, of_log_prob, of_kl):
         if self.by_hand is not None:
             self.by_hand(of_log_prob, of_kl)
-        elif self.kl.requires_grad:
+        elif self.log_prob.requires_grad and self.kl.requires_grad:
             torch.autograd.backward((self.log_prob, self.kl), (of_log_prob, of_kl))
+        elif self.kl.requires_grad:
+            self.kl.backward(of_kl)
         else:
             self.log_prob.backward(of_log_prob)
 
@@ -160,7 +162,10 @@ class FitResult:
         The parameters to keep: the last, or the best on the validation rows. A network's are a dict, an EM model's
         its own NamedTuple.
     lower_bounds : list of float
-        Mean bound per row at beta = 1, one per iteration; nats. Of members, arrays of a number each.
+        Mean bound per row at beta = 1, one per iteration; nats. Of members, arrays of a number each. Of several turns,
+        those of the first.
+    lower_bounds_of_turn : dict of list
+        The same of each turn of the gradient engine, by the turns' names.
     validation_scores : list of float
         One per validation where validation rows were given. Of several fits, arrays of a number each.
     n_iter : int
@@ -178,6 +183,7 @@ class FitResult:
 
     params: dict | tuple
     lower_bounds: list = field(default_factory=list)
+    lower_bounds_of_turn: dict = field(default_factory=dict)
     validation_scores: list = field(default_factory=list)
     n_iter: int = 0
     best: np.ndarray | None = None

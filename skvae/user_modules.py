@@ -9,6 +9,8 @@ from torch.utils._pytree import tree_leaves
 from skvae._tensors import Noise
 from skvae.networks import glorot
 
+_PLAIN = (bool, int, float, str, tuple)  # attributes of a module that its signature shows
+
 
 class Module:
     """A network of the user's own, a `torch.nn.Module`, as a pure function of a dict of tensors.
@@ -36,6 +38,11 @@ class Module:
         self._check_tensors()
         self.keys = [key for key, _ in self.module.named_parameters()]
         self._check_output(self._output())
+
+    @property
+    def signature(self):
+        """Text that tells this module from others: its layers with their plain settings and shapes of parameters."""
+        return "; ".join(f"{name} {_described(module)}".strip() for name, module in self.module.named_modules())
 
     def _made(self, factory):
         if isinstance(factory, torch.nn.Module):
@@ -141,6 +148,14 @@ class Module:
             weights = {key: tensor[member] for key, tensor in own.items()}
             outputs.append(functional_call(self.module, weights, (h[min(member, len(h) - 1)],)))
         return torch.stack(outputs)
+
+
+def _described(module):
+    """The class of a module, its plain settings, and the shapes of its own parameters."""
+    settings = {k: v for k, v in vars(module).items() if k != "training" and isinstance(v, _PLAIN)}
+    shapes = {k: tuple(parameter.shape) for k, parameter in module.named_parameters(recurse=False)}
+    listed = ", ".join(f"{key}={value}" for key, value in (settings | shapes).items())
+    return f"{type(module).__module__}.{type(module).__qualname__}({listed})"
 
 
 class _DrawsError(Exception):

@@ -89,6 +89,18 @@ def test_noise_ahead_is_that_of_the_row():
     assert sorted(torch.cat(seen).tolist()) == sorted([*range(n)] * 2)
 
 
+def test_noise_ahead_is_that_of_the_row_in_passes_that_take_turns():
+    x = torch.arange(5000, dtype=torch.float32)[:, None]
+    rows = MemberRows([Stream(Encoded(x, None, x), Noise(3), 1, torch.ones(1, 5000))])
+    epoch, alone = MemberNoise([Noise(3)]).fold(0), Noise(3).fold(0)
+    passes = [(rows.shuffled(300, noise.fold("order")), noise) for noise in (epoch, epoch.fold("other"))]
+    for _ in range(12):
+        for (batches, noise), own in zip(passes, (alone, alone.fold("other"))):
+            batch = next(batches)
+            expected = own.fold("z").normal(batch.row[0], 2)
+            torch.testing.assert_close(noise.fold("z").normal(batch.row, 2)[0], expected, rtol=0, atol=0)
+
+
 # ------------------------------------------------------------------------------------------ modules of the user's own
 class Forward(torch.nn.Module):
     """A linear layer, and whatever is done with it."""

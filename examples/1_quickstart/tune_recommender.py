@@ -2,21 +2,22 @@
 Tune a recommender
 ==================
 
-A recommender is an estimator like any other: it goes into a ``Pipeline``, and ``GridSearchCV`` chooses its parameters.
-Here the rows ("users") are Python source files and the columns ("items") the functions and classes that they use, read
-off the packages installed on this machine: a file that calls ``numpy.linalg.svd`` is likely to want ``numpy.dot`` too.
-The same script runs on MovieLens with ``--data ml-100k`` or ``--data ml-1m``.
+A recommender is an estimator like any other. It works in a ``Pipeline``, and ``GridSearchCV`` chooses its parameters.
+In this example the rows ("users") are Python source files, and the columns ("items") are the functions and classes that
+the files use. They are read from the packages on this machine. A file that calls ``numpy.linalg.svd`` probably uses
+``numpy.dot`` too. The same script runs on MovieLens with ``--data ml-100k`` or ``--data ml-1m``.
 
-It chooses the weight of the KL term, ``beta``, and the dimension of the code, ``n_components``, on some of the rows,
-and reports how well the winner ranks for rows that no fit and no choice has seen.
+The script chooses two parameters on one part of the rows: the weight of the KL term, ``beta``, and the dimension of the
+code, ``n_components``. It then reports how well the best model ranks items for the other rows, which were not used to
+fit or to choose.
 """
 
 import argparse
 import os
 from pathlib import Path
 
-# One thread a fit, before torch is imported: the search runs fits side by side, and threads that share so small a model
-# mostly wait for each other, above all on a machine that does other work too.
+# Use one thread per fit, and set it before torch is imported. The search runs several fits at the same time. The models
+# are small, so several threads in one fit would mostly wait for each other, above all on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import joblib
@@ -32,10 +33,10 @@ from skvae import MultVAERecommender
 from skvae.datasets import fetch_movielens, load_api_usage
 from skvae.metrics import content_holdout, make_ranking_scorer, ndcg_at_k
 
-FAST = os.environ.get("SKVAE_EXAMPLE_FAST") == "1"  # a small form of everything, for the tests and the gallery
+FAST = os.environ.get("SKVAE_EXAMPLE_FAST") == "1"  # a small form, for the tests and the gallery
 METRICS = ["ndcg@100", "recall@20", "recall@50"]
 
-# A search on a GPU should run one fit at a time; on CPU cores, one fit on each beats all cores on one fit.
+# On a GPU, run one fit at a time. On the CPU, one fit on each core is faster than one fit on all cores.
 default_jobs = 1 if FAST or torch.cuda.is_available() else min(4, joblib.cpu_count())
 parser = argparse.ArgumentParser(description="Tune a Mult-VAE recommender by cross-validation.")
 parser.add_argument("--data", choices=("api", "ml-100k", "ml-1m"), default="api", help="ml-1m takes ten times as long")
@@ -47,11 +48,12 @@ args = parser.parse_args()
 # %%
 # The data
 # --------
-# A users x items matrix, sparse, with the names of both sides. MovieLens comes as ratings: a film counts as liked from
-# four stars on, and users who liked fewer than five are left out, as is usual. (It is read from the folder
-# ``SKVAE_TEST_DATA`` when that is set, else from scikit-learn's data folder, else downloaded.)
+# The data are a sparse users x items matrix with the names of its rows and columns. MovieLens has ratings. A rating of
+# at least four stars means that the user liked the film. Users who liked fewer than five films are left out, as is
+# usual. MovieLens is read from the folder in the environment variable ``SKVAE_TEST_DATA`` if it is set. Otherwise it is
+# read from scikit-learn's data folder, or downloaded.
 def load(name):
-    """Matrix, names of its rows, names of its columns, and from which value on an entry counts."""
+    """Return the matrix, the names of its rows and columns, and the threshold above which an entry counts."""
     if name == "api":
         usage = load_api_usage(packages=["sklearn"] if FAST else None)
         return usage.data, usage.file_names, usage.item_names, 0.5
@@ -70,9 +72,9 @@ print(f"{len(names_test):,} {row_word}s are kept aside until the end.\n")
 # %%
 # The search
 # ----------
-# Folds part the users. The scorer hides a fifth of each test user's items, shows the model the rest, and asks how high
-# the hidden ones stand in its list; all candidates face the same hidden items. Since the ratings are binarised *inside*
-# the Pipeline, a hidden rating of two stars is no hit.
+# The folds split the users. The scorer hides a fifth of each test user's items and shows the rest to the model. It then
+# measures the ranks of the hidden items in the model's list. All candidates are scored on the same hidden items. The
+# ratings are binarised *inside* the Pipeline, so a rating of two stars never counts as a hit.
 pipe = Pipeline([("clicks", Binarizer(threshold=threshold)), ("recommender", MultVAERecommender(random_state=0))])
 grid = {
     "recommender__n_components": [10, 20] if FAST else [20, 50, 200],
@@ -84,17 +86,17 @@ search = GridSearchCV(pipe, grid, cv=folds, scoring=scoring, refit="ndcg@100", n
 try:
     from sklearn.callback import ProgressBar
 
-    search.set_callbacks(ProgressBar(max_propagation_depth=0))  # deeper: a bar for each of the fits as well
+    search.set_callbacks(ProgressBar(max_propagation_depth=0))  # with 1, also a bar for each fit
 except ImportError as error:
     print(f"No progress bar: {error}")
 search.fit(X_train)
 
 
 # %%
-# What it must beat: everyone gets the same list, the most used items. Any estimator with ``decision_function`` can be
-# scored in the same way and on the same folds.
+# The baseline recommends the most used items to every user. Any estimator with ``decision_function`` can be scored in
+# the same way and on the same folds.
 class Popularity(BaseEstimator):
-    """Score an item by the number of its users."""
+    """Score each item by its number of users."""
 
     def fit(self, X, y=None):
         self.n_users_ = X.sum(axis=0)
@@ -109,9 +111,9 @@ baseline = cross_validate(popular, X_train, cv=folds, scoring=scoring)
 
 
 # %%
-# Means over the folds and, behind ``+-``, the standard error of the mean.
+# The table has the mean over the folds and, after ``+-``, the standard error of the mean.
 def fold_scores(results, metric, candidate=None):
-    """Scores on each fold, of one candidate of a search or of what `cross_validate` returned."""
+    """Return the score on each fold, of one candidate of a search or of a result of `cross_validate`."""
     if candidate is None:
         return results[f"test_{metric}"]
     return np.array([results[f"split{fold}_test_{metric}"][candidate] for fold in range(folds.n_splits)])
@@ -135,9 +137,10 @@ for i in np.argsort(results["rank_test_ndcg@100"]):
 print_line("popularity", [fold_scores(baseline, metric) for metric in METRICS], baseline["fit_time"].mean())
 
 # %%
-# The winner, on rows kept aside from the start
-# ---------------------------------------------
-# The best of many scores flatters itself a little; this one does not. The error is over the rows.
+# The best model, on rows that the search has not seen
+# ----------------------------------------------------
+# The best score of a search is biased upwards, because it is the best of many. The score on other rows has no such
+# bias. Its standard error is over these rows.
 winner = search.best_estimator_
 
 
@@ -166,8 +169,8 @@ print(f"  ratio of the NDCGs: {held_out['Mult-VAE'] / held_out['popularity']:.2f
 # %%
 # Recommendations by name
 # -----------------------
-# ``recommend`` is not a method that a Pipeline hands on, so the steps before are called by hand. It returns column
-# numbers; the names are one indexing away. These rows too were kept aside.
+# A Pipeline has no ``recommend``, so the script calls the earlier steps itself. ``recommend`` returns column numbers,
+# and indexing with them gives the names. These rows were not used in the search either.
 clicks = winner[:-1].transform(X_test)
 n_items = np.diff(clicks.indptr)
 groups = np.array([name.partition("/")[0] for name in names_test])  # for files, the package
@@ -185,10 +188,10 @@ for row, recommended in zip(shown, ids, strict=True):
 # %%
 # A picture
 # ---------
-# On the left the winner is fitted once more, with some rows of the training data to watch, and beside it the same model
-# at ``beta = 1``. ``lower_bounds_`` is the bound on log p(x) at ``beta = 1`` whatever the fit is weighted with, so that
-# fits can be compared. The fit with the small weight lets it fall: its code holds more about a row than the bound would
-# pay for, and ranks better for it.
+# For the left side, the best model is fitted again, with some rows of the training data for validation. The same model
+# is also fitted with ``beta = 1``. ``lower_bounds_`` is the bound on log p(x) at ``beta = 1``, whatever ``beta`` the
+# fit uses, so the two fits can be compared. In the fit with the small ``beta`` the bound falls. The code of this fit
+# has more information about a row than is best for the bound, and it ranks better.
 X_fit, X_val = train_test_split(winner[:-1].transform(X_train), test_size=0.15, random_state=0)
 best = search.best_params_
 watched = {
@@ -196,7 +199,7 @@ watched = {
     for beta in (best["recommender__beta"], 1.0)
 }
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73")  # Okabe and Ito's: safe for the colour-blind
+COLOURS = ("#0072B2", "#D55E00", "#009E73")  # Okabe and Ito's palette for colour-blind readers
 GREY = "#555555"
 plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "font.size": 11})
 figure, axes = plt.subplot_mosaic([["bound", "search"], ["ndcg", "search"]], figsize=(12, 5.4), layout="constrained")

@@ -2,15 +2,16 @@
 Anomaly scores
 ==============
 
-A model of ordinary rows gives strange rows a low likelihood. Here it learns from benign tumours alone, 30 measurements
-each, and then scores tumours that it has not seen, malignant ones among them. Nobody tells it what malignant means.
+A model of ordinary rows gives unusual rows a low likelihood. In this example the model is fitted only to benign
+tumours, each with 30 measurements. It then scores tumours that it has not seen. Some of these are malignant. The model
+is never told which tumours are malignant.
 """
 
 import argparse
 import os
 from pathlib import Path
 
-# One thread, before torch is imported: the fits are small, and threads that share one mostly wait for each other.
+# Use one thread, and set it before torch is imported: the fits are small, and more threads would mostly wait.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import matplotlib.pyplot as plt
@@ -31,7 +32,7 @@ args = parser.parse_args()
 # %%
 # The fit
 # -------
-# `anomaly_score` is minus log p(x), in nats: how much stranger a row is than another can be read from the difference.
+# `anomaly_score` is minus log p(x), in nats. The difference of two scores says how much less likely one row is.
 tumours = load_breast_cancer()
 benign, malignant = tumours.data[tumours.target == 1], tumours.data[tumours.target == 0]
 training, others = train_test_split(benign, test_size=0.4, random_state=0)
@@ -49,7 +50,8 @@ print(
 # %%
 # The scores
 # ----------
-# The area under the ROC curve: how often a malignant tumour scores higher than a benign one.
+# The area under the ROC curve is the share of pairs in which the malignant tumour has a higher score than the benign
+# one.
 scores = {
     "VAE": vae.anomaly_score(X),
     "factor analysis": -factors.score_samples(X),
@@ -61,8 +63,8 @@ for name, score in scores.items():
 # %%
 # Which measurement is strange?
 # -----------------------------
-# Hide a measurement, and see what the model expects there, given the others: the distance from it, in standard
-# deviations of that measurement among benign tumours.
+# Hide one measurement, and let the model compute its expected value given the others. The distance between the two is
+# printed in standard deviations of this measurement among benign tumours.
 strangest = X[np.argmax(scores["VAE"])]
 holes = np.tile(strangest, (len(strangest), 1))
 np.fill_diagonal(holes, np.nan)

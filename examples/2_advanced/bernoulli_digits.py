@@ -2,12 +2,11 @@
 Digits as Bernoulli prototypes
 ==============================
 
-Images of handwritten digits, turned to black and white, as a mixture of prototypes: each is a picture of the
-probability that a pixel is on. Then half of the pixels of images that the fit has not seen are hidden, and the mixture
-says what they were.
+Black-and-white images of handwritten digits are modelled as a mixture of prototypes. A prototype has, for each pixel,
+the probability that the pixel is on. In this model an image chooses a prototype, and then draws each pixel
+independently. The fit uses no labels. The digit above a prototype is the most frequent digit among its images.
 
-A row picks a prototype and then draws each pixel on its own. No label is used; the digit written above a prototype is
-the most frequent one among its images.
+In a second part, half of the pixels of new images are hidden, and the mixture fills them in.
 """
 
 import argparse
@@ -29,8 +28,8 @@ args = parser.parse_args()
 # %%
 # The fit
 # -------
-# `binarize` is the threshold: pixels have 0 to 16 shades. Half of the images are kept aside, and some cells of the
-# training images are missing too: a missing pixel leaves the sums, so nothing is filled in for it.
+# Pixels have values from 0 to 16, and `binarize` is the threshold. Half of the images are kept for the test. Some
+# pixels of the training images are missing. Missing pixels are left out of the sums, so nothing is filled in for them.
 images, digits = load_digits(return_X_y=True)
 rng = np.random.default_rng(0)
 order = rng.permutation(len(images))
@@ -52,9 +51,9 @@ print(f"images whose prototype is mostly of their own digit: {purity:.0%}")
 # %%
 # Hidden pixels
 # -------------
-# Half of the pixels of each new image are hidden at random; in the second test the lower half. `impute` fills in the
-# most probable value, or, with `strategy="mean"`, the probability that the pixel is on. To compare: the most frequent
-# value of each pixel over all images.
+# In the first test a random half of the pixels of each new image is hidden, and in the second test the lower half.
+# `impute` fills in the most probable value, or, with `strategy="mean"`, the probability that the pixel is on. The
+# baseline is the most frequent value of each pixel over all images.
 black = images[test] > 7.5
 hidings = {
     "half of the pixels": rng.random(black.shape) < 0.5,
@@ -72,8 +71,8 @@ for name, hidden in hidings.items():
 # %%
 # The picture
 # -----------
-# Above, the prototypes by weight. Below, for each way of hiding: what the mixture saw (hidden pixels are blue), what it
-# makes of it, and the truth.
+# The upper part has the prototypes in order of their weight. The lower part has, for both tests, the image that the
+# mixture saw (hidden pixels are blue), the imputed image, and the true image.
 N_SHOWN = 12
 chosen = [np.flatnonzero(digits[test] == digit)[0] for digit in range(10)]
 chosen += [np.flatnonzero(digits[test] == digit)[1] for digit in (4, 9)]

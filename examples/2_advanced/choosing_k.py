@@ -2,17 +2,19 @@
 K chosen four ways
 ==================
 
-How many clusters, components, factors? Four rules, one panel each, on 13 measurements of 178 wines: the elbow of the
-inertia for K-means, the held-out likelihood and BIC for a Gaussian mixture, parallel analysis for factors.
+Four rules choose the number of clusters, components or factors. They are the elbow of the inertia for K-means, the
+held-out likelihood and BIC for a Gaussian mixture, and parallel analysis for factors. The picture has one panel for
+each. The data are 13 measurements of 178 wines.
 
-The wines come from three growers, which no fit is told. The rules ask different questions, so they need not agree.
+The wines come from three growers, but the fits do not know this. The rules answer different questions, so their results
+may differ.
 """
 
 import argparse
 import os
 from pathlib import Path
 
-# One thread, before torch is imported: the fits are small, and threads that share one mostly wait for each other.
+# Use one thread, and set it before torch is imported: the fits are small, and more threads would mostly wait.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import matplotlib.pyplot as plt
@@ -34,7 +36,7 @@ args = parser.parse_args()
 X = StandardScaler().fit_transform(load_wine().data)
 folds = KFold(5 if FAST else 10, shuffle=True, random_state=0)
 KS = np.arange(1, 7 if FAST else 9)
-COLOURS = {"full": "#0072B2", "tied": "#D55E00", "diag": "#009E73"}  # Okabe and Ito's: safe for the colour-blind
+COLOURS = {"full": "#0072B2", "tied": "#D55E00", "diag": "#009E73"}  # Okabe and Ito's palette for colour-blind readers
 GREY = "#555555"
 plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "font.size": 11})
 figure, axes = plt.subplots(2, 2, figsize=(12, 8.5), layout="constrained")
@@ -42,7 +44,8 @@ figure, axes = plt.subplots(2, 2, figsize=(12, 8.5), layout="constrained")
 # %%
 # K-means: the elbow
 # ------------------
-# `score` is minus the inertia, so scikit-learn's display draws it. Look for the K from which the curve hardly falls.
+# `score` is minus the inertia, so scikit-learn's display can draw it. Look for the K after which the curve hardly
+# falls.
 elbow, likelihood, criterion, eigenvalues = axes.flat
 curve = ValidationCurveDisplay.from_estimator(
     KMeansLite(n_init=N_STARTS, random_state=0),
@@ -66,9 +69,9 @@ print("inertia of held-out rows:", *inertia.round(1))
 # %%
 # A mixture: held-out likelihood
 # ------------------------------
-# `GridSearchCV` with the estimator's own `score`, in nats a row; error bars are standard errors over the folds. The
-# kind of covariance matters as much as K: free covariances of 13 columns have 91 parameters a component and over-fit
-# soon.
+# `GridSearchCV` uses the estimator's own `score`, in nats per row. Error bars are standard errors over the folds. The
+# kind of covariance matters as much as K: a full covariance of 13 columns has 91 parameters per component, so the
+# mixture soon overfits.
 mixture = GaussianMixtureEM(n_init=N_STARTS, reg_covar=1e-3, random_state=0)
 search = GridSearchCV(mixture, {"n_components": KS, "covariance_type": [*COLOURS]}, cv=folds).fit(X)
 results = search.cv_results_
@@ -84,7 +87,7 @@ print("held-out likelihood:", search.best_params_)
 # %%
 # A mixture: BIC
 # --------------
-# One fit to all rows for each K. Half of log(178) = 2.6 nats is the price of a parameter.
+# BIC needs one fit to all rows for each K. The penalty per parameter is half of log(178), that is 2.6 nats.
 bic = {kind: [mixture.set_params(n_components=k, covariance_type=kind).fit(X).bic(X) for k in KS] for kind in COLOURS}
 for kind, colour in COLOURS.items():
     criterion.plot(KS, bic[kind], color=colour, marker="o", label=kind)
@@ -95,7 +98,8 @@ criterion.legend()
 # %%
 # Factors: parallel analysis
 # --------------------------
-# The eigenvalues of the correlation matrix beside the 95 % quantile of those of columns shuffled one by one.
+# The panel has the eigenvalues of the correlation matrix. The dashed line is the 95 % quantile of the eigenvalues after
+# each column is shuffled on its own.
 found = parallel_analysis(X, n_draws=100 if FAST else 500, random_state=0)
 numbers = np.arange(1, len(found.eigenvalues) + 1)
 eigenvalues.plot(numbers, found.eigenvalues, color=GREY, marker="o", label="wines")

@@ -2,15 +2,16 @@
 Latent space of digits
 ======================
 
-Two numbers for each image of a handwritten digit: by PCA, and by a variational autoencoder, which may bend. Then the
-images that the autoencoder expects all over its plane. No label is used; colours only show what came of it.
+Each image of a handwritten digit is mapped to two numbers, by PCA and by a variational autoencoder. PCA is linear, and
+the autoencoder is not. A third panel has the images that the autoencoder expects at the points of its plane. The fits
+use no labels. The colours show the true digits.
 """
 
 import argparse
 import os
 from pathlib import Path
 
-# One thread, before torch is imported: the fits are small, and threads that share one mostly wait for each other.
+# Use one thread, and set it before torch is imported: the fits are small, and more threads would mostly wait.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import matplotlib.pyplot as plt
@@ -32,8 +33,8 @@ args = parser.parse_args()
 # %%
 # Two ways to two dimensions
 # --------------------------
-# Pixels have 0 to 16 shades. Divided by 16 they are taken as probabilities that a pixel is black, which is what the
-# Bernoulli likelihood models.
+# Pixels have values from 0 to 16. Divided by 16, a value is the probability that the pixel is black. The Bernoulli
+# likelihood models such probabilities.
 images, digits = load_digits(return_X_y=True)
 images = images / 16
 seen, new, seen_digits, new_digits = train_test_split(images, digits, test_size=0.5, stratify=digits, random_state=0)
@@ -50,9 +51,9 @@ print(f"bound {vae.elbo(new).mean():.2f} nats, log p(x) {vae.score(new):.2f} nat
 print(f"KL per dimension: {vae.kl_per_dimension_.round(2)} nats, {vae.n_active_} active")
 
 # %%
-# How much the plane knows
-# ------------------------
-# Images not seen in either fit are told apart by their ten nearest neighbours in the plane.
+# How well the plane separates the digits
+# ---------------------------------------
+# Images that were in neither fit are classified by their ten nearest neighbours in the plane.
 right = {}
 for name, model in (("PCA", pca), ("VAE", vae)):
     neighbours = KNeighborsClassifier(10).fit(model.transform(seen), seen_digits)
@@ -62,7 +63,7 @@ for name, model in (("PCA", pca), ("VAE", vae)):
 # %%
 # The picture
 # -----------
-# On the right, the plane in steps of equal prior probability: f(z) at the quantiles of a standard normal.
+# The right panel has f(z) at the quantiles of a standard normal, so the steps have equal prior probability.
 plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "font.size": 11})
 figure, axes = plt.subplots(1, 3, figsize=(15, 5), layout="constrained")
 for axis, (name, model) in zip(axes, (("PCA", pca), ("VAE", vae)), strict=False):

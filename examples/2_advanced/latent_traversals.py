@@ -2,18 +2,19 @@
 Latent traversals, samples and bound curves
 ===========================================
 
-What does a latent dimension do? Move along it with the others at rest, and look at what the model expects. Beside it,
-draws from the model, and the bound as it rises for several numbers of dimensions.
+A latent traversal shows the effect of one latent dimension: move along it, keep the others fixed, and look at the
+expected picture. The figure also has draws from the model, and the bound during the fit for several numbers of
+dimensions.
 
-The pictures are Frey faces, 1,965 frames of 28 x 20 pixels, where ``SKVAE_TEST_DATA`` names a folder that holds
-``frey_faces/frey_rawface.mat``; else scikit-learn's digits.
+The pictures are the Frey faces, 1,965 frames of 28 x 20 pixels, if the folder in the environment variable
+``SKVAE_TEST_DATA`` has the file ``frey_faces/frey_rawface.mat``. Otherwise they are scikit-learn's digits.
 """
 
 import argparse
 import os
 from pathlib import Path
 
-# One thread, before torch is imported: the fits are small, and threads that share one mostly wait for each other.
+# Use one thread, and set it before torch is imported: the fits are small, and more threads would mostly wait.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import matplotlib.pyplot as plt
@@ -34,9 +35,9 @@ args = parser.parse_args()
 # %%
 # The pictures
 # ------------
-# Each pixel is a Gaussian column with a noise of its own. Pixels that hardly ever change are left out.
+# Each pixel is a Gaussian column with its own noise variance. Pixels that hardly ever change are left out.
 def load():
-    """Pictures as rows, and their shape."""
+    """Return the pictures as rows, their shape and their name."""
     path = Path(os.environ.get("SKVAE_TEST_DATA", "")) / "frey_faces" / "frey_rawface.mat"
     if path.is_file():
         return loadmat(path)["ff"].T.astype(np.float32), (28, 20), "Frey faces"
@@ -51,9 +52,9 @@ print(f"{len(training)} {what} to learn from, {len(held_out)} held out, {varies.
 # %%
 # Bound curves
 # ------------
-# `fit` starts as factor analysis, so the curves begin at its likelihood or, where the other start won, near it.
-# `validation_scores_` is log p(x) of the held-out pictures. Neighbouring frames of the film are alike and the split is
-# by chance, so held out does not mean another film.
+# `fit` begins at factor analysis, so each curve begins at its likelihood, or near it if the other restart was better.
+# `validation_scores_` is log p(x) of the held-out pictures. The split is random, and neighbouring frames of the film
+# are similar. So the held-out frames are not as new as those of another film.
 sizes = (2, 5) if FAST else (2, 5, 10)
 fits = {}
 for k in sizes:
@@ -69,13 +70,14 @@ print(f"{vae.n_active_} of {sizes[-1]} dimensions active; KL {np.sort(vae.kl_per
 # %%
 # Traversals
 # ----------
-# The four dimensions that cost most nats: from -3 to 3 standard deviations of the prior, the others at zero.
+# The four dimensions with the largest KL term move from -3 to 3 standard deviations of the prior. The others stay at
+# zero.
 steps = np.linspace(-3, 3, 9)
 busiest = np.argsort(-vae.kl_per_dimension_)[:4]
 
 
 def whole(rows):
-    """Rows with the pixels that were left out put back, as pictures."""
+    """Return rows as pictures, with the left-out pixels put back."""
     filled = np.tile(np.median(pictures, axis=0), (len(rows), 1))
     filled[:, varies] = rows
     return filled.reshape(-1, *shape)
@@ -94,7 +96,7 @@ traversals = vae.inverse_transform(Z.reshape(-1, vae.n_components))
 # %%
 # Samples
 # -------
-# `sample` draws pixels with their noise. Without it, f(z) of standard normal z.
+# `sample` draws pixels with their noise. `inverse_transform` of standard normal z gives f(z), without the noise.
 expected = vae.inverse_transform(np.random.default_rng(0).normal(size=(18, vae.n_components)))
 drawn = vae.sample(18, random_state=0)
 

@@ -2,16 +2,16 @@
 A mixed table
 =============
 
-Numbers, yes or no, categories and counts in one DataFrame, with cells missing: each column gets a likelihood of its
-own, and all of them one latent cause. The table is made here, of households along a life: young, with a family, old. So
-the truth is known.
+One DataFrame has numbers, Booleans, categories and counts, and some cells are missing. Each column has its own
+likelihood, and all columns depend on one latent variable. The table is simulated, so the truth is known. It describes
+households at different points of a life: young, with a family, old.
 """
 
 import argparse
 import os
 from pathlib import Path
 
-# One thread, before torch is imported: the fits are small, and threads that share one mostly wait for each other.
+# Use one thread, and set it before torch is imported: the fits are small, and more threads would mostly wait.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import matplotlib.pyplot as plt
@@ -29,7 +29,8 @@ args = parser.parse_args()
 # %%
 # The table
 # ---------
-# Income rises and falls again along a life, and so does the number of children at home; none of it is linear.
+# Income first rises and then falls in the course of a life. So does the number of children at home. None of this is
+# linear.
 rng = np.random.default_rng(0)
 n = 400 if FAST else 1200
 life = rng.uniform(0, 1, n)
@@ -49,8 +50,8 @@ print(table.head(3).to_string())
 # %%
 # The fit
 # -------
-# A fifth of the cells is missing. `likelihood="auto"` would read the kinds off the dtypes, and take whole numbers as
-# Gaussian; the list says that children are counts.
+# A fifth of the cells is missing. `likelihood="auto"` would read the kinds from the dtypes and treat whole numbers as
+# Gaussian. The list says that children are counts.
 hidden = rng.random(table.shape) < 0.2
 holes = table.astype({"works": object, "children": float}).mask(hidden)
 kinds = [
@@ -67,7 +68,8 @@ print(f"rank correlation of the latent dimension with the true place in life: {o
 # %%
 # Filling in
 # ----------
-# `impute` gives a DataFrame of the same kinds: means of numbers and probabilities, the most probable category.
+# `impute` returns a DataFrame with the same kinds of columns. It fills in the mean of a number, the probability of a
+# Boolean, and the most probable category.
 filled = vae.impute(holes)
 for name in ("age", "income", "children"):
     gaps = hidden[:, table.columns.get_loc(name)]
@@ -83,8 +85,8 @@ for name in ("works", "home"):
 # %%
 # The picture
 # -----------
-# Each column over the true place in life, with what the model expects at the latent value of each row, and the draws of
-# `sample` beside the table.
+# Three panels have a column against the true place in life, with the expected value at the latent value of each row.
+# One panel has the latent dimension. Two panels compare the table with draws by `sample`.
 expected = vae.inverse_transform(Z[:, None])
 drawn = vae.sample(n, random_state=0)
 along = np.argsort(life)

@@ -2,11 +2,12 @@
 Mixtures as ellipses
 ====================
 
-Three Gaussians fitted to two measurements of 178 wines: four kinds of covariance, then the same with missing cells,
-with sample weights, and as a regression. An ellipse holds 86 % of what its component expects (two standard deviations).
+A mixture of three Gaussians is fitted to two measurements of 178 wines. The first four panels have the four kinds of
+covariance. The other panels have missing cells, sample weights, and a regression. An ellipse has a radius of two
+standard deviations and contains 86 % of the probability of its component.
 
-The regression curve is the mean of colour given flavanoids under the fitted density. It falls and rises again, because
-one cluster of wines takes over from another.
+The regression curve is the mean of colour given flavanoids under the fitted density. It falls and then rises, because
+different clusters of wines dominate at different values of flavanoids.
 """
 
 import argparse
@@ -31,17 +32,17 @@ args = parser.parse_args()
 wine = load_wine()
 COLUMNS = [wine.feature_names.index(name) for name in ("flavanoids", "color_intensity")]
 X = StandardScaler().fit_transform(wine.data[:, COLUMNS])
-COLOURS = ("#0072B2", "#D55E00", "#009E73")  # Okabe and Ito's: safe for the colour-blind
+COLOURS = ("#0072B2", "#D55E00", "#009E73")  # Okabe and Ito's palette for colour-blind readers
 GREY = "#555555"
 
 
 # %%
 # Drawing a component
 # -------------------
-# The axes of an ellipse are the eigenvectors of a covariance, and its half-lengths two roots of the eigenvalues.
-# Components are drawn from left to right, so that the same cluster has the same colour in every panel.
+# The axes of an ellipse are the eigenvectors of the covariance. Half the length of an axis is twice the square root of
+# the eigenvalue. Components are numbered from left to right, so the same cluster has the same colour in every panel.
 def covariance_matrices(mixture):
-    """Covariances of all components as full matrices, whatever the covariance type."""
+    """Return the covariances of all components as full matrices, for every covariance type."""
     kind, found = mixture.covariance_type, mixture.covariances_
     if kind == "full":
         return found
@@ -76,8 +77,9 @@ figure, axes = plt.subplot_mosaic(panels, figsize=(14, 8), layout="constrained")
 # %%
 # Four kinds of covariance
 # ------------------------
-# From free ellipses for each component, through one ellipse for all and ellipses along the axes, to circles. BIC weighs
-# the likelihood against the number of parameters; lower is better.
+# With "full" each component has its own ellipse. With "tied" all have the same ellipse. With "diag" the ellipses are
+# along the axes. With "spherical" they are circles. BIC combines the likelihood and the number of parameters; lower is
+# better.
 for kind in panels[0]:
     mixture = fitted(kind, X)
     draw_rows(axes[kind], X, mixture)
@@ -88,10 +90,10 @@ for kind in panels[0]:
 # %%
 # Missing cells
 # -------------
-# Colour is missing in most wines with few flavanoids. Whether it is missing depends on flavanoids alone, which are
-# always there: such cells are missing at random. The fit to all rows (solid) uses what the incomplete rows do say,
-# their flavanoids, and keeps the cluster on the left as heavy as it is. The fit to complete rows (dotted) makes it
-# light. Triangles: where `impute` puts the incomplete rows, on the curve of conditional means.
+# Colour is missing in most wines with few flavanoids. Whether it is missing depends only on flavanoids, which are
+# always observed. So the cells are missing at random. The fit to all rows (solid) uses the flavanoids of the incomplete
+# rows, and the cluster on the left keeps its weight. In the fit to the complete rows (dotted) this cluster has too
+# little weight. Triangles are the incomplete rows after `impute`. They are on the curve of conditional means.
 rng = np.random.default_rng(0)
 incomplete = (X[:, 0] < -0.5) & (rng.random(len(X)) < 0.6)
 X_missing = X.copy()
@@ -118,8 +120,8 @@ for label, mixture in ("nothing missing", fitted("full", X)), ("all rows", gappy
 # %%
 # Sample weights
 # --------------
-# Only every third wine of the grower with the darkest wines is kept, and counts three times. Solid: with these weights.
-# Dotted: without.
+# Of the grower with the darkest wines, only every third wine is kept, and it has the weight 3. Solid ellipses are
+# fitted with these weights, dotted ellipses without.
 rare = wine.target == 2
 kept = ~rare | (np.cumsum(rare) % 3 == 0)
 weight = np.where(rare[kept], 3.0, 1.0)
@@ -136,8 +138,8 @@ for label, mixture in ("with weights", weighted), ("without", unweighted):
 # %%
 # Mixture regression
 # ------------------
-# `condition` gives the mixture of colour at each value of flavanoids, with the fit to the incomplete table. The band is
-# two standard deviations to each side, and its width follows the data.
+# `condition` returns the mixture of colour at each value of flavanoids. It uses the fit to the incomplete table. The
+# band is two standard deviations wide on each side, and its width varies with flavanoids.
 grid = np.linspace(X[:, 0].min(), X[:, 0].max(), 200)
 conditional = gappy.condition([0], grid[:, None])
 centre = conditional.mean()[:, 0]

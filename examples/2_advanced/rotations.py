@@ -2,10 +2,11 @@
 Loadings before and after rotation
 ==================================
 
-Three factors behind 13 measurements of 178 wines, as heat maps of their loadings: as fitted, after varimax, and after
-oblimin, which lets the factors correlate. Rotation leaves the fit as it is and makes loadings easier to read: fewer of
-them are large. Beside them the correlations of the oblique factors, and the communalities, that is the share of each
-measurement that the factors explain, which no rotation changes.
+Factor analysis finds three factors of 13 measurements of 178 wines. Heat maps show the loadings as fitted, after
+varimax, and after oblimin, which allows correlated factors. Rotation does not change the fit. It makes the loadings
+easier to interpret, because fewer of them are large. Two more panels have the correlations of the oblique factors and
+the communalities. The communality of a measurement is the share of its variance that the factors explain. Rotation does
+not change it.
 """
 
 import argparse
@@ -25,8 +26,8 @@ args = parser.parse_args()
 # %%
 # Three fits
 # ----------
-# Standardised columns, so that loadings of uncorrelated factors are correlations of measurements and factors. The
-# rotation comes after the fit: all three have the same likelihood.
+# The columns are standardised. So the loadings of uncorrelated factors are the correlations of measurements and
+# factors. The rotation is applied after the fit, so all three have the same likelihood.
 wine = load_wine()
 X = StandardScaler().fit_transform(wine.data)
 fits = {
@@ -38,8 +39,8 @@ for rotation, model in fits.items():
     print(f"{rotation or 'unrotated':10} {model.score(X):.6f} nats a row, {small:.0%} of the loadings below 0.2")
 
 # %%
-# Do three factors explain all correlations? No: the test rejects them, as it does with most real data. What they leave
-# may be small nevertheless.
+# Three factors do not explain all correlations: the test rejects them, as it does with most real data. The residual
+# correlations may still be small.
 test = fits[None].chi_square()
 print(f"\nchi-square {test.statistic:.0f} on {test.dof} degrees of freedom, p = {test.p_value:.1e}")
 residual = np.corrcoef(X.T) - fits[None].get_covariance()
@@ -49,10 +50,10 @@ print(f"root mean square of the residual correlations {np.sqrt(np.mean(residual[
 # %%
 # The picture
 # -----------
-# Signs of factors are arbitrary: each is turned so that its loadings sum to a positive number. The factors are ordered
-# by the sum of their squared loadings.
+# The signs of factors are arbitrary. Each sign is chosen so that the sum of the loadings is positive. The factors are
+# in order of the sum of their squared loadings.
 def arranged(model):
-    """Loadings (13, 3) and factor correlations, with the signs and the order to be shown."""
+    """Return the loadings (13, 3) and the factor correlations, with the signs and the order of the picture."""
     loadings, phi = model.components_.T, model.factor_correlation_
     signs = np.where(loadings.sum(axis=0) < 0, -1, 1)
     order = np.argsort(-(loadings**2).sum(axis=0))

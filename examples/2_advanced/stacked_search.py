@@ -2,9 +2,9 @@
 A search whose networks train side by side
 ==========================================
 
-A step of a small network takes a millisecond to be sent off and microseconds to be computed.
-``StackedGridSearchCV`` lets the networks of all candidates and folds take it together. It has the face of
-``GridSearchCV``, and the same results.
+A training step of a small network takes about a millisecond of overhead and only microseconds of computation.
+``StackedGridSearchCV`` takes one step for the networks of all candidates and folds together. It is used like
+``GridSearchCV`` and has the same results.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import os
 import time
 from pathlib import Path
 
-# One thread, before torch is imported: the fits are small, and threads that share one mostly wait for each other.
+# Use one thread, and set it before torch is imported: the fits are small, and more threads would mostly wait.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import matplotlib.pyplot as plt
@@ -32,8 +32,9 @@ args = parser.parse_args()
 # %%
 # The same search twice
 # ---------------------
-# How many dimensions, and how much weight decay? Held-out log p(x) of 178 wines, in nats, says. Every network is
-# trained to the end, without early stopping. Times are of the processor: other work on the machine does not count.
+# The search chooses the number of dimensions and the weight decay by the held-out log p(x) of 178 wines, in nats. Every
+# network is trained to the end, without early stopping. Times are processor times, so other work on the machine does
+# not count.
 X = load_wine().data
 vae = VAETransformer(early_stopping=False, max_iter=30 if FAST else 60, random_state=0)
 grid = {
@@ -56,8 +57,8 @@ print(f"{folds.n_splits * len(results[GridSearchCV]['params'])} fits; scores dif
 # %%
 # The picture
 # -----------
-# On the left the curves that the search is for, with standard errors over the folds: lines by ``GridSearchCV``, crosses
-# by ``StackedGridSearchCV``.
+# The left panel has the scores of all candidates, with standard errors over the folds. Lines are from ``GridSearchCV``,
+# and crosses are from ``StackedGridSearchCV``.
 plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "font.size": 11})
 figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5), layout="constrained", width_ratios=[2, 1])
 colours = ("#0072B2", "#D55E00", "#009E73")

@@ -2,16 +2,16 @@
 Missing pixels, imputed
 =======================
 
-A model of whole rows knows what belongs in a gap. Images of digits with pixels missing at random are fitted by factor
-analysis and by a variational autoencoder; then pixels of new images are hidden, and both say what they were. To
-compare: the mean of each pixel.
+A model of whole rows can fill in missing cells. Factor analysis and a variational autoencoder are fitted to images of
+digits with pixels missing at random. Then pixels of new images are hidden, and both models fill them in. The baseline
+is the mean of each pixel.
 """
 
 import argparse
 import os
 from pathlib import Path
 
-# One thread, before torch is imported: the fits are small, and threads that share one mostly wait for each other.
+# Use one thread, and set it before torch is imported: the fits are small, and more threads would mostly wait.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import matplotlib.pyplot as plt
@@ -29,7 +29,7 @@ args = parser.parse_args()
 # %%
 # The fits
 # --------
-# A fifth of the pixels of the training images is missing. What is missing takes no part in the likelihood; nothing is
+# A fifth of the pixels of the training images is missing. Missing pixels are not part of the likelihood, and nothing is
 # filled in beforehand. Pixels that are hardly ever on are left out.
 images, digits = load_digits(return_X_y=True)
 used = (images > 0).mean(axis=0) > 0.02
@@ -46,7 +46,7 @@ print(f"log p(x) of new images: factor analysis {factors.score(new):.1f}, VAE {v
 # %%
 # Errors
 # ------
-# Root mean square error of the hidden pixels, which have 0 to 16 shades.
+# The figure is the root mean square error of the hidden pixels. Pixels have values from 0 to 16.
 shares = np.array([0.1, 0.5] if FAST else [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
 means = np.nanmean(seen, axis=0)
 errors = {"pixel means": [], "factor analysis": [], "VAE": []}
@@ -65,7 +65,8 @@ for share in shares:
 # %%
 # The picture
 # -----------
-# For ten new images: half of the pixels hidden (blue), what each model puts there, and the truth.
+# For ten new images the picture has the image with half of the pixels hidden (blue), the result of each model, and the
+# true image.
 chosen = np.array([np.flatnonzero(digits[order[1200:]] == digit)[0] for digit in range(10)])
 half = np.where(rng.random((10, used.sum())) < 0.5, np.nan, new[chosen])
 lines = {
@@ -77,7 +78,7 @@ lines = {
 
 
 def whole(row):
-    """A row with the pixels that were left out put back, as an image."""
+    """Return a row as an image, with the left-out pixels put back."""
     image = np.zeros(64)
     image[used] = row
     return np.ma.masked_invalid(image.reshape(8, 8))

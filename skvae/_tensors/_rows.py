@@ -327,8 +327,10 @@ class _SparseLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, upstream):
         (weight,) = ctx.saved_tensors
-        rows, column = ctx.x.transposed_times(upstream)
-        kept = kept_gradient(weight)
-        gradient = torch.zeros_like(weight) if kept is None else kept
-        gradient.index_add_(0, column, rows)
-        return gradient if kept is None else None, upstream.sum(0), None
+        kept, of_weight = kept_gradient(weight), None
+        if ctx.needs_input_grad[0]:
+            rows, column = ctx.x.transposed_times(upstream)
+            gradient = torch.zeros_like(weight) if kept is None else kept
+            gradient.index_add_(0, column, rows)
+            of_weight = gradient if kept is None else None
+        return of_weight, upstream.sum(0), None

@@ -1,4 +1,4 @@
-"""Users x items data: real sets to download or to read off the machine, long tables made sparse, and planted draws."""
+"""Users x items data: real data sets, simulated data, and sparse matrices from long tables."""
 
 from ._api_usage import load_api_usage
 from ._generators import make_interactions

@@ -1,4 +1,4 @@
-"""Who uses what: the Python files of the installed scientific stack, and the functions and classes they use."""
+"""A users x items data set from the installed scientific packages: Python files, and the functions that they use."""
 
 import ast
 import contextlib
@@ -61,24 +61,24 @@ The source files are those of {versions}, under the licences of these packages.
 
 
 def load_api_usage(*, packages=None, min_files=5, data_home=None, cache=True):
-    """Load which functions and classes the source files of the installed scientific stack use.
+    """Load a matrix of the functions and classes that the source files of installed scientific packages use.
 
-    A real implicit-feedback matrix that is on every machine: "files that use these functions also use ..." is a
-    recommendation that everyone can judge by eye.
+    This is a real implicit-feedback matrix that is on every machine. Its recommendations have the form "files that use
+    these functions also use ...", and every programmer can judge them.
 
     Parameters
     ----------
     packages : iterable of str, default=None
-        Import names of installed packages whose files are the rows; "torch.nn" takes a part of one. None takes numpy,
-        scipy, sklearn, joblib, and torch's autograd, distributions, nn, optim, sparse and utils.
+        Import names of installed packages; their files are the rows. "torch.nn" takes a part of a package. None takes
+        numpy, scipy, sklearn, joblib, and torch's autograd, distributions, nn, optim, sparse and utils.
     min_files : int, default=5
-        Files that must use a name for it to become a column.
+        Number of files that must use a name for it to become a column.
     data_home : str or path-like, default=None
-        Folder whose subfolder "skvae" keeps the cache, by default scikit-learn's, `~/scikit_learn_data`.
+        Folder whose subfolder "skvae" has the cache. None takes scikit-learn's data folder, `~/scikit_learn_data`.
     cache : bool, default=True
-        Keep the result, and read it again as long as packages, versions, files and `min_files` are the same. Reading
-        the sources takes some 20 seconds, reading the cache a few milliseconds. A folder that cannot be written means
-        no cache; a damaged cache is made anew.
+        Whether to store the result, and to read it again as long as packages, versions, files and `min_files` are the
+        same. Reading the sources takes about 20 seconds, and reading the cache a few milliseconds. If the folder cannot
+        be written, there is no cache. A damaged cache is made anew.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Draws from the Mult-VAE's own generative model, with a linear decoder, so that the true scores are known."""
+"""Simulated interactions with known true scores, from the model of the Mult-VAE with a linear decoder."""
 
 import numbers
 
@@ -25,40 +25,44 @@ def make_interactions(
 ):
     """Draw a sparse users x items matrix from the generative model of the Mult-VAE.
 
-    Each user u has a taste z_u ~ N(0, I) and prefers items by pi_u = softmax(b + V z_u); the row is
-    x_u ~ Mult(N_u, pi_u), with a log-normal activity: N_u - 1 is Poisson with a rate that varies over users with a
-    standard deviation of 0.8 in its logarithm. The item biases are b_i ~ N(0, popularity**2), and the loadings
-    V_ik ~ N(0, strength**2 / n_factors), so that ``popularity`` and ``strength`` are the standard deviations of the
-    two parts of a score.
+    Each user u has a taste z_u ~ N(0, I) and item probabilities pi_u = softmax(b + V z_u). The row is x_u ~ Mult(N_u,
+    pi_u). The number of interactions N_u varies between users: N_u - 1 is Poisson with a log-normal rate, and the
+    logarithm of the rate has a standard deviation of 0.8. The item biases are b_i ~ N(0, popularity**2), and the
+    loadings are V_ik ~ N(0, strength**2 / n_factors). So ``popularity`` and ``strength`` are the standard deviations of
+    the two parts of a score.
 
     Parameters
     ----------
     n_users, n_items : int, default=1000 and 500
-        Rows and columns. The first rows of a longer draw are the rows of a shorter one.
+        Number of rows and columns. The rows of a short draw are the first rows of a longer one.
     n_factors : int, default=10
-        Dimension of the tastes.
+        Dimension of the taste z_u.
     mean_interactions : float, default=60
-        Mean of N_u, at least 1. An item drawn again counts here again, so a row has somewhat fewer distinct items.
+        Mean of N_u, at least 1. N_u counts an item as often as it is drawn, so a row has somewhat fewer distinct items.
     popularity : float, default=1.5
-        Spread of the item biases, at least 0. At 0 no item is more popular than another.
+        Standard deviation of the item biases, at least 0. With 0 all items are equally popular.
     strength : float, default=2.0
-        Spread of the personal part of the scores, at least 0. At 0 all users have the same taste.
+        Standard deviation of the personal part of the scores, at least 0. With 0 all users have the same taste.
     binary : bool, default=True
-        Store 1 for every item drawn, however often. This is the default because implicit feedback is mostly known so
-        (clicked or not), and because the ranking metrics ask only whether an item was met. False stores the counts.
+        Whether to store 1 for every drawn item, however often it was drawn. This is the default because implicit
+        feedback is usually binary (clicked or not), and because the ranking metrics use only whether an item occurs.
+        False stores the counts.
     return_factors : bool, default=False
-        Return also the tastes, loadings and biases. The true scores are ``b + Z @ V.T``, and no recommender can be
-        expected to rank better than they do.
+        Whether to return the tastes, loadings and biases as well. The true scores are ``b + Z @ V.T``. No recommender
+        can be expected to rank better than the true scores.
     random_state : int, RandomState instance or None, default=None
-        An int makes the same matrix at every call. None draws afresh, and leaves NumPy's global generator alone.
+        An int gives the same matrix at every call. None draws a new matrix and does not use NumPy's global generator.
 
     Returns
     -------
     X : csr_array of shape (n_users, n_items), float32
+        Interactions.
     Z : ndarray of shape (n_users, n_factors), float64
-        Only with ``return_factors=True``, as are the next two.
+        Tastes. Z, V and b are returned only with ``return_factors=True``.
     V : ndarray of shape (n_items, n_factors), float64
+        Loadings.
     b : ndarray of shape (n_items,), float64
+        Item biases.
 
     Raises
     ------

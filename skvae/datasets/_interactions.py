@@ -1,4 +1,4 @@
-"""From the long table that interactions arrive in (user, item, value) to a CSR matrix and the ids of its two sides."""
+"""Conversion of a long table of (user, item, value) into a CSR matrix with the ids of its rows and columns."""
 
 import numbers
 from datetime import date, timedelta
@@ -21,24 +21,24 @@ def to_interactions(
     unknown="error",
     dtype=np.float32,
 ):
-    """Make a users x items matrix from a long table with one interaction per row.
+    """Turn a long table with one interaction per row into a users x items matrix.
 
     Parameters
     ----------
     users, items : array-like of shape (n_interactions,)
         Ids of any one sortable type: integers, strings, dates, the columns of a DataFrame (categorical ones too).
     values : array-like of shape (n_interactions,), default=None
-        Strength of each interaction: a rating, a play count. None counts every interaction as 1.
+        Strength of each interaction, for instance a rating or a play count. None counts every interaction as 1.
     duplicates : {"sum", "last"}, default="sum"
-        What to store where a user and an item meet more than once: the sum of the values, or the value given last.
+        What to store if a pair of user and item occurs more than once: the sum of the values, or the last value.
     user_ids, item_ids : array-like of unique ids, default=None
-        Ids of the rows and of the columns, in this order, as an earlier call returned them. None takes the ids that
-        occur, sorted. To bring new users to a fitted recommender, give `item_ids` and leave `user_ids` out.
+        Ids of the rows and of the columns, in their order, as an earlier call returned them. None takes the ids that
+        occur, sorted. To pass new users to a fitted recommender, give `item_ids` and leave `user_ids` out.
     unknown : {"error", "ignore"}, default="error"
-        What to do with interactions whose id is not in the given `user_ids` or `item_ids`: refuse them all, or leave
-        these out. A user all of whose items are left out keeps a row, which is then zero.
+        What to do with interactions whose id is not in the given `user_ids` or `item_ids`: raise an error, or leave
+        these interactions out. If all items of a user are left out, the user has a row of zeros.
     dtype : numeric dtype, default=numpy.float32
-        Of the matrix. An integer type that cannot hold the values is an error.
+        Dtype of the matrix. An integer type that cannot hold the values is an error.
 
     Returns
     -------

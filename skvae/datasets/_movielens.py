@@ -1,4 +1,4 @@
-"""MovieLens ratings (GroupLens, University of Minnesota), in the manner of scikit-learn's fetch functions."""
+"""Download and reading of the MovieLens ratings (GroupLens, University of Minnesota)."""
 
 import csv
 import hashlib
@@ -60,20 +60,20 @@ Interactive Intelligent Systems 5, 4, Article 19. https://doi.org/10.1145/282787
 def fetch_movielens(version="100k", *, data_home=None, download_if_missing=True):
     """Load a MovieLens data set as a sparse users x items matrix, downloading it if necessary.
 
-    The archive is read as it is, without unpacking. One that you put in place yourself is not checked against the
-    official checksum; a download is, and leaves nothing behind unless it is complete.
+    The archive is read without unpacking. A downloaded archive is checked against the official checksum, and an
+    incomplete download leaves no file. An archive that you put into the folder yourself is not checked.
 
     Parameters
     ----------
     version : {"100k", "1m", "20m", "latest-small"}, default="100k"
-        Which data set: 943 users x 1,682 movies (5 MB to download), 6,040 x 3,706 (6 MB), 138,493 x 26,744 (190 MB),
-        or the small one that GroupLens renews from time to time (610 x 9,724 in 2018, 1 MB). Reading takes a second for
-        a million ratings; the 20 million need about 2 GB of memory on the way.
+        The data set. In this order they have 943 users x 1,682 movies (5 MB to download), 6,040 x 3,706 (6 MB), 138,493
+        x 26,744 (190 MB), and 610 x 9,724 in 2018 (1 MB). GroupLens renews the last from time to time. Reading takes a
+        second per million ratings. Reading the 20 million needs about 2 GB of memory.
     data_home : str or path-like, default=None
-        Folder of the archive, by default scikit-learn's, `~/scikit_learn_data`. ``ml-100k.zip`` (and so on) is looked
-        for there and in its subfolder "movielens", where a download is put.
+        Folder of the archive. None takes scikit-learn's data folder, `~/scikit_learn_data`. ``ml-100k.zip`` (and so on)
+        is searched there and in the subfolder "movielens". A download is stored in this subfolder.
     download_if_missing : bool, default=True
-        False raises an OSError where the archive is not there.
+        Whether to download a missing archive. False raises an OSError instead.
 
     Returns
     -------

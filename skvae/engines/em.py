@@ -3,51 +3,76 @@
     e_step of each batch -> add -> reduce -> bound -> m_step -> stop?
 
 The loop owns restarts, stopping, the trace, the guard against bounds that are not finite, acceleration, and the sums
-over batches and processes. A model holds its settings, and at most memory to work in, of which it returns nothing; to
-its callers it is three pure functions, whatever it is a model of:
+over batches and processes. A model is an `EMModel`: three pure functions, whatever it is a model of.
 
-    e_step(batch, params, memory) -> (stats, memory)    sums over the rows of one batch, under these parameters
-    bound(stats, params) -> Tensor ()                   weighted sum over all rows of their log-evidence, plus any prior
-    m_step(stats, params) -> params                     the parameters that raise it most
-
-`params` and `stats` are NamedTuples. Statistics add: those of a union are the sums of the statistics, field by field. A
-field that is no plain sum (the k farthest rows) brings its own `+`, which must be commutative and associative. What a
-model remembers of a batch from one iteration to the next (labels, bounds) it returns as `memory`; others return None.
-To be accelerated, a model has two functions more: to_free(params), a vector of unconstrained reals, and
-from_free(vector, params), back again, with the shapes of `params`.
+Parameters and statistics are NamedTuples. Statistics add: those of a union of rows are the sums of the statistics,
+field by field. A field that is no plain sum (the k farthest rows) brings its own `+`, which must be commutative and
+associative.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 
 from skvae import _reduce
 from skvae.elbo import FitResult
+from skvae.engines.contracts import check_contract
 from skvae.engines.watching import Watcher
 
 _LONGEST_STEP = 4.0  # the first bound on the length of an extrapolation, in EM steps; it adapts by this factor
 
 
+class EMModel(Protocol):
+    """What `ascend` wants of a model.
+
+    A model holds its settings, and at most memory to work in, of which it returns nothing. Parameters and statistics
+    are passed in and returned.
+    """
+
+    def e_step(self, batch, params, memory=None):
+        """Sum over the rows of one batch what the M-step needs of them, under these parameters.
+
+        Returns (stats, memory). `memory` is what the model remembers of the batch until the next iteration, which hands
+        it in again; None in the first iteration, and always for a model that remembers nothing.
+        """
+
+    def bound(self, stats, params):
+        """Weighted sum of log p(x) over all rows under `params`, plus any log-prior of `params`; a Tensor ()."""
+
+    def m_step(self, stats, params):
+        """Parameters that raise the bound most, given the statistics of all rows under `params`."""
+
+
+class AcceleratedEMModel(EMModel, Protocol):
+    """What `ascend` wants of a model that is to be accelerated."""
+
+    def to_free(self, params):
+        """Parameters as a vector of unconstrained reals."""
+
+    def from_free(self, vector, params):
+        """Parameters from the vector of `to_free`, of the shapes of `params`."""
+
+
 class Iteration(NamedTuple):
-    """What is known when an iteration ends.
+    """Report of one iteration.
 
     Attributes
     ----------
-    start, number : int
-        Of the restart, and of the iteration within it; both from 0.
+    restart, number : int
+        Number of the restart, and of the iteration within it; both from 0.
     lower_bound : float
         Mean bound per unit of weight under `before`, nats.
     gain : float
         By how much the last EM step raised it; infinite in the first iteration, NaN after an extrapolation.
     before, params : NamedTuple of Tensor
-        Parameters that the iteration started from, and those that it found.
+        Parameters that the iteration began with, and those that it found.
     """
 
-    start: int
+    restart: int
     number: int
     lower_bound: float
     gain: float
@@ -57,12 +82,12 @@ class Iteration(NamedTuple):
 
 @dataclass
 class Plan:
-    """How to climb.
+    """Settings of an ascent.
 
     Attributes
     ----------
     max_iter : int
-        EM steps of one start.
+        Largest number of EM steps of one restart.
     converged : callable
         Iteration -> bool, asked after every plain EM step.
     weight : float
@@ -70,7 +95,7 @@ class Plan:
     accelerate : bool
         Extrapolate by SQUAREM.
     lower_bound : float
-        That of the step which led to the start, for an ascent that goes on from another.
+        Bound of the step which led to the initial parameters, for an ascent that continues another.
     """
 
     max_iter: int
@@ -80,17 +105,16 @@ class Plan:
     lower_bound: float = -math.inf
 
 
-def ascend(model, batches, starts, *, plan, watcher=None):
-    """Raise the model's bound on the rows of `batches`, once from each start; keep the best.
+def ascend(model, batches, init_params, *, plan, watcher=None):
+    """Raise the model's bound on the rows of `batches`, once in each restart; keep the best.
 
     Parameters
     ----------
-    model : object
-        With e_step, bound and m_step, and for acceleration to_free and from_free.
+    model : EMModel or AcceleratedEMModel
     batches : iterable
-        Of whatever the model's `e_step` takes; gone through once an iteration.
-    starts : iterable of NamedTuple of Tensor
-        Parameters to start from. A generator computes each when it is needed.
+        Whatever the model's `e_step` takes; gone through once an iteration.
+    init_params : iterable of NamedTuple of Tensor
+        Parameters that each restart begins from. A generator computes them when their restart begins.
     plan : Plan
     watcher : Watcher or None
         Told of every `Iteration`.
@@ -102,10 +126,14 @@ def ascend(model, batches, starts, *, plan, watcher=None):
 
     Raises
     ------
+    TypeError
+        If the model lacks a method.
     FloatingPointError
         If a bound is not finite.
     """
-    fits = (_climb(model, batches, params, start, plan, watcher or Watcher()) for start, params in enumerate(starts))
+    check_contract(model, AcceleratedEMModel if plan.accelerate else EMModel, "engines.em.ascend(model=...)")
+    watcher = watcher or Watcher()
+    fits = (_climb(model, batches, params, restart, plan, watcher) for restart, params in enumerate(init_params))
     return reduce(lambda best, fit: fit if _height(fit) > _height(best) else best, fits)
 
 
@@ -113,7 +141,8 @@ def _height(fit):
     return fit.lower_bounds[-1] if fit.lower_bounds else -math.inf
 
 
-def _climb(model, batches, params, start, plan, watcher):
+def _climb(model, batches, params, restart, plan, watcher):
+    """Run one restart."""
     fit, memory = FitResult(params), None
     path = _Squarem(model) if plan.accelerate else _PlainPath()
     last_bound = plan.lower_bound
@@ -130,12 +159,12 @@ def _climb(model, batches, params, start, plan, watcher):
             stats, memory, bound = _evaluate(model, batches, params, memory, plan.weight)
         if not math.isfinite(bound):
             raise FloatingPointError(
-                f"The bound of {type(model).__name__} was {bound} in iteration {number} of start {start}; "
+                f"The bound of {type(model).__name__} was {bound} in iteration {number} of start {restart}; "
                 "look for huge values or duplicated columns in X, or scale it."
             )
         gain = math.nan if path.extrapolated else bound - last_bound
         found = model.m_step(stats, params)
-        report = Iteration(start, number, bound, gain, params, found)
+        report = Iteration(restart, number, bound, gain, params, found)
         fit.n_iter, last_bound = number + 1, bound
         fit.lower_bounds.append(bound)
         fit.converged = not path.extrapolated and bool(plan.converged(report))
@@ -154,7 +183,7 @@ def _evaluate(model, batches, params, memory, weight):
 
 
 def collect(model, batches, params, memory=None):
-    """One E-step over all batches: the statistics of all rows, and what the model remembers of each batch."""
+    """Take one E-step over all batches: the statistics of all rows, and what the model remembers of each batch."""
     total, kept = None, []
     for number, batch in enumerate(batches):
         stats, remembered = model.e_step(batch, params, memory[number] if memory else None)
@@ -164,18 +193,18 @@ def collect(model, batches, params, memory=None):
 
 
 def summed(function, batches):
-    """The sum over all batches, here and in other processes, of a function that returns a NamedTuple of sums."""
+    """Sum a function that returns a NamedTuple over all batches, here and in other processes."""
     total = reduce(add, map(function, batches))
     return type(total)(*_reduce.total(*total))
 
 
 def add(some, others):
-    """Statistics of a union: the sums of the statistics, field by field."""
+    """Add statistics field by field: those of the union of the rows."""
     return type(some)(*(a + b for a, b in zip(some, others)))
 
 
 class _PlainPath:
-    """From one EM step straight to the next."""
+    """Ascent without acceleration."""
 
     extrapolated = False
 
@@ -187,11 +216,11 @@ class _PlainPath:
 
 
 class _Squarem:
-    """Extrapolation from two EM steps in a row (Varadhan and Roland 2008, SQUAREM, step length S3), guarded.
+    """Guarded extrapolation from two EM steps in a row (Varadhan and Roland 2008, SQUAREM, step length S3).
 
     With r the first step and v the change from the first to the second, the next point is theta_0 - 2 a r + a^2 v,
     where a = -|r| / |v|; a = -1 is where two EM steps lead. A point whose bound is below the last one, or no finite
-    number, or whose covariances cannot be factorised, is refused, and the ascent goes on from the second EM step: the
+    number, or whose covariances cannot be factorised, is refused, and the ascent continues from the second EM step: the
     trace never falls.
     """
 
@@ -210,7 +239,7 @@ class _Squarem:
         return refused
 
     def next(self, before, found):
-        """Where to take the next E-step: `found` after the first step of a pair, the extrapolation after the second."""
+        """Parameters of the next E-step: `found` after the first step of a pair, the extrapolation after the second."""
         if self.begin is None or self.extrapolated:
             self.begin, self.extrapolated = before, False
             return found

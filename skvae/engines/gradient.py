@@ -2,40 +2,119 @@
 
     batch -> bound -> step
 
-The loop owns the schedules, early stopping and the guard against non-finite steps. A model is anything with
-`bound(params, batch, noise) -> Bound`; the loop knows no more of it.
+The loop owns the schedules, early stopping and the guard against steps that are not finite. What it asks of a model and
+of rows is declared by `Model` and `BatchSource`.
 
-Networks of one shape may climb together, as members: every tensor then has a leading axis of them, and the bounds of
-all are raised in one step. They see nothing of each other but a step that is not finite, which they refuse together.
-Members that share a validation score are one fit.
+Networks of one shape may be trained together, as members: every tensor then has a leading axis of members, and one step
+moves all. They see nothing of each other but a step that is not finite, which is left out for all. Members that share a
+validation score are one fit.
+
+All parameters move in every step, unless the plan has turns. A `Turn` is a run of steps in which some parameters move,
+by an optimizer, an objective and batches of their own. Turns follow each other in rounds, by steps or by passes over
+the rows:
+
+    Turn("discriminator", moves="discriminator.", bound=model.bound_of_discriminator, n_steps=5)
+    Turn("generator", moves="generator.", bound=model.bound_of_generator, n_steps=1)         Goodfellow et al. 2014
+
+    Turn("encoder", moves="encoder.", bound=model.bound_of_dropped_rows, n_passes=3)
+    Turn("decoder", moves="decoder.")                                                        RecVAE, Shenbin et al. 2020
 """
 
+import itertools
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 
 from skvae import _reduce
-from skvae._tensors import keep_gradient
-from skvae.elbo import FitResult
+from skvae.elbo import Bound, FitResult
 from skvae.engines import schedules
+from skvae.engines.contracts import check_contract
+from skvae.engines.optimizer import SGD, Adam, Optimizer
 from skvae.engines.watching import Watcher
 
 REFUSED = "The bound or its gradient was not finite"  # how a warning of steps that were left out begins
 
 
+class Model(Protocol):
+    """What `ascend` asks of a model whose turns bring no bound of their own."""
+
+    def bound(self, params, batch, noise) -> Bound:
+        """The bound of each row of a batch. Random numbers are drawn from `noise`, by the rows' numbers."""
+
+
+class BatchSource(Protocol):
+    """What `ascend` asks of rows.
+
+    A batch has `w`, the weights of its rows, of mean 1 over all rows, and `counted`, those by which the rows enter sums
+    over batches. What else it has is between the rows and the model.
+    """
+
+    def n_batches(self, batch_size) -> int:
+        """How many batches one pass takes."""
+
+    def shuffled(self, batch_size, noise) -> Iterable:
+        """The batches of one pass, in an order drawn from `noise`."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A run of steps in which some of the parameters move.
+
+    Parameters that do not move are tensors without gradients: nothing is computed for them.
+
+    Attributes
+    ----------
+    name : str
+        Tells turns apart: in their noise, in reports, and in the optimizer's state, as "<turn>/<parameter>.<average>".
+    moves : str, tuple of str, or callable
+        What the names of the parameters begin with that move, or name -> bool. Other turns may move the same ones.
+    optimizer : Adam, SGD or None
+        None: Adam by the plan's learning rate and weight decay.
+    bound : callable or None
+        What is raised, (params, batch, noise) -> Bound; None: `bound` of the model.
+    batch_size : int or None
+        Rows a step; None: the plan's.
+    n_steps : int or None
+        Length in steps; None: in passes.
+    n_passes : int
+        Length in passes over the rows, where `n_steps` is None.
+
+    Raises
+    ------
+    ValueError
+        If it would take no step.
+    """
+
+    name: str = ""
+    moves: str | tuple | Callable = ""
+    optimizer: Adam | SGD | None = None
+    bound: Callable | None = None
+    batch_size: int | None = None
+    n_steps: int | None = None
+    n_passes: int = 1
+
+    def __post_init__(self):
+        if min(self.n_passes, 1 if self.n_steps is None else self.n_steps) < 1:
+            raise ValueError(
+                f"Turn({self.name!r}, n_steps={self.n_steps}, n_passes={self.n_passes}) would take no step; "
+                "it needs at least one, or one pass."
+            )
+
+
 @dataclass
 class Plan:
-    """How to climb.
+    """Settings of an ascent.
 
     Attributes
     ----------
     max_iter : int
-        Epochs.
+        Epochs. An epoch repeats the round of all turns until the first turn has gone through the rows: so one pass
+        over the rows where there are no turns, and one round where the first turn counts in passes.
     batch_size : int
         Rows a step.
     learning_rate : float, or sequence of float
@@ -57,11 +136,13 @@ class Plan:
         Number of the first epoch, a key of its noise.
     fit_of_member : ndarray of int or None
         The fit that each member belongs to; None: the tensors have no axis of members.
+    turns : tuple of Turn
+        In their order; none: all parameters move in every step.
     """
 
     max_iter: int
     batch_size: int
-    learning_rate: float | Sequence
+    learning_rate: float | Sequence = 1e-3
     rate_schedule: Callable = schedules.constant
     beta: Callable = schedules.constant
     weight_decay: float | Sequence = 0.0
@@ -71,6 +152,7 @@ class Plan:
     earliest_stop: float = 0.0
     first_epoch: int = 0
     fit_of_member: np.ndarray | None = None
+    turns: tuple[Turn, ...] = ()
 
 
 class Epoch(NamedTuple):
@@ -80,13 +162,15 @@ class Epoch(NamedTuple):
     ----------
     number : int
     lower_bound : float
-        Mean bound per row at beta = 1, nats; of members, an array, as are the next two.
+        Mean bound per row at beta = 1, nats; of members, an array, as are the next two. Of several turns, the first's.
     log_prob, kl : float
         Its two terms.
     validation_score : float or None
         Of several fits, an array; None after epochs without a validation.
     params : dict of Tensor
         The live parameters: copy what you keep.
+    lower_bound_of_turn : dict of float
+        By the names of the turns.
     """
 
     number: int
@@ -95,6 +179,7 @@ class Epoch(NamedTuple):
     kl: float | np.ndarray
     validation_score: float | np.ndarray | None
     params: dict
+    lower_bound_of_turn: dict
 
 
 def ascend(model, params, rows, *, plan, noise, log_base=0.0, validate=None, watcher=None, optimizer_state=None):
@@ -102,12 +187,10 @@ def ascend(model, params, rows, *, plan, noise, log_base=0.0, validate=None, wat
 
     Parameters
     ----------
-    model : object with a method bound(params, batch, noise)
+    model : Model
     params : dict of Tensor
-        Where to start. They are moved in place: a copy of the weights is memory that a wide catalogue feels.
-    rows : Rows or MemberRows
-        Whatever hands out `shuffled(batch_size, noise)` batches, `n_batches(batch_size)` of them, with weights `w`; in
-        sums over batches the weights are `counted`.
+        To begin from. They are moved in place: a copy of the weights is memory that a wide catalogue feels.
+    rows : BatchSource
     plan : Plan
     noise : Noise or MemberNoise
     log_base : float
@@ -115,8 +198,9 @@ def ascend(model, params, rows, *, plan, noise, log_base=0.0, validate=None, wat
     validate : callable or None
         params -> score, greater is better: one for each fit.
     watcher : Watcher or None
+        Told of every `Epoch`.
     optimizer_state : dict of Tensor or None
-        Of an earlier call, to go on with its optimizer's state; changed in place too.
+        Of an earlier call, to go on with its optimizers' state; changed in place too.
 
     Returns
     -------
@@ -124,60 +208,162 @@ def ascend(model, params, rows, *, plan, noise, log_base=0.0, validate=None, wat
 
     Raises
     ------
+    TypeError
+        If the model or the rows lack what `Model` and `BatchSource` declare.
+    ValueError
+        If two turns share a name, or a turn moves no parameter.
     FloatingPointError
         If the bound is not finite in an epoch even at half the learning rate.
     """
+    turns = plan.turns or (Turn(),)
+    if any(turn.bound is None for turn in turns):
+        check_contract(model, Model, "engines.gradient.ascend(model=...)")
+    check_contract(rows, BatchSource, "engines.gradient.ascend(rows=...)")
     with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has set
-        return _ascend(model, params, rows, plan, noise, log_base, validate, watcher or Watcher(), optimizer_state)
+        params = {name: _plain(tensor) for name, tensor in params.items()}
+        turns = _active(turns, model, params, rows, plan, optimizer_state or {})
+        return _ascend(turns, plan, noise, log_base, validate, watcher or Watcher())
 
 
-def _ascend(model, params, rows, plan, noise, log_base, validate, watcher, optimizer_state):
-    params = {name: _leaf(tensor) for name, tensor in params.items()}
-    optimizer = _Adam(params, plan, optimizer_state)
-    fit, best = FitResult(params), _Best(plan)
-    n_steps = plan.max_iter * rows.n_batches(plan.batch_size)
+def _plain(tensor):
+    # The fused step writes as if memory were contiguous, which a view of a larger tensor need not be.
+    return (tensor.clone() if tensor.is_inference() else tensor.detach()).contiguous()
+
+
+def _active(turns, model, params, rows, plan, state):
+    names = [turn.name for turn in turns]
+    if len(set(names)) < len(names):
+        raise ValueError(f"The turns of a plan must have different names, but theirs are {names}.")
+    return [_ActiveTurn(turn, model, params, rows, plan, state) for turn in turns]
+
+
+def _ascend(turns, plan, noise, log_base, validate, watcher):
+    params = turns[0].params  # all turns see the same memory
+    fit, best = FitResult(params, lower_bounds_of_turn={turn.name: [] for turn in turns}), _Best(plan)
+    fit.lower_bounds = fit.lower_bounds_of_turn[turns[0].name]
+    round_of_turns = [turn for turn in turns for _ in range(turn.n_steps)]
+    order = round_of_turns * math.ceil(turns[0].n_batches / turns[0].n_steps)  # of the steps of an epoch
+    n_steps = plan.max_iter * len(order)
     step = 0
     for number in range(plan.max_iter):
         watcher.begins(number)
-        epoch_noise = noise.fold(plan.first_epoch + number)
-        sums, refusals = [], []  # of each step, kept on the device until the epoch's end
-        for batch in rows.shuffled(plan.batch_size, epoch_noise.fold("order")):
+        for turn in turns:
+            turn.begin_epoch(noise.fold(plan.first_epoch + number))
+        for turn in order:
             fraction = step / n_steps
-            bound = model.bound(params, batch, epoch_noise)
-            bound.descend(plan.beta(fraction), batch.w)
-            of_step, refused = optimizer.step(bound, batch.counted, plan.rate_schedule(fraction))
-            sums.append(of_step)
-            refusals.append(refused)
+            turn.step(plan.beta(fraction), plan.rate_schedule(fraction))
             step += 1
-        log_prob, kl, weight, n_refused = _of_epoch(sums, refusals)
-        optimizer.review(n_refused, plan.first_epoch + number)
+        terms = []  # log_prob and kl of each turn
+        for turn, (log_prob, kl, weight, n_refused) in zip(turns, _sums_of_epoch(turns), strict=True):
+            turn.review(n_refused, plan.first_epoch + number)
+            weight = np.where(weight, weight, math.nan)  # every step refused: there is no bound
+            terms.append((log_prob / weight + log_base, kl / weight))
+            fit.lower_bounds_of_turn[turn.name].append(terms[-1][0] - terms[-1][1])
         validates = (number + 1) % plan.validate_every == 0 or number + 1 == plan.max_iter
         score = validate(params) if validate and validates else None
-        weight = np.where(weight, weight, math.nan)  # every step refused: there is no bound
-        log_prob, kl = log_prob / weight + log_base, kl / weight
         fit.n_iter = number + 1
-        fit.lower_bounds.append(log_prob - kl)
         if score is not None:
             fit.validation_scores.append(score)
-        stop = watcher.ends(Epoch(number, log_prob - kl, log_prob, kl, score, params))
+        of_turn = {name: bounds[-1] for name, bounds in fit.lower_bounds_of_turn.items()}
+        stop = watcher.ends(Epoch(number, fit.lower_bounds[-1], *terms[0], score, params, of_turn))
         if best.enough(params, score, (number + 1) / plan.max_iter) or stop:
             break
     fit.params = {name: tensor.detach() for name, tensor in (best.params or params).items()}
-    fit.best, fit.n_validations, fit.optimizer_state = best.number, best.n_seen, optimizer.optimizer_state()
+    fit.best, fit.n_validations = best.number, best.n_seen
+    fit.optimizer_state = {key: tensor for turn in turns for key, tensor in turn.optimizer_state().items()}
     return fit
 
 
-def _of_epoch(sums, refusals):
-    """The sums of all steps that were taken, as NumPy arrays, and how many were not."""
-    sums, refused = torch.stack(sums), torch.stack(refusals)
-    sums = torch.where(refused.reshape(-1, *(1,) * (sums.dim() - 1)) > 0, 0, sums).cpu().double().sum(0)
-    sums, n_refused = _reduce.total(sums, refused.cpu().double().sum())
-    return *sums.numpy(), int(n_refused)
+def _sums_of_epoch(turns):
+    """For each turn log_prob, kl and weight of the steps that were taken, summed, and how many were not.
+
+    The host waits for the device here, and nowhere else in an epoch.
+    """
+    records = [turn.record_of_epoch() for turn in turns]
+    on_host = torch.cat([record.flatten() for record in records]).cpu().double()
+    for turn, record in zip(turns, on_host.split([record.numel() for record in records]), strict=True):
+        sums, refused = record.view(len(turn.sums), -1).tensor_split([-1], 1)
+        sums = torch.where(refused > 0, 0, sums).reshape(-1, *turn.sums[0].shape).sum(0)
+        sums, n_refused = _reduce.total(sums, refused.sum())
+        yield *sums.numpy(), int(n_refused)
 
 
-def _leaf(tensor):
-    # The fused step writes as if memory were contiguous, which a view of a larger tensor need not be.
-    return (tensor.clone() if tensor.is_inference() else tensor.detach()).contiguous().requires_grad_()
+class _ActiveTurn:
+    """A turn at work: its parameters, optimizer and batches, and the guard against steps that are not finite."""
+
+    def __init__(self, turn, model, params, rows, plan, state):
+        self.name, self.rows, self.bound = turn.name, rows, turn.bound or model.bound
+        self.moves = turn.moves if callable(turn.moves) else lambda name: name.startswith(turn.moves)
+        leaves = {name: tensor.detach().requires_grad_() for name, tensor in params.items() if self.moves(name)}
+        if not leaves:
+            raise ValueError(f"Turn {turn.name!r} moves={turn.moves!r} none of the parameters {list(params)}.")
+        self.params = {name: leaves.get(name, tensor) for name, tensor in params.items()}
+        self.prefix = f"{turn.name}/" if turn.name else ""
+        own = {key.removeprefix(self.prefix): t for key, t in state.items() if key.startswith(self.prefix)}
+        settings = turn.optimizer or Adam(plan.learning_rate, plan.weight_decay)
+        self.optimizer = Optimizer(settings, leaves, own, has_members=plan.fit_of_member is not None)
+        self.batch_size = turn.batch_size or plan.batch_size
+        self.n_batches = rows.n_batches(self.batch_size)
+        self.n_steps = turn.n_steps or turn.n_passes * self.n_batches  # of a round
+        self.factor = 1.0  # of the learning rate
+
+    def begin_epoch(self, noise):
+        """Begin a pass over the rows, with noise of the epoch."""
+        self.batches = self._passes(noise.fold("turn", self.name) if self.name else noise)
+        self.sums, self.refusals = [], []  # of each step, kept on the device until the epoch's end
+
+    def _passes(self, noise):
+        """Batches without end, each with its noise."""
+        for number in itertools.count():
+            of_pass = noise.fold("pass", number) if number else noise
+            for batch in self.rows.shuffled(self.batch_size, of_pass.fold("order")):
+                yield batch, of_pass
+
+    def step(self, beta, multiplier):
+        """Take a step at this multiple of the learning rate if the bounds and all gradients are finite.
+
+        The sums over the rows of log_prob and kl, and the rows' weight, are kept, each with the axes of members.
+        """
+        batch, noise = next(self.batches)
+        bound = self.bound(self.params, batch, noise)
+        bound.descend(beta, batch.w)
+        log_prob, kl = bound.log_prob.detach(), bound.kl.detach().sum(-1)
+        sums = (torch.stack([log_prob, kl, torch.ones_like(kl)]) * batch.counted).sum(-1)
+        total = sums.sum() + self.optimizer.gradient.sum()
+        refused = (total - total).nan_to_num_(1.0).float()  # 1 where that is not finite, else 0
+        self.optimizer.step(self.factor * multiplier, refused)
+        self.sums.append(sums)
+        self.refusals.append(refused)
+
+    def record_of_epoch(self):
+        """Sums of each step, and 1 if it was refused, of shape (n_steps, n_sums + 1)."""
+        sums = torch.stack(self.sums).flatten(1)
+        return torch.cat([sums, torch.stack(self.refusals)[:, None].to(sums.dtype)], 1)
+
+    def review(self, n_refused, epoch):
+        """Halve the learning rate once if steps were refused; then give up."""
+        if not n_refused:
+            return
+        steps = f"{n_refused} steps of epoch {epoch}" + (f" of turn {self.name!r}" if self.name else "")
+        if self.factor < 1:
+            raise FloatingPointError(
+                f"{REFUSED} in {steps}, though the learning rate had been halved to {self.learning_rate:g}; "
+                "lower learning_rate, or look for outliers in X."
+            )
+        self.factor = 0.5
+        warnings.warn(
+            f"{REFUSED} in {steps}. They were left out, and the learning rate is now {self.learning_rate:g}.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+    @property
+    def learning_rate(self):
+        return self.optimizer.learning_rate * self.factor
+
+    def optimizer_state(self):
+        """State of the optimizer, from which another ascent may go on, under the name of the turn."""
+        return {self.prefix + key: tensor for key, tensor in self.optimizer.state.items()}
 
 
 class _Best:
@@ -196,6 +382,7 @@ class _Best:
         self.params = None
 
     def enough(self, params, score, fraction):
+        """Keep the parameters of fits with a better score; whether all fits have waited long enough for one."""
         if self.patience is None or score is None:
             return False
         score, running = np.atleast_1d(score), self.waited < self.patience
@@ -215,164 +402,8 @@ class _Best:
         if self.params is None and better.any() or better.all():
             self.params = {name: tensor.detach().clone() for name, tensor in params.items()}
         elif better.any():
-            for name, tensor in params.items():
-                members = torch.from_numpy(better[self.fit_of_member]).to(tensor.device)
-                self.params[name][members] = tensor.detach()[members]
-
-
-class _Adam:
-    """Adam (Kingma and Ba 2015) that refuses steps which are not finite without waiting for the device.
-
-    By the kernel of `torch.optim.Adam(fused=True)`, called directly: for small networks what is around it takes five
-    times as long as the kernel. All gradients lie in one piece of memory, so that to clear or to test them takes one
-    operation.
-    """
-
-    def __init__(self, params, plan, optimizer_state):
-        self.params, self.factor = params, 1.0
-        self.gradient = _shared_gradient(params)
-        state = _state(params, optimizer_state or {})
-        self.step_count = state["step"]
-        self.groups = _groups(params, state, plan)
-        self.state = state
-
-    def step(self, bound, w, multiplier):
-        """Take the step if the bounds and all gradients are finite.
-
-        Returns the sums over the rows of the batch of log_prob and kl, and their weight, each with the axes of members;
-        and 1 if the step was refused, else 0.
-        """
-        log_prob, kl = bound.log_prob.detach(), bound.kl.detach().sum(-1)
-        sums = (torch.stack([log_prob, kl, torch.ones_like(kl)]) * w).sum(-1)
-        total = sums.sum() + self.gradient.sum()
-        # 1 where that is not finite, else 0: the kernel leaves parameters and averages alone then
-        refused = (total - total).nan_to_num_(1.0).float()
-        self.step_count += refused.new_ones(()) - refused
-        for group in self.groups:
-            group.step(self.step_count, self.factor * multiplier, refused)
-        self.gradient.zero_()
-        return sums, refused
-
-    def review(self, refused, epoch):
-        """Halve the rate once if steps were refused; then give up."""
-        if not refused:
-            return
-        if self.factor < 1:
-            raise FloatingPointError(
-                f"{REFUSED} in {int(refused)} steps of epoch {epoch}, though the "
-                f"learning rate had been halved to {self.rate:g}; lower learning_rate, or look for outliers in X."
-            )
-        self.factor = 0.5
-        warnings.warn(
-            f"{REFUSED} in {int(refused)} steps of epoch {epoch}. They were left out, "
-            f"and the learning rate is now {self.rate:g}.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-
-    @property
-    def rate(self):
-        return max(group.rate for group in self.groups) * self.factor
-
-    def optimizer_state(self):
-        """Number of steps, and two running averages of each gradient, from which another ascent may go on."""
-        return self.state
-
-
-_MOMENTS = ("exp_avg", "exp_avg_sq")
-
-
-def _shared_gradient(params):
-    """The gradients of all parameters, cleared, as one vector, of which each `grad` is a part."""
-    first = next(iter(params.values()))
-    gradient = torch.zeros(sum(tensor.numel() for tensor in params.values()), dtype=first.dtype, device=first.device)
-    parts = gradient.split([tensor.numel() for tensor in params.values()])
-    for tensor, part in zip(params.values(), parts, strict=True):
-        keep_gradient(tensor, part.view(tensor.shape))
-    return gradient
-
-
-def _state(params, known):
-    """What the optimizer remembers: what is known from before, and zeros."""
-    step = known.get("step")
-    state = {
-        "step": torch.zeros((), dtype=torch.float32, device=next(iter(params.values())).device)
-        if step is None
-        else step
-    }
-    for name, tensor in params.items():
-        for key in (f"{name}.{moment}" for moment in _MOMENTS):
-            state[key] = known[key] if key in known else torch.zeros_like(tensor, requires_grad=False)
-    return state
-
-
-class _Group:
-    """Parameters of one learning rate and weight decay, with their gradients and running averages."""
-
-    def __init__(self, names, params, state, rate, decay, members):
-        self.rate, self.decay = rate, decay
-        self.params = [_of(params[name].detach(), members) for name in names]
-        self.gradients = [_of(params[name].grad, members) for name in names]
-        self.means, self.squares = ([_of(state[f"{name}.{key}"], members) for name in names] for key in _MOMENTS)
-
-    def step(self, step_count, multiplier, refused):
-        _fused_adam(
-            self.params,
-            self.gradients,
-            self.means,
-            self.squares,
-            [],
-            [step_count] * len(self.params),
-            lr=self.rate * multiplier,
-            beta1=0.9,
-            beta2=0.999,
-            weight_decay=self.decay,
-            eps=1e-8,
-            amsgrad=False,
-            maximize=False,
-            found_inf=refused,
-        )
-
-
-def plain_adam(params, gradients, means, squares, _, steps, *, lr, beta1, beta2, weight_decay, eps, found_inf, **__):
-    """What the fused kernel does, for a torch that has none under that name."""
-    taken = found_inf == 0
-    for p, g, mean, square, step in zip(params, gradients, means, squares, steps, strict=True):
-        g = g + weight_decay * p
-        mean.copy_(torch.where(taken, mean.lerp(g, 1 - beta1), mean))
-        square.copy_(torch.where(taken, square.lerp(g.square(), 1 - beta2), square))
-        spread = (square / (1 - beta2**step)).sqrt() + eps
-        p.copy_(torch.where(taken, p - lr * (mean / (1 - beta1**step)) / spread, p))
-
-
-_fused_adam = getattr(torch, "_fused_adam_", plain_adam)  # not a public name of torch
-
-
-def _groups(params, state, plan):
-    """Parameters by learning rate and weight decay; of members with rates of their own, views of runs of them."""
-    if np.ndim(plan.learning_rate) == np.ndim(plan.weight_decay) == 0:
-        runs = [(plan.learning_rate, plan.weight_decay, None)]
-    else:
-        runs = list(_runs(*np.broadcast_arrays(plan.learning_rate, plan.weight_decay)))
-    n_axes = 1 if plan.fit_of_member is None else 2  # of a vector
-    groups = []
-    for rate, decay, members in runs:
-        matrices = [name for name, tensor in params.items() if tensor.dim() > n_axes and decay]
-        others = [name for name in params if name not in matrices]
-        for names, own in ((matrices, decay), (others, 0.0)):
-            if names:
-                groups.append(_Group(names, params, state, rate, own, members))
-    return groups
-
-
-def _runs(rates, decays):
-    """(learning rate, weight decay, slice of members) of neighbours that share both."""
-    start = 0
-    for stop in range(1, len(rates) + 1):
-        if stop == len(rates) or (rates[stop], decays[stop]) != (rates[start], decays[start]):
-            yield float(rates[start]), float(decays[start]), slice(start, stop)
-            start = stop
-
-
-def _of(tensor, members):
-    return tensor if members is None else tensor[members]
+            device = next(iter(params.values())).device
+            better = torch.from_numpy(better[self.fit_of_member]).to(device, non_blocking=True)
+            for name, kept in self.params.items():
+                own = better.view(-1, *[1] * (kept.dim() - 1))
+                torch.where(own, params[name].detach(), kept, out=kept)  # by a mask as an index, the host would wait

@@ -1,6 +1,7 @@
 """What all estimators share: state that is set as a whole or not at all, and that knows its version."""
 
 import contextlib
+import enum
 import warnings
 from importlib.metadata import version
 
@@ -11,8 +12,23 @@ from sklearn.exceptions import InconsistentVersionWarning
 from skvae._compat import CALLBACK_STATE, CallbackSupportMixin, check_sample_weight
 
 
+class Continuation(enum.Enum):
+    """How a fit relates to an earlier one of the same estimator."""
+
+    FRESH = "fresh"
+    WARM_START = "warm start"
+    PARTIAL_FIT = "partial fit"
+
+    @property
+    def continues(self):
+        """Whether an earlier fit goes on."""
+        return self is not Continuation.FRESH
+
+
 class Estimator(CallbackSupportMixin, BaseEstimator):
     """What all estimators of the package have in common."""
+
+    _parameter_constraints = {}  # of a subclass: parameter names to what scikit-learn checks of them
 
     def __getstate__(self):
         return {**super().__getstate__(), "_skvae_version": version("skvae")}

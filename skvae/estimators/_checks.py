@@ -32,8 +32,8 @@ def checked_sizes(sizes):
 
 
 def refuse_another_architecture(estimator, architecture):
-    """Of an estimator that is to go on from its fit: what fixes the meaning of its parameters must be as it was."""
-    changed = {name: value for name, value in architecture.items() if _differ(estimator._architecture[name], value)}
+    """Complain if an estimator that is to go on from its fit asks for parameters of another shape or meaning."""
+    changed = {name: value for name, value in architecture.items() if differ(estimator._architecture[name], value)}
     if changed:
         fitted = {name: estimator._architecture[name] for name in changed}
         raise ValueError(
@@ -42,8 +42,18 @@ def refuse_another_architecture(estimator, architecture):
         )
 
 
+def refuse_other_modules(estimator, signatures):
+    """Complain if the user's own modules are not those of the fit, whose parameters would mean something else."""
+    for name, signature in signatures.items():
+        if signature != estimator._architecture[name]:
+            raise ValueError(
+                f"{type(estimator).__name__} was fitted with {name} = {estimator._architecture[name]}, but the "
+                f"parameter {name} now makes {signature}; set it back, or fit again."
+            )
+
+
 def refuse_another_number(estimator, of_what, fitted):
-    """Of an estimator that is to go on from its fit: it must be asked for as many as were `fitted`."""
+    """Complain if an estimator that is to go on from its fit asks for another number (n_components, ...)."""
     asked = getattr(estimator, f"n_{of_what}")
     if asked != fitted:
         raise ValueError(
@@ -52,8 +62,9 @@ def refuse_another_number(estimator, of_what, fitted):
         )
 
 
-def _differ(one, other):
+def differ(one, other):
+    """Tell whether two values of a parameter differ; callables and objects by what they hold."""
     try:
-        return bool(one != other)
+        return bool(one is not other and one != other)
     except ValueError:  # arrays in a list
         return joblib.hash(one) != joblib.hash(other)

@@ -16,27 +16,27 @@ class FitWatcher(Watcher):
     Parameters
     ----------
     estimator : Estimator
-        Its `verbose` is read: 0 prints nothing, 1 about ten lines a start, 2 a line every iteration.
+        Its `verbose` is read: 0 prints nothing, 1 about ten lines a restart, 2 a line every iteration.
     X, y : array-like
         Of the fit, as callbacks are to see them.
     max_iter : int
     attributes : callable
         Parameters -> dict of fitted attributes.
-    n_starts : int, default=1
-        Each of up to `max_iter` iterations.
+    n_restarts : int, default=1
+        Number of restarts, each of up to `max_iter` iterations.
     interval : int or None, default=None
         Iterations from line to line, in place of a tenth of `max_iter`.
     """
 
     task = "iteration"
 
-    def __init__(self, estimator, X, y, max_iter, attributes, *, n_starts=1, interval=None):
+    def __init__(self, estimator, X, y, max_iter, attributes, *, n_restarts=1, interval=None):
         self.estimator, self.max_iter, self.attributes = estimator, max_iter, attributes
         # scikit-learn's ScoringMonitor scores no fit without y
         self.data = {"estimator": estimator, "X": X, "y": X if y is None else y}
         self.verbose = estimator.verbose
         self.interval = 1 if self.verbose > 1 else interval or max(1, max_iter // 10)
-        self.root = estimator._init_callback_context(max_subtasks=n_starts * max_iter)
+        self.root = estimator._init_callback_context(max_subtasks=n_restarts * max_iter)
         self.started = time.perf_counter()
 
     def __enter__(self):
@@ -62,54 +62,55 @@ class FitWatcher(Watcher):
 
     def line(self, report):
         """What to print of an iteration."""
-        start = f"start {report.start + 1}, " if report.start else ""
+        restart = f"start {report.restart + 1}, " if report.restart else ""
         return (
-            f"{start}{self.task} {report.number + 1}/{self.max_iter}"
+            f"{restart}{self.task} {report.number + 1}/{self.max_iter}"
             f"  bound {report.lower_bound:.6g} nats a sample ({report.gain:+.1e})"
         )
 
 
 class EpochWatcher(FitWatcher):
-    """Watches the epochs of a network; `attributes` turns parameters into the fitted attributes."""
+    """Watches the epochs of a network.
+
+    Parameters
+    ----------
+    estimator, X, y, max_iter, attributes
+        As of `FitWatcher`.
+    in_units : callable
+        Turns bounds and scores of the ascent into the units of the data.
+    """
 
     task = "epoch"
-
-    def fitted(self, report):
-        return self.attributes(_copies(report.params))
-
-    def line(self, report):
-        score = "" if report.validation_score is None else f"  validation score {report.validation_score:.4f}"
-        return (
-            f"epoch {report.number + 1}/{self.max_iter}"
-            f"  bound {report.lower_bound:.4g} nats a row (KL {report.kl:.3g}){score}"
-        )
-
-
-class NetworkWatcher(EpochWatcher):
-    """The same for members that learn in units of their own, which `in_units` turns into those of the data."""
 
     def __init__(self, estimator, X, y, max_iter, attributes, in_units):
         super().__init__(estimator, X, y, max_iter, attributes)
         self.in_units = in_units
 
+    def fitted(self, report):
+        return self.attributes({name: tensor.detach().clone() for name, tensor in report.params.items()})
+
     def line(self, report):
-        vote = "" if report.validation_score is None else f"  vote {np.max(report.validation_score):.4f}"
+        score = "" if report.validation_score is None else f"  validation score {np.max(report.validation_score):.4f}"
         bound, kl = self.in_units(np.mean(report.lower_bound)), np.mean(report.kl)  # over the copies
-        return f"epoch {report.number + 1}/{self.max_iter}  bound {bound:.4g} nats a row (KL {kl:.3g}){vote}"
+        return f"epoch {report.number + 1}/{self.max_iter}  bound {bound:.4g} nats a row (KL {kl:.3g}){score}"
 
 
-class ErrorWatcher(NetworkWatcher):
-    """The same where the bound is minus a mean squared error."""
+class ErrorWatcher(EpochWatcher):
+    """Watches the epochs of a network whose bound is minus a mean squared error."""
 
     def line(self, report):
-        score = (
-            "" if report.validation_score is None else f"  of rows held out {-self._mean(report.validation_score):.4g}"
-        )
+        score = report.validation_score
+        score = "" if score is None else f"  of held-out rows {-self._mean(score):.4g}"
         return f"epoch {report.number + 1}/{self.max_iter}  squared error {-self._mean(report.lower_bound):.4g}{score}"
 
     def _mean(self, value):
         return float(self.in_units(np.mean(value)))
 
 
-def _copies(params):
-    return {name: tensor.detach().clone() for name, tensor in params.items()}
+class RankingWatcher(EpochWatcher):
+    """Watches the epochs of a recommender."""
+
+    def __init__(self, estimator, X, y, *others):
+        if y is None:  # callbacks that score read X as held-out interactions where y has its shape
+            y = np.zeros(X.shape[0] if hasattr(X, "shape") else len(X))
+        super().__init__(estimator, X, y, *others)

@@ -1,24 +1,29 @@
-"""Binary columns."""
+"""Bernoulli columns: cells in [0, 1]."""
 
 import torch
 from torch.autograd.function import once_differentiable
 
 from skvae._sparse import entry
 from skvae._tensors import and_back
-from skvae.likelihoods._base import Likelihood
+from skvae.likelihoods._base import ClickLikelihood, Likelihood
 
 
-class Bernoulli(Likelihood):
+class Bernoulli(Likelihood, ClickLikelihood):
     """x_d ~ Bern(sigmoid(f_d)), the logistic likelihood (Liang et al. 2018, eq. 4)."""
+
+    name, auto_for = "bernoulli", "booleans"
+    domain, remedy = "values in [0, 1]", "binarise"  # values between are taken as probabilities
+
+    def outside(self, x):
+        if x.min() >= 0 and x.max() <= 1:  # neither where a cell is missing: then cell by cell
+            return None
+        return (x < 0) | (x > 1)
 
     def log_prob(self, x, f, own=None):
         return _BernoulliOfLogits.apply(f, x)
 
     def log_prob_and_back(self, x, f, own=None):
         return and_back(_BernoulliOfLogits, f, x)
-
-    def log_prob_of_linear(self, x, h, weight, bias):
-        return self.log_prob(x, h @ weight + bias)
 
     def log_base(self, x):
         return torch.zeros_like(x.n_observed())

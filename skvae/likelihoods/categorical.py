@@ -1,4 +1,4 @@
-"""Columns with one of several levels."""
+"""Categorical columns: one of several levels in each."""
 
 from itertools import groupby
 
@@ -14,11 +14,13 @@ class Categorical(Likelihood):
 
     Parameters
     ----------
-    sizes : sequence of int
+    sizes : sequence of int, default=()
         Number of levels of each column, in the order of their blocks.
     """
 
-    def __init__(self, sizes):
+    name, auto_for, nominal = "categorical", "categories", True
+
+    def __init__(self, sizes=()):
         self.sizes = tuple(int(size) for size in sizes)
         starts = np.cumsum((0, *self.sizes))
         by_size = sorted(range(len(self.sizes)), key=self.sizes.__getitem__)  # stable
@@ -31,6 +33,9 @@ class Categorical(Likelihood):
             order.append(columns)
         order = np.concatenate(order) if order else np.arange(0)
         self._back = None if (np.diff(order) == 1).all() else np.argsort(order)
+
+    def for_columns(self, sizes, mean, scale):
+        return Categorical(sizes)
 
     def log_prob(self, x, f, own=None):
         return x.inner(self._by_block(f, lambda block, which: block.log_softmax(-1)))
@@ -54,7 +59,7 @@ class Categorical(Likelihood):
         return mean.clamp(min=LEAST_RATE).log()
 
     def _by_block(self, f, change):
-        """Blocks of f, (..., n_blocks, size) with their numbers, changed group by group and put back in their order."""
+        """Change blocks of f, (..., n_blocks, size) with their numbers, group by group, and put them back in order."""
         changed = []
         for size, blocks, columns in self._groups:
             part = f[..., columns] if isinstance(columns, slice) else f.index_select(-1, _placed(columns, f))

@@ -1,4 +1,4 @@
-"""Normal columns."""
+"""Gaussian columns: numbers, with a noise that is learned or given."""
 
 import math
 
@@ -7,6 +7,9 @@ import torch
 
 from skvae._tensors import kept_gradient
 from skvae.likelihoods._base import Likelihood, beside
+
+NOISES = ("diag", "isotropic")
+LEAST_NOISE_VARIANCE = 1e-3  # that is learned, where columns are scaled to variance 1
 
 
 class Gaussian(Likelihood):
@@ -25,9 +28,11 @@ class Gaussian(Likelihood):
         If `noise` is another word, or not positive.
     """
 
-    def __init__(self, noise="diag", floor=1e-3):
+    name, auto_for = "gaussian", "numbers"
+
+    def __init__(self, noise="diag", floor=LEAST_NOISE_VARIANCE):
         self.learned = isinstance(noise, str)
-        if self.learned and noise not in ("diag", "isotropic"):
+        if self.learned and noise not in NOISES:
             raise ValueError(f"noise={noise!r} is not known; use 'diag', 'isotropic' or a positive number.")
         if not self.learned:
             noise = np.atleast_1d(np.asarray(noise, dtype=np.float64))
@@ -35,13 +40,31 @@ class Gaussian(Likelihood):
                 raise ValueError(f"noise must be positive, but its least is {noise.min()}; it is a variance.")
         self.noise, self.floor = noise, floor
 
+    @classmethod
+    def named(cls, noise):
+        return cls(noise)
+
+    @property
+    def scaling(self):
+        """Choose one scale for all unless each column has a noise of its own: equal noise variances stay equal."""
+        return "each" if self.learned and self.noise == "diag" else "shared"
+
+    def for_columns(self, sizes, mean, scale):
+        return self if self.learned else Gaussian(self.noise / float(scale[0]) ** 2, self.floor)
+
+    def without_floor(self):
+        return Gaussian(self.noise, 0.0)
+
+    def noise_variance(self, own, n_columns):
+        return self.variance(own, n_columns)
+
     def variance(self, own, n_columns):
-        """psi, of shape (D,), or (M, D) for members."""
+        """Compute psi, of shape (D,), or (M, D) for members."""
         psi = self.floor + own["noise"].exp() if self.learned else torch.from_numpy(self.noise)
         return psi.expand(*psi.shape[:-1], n_columns)
 
     def raw(self, psi):
-        """The own parameter that yields this psi, kept a hundredth of the floor above it: at it, gradients vanish."""
+        """Find the own parameter of this psi, kept a hundredth of the floor above the floor: there gradients vanish."""
         return (psi - self.floor).clamp(min=0.01 * self.floor).log()
 
     def log_prob(self, x, f, own=None):
@@ -68,7 +91,7 @@ class Gaussian(Likelihood):
         return log_prob, back
 
     def expected_log_prob(self, x, f, spread, own=None):
-        """E[log_prob] where the cells of f are normal with this mean and variance `spread`."""
+        """Compute E[log_prob] where the cells of f are normal with this mean and variance `spread`."""
         psi = beside(self.variance(own, f.shape[-1]), f)
         return self.log_prob(x, f, own) - 0.5 * x.over_cells(spread / psi)
 
@@ -89,38 +112,3 @@ class Gaussian(Likelihood):
             return {}
         psi = variance if self.noise == "diag" else variance.mean(-1, keepdim=True)
         return {"noise": self.raw(psi.double()).float()}
-
-
-class WeightedGaussian(Likelihood):
-    """x_ui ~ N(f_ui, 1 / c_ui), with confidence c_1 where a user clicked and c_0 < c_1 elsewhere (eq. 3).
-
-    For sparse rows only.
-
-    Parameters
-    ----------
-    confidence : tuple of two floats
-        (c_0, c_1).
-    """
-
-    def __init__(self, confidence):
-        self.c0, self.c1 = confidence
-
-    def log_prob(self, x, f):
-        clicked = x.take(f)
-        correction = self.c1 * (x.value - clicked).square() - self.c0 * clicked.square()
-        return -0.5 * (self.c0 * f.square().sum(-1) + x.sum(correction))
-
-    def log_prob_of_linear(self, x, h, weight, bias):
-        return self.log_prob(x, h @ weight + bias)
-
-    def log_base(self, x):
-        n_clicked = x.sum(torch.ones_like(x.value))
-        n_other = x.n_columns - n_clicked
-        return 0.5 * (n_clicked * math.log(self.c1 / (2 * math.pi)) + n_other * math.log(self.c0 / (2 * math.pi)))
-
-    def init_bias(self, mean, share):
-        """The mean of each column, cells weighted by their confidence."""
-        return self.c1 * mean / (self.c1 * share + self.c0 * (1 - share))
-
-    def check(self, X):
-        """Any non-negative matrix will do."""

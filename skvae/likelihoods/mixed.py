@@ -56,12 +56,12 @@ class Mixed(Likelihood):
         return own
 
     def own_of(self, i, own):
-        """The own parameters of part i, by the names that it knows."""
+        """Pick the own parameters of part i, by the names that it knows."""
         prefix = f"{i}."
         return {name.removeprefix(prefix): own[name] for name in own or () if name.startswith(prefix)}
 
     def _split(self, f, own):
-        """Each part with its bounds, its columns of f and its own parameters."""
+        """Yield each part with its bounds, its columns of f and its own parameters."""
         widths = [stop - start for _, start, stop in self.parts]  # one split: its gradient is one cat
         for i, ((part, *at), f_part) in enumerate(zip(self.parts, f.split(widths, -1), strict=True)):
             yield part, at, f_part, self.own_of(i, own)

@@ -6,12 +6,13 @@ from scipy import stats
 from torch.autograd.function import once_differentiable
 
 from skvae._tensors import kept_gradient
-from skvae.likelihoods._base import Likelihood, fine_uniform, quantile
+from skvae.likelihoods._base import ClickLikelihood, Likelihood, fine_uniform, quantile
+from skvae.likelihoods._counts import CountDomain
 
 _MANY_DRAWS = 1000  # of one row, which are then no longer made one by one
 
 
-class Multinomial(Likelihood):
+class Multinomial(CountDomain, Likelihood, ClickLikelihood):
     """x_u ~ Mult(N_u, softmax(f_u)): a row of clicks as N_u draws of items (Liang et al. 2018, eq. 2).
 
     Where columns are missing, the others are multinomial given their own total.
@@ -23,16 +24,20 @@ class Multinomial(Likelihood):
         it, at random.
     """
 
+    name, joint = "multinomial", True
     empty_rows_inform = False  # no draws, no evidence
 
     def __init__(self, total=None):
         self.total = total
 
+    def for_columns(self, sizes, mean, scale):
+        return Multinomial(float(mean.sum())) if self.total is None else self
+
     def log_prob(self, x, f, own=None):
         return x.inner(f) - x.sum() * x.logsumexp(f)
 
     def log_prob_of_linear(self, x, h, weight, bias):
-        """log_prob(x, h @ weight + bias), with one buffer of users x items for loss and gradient together."""
+        """Compute log_prob(x, h @ weight + bias) with one buffer of users x items for loss and gradient together."""
         return _MultinomialOfLinear.apply(h, weight, bias, x)
 
     def log_base(self, x):
@@ -58,7 +63,7 @@ class Multinomial(Likelihood):
         return 1.0 if self.total is None else float(self.total)
 
     def init_bias(self, mean, share):
-        """Biases at the marginal maximum likelihood, from the mean of each column and its share of stored entries.
+        """Find the biases at the marginal maximum likelihood, from the means of the columns.
 
         Items that nobody has get a hundredth of the rarest one's.
         """
@@ -66,12 +71,9 @@ class Multinomial(Likelihood):
         mean = mean.clamp(min=floor)
         return (mean / mean.sum()).log()
 
-    def check(self, X):
-        """Any non-negative matrix will do."""
-
 
 def _multinomial_split(total, probability, u):
-    """Totals (B,) split into counts (B, D), column by column: each binomial, given what those before it left."""
+    """Split totals (B,) into counts (B, D), column by column: each is binomial given what those before it left."""
     left, p = total.cpu().numpy(), probability.cpu().numpy()
     rest = p[:, ::-1].cumsum(1)[:, ::-1]
     share, counts = np.divide(p, rest, out=np.ones_like(p), where=rest > 0), np.empty_like(p)
@@ -107,6 +109,9 @@ class _MultinomialOfLinear(torch.autograd.Function):
         x = ctx.x
         gradient = softmax.mul_((-scale * upstream)[:, None])
         gradient.view(-1).index_add_(0, x.cell, x.value * upstream[x.user])
-        kept = kept_gradient(weight)
-        of_weight = h.T @ gradient if kept is None else kept.addmm_(h.T, gradient)
-        return gradient @ weight.T, of_weight if kept is None else None, gradient.sum(0), None
+        kept, of_weight = kept_gradient(weight), None
+        if kept is not None:
+            kept.addmm_(h.T, gradient)
+        elif ctx.needs_input_grad[1]:
+            of_weight = h.T @ gradient
+        return gradient @ weight.T, of_weight, gradient.sum(0), None

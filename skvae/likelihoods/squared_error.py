@@ -1,11 +1,11 @@
-"""Squared error in the place of a log-likelihood."""
+"""Squared error, which an autoencoder has in the place of a log-likelihood."""
 
 import torch
 
-from skvae.likelihoods import Likelihood
+from skvae.likelihoods._base import ReconstructionTerm
 
 
-class SquaredError(Likelihood):
+class SquaredError(ReconstructionTerm):
     """-|x - f|^2 / D over the cells that were seen, in the place of a log-likelihood."""
 
     def log_prob(self, x, f, own=None):
@@ -17,9 +17,6 @@ class SquaredError(Likelihood):
 
     def log_base(self, x):
         return torch.zeros_like(x.value[..., 0])
-
-    def mean(self, f, own=None):
-        return f
 
     def init_bias(self, mean, share):
         return mean.clone()

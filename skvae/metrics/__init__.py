@@ -1,9 +1,9 @@
-"""How good are the lists: ranking metrics, splits of interactions, and scorers for scikit-learn's model selection.
+"""Ranking metrics, splits of interactions, and scorers for scikit-learn's model selection.
 
-A recommender is judged by *strong generalisation* (Marlin, 2004; Liang et al., WWW 2018): fit on some users; of every
-other user show the model one part of the interactions (the fold-in) and ask it to rank the part that was hidden.
-`make_ranking_scorer` does this inside `GridSearchCV`, `cross_validate` and `HalvingGridSearchCV`: their folds split the
-users, the scorer hides a part of every test row. `holdout_split` makes the same split by hand.
+A recommender is evaluated by *strong generalisation* (Marlin, 2004; Liang et al., WWW 2018). The model is fitted to
+some users. For every other user it sees one part of the interactions (the fold-in) and has to rank the hidden part.
+`make_ranking_scorer` does this inside `GridSearchCV`, `cross_validate` and `HalvingGridSearchCV`: the folds split the
+users, and the scorer hides a part of every test row. `holdout_split` makes such a split without a scorer.
 """
 
 from skvae.metrics._holdout import content_holdout, holdout_split

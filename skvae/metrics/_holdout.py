@@ -1,7 +1,7 @@
 """Splits of interactions: hide a part of every user's row, to be ranked given the rest.
 
-What is hidden is what has the smallest keyed hashes in its row: vectorised, no generator is drawn from in a loop, and
-a row's split does not move when other rows come or go.
+The hidden cells are those with the smallest keyed hashes in their row. This is vectorised and needs no loop over a
+random generator. The split of a row does not change when other rows are added or removed.
 """
 
 from numbers import Integral, Real
@@ -16,24 +16,24 @@ from skvae._sparse import canonical_csr
 def holdout_split(X, test_size=0.2, *, random_state=None):
     """Hide a random part of every user's interactions.
 
-    Together with a split of the users this is the protocol of strong generalisation: fit on some users, fold in the
-    visible part of the others, rank what was hidden of them.
+    Together with a split of the users this is the protocol of strong generalisation: fit to some users, pass the
+    visible part of the others to the model, and rank their hidden part.
 
     Parameters
     ----------
     X : {array-like, sparse matrix} of shape (n_users, n_items)
         Interactions. Duplicate entries are summed, stored zeros dropped.
     test_size : float, default=0.2
-        Share to hide, inside (0, 1). Of n >= 2 interactions max(1, floor(test_size * n)) are hidden, but never all;
-        of fewer than 2, none.
+        Share to hide, inside (0, 1). In a row with n >= 2 interactions max(1, floor(test_size * n)) are hidden, but
+        never all. In a row with fewer than 2, none is hidden.
     random_state : int, RandomState instance or None, default=None
-        Seed of the choice. None draws a fresh one and leaves NumPy's global generator alone.
+        Seed of the choice. None draws a fresh seed and does not use NumPy's global generator.
 
     Returns
     -------
     X_foldin, X_heldout : csr_matrix or csr_array of shape (n_users, n_items)
-        Disjoint; their sum is X. Values and dtype are those of X, and so is the kind of container (csr_array for
-        dense X).
+        The visible and the hidden part. They are disjoint, and their sum is X. Values, dtype and kind of container are
+        those of X (csr_array for dense X).
 
     Raises
     ------
@@ -42,7 +42,7 @@ def holdout_split(X, test_size=0.2, *, random_state=None):
 
     See Also
     --------
-    content_holdout : The same, seeded by the content of each row.
+    content_holdout : Makes the same split with a choice that depends only on the content of each row.
 
     References
     ----------
@@ -62,27 +62,27 @@ def holdout_split(X, test_size=0.2, *, random_state=None):
 
 
 def content_holdout(X, test_size=0.2, seed=0):
-    """Hide a part of every user's interactions, chosen by the interactions themselves.
+    """Hide a part of every user's interactions, by a choice that depends only on the row's own items.
 
-    The choice in a row depends on the set of its non-zero items and on `seed`, and on nothing else: not on the order of
-    the rows, on the other rows, on batches or n_jobs. Their values do not count, so that ratings and the same ratings
-    binarised are split alike; equal rows are split alike too.
+    The choice in a row depends only on the set of its non-zero items and on `seed`. It does not depend on the order of
+    the rows, on the other rows, on batches or on n_jobs. It does not depend on the values either, so ratings and the
+    same ratings binarised are split in the same way. Equal rows are also split in the same way.
 
     Parameters
     ----------
     X : {array-like, sparse matrix} of shape (n_users, n_items)
         Interactions. Duplicate entries are summed, stored zeros dropped.
     test_size : float, default=0.2
-        Share to hide, inside (0, 1). Of n >= 2 interactions max(1, floor(test_size * n)) are hidden, but never all;
-        of fewer than 2, none.
+        Share to hide, inside (0, 1). In a row with n >= 2 interactions max(1, floor(test_size * n)) are hidden, but
+        never all. In a row with fewer than 2, none is hidden.
     seed : int, default=0
-        Another seed, another split.
+        Seed of the choice. Another seed gives another split.
 
     Returns
     -------
     X_foldin, X_heldout : csr_matrix or csr_array of shape (n_users, n_items)
-        Disjoint; their sum is X. Values and dtype are those of X, and so is the kind of container (csr_array for
-        dense X).
+        The visible and the hidden part. They are disjoint, and their sum is X. Values, dtype and kind of container are
+        those of X (csr_array for dense X).
 
     Raises
     ------
@@ -91,7 +91,7 @@ def content_holdout(X, test_size=0.2, seed=0):
 
     See Also
     --------
-    holdout_split : The same at random, different for equal rows.
+    holdout_split : Makes a random split, which differs between equal rows.
 
     Examples
     --------

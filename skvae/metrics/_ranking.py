@@ -1,8 +1,9 @@
-"""Ranking metrics on sparse truth: every metric is a short reduction of one matrix, "was the item at this rank a hit".
+"""Ranking metrics for sparse held-out interactions.
 
-Users are worked through in blocks, so that at most one block of users x items is ranked at a time. Gains are summed
-from the first rank to the last: the result of a user then depends on that user alone, to the last bit, and since
-rounded addition is monotone no list ever beats the ideal one.
+Every metric is a short reduction of one Boolean matrix, which says for each user and rank whether the item there is a
+hit. Users are processed in blocks, so at most one block of users x items is ranked at a time. Gains are summed from the
+first rank to the last. So the result of a user depends only on that user, to the last bit. Rounded addition is
+monotone, so no list ever scores higher than the ideal list.
 """
 
 from numbers import Integral
@@ -18,21 +19,21 @@ _BLOCK_CELLS = 2**21
 
 
 def recall_at_k(y_true, y_score=None, *, ranked=None, k=20, per_user=False):
-    """Share of the held-out items that stand in the top k.
+    """Compute the share of the held-out items that are in the top k.
 
-    The divisor is min(k, number of held-out items), so that a perfect list reaches 1 at every k.
+    The divisor is min(k, number of held-out items). So a perfect list has a recall of 1 at every k.
 
     Parameters
     ----------
     y_true : {array-like, sparse matrix} of shape (n_users, n_items)
-        Held-out interactions; non-zero means relevant. Users with none are left out of the mean.
+        Held-out interactions; non-zero means relevant. Users without any are left out of the mean.
     y_score : array-like of shape (n_users, n_items), default=None
-        Higher ranks first; ties go to the lower item. -inf marks what must not be recommended, such as items the
-        user has already seen: never a hit, wherever it stands.
+        Scores; the highest score ranks first, and ties go to the item with the lower number. -inf marks items that must
+        not be recommended, such as items that the user has seen. They are never a hit.
     ranked : array-like of int of shape (n_users, >= min(k, n_items)), default=None
-        Instead of `y_score`: items, best first, without repetition; -1 (never a hit) where none is left.
+        Ranked items in place of `y_score`, best first, without repetition; -1 (never a hit) where no item is left.
     k : int or None, default=20
-        Length of the list, in items; None: as long as the list or the catalogue is.
+        Length of the list, in items. None takes the length of `ranked` or the number of items.
     per_user : bool, default=False
         Return one value per user instead of the mean.
 
@@ -49,13 +50,13 @@ def recall_at_k(y_true, y_score=None, *, ranked=None, k=20, per_user=False):
 
     See Also
     --------
-    precision_at_k : The same hits, divided by k.
-    hit_rate_at_k : Whether there is any hit at all.
+    precision_at_k : Divides the same hits by k.
+    hit_rate_at_k : Counts only whether there is a hit.
 
     References
     ----------
     Liang, Krishnan, Hoffman and Jebara, *Variational autoencoders for collaborative filtering*, WWW 2018, section 4.2.
-    Some other work divides by the number of held-out items alone, and the two are not comparable.
+    Some other work divides by the number of held-out items. The two definitions cannot be compared.
 
     Examples
     --------
@@ -71,21 +72,21 @@ def recall_at_k(y_true, y_score=None, *, ranked=None, k=20, per_user=False):
 
 
 def precision_at_k(y_true, y_score=None, *, ranked=None, k=20, per_user=False):
-    """Share of the top k that was held out.
+    """Compute the share of the top k that are held-out items.
 
-    The divisor is k, also for a user who has fewer held-out items.
+    The divisor is always k, even if a user has fewer held-out items.
 
     Parameters
     ----------
     y_true : {array-like, sparse matrix} of shape (n_users, n_items)
-        Held-out interactions; non-zero means relevant. Users with none are left out of the mean.
+        Held-out interactions; non-zero means relevant. Users without any are left out of the mean.
     y_score : array-like of shape (n_users, n_items), default=None
-        Higher ranks first; ties go to the lower item. -inf marks what must not be recommended, such as items the
-        user has already seen: never a hit, wherever it stands.
+        Scores; the highest score ranks first, and ties go to the item with the lower number. -inf marks items that must
+        not be recommended, such as items that the user has seen. They are never a hit.
     ranked : array-like of int of shape (n_users, >= min(k, n_items)), default=None
-        Instead of `y_score`: items, best first, without repetition; -1 (never a hit) where none is left.
+        Ranked items in place of `y_score`, best first, without repetition; -1 (never a hit) where no item is left.
     k : int or None, default=20
-        Length of the list, in items; None: as long as the list or the catalogue is.
+        Length of the list, in items. None takes the length of `ranked` or the number of items.
     per_user : bool, default=False
         Return one value per user instead of the mean.
 
@@ -102,7 +103,7 @@ def precision_at_k(y_true, y_score=None, *, ranked=None, k=20, per_user=False):
 
     See Also
     --------
-    recall_at_k : The same hits, divided by what could have been hit.
+    recall_at_k : Divides the same hits by the largest possible number of hits.
 
     References
     ----------
@@ -120,26 +121,26 @@ def precision_at_k(y_true, y_score=None, *, ranked=None, k=20, per_user=False):
 
 
 def hit_rate_at_k(y_true, y_score=None, *, ranked=None, k=20, per_user=False):
-    """Share of users with at least one held-out item in the top k.
+    """Compute the share of users with at least one held-out item in the top k.
 
     Parameters
     ----------
     y_true : {array-like, sparse matrix} of shape (n_users, n_items)
-        Held-out interactions; non-zero means relevant. Users with none are left out of the mean.
+        Held-out interactions; non-zero means relevant. Users without any are left out of the mean.
     y_score : array-like of shape (n_users, n_items), default=None
-        Higher ranks first; ties go to the lower item. -inf marks what must not be recommended, such as items the
-        user has already seen: never a hit, wherever it stands.
+        Scores; the highest score ranks first, and ties go to the item with the lower number. -inf marks items that must
+        not be recommended, such as items that the user has seen. They are never a hit.
     ranked : array-like of int of shape (n_users, >= min(k, n_items)), default=None
-        Instead of `y_score`: items, best first, without repetition; -1 (never a hit) where none is left.
+        Ranked items in place of `y_score`, best first, without repetition; -1 (never a hit) where no item is left.
     k : int or None, default=20
-        Length of the list, in items; None: as long as the list or the catalogue is.
+        Length of the list, in items. None takes the length of `ranked` or the number of items.
     per_user : bool, default=False
         Return one value per user instead of the mean.
 
     Returns
     -------
     hit_rate : float in [0, 1], or ndarray of shape (n_users,) with `per_user`
-        Per user 1 or 0; NaN without held-out items.
+        The value of a user is 1 or 0, and NaN without held-out items.
 
     Raises
     ------
@@ -149,7 +150,7 @@ def hit_rate_at_k(y_true, y_score=None, *, ranked=None, k=20, per_user=False):
 
     See Also
     --------
-    mrr : How far up the first hit stands.
+    mrr : Uses the rank of the first hit.
 
     References
     ----------
@@ -167,19 +168,19 @@ def hit_rate_at_k(y_true, y_score=None, *, ranked=None, k=20, per_user=False):
 
 
 def mrr(y_true, y_score=None, *, ranked=None, k=100, per_user=False):
-    """Mean reciprocal rank of the first hit: 1 / rank, 0 if there is none in the top k.
+    """Compute the mean reciprocal rank of the first hit: 1 / rank, or 0 without a hit in the top k.
 
     Parameters
     ----------
     y_true : {array-like, sparse matrix} of shape (n_users, n_items)
-        Held-out interactions; non-zero means relevant. Users with none are left out of the mean.
+        Held-out interactions; non-zero means relevant. Users without any are left out of the mean.
     y_score : array-like of shape (n_users, n_items), default=None
-        Higher ranks first; ties go to the lower item. -inf marks what must not be recommended, such as items the
-        user has already seen: never a hit, wherever it stands.
+        Scores; the highest score ranks first, and ties go to the item with the lower number. -inf marks items that must
+        not be recommended, such as items that the user has seen. They are never a hit.
     ranked : array-like of int of shape (n_users, >= min(k, n_items)), default=None
-        Instead of `y_score`: items, best first, without repetition; -1 (never a hit) where none is left.
+        Ranked items in place of `y_score`, best first, without repetition; -1 (never a hit) where no item is left.
     k : int or None, default=100
-        Length of the list, in items; None: as long as the list or the catalogue is.
+        Length of the list, in items. None takes the length of `ranked` or the number of items.
     per_user : bool, default=False
         Return one value per user instead of the mean.
 
@@ -196,7 +197,7 @@ def mrr(y_true, y_score=None, *, ranked=None, k=100, per_user=False):
 
     See Also
     --------
-    average_precision_at_k : Counts every hit, not only the first.
+    average_precision_at_k : Uses the ranks of all hits.
 
     References
     ----------
@@ -214,21 +215,21 @@ def mrr(y_true, y_score=None, *, ranked=None, k=100, per_user=False):
 
 
 def average_precision_at_k(y_true, y_score=None, *, ranked=None, k=100, per_user=False):
-    """Mean of the precisions at the ranks of the hits in the top k.
+    """Compute the average precision: the mean of the precisions at the ranks of the hits in the top k.
 
-    The divisor is min(k, number of held-out items); its mean over users is known as MAP@k.
+    The divisor is min(k, number of held-out items). The mean over users is known as MAP@k.
 
     Parameters
     ----------
     y_true : {array-like, sparse matrix} of shape (n_users, n_items)
-        Held-out interactions; non-zero means relevant. Users with none are left out of the mean.
+        Held-out interactions; non-zero means relevant. Users without any are left out of the mean.
     y_score : array-like of shape (n_users, n_items), default=None
-        Higher ranks first; ties go to the lower item. -inf marks what must not be recommended, such as items the
-        user has already seen: never a hit, wherever it stands.
+        Scores; the highest score ranks first, and ties go to the item with the lower number. -inf marks items that must
+        not be recommended, such as items that the user has seen. They are never a hit.
     ranked : array-like of int of shape (n_users, >= min(k, n_items)), default=None
-        Instead of `y_score`: items, best first, without repetition; -1 (never a hit) where none is left.
+        Ranked items in place of `y_score`, best first, without repetition; -1 (never a hit) where no item is left.
     k : int or None, default=100
-        Length of the list, in items; None: as long as the list or the catalogue is.
+        Length of the list, in items. None takes the length of `ranked` or the number of items.
     per_user : bool, default=False
         Return one value per user instead of the mean.
 
@@ -245,7 +246,7 @@ def average_precision_at_k(y_true, y_score=None, *, ranked=None, k=100, per_user
 
     See Also
     --------
-    ndcg_at_k : Discounts by the logarithm of the rank.
+    ndcg_at_k : Weights each hit by the logarithm of its rank.
 
     References
     ----------
@@ -263,21 +264,21 @@ def average_precision_at_k(y_true, y_score=None, *, ranked=None, k=100, per_user
 
 
 def dcg_at_k(y_true, y_score=None, *, ranked=None, k=100, per_user=False):
-    """Discounted gain of the top k: every hit counts 1 / log2(rank + 1), ranks from 1.
+    """Compute the discounted cumulative gain (DCG) of the top k: a hit at rank r = 1, 2, ... counts 1 / log2(r + 1).
 
-    Gains are binary: the values of `y_true` beyond zero or not do not count.
+    Gains are binary: only whether `y_true` is zero matters, not its value.
 
     Parameters
     ----------
     y_true : {array-like, sparse matrix} of shape (n_users, n_items)
-        Held-out interactions; non-zero means relevant. Users with none are left out of the mean.
+        Held-out interactions; non-zero means relevant. Users without any are left out of the mean.
     y_score : array-like of shape (n_users, n_items), default=None
-        Higher ranks first; ties go to the lower item. -inf marks what must not be recommended, such as items the
-        user has already seen: never a hit, wherever it stands.
+        Scores; the highest score ranks first, and ties go to the item with the lower number. -inf marks items that must
+        not be recommended, such as items that the user has seen. They are never a hit.
     ranked : array-like of int of shape (n_users, >= min(k, n_items)), default=None
-        Instead of `y_score`: items, best first, without repetition; -1 (never a hit) where none is left.
+        Ranked items in place of `y_score`, best first, without repetition; -1 (never a hit) where no item is left.
     k : int or None, default=100
-        Length of the list, in items; None: as long as the list or the catalogue is.
+        Length of the list, in items. None takes the length of `ranked` or the number of items.
     per_user : bool, default=False
         Return one value per user instead of the mean.
 
@@ -294,7 +295,7 @@ def dcg_at_k(y_true, y_score=None, *, ranked=None, k=100, per_user=False):
 
     See Also
     --------
-    ndcg_at_k : The same, divided by the best attainable.
+    ndcg_at_k : Divides the DCG by its largest possible value.
 
     References
     ----------
@@ -312,22 +313,22 @@ def dcg_at_k(y_true, y_score=None, *, ranked=None, k=100, per_user=False):
 
 
 def ndcg_at_k(y_true, y_score=None, *, ranked=None, k=100, per_user=False):
-    """Discounted gain of the top k, divided by the best attainable.
+    """Compute the normalised DCG of the top k: the discounted gain, divided by its largest possible value.
 
-    Gains are binary. Without ties this is scikit-learn's `ndcg_score` of the indicators, apart from users without
-    held-out items, whom that counts as 0; with ties, that averages over their orders.
+    Gains are binary. Without ties the result equals scikit-learn's `ndcg_score` of the indicators, with one difference:
+    `ndcg_score` counts users without held-out items as 0. With ties, `ndcg_score` averages over their orders.
 
     Parameters
     ----------
     y_true : {array-like, sparse matrix} of shape (n_users, n_items)
-        Held-out interactions; non-zero means relevant. Users with none are left out of the mean.
+        Held-out interactions; non-zero means relevant. Users without any are left out of the mean.
     y_score : array-like of shape (n_users, n_items), default=None
-        Higher ranks first; ties go to the lower item. -inf marks what must not be recommended, such as items the
-        user has already seen: never a hit, wherever it stands.
+        Scores; the highest score ranks first, and ties go to the item with the lower number. -inf marks items that must
+        not be recommended, such as items that the user has seen. They are never a hit.
     ranked : array-like of int of shape (n_users, >= min(k, n_items)), default=None
-        Instead of `y_score`: items, best first, without repetition; -1 (never a hit) where none is left.
+        Ranked items in place of `y_score`, best first, without repetition; -1 (never a hit) where no item is left.
     k : int or None, default=100
-        Length of the list, in items; None: as long as the list or the catalogue is. The ideal list holds
+        Length of the list, in items. None takes the length of `ranked` or the number of items. The ideal list has
         min(k, number of held-out items) hits.
     per_user : bool, default=False
         Return one value per user instead of the mean.
@@ -345,8 +346,8 @@ def ndcg_at_k(y_true, y_score=None, *, ranked=None, k=100, per_user=False):
 
     See Also
     --------
-    dcg_at_k : Without the division.
-    sklearn.metrics.ndcg_score : Dense and graded.
+    dcg_at_k : Does not divide.
+    sklearn.metrics.ndcg_score : Takes dense labels and graded relevance.
 
     References
     ----------
@@ -365,18 +366,19 @@ def ndcg_at_k(y_true, y_score=None, *, ranked=None, k=100, per_user=False):
 
 
 def coverage(y_score=None, *, ranked=None, k=100, n_items=None):
-    """Share of the catalogue that stands in the top k of at least one user.
+    """Compute the share of all items that are in the top k of at least one user.
 
     Parameters
     ----------
     y_score : array-like of shape (n_users, n_items), default=None
-        Higher ranks first; ties go to the lower item. -inf marks what must not be recommended: it covers nothing.
+        Scores; the highest score ranks first, and ties go to the item with the lower number. -inf marks items that must
+        not be recommended. They are not counted.
     ranked : array-like of int of shape (n_users, >= min(k, n_items)), default=None
-        Instead of `y_score`: items, best first, without repetition; -1 where none is left.
+        Ranked items in place of `y_score`, best first, without repetition; -1 where no item is left.
     k : int or None, default=100
-        Length of the lists, in items; None: as long as the list or the catalogue is.
+        Length of the lists, in items. None takes the length of `ranked` or the number of items.
     n_items : int, default=None
-        Size of the catalogue; needed with `ranked`.
+        Number of items in the catalogue; required with `ranked`.
 
     Returns
     -------

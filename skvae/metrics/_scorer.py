@@ -1,4 +1,4 @@
-"""Scorers for scikit-learn's model selection: strong generalisation inside any cross-validation over users."""
+"""Scorers for scikit-learn's model selection, which evaluate a recommender by strong generalisation."""
 
 from dataclasses import dataclass
 
@@ -23,29 +23,31 @@ _METRICS = {
 
 
 def make_ranking_scorer(metric="ndcg", *, k=100, holdout=0.2, seed=0):
-    """Make a scorer for recommenders, to be given as `scoring=` to `GridSearchCV`, `cross_validate` and their like.
+    """Make a scorer for recommenders, to pass as `scoring=` to `GridSearchCV`, `cross_validate` and similar functions.
 
-    Their folds split the users. Of every test user the scorer hides a part of the interactions, lets the recommender
-    rank given the rest, and asks how high the hidden part stands: the strong generalisation of Liang et al. (2018).
+    The folds split the users. For every test user the scorer hides a part of the interactions, lets the recommender
+    rank the items given the rest, and computes the metric of the hidden part. This is the strong generalisation of
+    Liang et al. (2018).
 
     Parameters
     ----------
     metric : str or list of str, default="ndcg"
-        "ndcg", "recall", "precision", "dcg", "average_precision", "hit_rate" or "mrr", also with the length of the
-        list: "recall@20". Several in a list are computed from one ranking and returned as a dict, as `cross_validate`
-        and `GridSearchCV(..., refit="ndcg@100")` take it; `HalvingGridSearchCV` knows single metrics only.
+        "ndcg", "recall", "precision", "dcg", "average_precision", "hit_rate" or "mrr". The length of the list may
+        follow: "recall@20". A list of metrics is computed from one ranking, and the scorer then returns a dict.
+        `cross_validate` and `GridSearchCV(..., refit="ndcg@100")` take such a scorer; `HalvingGridSearchCV` takes only
+        a single metric.
     k : int, default=100
-        Length of the list of every metric that does not name its own.
+        Length of the list for every metric that has no length of its own.
     holdout : float, default=0.2
-        Share of each row to hide, inside (0, 1), where no held-out interactions are given as y.
+        Share of each row to hide, inside (0, 1), if no held-out interactions are given as y.
     seed : int, default=0
-        Seed of that choice. It is made by `content_holdout`, so all candidates face the same hidden items, and order,
-        batches and n_jobs do not matter.
+        Seed of the choice of the hidden items. `content_holdout` makes this choice. So all candidates are scored on the
+        same hidden items, and the order of rows, batches and n_jobs do not matter.
 
     Returns
     -------
     scorer : callable
-        `scorer(estimator, X, y=None)` gives a float, or a dict of floats for a list of metrics; greater is better.
+        `scorer(estimator, X, y=None)` returns a float, or a dict of floats for a list of metrics; greater is better.
 
     Raises
     ------
@@ -54,21 +56,23 @@ def make_ranking_scorer(metric="ndcg", *, k=100, holdout=0.2, seed=0):
 
     See Also
     --------
-    holdout_split : Makes a pair of X and y once, before the search.
+    holdout_split : Makes a pair X, y before the search.
 
     Notes
     -----
-    - The recommender gives `recommend(X, k=...)`, which returns `(ids, scores)` of items not in X, or else
-      `decision_function(X)`, users x items; then items in X are masked here. It is called on blocks of users.
-    - A y of two dimensions has the shape of X and holds the interactions to be found; all of X is then visible. Items
-      of y that are in X too are not counted: nobody recommends what was seen. A y of one dimension is ignored.
-    - Without y, a search fits on whole rows of its training users; with y, on what X shows of them.
-    - The searches take a sparse y. `cross_validate` and `cross_val_score` refuse one, whatever the scorer is:
-      cross-validate by `GridSearchCV(recommender, {}, scoring=..., refit=False)` there, or give no y.
-    - Of a Pipeline, all steps but the last transform X, and y where it is given; the items are hidden after that. So
-      where the first step drops ratings below 4, a hidden rating of 2 is no hit. A fitted search stands for its
-      `best_estimator_`.
-    - Users with nothing to find (fewer than two interactions) are left out. With none at all the scorer raises
+    - The recommender needs `recommend(X, k=...)`, which returns `(ids, scores)` of items that are not in X, or
+      `decision_function(X)`, which returns scores of shape users x items. `decision_function` is called on blocks of
+      users, and the scorer excludes the items in X.
+    - A y of two dimensions has the shape of X and holds the interactions to be found. The recommender then sees all of
+      X. Items of y that are also in X do not count, because seen items are not recommended. A y of one dimension is
+      ignored.
+    - Without y, a search fits to whole rows of its training users. With y, it fits to the rows of X.
+    - The searches take a sparse y. `cross_validate` and `cross_val_score` do not, whatever the scorer. Cross-validate
+      by `GridSearchCV(recommender, {}, scoring=..., refit=False)` instead, or give no y.
+    - In a Pipeline, all steps but the last transform X, and y if it is given. The items are hidden after that. So if
+      the first step drops ratings below 4, a rating of 2 never counts as a hit. For a fitted search, the scorer uses
+      its `best_estimator_`.
+    - Users with nothing to find (fewer than two interactions) are left out. If no user is left, the scorer raises
       ValueError.
 
     References

@@ -1,8 +1,8 @@
-"""How large a model the data bear, where scikit-learn's own searches and curves have no answer or take long.
+"""Tools to choose the size of a model, in addition to those of scikit-learn.
 
-The number of clusters or mixture components is a search by `GridSearchCV` or a curve of `ValidationCurveDisplay`, with
-the estimators' `score`, or the lowest `bic`. The number of factors is Horn's question, and `parallel_analysis` asks it.
-The many small networks of a search climb side by side in `StackedGridSearchCV`.
+To choose the number of clusters or mixture components, use scikit-learn's `GridSearchCV` or `ValidationCurveDisplay`
+with the estimators' `score`, or take the lowest `bic`. `parallel_analysis` finds the number of factors by Horn's
+method. `StackedGridSearchCV` trains the many small networks of a search together, which is faster than `GridSearchCV`.
 """
 
 from skvae.model_selection._parallel_analysis import parallel_analysis

@@ -1,4 +1,4 @@
-"""How many components beat those of data without structure: Horn's parallel analysis."""
+"""Horn's parallel analysis: the number of factors by comparison with random data."""
 
 import numbers
 
@@ -9,32 +9,34 @@ _MARKS = 64  # order statistics by which columns are told apart
 
 
 def parallel_analysis(X, *, n_draws=100, quantile=0.95, method="permutation", correlation=True, random_state=None):
-    """Find the number of factors by comparing eigenvalues with those of data whose columns are independent.
+    """Find the number of factors by comparing the eigenvalues of X with those of random data with independent columns.
 
-    The k-th component counts if its eigenvalue exceeds the given quantile of the k-th largest eigenvalues of random
-    data of the same shape, and so do all before it. Eigenvalues above 1 occur in pure noise, too, the more the fewer
-    the rows: the rule corrects "eigenvalues above 1" for that. On noise alone it errs with probability 1 - quantile.
+    The k-th component counts if two conditions hold. Its eigenvalue exceeds the given quantile of the k-th largest
+    eigenvalues of random data of the same shape, and all components before it count. This corrects the simpler rule
+    "eigenvalues above 1": with few rows, pure noise has many eigenvalues above 1. On pure noise the method finds a
+    factor with probability 1 - quantile.
 
-    The order of rows and columns of X changes nothing, and a longer run begins with the draws of a shorter one.
+    The result does not depend on the order of rows and columns of X. A run with more draws begins with the draws of a
+    run with fewer.
 
     Parameters
     ----------
     X : array-like of shape (n_samples, n_features)
         Complete rows: it must hold no NaN.
     n_draws : int, default=100
-        Random data sets.
+        Number of random data sets.
     quantile : float, default=0.95
-        Of their eigenvalues, between 0 and 1. With 0.5 and "normal" nearly Horn's original, which took the mean and
-        more often finds a factor too many.
+        Quantile of the eigenvalues of the random data, between 0 and 1. With 0.5 and "normal" the method is nearly
+        Horn's original, which uses the mean. The original more often finds a factor too many.
     method : {"permutation", "normal"}, default="permutation"
-        Where the random data come from: the columns of X, each shuffled on its own, which keeps their distributions, or
-        independent normal columns. For normal X both agree. "normal" draws the covariance matrix itself, from its
-        Wishart distribution, so that its time does not grow with n_samples.
+        Kind of random data. "permutation" shuffles each column of X on its own, which keeps its distribution. "normal"
+        draws independent normal columns. For normal X both agree. "normal" draws the covariance matrix directly from
+        its Wishart distribution, so its time does not grow with n_samples.
     correlation : bool, default=True
-        Eigenvalues of the correlation matrix. False: of the covariance matrix, where the components are to be
-        found in X as it is; the random columns then have the variances of X's.
+        Whether to use the eigenvalues of the correlation matrix. False uses those of the covariance matrix, for
+        components of the unscaled X; the random columns then have the variances of the columns of X.
     random_state : int, RandomState instance or None, default=None
-        An int gives the same thresholds at every call. None draws afresh, and leaves NumPy's global generator alone.
+        An int gives the same thresholds at every call. None makes new draws and does not use NumPy's global generator.
 
     Returns
     -------
@@ -42,11 +44,11 @@ def parallel_analysis(X, *, n_draws=100, quantile=0.95, method="permutation", co
         With the attributes
 
         n_components : int
-            How many components beat their thresholds, from 0 to n_features.
+            Number of components above their thresholds, from 0 to n_features.
         eigenvalues : ndarray of shape (n_features,)
-            Of X, the largest first. Those of a correlation matrix sum to n_features.
+            Eigenvalues of X, the largest first. Those of a correlation matrix sum to n_features.
         thresholds : ndarray of shape (n_features,)
-            The quantiles, the largest first.
+            Quantiles of the random eigenvalues, the largest first.
 
     Raises
     ------
@@ -70,7 +72,7 @@ def parallel_analysis(X, *, n_draws=100, quantile=0.95, method="permutation", co
     >>> result.eigenvalues[:4].round(2), result.thresholds[:4].round(2)
     (array([4.71, 2.5 , 1.45, 0.92]), array([1.58, 1.43, 1.33, 1.24]))
 
-    The scree plot, with its thresholds:
+    Draw the scree plot with the thresholds:
 
     >>> import matplotlib.pyplot as plt
     >>> lines = plt.plot(result.eigenvalues, "o-", label="data")

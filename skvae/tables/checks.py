@@ -1,7 +1,4 @@
-"""The road from X to batches: rows and weights that count, what no fit can take, and results in the order of X.
-
-check -> weights -> (small fits) equal rows merged -> `Table` or `Rows` -> an engine climbs -> NumPy attributes
-"""
+"""Checks of a table of numbers: what no fit can take, and columns that a user names."""
 
 import numpy as np
 
@@ -28,7 +25,7 @@ def refuse_overflow(X):
 
 
 def columns_of(estimator, columns, *, allow_all=False):
-    """Numbers of some columns of a fitted estimator that are given by number, name or mask; not of all columns."""
+    """Find the numbers of some columns, not all, that are given by number, name or mask of a fitted estimator."""
     n = estimator.n_features_in_
     columns = np.atleast_1d(columns)
     if columns.dtype.kind in "OU":

@@ -1,8 +1,12 @@
 """Weighted means and variances of the columns of a table, some cells of which may be missing."""
 
 import numpy as np
+import scipy.sparse as sp
+
+from skvae._rounding import is_constant
 
 _CELLS_AT_ONCE = 2**22  # in float64: a large table of float32 is never copied as a whole
+_CELLS_IN_CACHE = 2**20  # of rows read in turn
 
 
 def column_means_and_variances(X, weight=None, seen=None):
@@ -26,22 +30,53 @@ def column_means_and_variances(X, weight=None, seen=None):
     """
     weight = np.ones(len(X)) if weight is None else weight
     parts = slices(X.shape[1], _CELLS_AT_ONCE // len(X))
-    moments = [_moments_of(X[:, part], weight, None if seen is None else seen[:, part]) for part in parts]
-    return tuple(map(np.concatenate, zip(*moments)))
+    found = [_mean_and_variance(X[:, part], weight, None if seen is None else seen[:, part]) for part in parts]
+    return tuple(map(np.concatenate, zip(*found)))
+
+
+def without_rounding(variance, mean):
+    """The variances, but 0 for columns that vary by rounding only."""
+    return np.where(is_constant(variance, mean), 0.0, variance)
 
 
 def seen_weight(weight, seen):
-    """Weight of the cells seen of each column: no less than next to nothing, to divide by."""
+    """Weight of the cells seen of each column, at least the smallest float64, so that it can be divided by."""
     return np.maximum(weight @ seen.astype(np.float64), np.finfo(np.float64).tiny)
 
 
 def slices(n, step):
-    """`range(n)` in slices of `step`, or of 1 if that is less."""
+    """Cut `range(n)` into slices of `step`, or of 1 if that is less."""
     step = max(1, step)
     return [slice(start, start + step) for start in range(0, n, step)]
 
 
-def _moments_of(x, weight, seen):
+def centre_and_mean_variance(X, weight):
+    """Find what to subtract from rows before distances are computed, and the mean variance of a column.
+
+    Neither needs more digits than X has. Unlike `column_means_and_variances`, this therefore reads rows in their own
+    dtype and order, once for each of the two.
+
+    Parameters
+    ----------
+    X : {float ndarray, sparse array} of shape (n_rows, n_columns)
+    weight : float64 ndarray of shape (n_rows,)
+
+    Returns
+    -------
+    centre : float64 ndarray of shape (n_columns,), or (1,) for sparse rows
+        The means rounded to the dtype of X; 0 for sparse rows, which stay sparse.
+    mean_variance : float
+    """
+    if sp.issparse(X):
+        mean, squares = X.T @ weight / weight.sum(), X.multiply(X).T @ weight / weight.sum()
+        return np.zeros(1), float((squares - mean**2).mean())
+    parts = [(X[rows], weight[rows]) for rows in slices(len(X), max(256, _CELLS_IN_CACHE // X.shape[1]))]
+    mean = sum(w.astype(X.dtype) @ x for x, w in parts) / weight.sum()
+    squares = sum(w @ np.einsum("ij,ij->i", x - mean.astype(X.dtype), x - mean.astype(X.dtype)) for x, w in parts)
+    return mean.astype(X.dtype).astype(np.float64), float(squares / weight.sum() / X.shape[1])
+
+
+def _mean_and_variance(x, weight, seen):
     x = _less(x.astype(np.float64), 0.0, seen)
     n = weight.sum() if seen is None else seen_weight(weight, seen)
     mean = weight @ x / n
@@ -52,7 +87,7 @@ def _moments_of(x, weight, seen):
 
 
 def _less(x, mean, seen):
-    """X less the mean, in place; zero where a cell is missing."""
+    """Subtract the mean from x, in place; put 0 where a cell is missing."""
     x -= mean
     if seen is not None:
         x[~seen] = 0

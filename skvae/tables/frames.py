@@ -12,12 +12,12 @@ from sklearn.utils import check_array
 
 # --------------------------------------------------------------------------------------------------------- from a table
 def is_frame(X):
-    """Whether X is a pandas DataFrame, by what it can do."""
+    """Tell whether X is a pandas DataFrame, by what it can do."""
     return hasattr(X, "iloc") and getattr(X, "ndim", 0) == 2
 
 
 def as_table(X, who):
-    """A frame as it is, anything else as an array of two dimensions; scikit-learn refuses the rest in its words."""
+    """Give a frame as it is, all else as an array of two dimensions; scikit-learn refuses the rest in its words."""
     if not is_frame(X):
         if sp.issparse(X):
             check_array(X, estimator=who)
@@ -31,17 +31,17 @@ def as_table(X, who):
 
 
 def dtypes_of(table):
-    """The dtype of each column of a frame; of an array its one."""
+    """List the dtype of each column of a frame, or the one of an array."""
     return list(table.dtypes) if is_frame(table) else [table.dtype]
 
 
 def common_dtype(table):
-    """float32 where nothing else is in the table, else float64."""
+    """Choose float32 where nothing else is in the table, else float64."""
     return np.float32 if all(dtype == np.float32 for dtype in dtypes_of(table)) else np.float64
 
 
 def all_numbers(table):
-    """Whether NumPy alone can read the table: no objects, strings, categories or nullable dtypes."""
+    """Tell whether NumPy alone can read the table: no objects, strings, categories or nullable dtypes."""
     return all(isinstance(dtype, np.dtype) and dtype.kind in "fiub" for dtype in dtypes_of(table))
 
 
@@ -50,7 +50,7 @@ def _is_float(dtype):
 
 
 def cells_of(table, j):
-    """The cells of a column as floats, integers, Booleans or objects, and which of them are missing."""
+    """Give the cells of a column as floats, integers, Booleans or objects, and which of them are missing."""
     if is_frame(table):
         series = table.iloc[:, j]
         missing = series.isna().to_numpy(dtype=bool)
@@ -67,27 +67,18 @@ def cells_of(table, j):
 
 
 def is_missing(value):
-    """Whether a cell of objects is None, NaN or pandas' NA."""
-    return value is None or type(value).__name__ == "NAType" or (not isinstance(value, str) and _is_nan(value))
-
-
-def _is_nan(value):
-    return isinstance(value, Real) and value != value
+    """Tell whether a cell of objects is None, NaN or pandas' NA."""
+    return value is None or type(value).__name__ == "NAType" or (isinstance(value, Real) and value != value)
 
 
 def names_of(table, names):
-    """Names of the columns where all are strings, else None."""
+    """List the names of the columns where all are strings, else None."""
     names = list(table.columns) if is_frame(table) else names
     return None if names is None or not all(isinstance(name, str) for name in names) else list(names)
 
 
-def plain(value):
-    """A NumPy scalar as the Python object that equals it."""
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def all_truths(table, j):
-    """Whether a column has Booleans only; as objects too, which pandas makes of Booleans and None."""
+def all_booleans(table, j):
+    """Tell whether a column has Booleans only; as objects too, which pandas makes of Booleans and None."""
     dtype = dtypes_of(table)[j if is_frame(table) else 0]
     if dtype.kind != "O" or not isinstance(dtype, np.dtype):
         return dtype.kind == "b"
@@ -96,14 +87,14 @@ def all_truths(table, j):
 
 
 def declared_levels(table, j):
-    """The levels that a frame declares for a column of categories, observed or not."""
+    """List the levels that a frame declares for a column of categories, observed or not."""
     dtype = table.dtypes.iloc[j] if is_frame(table) else None
-    return [plain(value) for value in getattr(dtype, "categories", ())]
+    return list(getattr(dtype, "categories", ()))
 
 
 # ----------------------------------------------------------------------------------------------------------- to a table
 def imputed(X, checked, values, *, are_levels=False):
-    """A copy of a table of numbers, as it was given, whose missing cells hold values.
+    """Copy a table of numbers, as it was given, with values in its missing cells.
 
     Parameters
     ----------
@@ -133,7 +124,7 @@ def imputed(X, checked, values, *, are_levels=False):
 
 
 def filled_frame(X, missing, cells):
-    """A copy of a frame whose missing cells hold `cells(j, rows, dtype)`: of column j in the rows of a mask."""
+    """Copy a frame, with `cells(j, rows, dtype)` in the missing cells of column j: in the rows of a mask."""
     out = X.copy()
     for j in np.flatnonzero(missing.any(axis=0)):
         series, rows = X.iloc[:, j], missing[:, j]
@@ -147,8 +138,8 @@ def filled_frame(X, missing, cells):
     return out
 
 
-def words(numbers, dtype, levels=None, *, truth=False):
-    """Numbers of a column as what the user has there: levels, truth values, integers or themselves.
+def words(numbers, dtype, levels=None, *, boolean=False):
+    """Turn numbers of a column into what the user has there: levels, Booleans, integers or themselves.
 
     Parameters
     ----------
@@ -158,7 +149,7 @@ def words(numbers, dtype, levels=None, *, truth=False):
         Of NumPy or pandas; integers are rounded, Booleans whether a number exceeds 0.5, categories the nearest.
     levels : list or None, default=None
         What the numbers are places in.
-    truth : bool, default=False
+    boolean : bool, default=False
         Whether the column holds Booleans, though its dtype does not say so.
     """
     if levels is not None:
@@ -166,8 +157,10 @@ def words(numbers, dtype, levels=None, *, truth=False):
         values[:-1] = levels
         return values[np.where(np.isnan(numbers), -1, numbers).astype(np.intp)]
     if hasattr(dtype, "categories"):
-        return _with_gaps(_nearest(dtype.categories, np.nan_to_num(numbers)), numbers)
-    if dtype.kind == "b" or truth:
+        known = np.asarray(dtype.categories)
+        away = np.abs(known.astype(np.float64) - np.nan_to_num(numbers)[:, None])
+        return _with_gaps(known[away.argmin(1)].astype(object), numbers)
+    if dtype.kind == "b" or boolean:
         return _with_gaps(numbers > 0.5, numbers)
     if dtype.kind in "iu":
         return _with_gaps(_rounded(numbers, dtype), numbers)
@@ -175,7 +168,7 @@ def words(numbers, dtype, levels=None, *, truth=False):
 
 
 def series_like(like, cells, dtype, index):
-    """A column of a frame like another, without asking for pandas; categories take in what they lack.
+    """Make a column of a frame like another, without asking for pandas; categories take in what they lack.
 
     With None for the dtype, it is that of the cells.
     """
@@ -187,14 +180,8 @@ def series_like(like, cells, dtype, index):
     return type(like)(cells, index=index, name=like.name, dtype=dtype)
 
 
-def _nearest(categories, numbers):
-    """The categories, which are numbers, that lie nearest to these."""
-    known = np.asarray(categories)
-    return known[np.abs(known.astype(np.float64) - numbers[:, None]).argmin(1)].astype(object)
-
-
 def _with_gaps(cells, numbers):
-    """The cells, None where a number is NaN."""
+    """Give the cells, None where a number is NaN."""
     missing = np.isnan(numbers)
     if missing.any():
         cells = cells.astype(object)
@@ -203,7 +190,7 @@ def _with_gaps(cells, numbers):
 
 
 def _rounded(numbers, dtype):
-    """The nearest integers that the dtype holds."""
+    """Round to the nearest integers that the dtype holds."""
     limits = np.iinfo(getattr(dtype, "numpy_dtype", dtype))
     largest = float(limits.max)
     if largest > limits.max:  # 2^63 - 1 as a float is 2^63

@@ -1,4 +1,4 @@
-"""Rows that count, with their weights; in small fits, equal rows once."""
+"""Drops rows of weight zero and, in small fits, merges equal rows."""
 
 import numpy as np
 import scipy.sparse as sp
@@ -6,15 +6,15 @@ import scipy.sparse as sp
 from skvae._compat import check_sample_weight
 from skvae._hash import combine
 
-_FEW_CELLS = 2**18  # up to here, equal rows are merged: a hash and a sort, a millisecond or two
+_FEW_CELLS = 2**18  # cells up to which equal rows are merged: a hash and a sort, a millisecond or two
 
 
 def weigh(X, sample_weight):
-    """Rows that count, and their weights; in small fits, each distinct row once and in an order of its content.
+    """Drop rows of weight zero; in small fits, merge equal rows and sort them by content.
 
-    So rows of weight zero change nothing, and neither does the order of the rows, or whether a row is given twice or
-    with twice the weight: what a fit draws at random is drawn for the rows that are left. In large fits the rows stay
-    as they come.
+    What a fit draws at random is drawn for the rows that are left. So rows of weight zero change nothing, nor does the
+    order of the rows, nor whether a row is given twice or with twice the weight. In large fits the other rows stay as
+    they are.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def _merged(X, weight):
 
 
 def _content_key(X):
-    """A hash of each row. float32 and float64 of the same value agree; so do 0.0 and -0.0, and all NaNs."""
+    """Hash each row. float32 and float64 of the same value agree; so do 0.0 and -0.0, and all NaNs."""
     cells = np.where(np.isnan(X), np.nan, X.astype(np.float64) + 0.0).view(np.int64)
     key = np.zeros(len(X), dtype=np.int64)
     for column in cells.T:

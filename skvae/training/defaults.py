@@ -1,14 +1,15 @@
-"""What networks do by default, by the number of rows of a table: which fit, and what "auto" stands for.
+"""Defaults of networks by the number of rows: which fit is made, and what "auto" stands for.
 
-With early stopping, a `VAETransformer` of Gaussian columns is of
+With early stopping, a `VAETransformer` of Gaussian columns is fitted to
 
-    fewer than 50 rows     factor analysis: no network could be told from it
-    up to 250              copies from factor analysis and from random weights, each of which misses a fifth of the rows
-    fewer than 2,000       the same from factor analysis twice, the second time with more noise
-    fewer than 10,000      one that misses `validation_fraction` of the rows and judges those, beside one on all rows
-    more                   the former alone
+    fewer than 50 rows     by factor analysis, since no network could be told from it
+    up to 250              by copies from factor analysis and from random weights, each without a fifth of the rows
+    fewer than 2,000       by copies from factor analysis twice, the second time with more noise
+    fewer than 10,000      by one copy without `validation_fraction` of the rows, which it is scored on, and one on all
+    more                   by the former alone
 
-The figures were chosen on the tables of ``benchmarks/bench_vae_quality.py``.
+The figures were chosen on the tables of ``benchmarks/bench_vae_quality.py`` and, for recommenders, on the data sets of
+``doc/user_guide/recommender.rst``.
 """
 
 import math
@@ -16,49 +17,67 @@ import math
 import numpy as np
 
 FEW_ROWS = 50
-FEW_ENOUGH_FOR_CHANCE = 250  # rows up to which random weights may lead where factor analysis does not
-ALL_VOTE, CELLS_ALL_VOTE = 2000, 200_000  # rows and cells up to which a copy judges every row
-PLENTY = 10_000  # rows
-N_FOLDS = 5
-_STEPS_A_VOTE = (20, 50)  # of few rows and of many
-_MANY_ROWS = 1000
+RANDOM_RESTART_ROWS = 250  # up to so many rows random weights may lead where factor analysis does not
+MANY_ROWS = 10_000
+MANY_USERS = 10_000  # from here on, early_stopping="auto" can spare a tenth of them
+_N_FOLDS = 5
+_FOLD_ROWS, _FOLD_CELLS = 2000, 200_000  # up to which every row is held out by one copy
+_STEPS_PER_VALIDATION = (20, 50)  # of few rows and of many
+_ROWS_OF_MANY_STEPS = 1000
 
 
-def n_folds(n, n_cells):
-    """By how many copies the rows of a table are judged, each of them by one; 1: only a part of the rows is judged."""
-    return min(N_FOLDS, n) if n < ALL_VOTE and n_cells <= CELLS_ALL_VOTE else 1
+def n_folds(n_rows, n_cells):
+    """How many folds are held out, each by one copy; 1: only a part of the rows is ever held out."""
+    return min(_N_FOLDS, n_rows) if n_rows < _FOLD_ROWS and n_cells <= _FOLD_CELLS else 1
 
 
-def draws_of_a_vote(n):
-    """By how many draws log p(x) of a row that is held out is judged."""
-    return 16 if n < PLENTY else 4
+def n_validation_draws(n_rows):
+    """How many draws estimate log p(x) of a held-out row."""
+    return 16 if n_rows < MANY_ROWS else 4
 
 
-def validate_every(n, n_batches):
+def validate_every(n_rows, batch_size):
     """Epochs from one validation to the next."""
-    return max(1, round(_STEPS_A_VOTE[n >= _MANY_ROWS] / n_batches))
+    n_batches = math.ceil(n_rows / min(batch_size, n_rows))
+    return max(1, round(_STEPS_PER_VALIDATION[n_rows >= _ROWS_OF_MANY_STEPS] / n_batches))
 
 
-def vae_defaults(n, votes, begins_linear):
-    """What "auto" stands for: a network that begins as factor analysis has less far to go than one at random."""
-    if votes and begins_linear:
-        steps = 1000 if n <= 150 else 1500 if n <= 1000 else 5000
+def vae_defaults(n_rows, *, validates, from_factor_analysis):
+    """Values of "auto" for `VAETransformer`; a network that begins as factor analysis has less far to go."""
+    if validates and from_factor_analysis:
+        steps = 1000 if n_rows <= 150 else 1500 if n_rows <= 1000 else 5000
     else:
-        steps = 5000 if votes else 2000
-    if begins_linear:
-        rate = 1e-3 if n <= FEW_ENOUGH_FOR_CHANCE else 3e-3
+        steps = 5000 if validates else 2000
+    if from_factor_analysis:
+        rate = 1e-3 if n_rows <= RANDOM_RESTART_ROWS else 3e-3
     else:
-        rate = 1e-2 if n <= ALL_VOTE else 3e-3
-    return _as_parameters(n, steps, rate)
+        rate = 1e-2 if n_rows <= _FOLD_ROWS else 3e-3
+    return _by_steps(n_rows, steps, rate)
 
 
-def autoencoder_defaults(n, votes, linear):
-    """What "auto" stands for; `linear`: without hidden layers."""
-    steps = 4000 if votes else 2000 if n >= FEW_ROWS else 200
-    return _as_parameters(n, steps, 1e-2 if linear else 1e-3 if n <= 250 else 3e-3)
+def autoencoder_defaults(n_rows, *, validates, linear):
+    """Values of "auto" for `AutoencoderTransformer`; `linear`: without hidden layers."""
+    steps = 4000 if validates else 2000 if n_rows >= FEW_ROWS else 200
+    return _by_steps(n_rows, steps, 1e-2 if linear else 1e-3 if n_rows <= 250 else 3e-3)
 
 
-def _as_parameters(n, steps, rate):
-    batch_size = int(np.clip(n // 40, 128, 512))
-    n_batches = math.ceil(n / batch_size)
+def _by_steps(n_rows, steps, rate):
+    batch_size = int(np.clip(n_rows // 40, 128, 512))
+    n_batches = math.ceil(n_rows / batch_size)
     return {"batch_size": batch_size, "learning_rate": rate, "max_iter": max(10, math.ceil(steps / n_batches))}
+
+
+def recommender_defaults(n_users, n_seen):
+    """Values of "auto" for `MultVAERecommender`.
+
+    `n_seen` is the number of users of this fit or, after calls of `partial_fit`, of all of them.
+    """
+    batch_size = int(np.clip(n_users // 16, 8, 500))
+    steps = math.ceil(n_users / batch_size)  # an epoch
+    return {
+        "beta": float(np.clip(n_seen / 400_000, 0.02, 0.2)),
+        "weight_decay": 2e-4,
+        "learning_rate": 5e-3,
+        "batch_size": batch_size,
+        "max_iter": max(math.ceil(240 / steps), int(np.clip(1500 // steps, 10, 30))),
+    }

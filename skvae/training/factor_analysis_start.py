@@ -1,6 +1,6 @@
-"""Factor analysis of rows in the model layout: where networks start from, and what they must beat.
+"""Factor analysis of rows in the model layout: the initial parameters of networks, and the model that they must beat.
 
-By its one engine and model, as `FactorAnalysisEM`, without the face.
+It runs the same engine and model as `FactorAnalysisEM`, without that estimator.
 """
 
 import numpy as np
@@ -18,8 +18,8 @@ _ROWS = 4096  # of a batch
 _PATTERN_CELLS = 2**20  # of the K x K matrices of the patterns of missing cells in one batch
 
 
-def factor_analysis(Z, weight, n_components, *, tied=False, floor=None, start=None):
-    """Maximum likelihood, along its principal axes.
+def factor_analysis(Z, weight, n_components, *, tied=False, floor=None, init_params=None):
+    """Fit factor analysis by maximum likelihood; the factors lie along the principal axes.
 
     Parameters
     ----------
@@ -30,8 +30,9 @@ def factor_analysis(Z, weight, n_components, *, tied=False, floor=None, start=No
     tied : bool
         One noise variance for all columns.
     floor : float or None
-        Of the noise, as a share of a column's variance; None: that of `FactorAnalysisEM`.
-    start : Params or None
+        Least noise variance, as a share of a column's variance; None: that of `FactorAnalysisEM`.
+    init_params : Params or None
+        Where EM begins.
 
     Returns
     -------
@@ -45,21 +46,22 @@ def factor_analysis(Z, weight, n_components, *, tied=False, floor=None, start=No
     table = Table(Z, _CPU, _FLOAT, weight=weight)
     complete = table.patterns is None
     origin = torch.from_numpy(mean)
-    mu = torch.zeros_like(origin) if complete else origin  # moments are central
-    if start is None:
-        start = model.init(mu, Noise(0))
+    mu = torch.zeros_like(origin) if complete else origin  # the statistics of complete rows are about the mean
+    if init_params is None:
+        init_params = model.init(mu, Noise(0))
     else:
-        still = torch.from_numpy(constant)
-        start = _adapted(start, mu if complete else start.mu, mu if complete else origin, model.floor, still)
-    batches = [_moments(Z, weight, mean)] if complete else _batches(table, model.n_components)
+        mu = mu if complete else init_params.mu
+        where_constant = mu if complete else origin
+        init_params = _of_other_rows(init_params, mu, where_constant, model.floor, torch.from_numpy(constant))
+    batches = [_covariance(Z, weight, mean)] if complete else _batches(table, model.n_components)
     total = float(weight.sum())
     plan = em.Plan(1000, lambda step: step.gain * total < _TOL, total, accelerate=True)
-    found = em.ascend(model, batches, [start], plan=plan).params
+    found = em.ascend(model, batches, [init_params], plan=plan).params
     return fa.principal(found._replace(mu=origin + found.mu) if complete else found)
 
 
 def constant_columns(Z, weight):
-    """Which columns do not vary but by rounding, or have no cell observed."""
+    """Tell which columns vary by rounding only, or have no observed cell."""
     mean, variance = column_means_and_variances(Z, weight, _seen(Z))
     return is_constant(variance, mean)
 
@@ -69,30 +71,33 @@ def _seen(Z):
     return ~missing if missing.any() else None
 
 
-def _adapted(start, mu, mean, floor, constant):
-    """A start from other rows: what is constant here has no loadings, which its tiny noise would make infinite."""
-    W = torch.where(constant[:, None], 0.0, start.W)
-    return fa.Params(torch.where(constant, mean, mu), W, torch.where(constant, floor, start.psi.maximum(floor)))
+def _of_other_rows(params, mu, mean, floor, constant):
+    """Adapt parameters fitted to other rows: a column that is constant in these gets no loadings.
+
+    The tiny noise of such a column would make its loadings infinite.
+    """
+    W = torch.where(constant[:, None], 0.0, params.W)
+    return fa.Params(torch.where(constant, mean, mu), W, torch.where(constant, floor, params.psi.maximum(floor)))
 
 
 def _batches(table, n_components):
     return table.batches(_ROWS, max(64, _PATTERN_CELLS // (n_components + 1) ** 2))
 
 
-def _moments(Z, weight, mean):
+def _covariance(Z, weight, mean):
     centred = (Z - mean) * np.sqrt(weight)[:, None]
     n = torch.tensor(weight.sum(), dtype=_FLOAT)
-    return fa.Moments(n, torch.zeros(Z.shape[1], dtype=_FLOAT), torch.from_numpy(centred.T @ centred) / n)
+    return fa.SufficientStatistics(n, torch.zeros(Z.shape[1], dtype=_FLOAT), torch.from_numpy(centred.T @ centred) / n)
 
 
-def at_work(params, Z, function):
-    """What `function(batch, params)` says of each row of Z, as a float64 ndarray."""
+def evaluate(function, params, Z):
+    """Apply `function(batch, params)` to the rows of Z; the results come as a float64 ndarray."""
     batches = _batches(Table(Z, _CPU, _FLOAT), params.W.shape[1])
     return by_row(batches, len(Z), lambda batch: function(batch, params))
 
 
 def posterior(batch, params):
-    """Means, then log-variances of the best factorised posterior, (n_rows, 2 K)."""
+    """Best factorised posterior of each row: means, then log-variances, (n_rows, 2 K)."""
     q = fa.posterior(batch, params)
     log_variance = -torch.linalg.inv(q.V).diagonal(dim1=-2, dim2=-1).log()
     pattern = torch.zeros(len(batch.X), dtype=torch.int64) if batch.pattern is None else batch.pattern
@@ -100,6 +105,53 @@ def posterior(batch, params):
 
 
 def expected(params, x, observed):
-    """x with its missing cells replaced by their means given the others of the row."""
-    mean = at_work(params, np.where(observed, x.astype(np.float64), np.nan), posterior)[:, : params.W.shape[1]]
+    """Replace the missing cells of x by their means given the others of the row."""
+    mean = evaluate(posterior, params, np.where(observed, x.astype(np.float64), np.nan))[:, : params.W.shape[1]]
     return np.where(observed, x, mean @ params.W.numpy().T + params.mu.numpy())
+
+
+def factor_analysis_network(model, rows, noise, found, floor=None):
+    """Parameters of a network that is this factor analysis: its layers add zero to a linear path.
+
+    Parameters
+    ----------
+    model : VAE
+    rows : TableRows
+        Of the columns that the model is of.
+    noise : Noise
+        Of the layers' random weights; those of each network's last layer are zero.
+    found : factor_analysis.Params
+    floor : float or None, default=None
+        0: in float64, with the noise as it is. None: in float32, with the noise that the likelihood can learn.
+
+    Returns
+    -------
+    params : dict of Tensor
+        Of one network, on the device of the rows.
+    """
+    params = model.init(noise.fold("init"), statistics_of(rows.columns)) | zero_skips(model)
+    K, last = model.n_components, model.last
+    W = torch.nn.functional.pad(found.W.mT, (0, 0, 0, K - found.W.shape[1]))  # (K, D)
+    for name in (f"encoder.{last}", f"decoder.{last}"):
+        params[f"{name}.weight"] = torch.zeros_like(params[f"{name}.weight"])
+        params[f"{name}.bias"] = torch.zeros_like(params[f"{name}.bias"])
+    params[f"decoder.{last}.bias"] = found.mu
+    params["decoder.skip.weight" if last else "decoder.0.weight"] = W
+    psi = found.psi if len(params["likelihood.noise"]) > 1 else found.psi[:1]
+    params["likelihood.noise"] = psi.log() if floor == 0 else model.likelihood.raw(psi)
+    dtype = torch.float64 if floor == 0 else torch.float32
+    return {name: tensor.to(device=rows.device, dtype=dtype) for name, tensor in params.items()}
+
+
+def zero_skips(model):
+    """Parameters of linear paths past the layers that add nothing yet."""
+    K = model.n_components
+    shapes = {"encoder.skip.weight": (model.encoder_sizes[0], K)}
+    shapes |= {"decoder.skip.weight": (K, model.n_outputs)} if model.last else {}
+    return {name: torch.zeros(shape, dtype=torch.float32) for name, shape in shapes.items()}
+
+
+def statistics_of(columns):
+    """The `ColumnStatistics` of the model layout as float64 tensors."""
+    statistics = columns.statistics
+    return type(statistics)(*(torch.from_numpy(np.asarray(part, dtype=np.float64)) for part in statistics))

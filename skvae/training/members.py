@@ -1,8 +1,8 @@
-"""Rows and noise for networks of one shape that are trained together: see `skvae.engines.gradient`.
+"""Rows and noise for members: networks of one shape that are trained together by `skvae.engines.gradient`.
 
-A member reads a stream: a table, in an order of its own noise. Members of one fit share a stream, and so do fits that
-differ in neither rows nor seed. Where there is one stream, its batches have a leading axis of length 1, which
-broadcasts.
+Every tensor of members has a leading axis with one entry a member. A member reads a stream: the rows of one table, in
+an order that the seed of the stream fixes. Members of one fit share a stream, and so do fits that differ in neither
+rows nor seed. With a single stream, batches have a leading axis of length 1, which broadcasts.
 """
 
 import math
@@ -17,10 +17,21 @@ from skvae._tensors import Cells, normal_at, uniform_at
 
 _ROWS_AHEAD = 2048  # for which noise is drawn at once
 _CELLS_AHEAD = 2**20
+_SHARED_BY_MEMBERS = {"step"}  # entries of an optimizer state without an axis of members
+
+
+def one_member(tensors):
+    """Give parameters, or an optimizer state, of one network a leading axis of members."""
+    return {name: tensor if name in _SHARED_BY_MEMBERS else tensor[None] for name, tensor in tensors.items()}
+
+
+def of_member(tensors, member):
+    """Take one member's parameters, or its optimizer state, without the axis of members."""
+    return {name: tensor if name in _SHARED_BY_MEMBERS else tensor[member] for name, tensor in tensors.items()}
 
 
 class Encoded(NamedTuple):
-    """A table in the model's layout.
+    """Rows of a table as tensors: what the likelihood reads and what the encoder reads.
 
     Attributes
     ----------
@@ -42,7 +53,7 @@ class Encoded(NamedTuple):
 
 
 class MemberBatch(NamedTuple):
-    """Some rows of each member.
+    """A batch: some rows for each member.
 
     Attributes
     ----------
@@ -52,8 +63,8 @@ class MemberBatch(NamedTuple):
         Weights, with mean 1 over all rows.
     row : int64 Tensor of shape (n_streams, n_rows)
         Number of each row, the key of its noise.
-    base : Tensor of shape (n_members or 1, n_rows, 2 * n_components) or None
-        Means, then log-variances that the encoder's output is added to.
+    linear_heads : Tensor of shape (n_members or 1, n_rows, 2 * n_components) or None
+        Means, then log-variances of the linear path beside the network, which the encoder's output is added to.
     raised : float or Tensor of shape (n_members, 1)
         Factor by which weights were raised to make up for rows that only fill up.
     """
@@ -62,7 +73,7 @@ class MemberBatch(NamedTuple):
     u: Tensor
     w: Tensor
     row: Tensor
-    base: Tensor | None = None
+    linear_heads: Tensor | None = None
     raised: float | Tensor = 1.0
 
     @property
@@ -72,7 +83,7 @@ class MemberBatch(NamedTuple):
 
 
 class Stream(NamedTuple):
-    """What some members read.
+    """The rows that some members read, and the seed of their order.
 
     Attributes
     ----------
@@ -82,18 +93,19 @@ class Stream(NamedTuple):
     n_members : int
     weight : Tensor of shape (n_members or 1, n_rows)
         With mean 1 for each member.
-    base : Tensor of shape (n_members or 1, n_rows, 2 * n_components) or None
+    linear_heads : Tensor of shape (n_members or 1, n_rows, 2 * n_components) or None
+        As of `MemberBatch`.
     """
 
     table: Encoded
     noise: object
     n_members: int
     weight: Tensor
-    base: Tensor | None = None
+    linear_heads: Tensor | None = None
 
 
 class MemberRows:
-    """The rows of all members, handed out in batches.
+    """Batches of the rows of all members.
 
     Parameters
     ----------
@@ -104,8 +116,8 @@ class MemberRows:
     def __init__(self, streams):
         self.streams = streams
         device = streams[0].table.x.device
-        counts = torch.tensor([stream.n_members for stream in streams], device=device)
-        self.stream_of_member = torch.arange(len(streams), device=device).repeat_interleave(counts)
+        counts = [stream.n_members for stream in streams]
+        self.stream_of_member = torch.from_numpy(np.repeat(np.arange(len(streams)), counts)).to(device)
 
     def __len__(self):
         return max(len(stream.table.x) for stream in self.streams)
@@ -121,20 +133,21 @@ class MemberRows:
         if len(orders) == 1:
             yield from self._of_one_stream(orders[0], n_batches, noise.ahead)
             return
-        for parts in zip(*(np.array_split(order, n_batches) for order in orders), strict=True):
-            yield self._batch([torch.from_numpy(part).to(self.stream_of_member.device) for part in parts])
+        orders = [self._sent(torch.from_numpy(order)) for order in orders]
+        for parts in zip(*(order.tensor_split(n_batches) for order in orders), strict=True):
+            yield self._batch(parts)
 
     def _of_one_stream(self, order, n_batches, ahead):
         """The same where all members share the rows: with noise for some batches at once."""
-        order = torch.from_numpy(order).to(self.stream_of_member.device)
+        order = self._sent(torch.from_numpy(order))
         at_once = max(1, _ROWS_AHEAD * n_batches // len(order))
         batches = order.tensor_split(n_batches)
         for first in range(0, n_batches, at_once):
             some, start = batches[first : first + at_once], 0
-            ahead.expect(torch.cat(some)[None])
+            rows, drawn = torch.cat(some)[None], {}
             for index in some:
                 batch = _of_stream(self.streams[0], index)
-                ahead.hand_out(batch.row, start)
+                ahead.hand_out(batch.row, rows, start, drawn)
                 start += index.shape[0]
                 yield batch
 
@@ -142,15 +155,19 @@ class MemberRows:
         size = max(map(len, parts))
         batches = [_padded(_of_stream(stream, part), size) for stream, part in zip(self.streams, parts, strict=True)]
         member = self.stream_of_member
-        base = [batch.base for batch in batches]
+        linear_heads = [batch.linear_heads for batch in batches]
         return MemberBatch(
             Cells(torch.cat([batch.x.value for batch in batches])[member], self._observed(batches)),
             torch.cat([batch.u for batch in batches])[member],
             self._of_members([batch.w for batch in batches]),
             torch.cat([batch.row for batch in batches]),
-            None if base[0] is None else self._of_members(base),
-            batches[0].w.new_tensor([[batch.raised] for batch in batches])[member],
+            None if linear_heads[0] is None else self._of_members(linear_heads),
+            self._sent(torch.tensor([[batch.raised] for batch in batches], dtype=batches[0].w.dtype))[member],
         )
+
+    def _sent(self, tensor):
+        """A tensor of the host on the device of the rows, without waiting for the device."""
+        return tensor.to(self.stream_of_member.device, non_blocking=True)
 
     def _observed(self, batches):
         if all(batch.x.observed is None for batch in batches):
@@ -170,8 +187,8 @@ def _of_stream(stream, index):
     x = table.x.index_select(0, index)[None]
     observed = None if table.observed is None else table.observed.index_select(0, index)[None]
     u = x if table.u is table.x else table.u.index_select(0, index)[None]
-    base = None if stream.base is None else stream.base.index_select(1, index)
-    return MemberBatch(Cells(x, observed), u, stream.weight.index_select(1, index), index[None], base)
+    linear_heads = None if stream.linear_heads is None else stream.linear_heads.index_select(1, index)
+    return MemberBatch(Cells(x, observed), u, stream.weight.index_select(1, index), index[None], linear_heads)
 
 
 def _padded(batch, size):
@@ -187,7 +204,7 @@ def _padded(batch, size):
         batch.u.index_select(1, again),
         w,
         batch.row.index_select(1, again),
-        None if batch.base is None else batch.base.index_select(1, again),
+        None if batch.linear_heads is None else batch.linear_heads.index_select(1, again),
         size / n,
     )
 
@@ -226,7 +243,9 @@ class MemberNoise:
         return normal_at(self._keys(row), torch.arange(n_columns, device=row.device), dtype)
 
     def _keys(self, row):
-        own = torch.tensor([noise.key for noise in self.streams], device=row.device)
+        if len(self.streams) == 1:
+            return combine(self.streams[0].key, row)[..., None]
+        own = torch.tensor([noise.key for noise in self.streams]).to(row.device, non_blocking=True)
         return combine(own[:, None], row)[..., None]
 
     def _spread(self, draws):
@@ -244,13 +263,12 @@ class _Ahead:
         self.rows = self.handed_out = None
         self.start, self.drawn = 0, {}
 
-    def expect(self, rows):
-        """These rows (1, n_rows) are handed out next, in this order."""
-        self.rows, self.handed_out, self.drawn = rows, None, {}
+    def hand_out(self, row, rows, start, drawn):
+        """These rows are handed out now: from place `start` among `rows` (1, n_rows), for which `drawn` is kept.
 
-    def hand_out(self, row, start):
-        """These are now, from place `start` among them."""
-        self.handed_out, self.start = row, start
+        Passes over the rows that take turns each bring their own.
+        """
+        self.handed_out, self.rows, self.start, self.drawn = row, rows, start, drawn
 
     def part(self, row, key, draw):
         """What draw(rows, n_columns, dtype) gives for the rows handed out; None if it should be drawn for them alone.

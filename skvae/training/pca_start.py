@@ -1,8 +1,7 @@
-"""Autoencoders and principal components: where a network starts from, and what a linear one comes to at once.
+"""Principal components: the initial parameters of autoencoders, and the solution of linear ones.
 
-Both are those of the columns with one scale for all. The components are found through probabilistic PCA, whose axes
-they share: it knows what to expect of cells that are missing. Its noise is kept below the variance of every axis, so
-that a code has its length back.
+All columns have one scale. The components are found through probabilistic PCA, which has the same axes and knows what
+to expect of missing cells. Its noise is kept below the variance of every axis, so that a code has its length back.
 """
 
 import numpy as np
@@ -10,9 +9,11 @@ import torch
 
 from skvae.models.decomposition import factor_analysis as fa
 from skvae.models.decomposition import ppca
-from skvae.training import factor_analysis_start as linear
-from skvae.training.fits import NetworkFit, Settled, one_member, statistics_of
-from skvae.training.layout import Start, batches
+from skvae.training.ascent import NetworkResult
+from skvae.training.factor_analysis_start import factor_analysis, statistics_of
+from skvae.training.members import one_member
+from skvae.training.rows import LinearPath
+from skvae.training.validation import mean_error
 
 _NEXT_TO_NOTHING = 0.01  # of their usual size: the weights of the decoder's last layer
 # Share of the longest axis' variance below which one is rounding: codes of unit variance would multiply it.
@@ -20,7 +21,7 @@ _ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-6}
 
 
 def principal_components(Z, weight, n_components):
-    """Probabilistic PCA along its axes, as the Params of factor analysis.
+    """Fit probabilistic PCA; its axes are the principal ones.
 
     Parameters
     ----------
@@ -28,11 +29,15 @@ def principal_components(Z, weight, n_components):
         NaN where a cell is missing.
     weight : ndarray of shape (n_rows,)
     n_components : int
-        Of more than the rank of the table, none is found.
+        No more are found than the rank of the table.
+
+    Returns
+    -------
+    params : factor_analysis.Params
     """
     n = min(n_components, Z.shape[1])
     if np.isnan(Z).any():
-        found = linear.factor_analysis(Z, weight, n, tied=True)
+        found = factor_analysis(Z, weight, n, tied=True)
         mu, axes = found.mu, ppca.axes_of(found)
     else:
         mean = np.average(Z, axis=0, weights=weight)
@@ -45,12 +50,12 @@ def principal_components(Z, weight, n_components):
 
 
 def _told_apart(values, dtype):
-    """Which axes are more than rounding, by the variance along them."""
+    """Tell which axes are more than rounding, by the variance along them."""
     return values >= _ROUNDING[dtype] * values.max()
 
 
 def coder(params):
-    """The linear maps to the codes of probabilistic PCA and back, as the principal components give it back.
+    """Give the linear maps to the codes of probabilistic PCA, and back as principal components do.
 
     Returns
     -------
@@ -63,14 +68,13 @@ def coder(params):
     return encoder, ((squared + params.psi[0]) / squared * params.W).mT
 
 
-def principal_network(model, training, noise, found, dtype=torch.float32):
-    """A network that is these components, by a linear path past its layers, which add next to nothing.
+def principal_network(model, rows, noise, found, dtype=torch.float32):
+    """Parameters of a network that is these components: its layers add next to nothing to a linear path.
 
-    Those that its numbers cannot tell from rounding are spare dimensions, as are those beyond the rank of the table.
-
-    Not nothing: no gradient would reach the encoder, and an optimiser that divides by its size would follow rounding.
+    Not nothing: no gradient would reach the encoder, and an optimizer that divides by its size would follow rounding.
+    Components that the dtype cannot tell from rounding are spare dimensions, as are those beyond the rank of the table.
     """
-    params = model.init(noise.fold("init"), statistics_of(training.columns))
+    params = model.init(noise.fold("init"), statistics_of(rows.columns))
     into, back = coder(found._replace(W=found.W[:, _told_apart(found.W.square().sum(0), dtype)]))
     spare = model.n_components - into.shape[1]
     into = torch.nn.functional.pad(into, (0, spare, 0, model.encoder_sizes[0] - len(into)))
@@ -82,75 +86,27 @@ def principal_network(model, training, noise, found, dtype=torch.float32):
     params["decoder.skip.weight" if last else "decoder.0.weight"] = back
     params[f"encoder.{last}.bias"] = -(found.mu @ into[: len(found.mu)])
     params[f"decoder.{last}.bias"] = found.mu
-    return {name: tensor.to(dtype) for name, tensor in params.items()}
+    return {name: tensor.to(device=rows.device, dtype=dtype) for name, tensor in params.items()}
 
 
-class Principal(NetworkFit):
-    """A linear autoencoder of complete rows, which has nothing to climb.
-
-    Parameters
-    ----------
-    model : Autoencoder
-    training : Layout
-    noise : Noise
-    found : Params
-    """
-
-    def __init__(self, model, training, noise, found):
-        self.model, self.training, self.noise, self.found = model, training, noise, found
-
-    def settled(self, outcome=None):
-        """The network that is these components, with its error for a bound."""
-        params = principal_network(self.model, self.training, self.noise, self.found, torch.float64)
-        members = {name: tensor.to(self.training.device) for name, tensor in one_member(params).items()}
-        start = Start(self.found, base=None)
-        error = mean_error(self.model, members, self.training, start, torch.float64)
-        return Settled(params, start, None, np.array([-error]), np.empty(0), 1, {})
-
-
-@torch.no_grad()
-def mean_error(model, params, rows, start, dtype=torch.float32):
-    """Mean over rows, by weight, of |x - f|^2 / D over what was observed of it."""
-    total = 0.0
-    for index, batch in batches(rows, start, model, dtype):
-        log_prob = model.log_prob(params, batch.x, model.encode(params, batch))[0].cpu().double().numpy()
-        total -= rows.weight[index.numpy()] @ log_prob
-    return total / rows.weight.sum()
-
-
-class HeldOut:
-    """Minus the mean squared error of the observed cells of rows that are held out, as a share of all columns.
-
-    Parameters
-    ----------
-    model : Autoencoder
-    rows : Layout
-    start : Start or None
-    share : float
-        Of the cells of the training rows that were observed: their errors are means over all cells.
-    """
-
-    def __init__(self, model, rows, start, share):
-        self.model, self.rows, self.start = model, rows, start
-        self.factor = share / max(observed_share(rows), 1 / rows.x.size)  # rows without any cell: an error of 0
-
-    def __call__(self, params):
-        return -mean_error(self.model, params, self.rows, self.start) * self.factor
-
-
-def observed_share(rows):
-    """Weighted share of the cells that were observed."""
-    return 1.0 if rows.observed is None else float(np.average(rows.observed.mean(1), weights=rows.weight))
+def pca_result(model, rows, noise, found):
+    """The result of a fit that PCA solves: a linear autoencoder of complete rows."""
+    params = principal_network(model, rows, noise, found, torch.float64)
+    linear_path = LinearPath(found, posterior=None)
+    error = mean_error(model, one_member(params), rows, linear_path, torch.float64)
+    return NetworkResult(
+        params, lower_bounds=np.array([-error]), validation_scores=np.empty(0), n_iter=1, linear_path=linear_path
+    )
 
 
 def column_ranges(rows):
-    """The least and the greatest value of each column, as parameters that stay as they are."""
+    """Range of each column, as parameters of the network that no gradient moves."""
     ends = zip(("low", "high"), _ends(rows), strict=True)
-    return {f"corruption.{name}": torch.from_numpy(end).float() for name, end in ends}
+    return {f"corruption.{name}": torch.from_numpy(end).float().to(rows.device) for name, end in ends}
 
 
-def vary(rows):
-    """Whether some row differs from the others."""
+def rows_vary(rows):
+    """Tell whether some row differs from the others."""
     low, high = _ends(rows)
     return bool((high > low).any())
 

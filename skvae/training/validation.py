@@ -1,11 +1,6 @@
-"""How a network earns its place beside factor analysis: copies that each miss some rows vote on them.
+"""Scores on rows that training does not see, which decide when a fit stops and which network it keeps."""
 
-Every start is trained as copies in lockstep. A copy judges the rows that it has not seen: by how much does its log p(x)
-exceed that of factor analysis without the same rows? The step of the start whose mean gain less one standard error is
-highest wins; less two, it must exceed 0.02 nats a row (0.1 of a start at random), or factor analysis stays. The first
-copy misses nothing where there are few rows, and needs no refit.
-"""
-
+import abc
 import math
 from typing import NamedTuple
 
@@ -14,32 +9,97 @@ import torch
 
 from skvae._tensors import Cells, Noise
 from skvae.training.members import MemberBatch
+from skvae.training.rows import batches
 
-_TO_CHOOSE, _TO_KEEP = 1.0, 2.0  # standard errors taken off a gain, to choose a step and to keep a network
-LEAST_GAIN = 0.02  # nats a row: for less, nobody gives up the exact model
-# Of a start at random: where the rows are linear, a network that stops early beats factor analysis of the copies' few
+# Standard errors taken off a gain: to choose the restart and the step, and to keep a network at all.
+_TO_CHOOSE, _TO_KEEP = 1.0, 2.0
+LEAST_GAIN = 0.02  # nats a row: for less, the exact model is worth more
+# After random weights: where the rows are linear, a network that stops early beats factor analysis of the copies' few
 # rows by up to 0.06, and loses to that of all rows.
-LEAST_GAIN_AT_RANDOM = 0.1
-_CELLS = 2**20  # draws x rows x columns judged at once: more leave the caches
+LEAST_GAIN_AFTER_RANDOM = 0.1
+_CELLS = 2**20  # draws x rows x columns at once: more leave the caches
 
 
-class Copies(NamedTuple):
-    """Which rows each copy of a network sees, and which it judges.
+class Validation(abc.ABC):
+    """A score of parameters on held-out rows; greater is better."""
+
+    @abc.abstractmethod
+    def __call__(self, params):
+        """Score the parameters of all members of one fit.
+
+        Parameters
+        ----------
+        params : dict of Tensor
+
+        Returns
+        -------
+        score : float
+        """
+
+    def forget(self):  # noqa: B027 (most validations remember nothing)
+        """Drop what earlier calls left behind: the ascent begins anew."""
+
+
+class HeldOutError(Validation):
+    """Minus the mean squared error of the observed cells of held-out rows, as a share of all columns.
+
+    Parameters
+    ----------
+    model : Autoencoder
+    rows : TableRows
+    linear_path : LinearPath or None
+    share : float
+        Share of the cells of the training rows that were observed: their errors are means over all cells.
+    """
+
+    def __init__(self, model, rows, linear_path, share):
+        self.model, self.weight = model, rows.weight
+        self.batches = list(batches(rows, linear_path, model, torch.float32))
+        self.factor = share / max(observed_share(rows), 1 / rows.x.size)  # rows without any cell: an error of 0
+
+    def __call__(self, params):
+        params = {name: tensor.detach() for name, tensor in params.items()}
+        return -_mean_error(self.model, params, self.batches, self.weight) * self.factor
+
+
+def mean_error(model, params, rows, linear_path, dtype=torch.float32):
+    """Weighted mean over rows of |x - f|^2 / D over the observed cells."""
+    return _mean_error(model, params, batches(rows, linear_path, model, dtype), rows.weight)
+
+
+@torch.no_grad()
+def _mean_error(model, params, numbered_batches, weight):
+    places, parts = [], []  # kept on the device to the end: the host waits once
+    for index, batch in numbered_batches:
+        places.append(index.numpy())
+        parts.append(model.log_prob(params, batch.x, model.encode(params, batch))[0])
+    log_prob = torch.cat(parts).cpu().double().numpy()
+    by_batch = np.split(log_prob, np.cumsum([len(index) for index in places])[:-1])
+    return -sum(weight[index] @ part for index, part in zip(places, by_batch, strict=True)) / weight.sum()
+
+
+def observed_share(rows):
+    """Weighted share of the cells that were observed."""
+    return 1.0 if rows.observed is None else float(np.average(rows.observed.mean(1), weights=rows.weight))
+
+
+class Folds(NamedTuple):
+    """Which rows each copy of a network learns from, and which are held out to score it.
 
     Attributes
     ----------
     weight : float64 ndarray of shape (n_copies, n_rows)
-        0 where a copy does not see a row.
+        0 where a copy does not learn from a row.
     held_out : list of int64 ndarray
-        The rows that each copy judges; empty for one that sees all.
+        The rows that score each copy; empty for a copy that learns from all.
     """
 
     weight: np.ndarray
     held_out: list
 
 
-def fold_copies(weight, noise, n_folds, fraction):
-    """One copy on all rows, and one for each fold that misses it; of one fold, `fraction` of the rows.
+def deal_folds(weight, noise, n_folds, fraction):
+    """Deal rows to one copy that learns from all of them, and to one copy for each fold that is held out from it.
 
     Parameters
     ----------
@@ -51,54 +111,56 @@ def fold_copies(weight, noise, n_folds, fraction):
 
     Returns
     -------
-    copies : Copies
+    folds : Folds
     """
     n = len(weight)
     order = noise.permutation(n)
-    folds = np.array_split(order, n_folds) if n_folds > 1 else [order[: max(1, math.ceil(fraction * n))]]
-    weights = np.tile(weight, (1 + len(folds), 1))
-    for copy, fold in enumerate(folds, start=1):
+    held_out = np.array_split(order, n_folds) if n_folds > 1 else [order[: max(1, math.ceil(fraction * n))]]
+    weights = np.tile(weight, (1 + len(held_out), 1))
+    for copy, fold in enumerate(held_out, start=1):
         weights[copy, fold] = 0
-    return Copies(weights, [np.empty(0, dtype=np.int64), *(np.sort(fold) for fold in folds)])
+    return Folds(weights, [np.empty(0, dtype=np.int64), *(np.sort(fold) for fold in held_out)])
 
 
-class Vote:
-    """What the best start surely gains over factor analysis on rows that the copies have not seen, in nats a row.
+class CrossValidatedGain(Validation):
+    """What the best restart gains over factor analysis on held-out rows, less a standard error; nats a row.
 
-    That is the mean gain less a standard error: the mean alone would wait for the step at which a few odd rows outweigh
-    all others. Where there is nothing to compare with, the mean log p(x).
+    The mean alone would wait for the step at which a few odd rows outweigh all others. Without factor analysis to
+    compare with, the score is the mean log p(x).
 
     Parameters
     ----------
     model : VAE
     batch : MemberBatch
-        Of one member for each start and judging copy, starts first; weight 0 for rows that only fill up.
+        The held-out rows of one member for each restart and scored copy, restarts first; weight 0 for rows that only
+        fill up.
     log_base : Tensor
         Of each row of the batch.
     members : list of int
-        Which members these are.
+        Places of these members among all members of the fit.
     least_gains : list of float
-        Of each start, by how much it must exceed factor analysis for sure.
+        For each restart, the least gain for which the network is kept.
     baseline : Tensor or None
-        log p(x) of each row under factor analysis without it, of the shape of the batch's weights.
+        log p(x) of each row under factor analysis of the other rows, in the shape of the batch's weights.
     n_draws : int
+        Draws of z that estimate log p(x).
     """
 
     def __init__(self, model, batch, log_base, members, least_gains, baseline, n_draws):
         self.model, self.batch, self.log_base = model, batch, log_base
-        self.members, self.least_gains, self.baseline = members, least_gains, baseline
-        row = torch.arange(n_draws)
-        self.epsilon = Noise(0).fold("vote").normal(row, model.n_components)[None, :, None].to(batch.w.device)
-        self.begins()
+        self.members = torch.tensor(members, device=batch.w.device)
+        self.least_gains, self.baseline = least_gains, baseline
+        draws = Noise(0).fold("vote").normal(torch.arange(n_draws), model.n_components)
+        self.epsilon = draws[None, :, None].to(batch.w.device)
+        self.forget()
 
-    def begins(self):
-        """Forget all votes: the ascent begins anew."""
+    def forget(self):
         self.means, self.errors = [], []
 
     @torch.no_grad()
     def __call__(self, params):
-        judges = {name: tensor[self.members] for name, tensor in params.items()}
-        gain = self._log_prob(judges) + self.log_base
+        scored = {name: tensor.detach().index_select(0, self.members) for name, tensor in params.items()}
+        gain = self._log_prob(scored) + self.log_base
         gain = gain if self.baseline is None else gain - self.baseline
         w = self.batch.w.expand(gain.shape)
         gain, w = (part.double().reshape(len(self.least_gains), -1) for part in (gain, w))
@@ -106,34 +168,42 @@ class Vote:
         mean = (share * gain).sum(1)
         error = (share.square() * (gain - mean[:, None]).square()).sum(1).sqrt()
         error = torch.zeros_like(mean) if self.baseline is None else error
-        self.means.append(mean.cpu().numpy())
-        self.errors.append(error.cpu().numpy())
+        mean, error = torch.stack([mean, error]).cpu().numpy()
+        self.means.append(mean)
+        self.errors.append(error)
         return float((mean - _TO_CHOOSE * error).max())
 
-    def _log_prob(self, judges):
-        n_rows = self.batch.w.shape[1]
-        width = self.batch.x.value.shape[-1] * self.epsilon.shape[1] * len(self.members)
-        parts = torch.arange(n_rows, device=self.batch.w.device).split(max(1, _CELLS // max(1, width)))
-        weights = [self.model.log_weights(judges, part_of(self.batch, index), self.epsilon) for index in parts]
-        return torch.cat([each.logsumexp(1) for each in weights], -1) - math.log(self.epsilon.shape[1])
+    def _log_prob(self, scored):
+        """log p(x) of the held-out rows by importance weighting, less `log_base`."""
+        n_draws, n_rows = self.epsilon.shape[1], self.batch.w.shape[1]
+        cells_a_row = self.batch.x.value.shape[-1] * n_draws * len(self.members)
+        parts = torch.arange(n_rows, device=self.batch.w.device).split(max(1, _CELLS // max(1, cells_a_row)))
+        weights = [self.model.log_weights(scored, _part_of(self.batch, index), self.epsilon) for index in parts]
+        return torch.cat([each.logsumexp(1) for each in weights], -1) - math.log(n_draws)
 
-    def scores(self, start, n):
-        """log p(x) of the judged rows by one start, nats a row, at each of the first n validations."""
-        gains = np.array([mean[start] for mean in self.means[:n]])
+    def scores(self, restart, n):
+        """Mean log p(x) of the held-out rows by one restart, nats a row, at each of the first n validations."""
+        gains = np.array([mean[restart] for mean in self.means[:n]])
         if self.baseline is None:
             return gains
         w = self.batch.w.double()
         return gains + float((w * self.baseline).sum() / w.sum())
 
-    def winner(self, best):
-        """The start that won the given validation, and whether its gain counts."""
-        mean, error = self.means[best], self.errors[best]
-        start = int(np.argmax(mean - _TO_CHOOSE * error))
-        return start, bool(mean[start] - _TO_KEEP * error[start] > self.least_gains[start])
+    def best_restart(self, number):
+        """The restart with the highest score at a validation, and whether its gain is large enough to keep it.
+
+        `number` is that of the validation; -1 is the last one. Without any (a callback stopped the fit before), the
+        first restart has gained nothing.
+        """
+        if not self.means:
+            return 0, False
+        mean, error = self.means[number], self.errors[number]
+        restart = int(np.argmax(mean - _TO_CHOOSE * error))
+        return restart, bool(mean[restart] - _TO_KEEP * error[restart] > self.least_gains[restart])
 
 
-def part_of(batch, index):
+def _part_of(batch, index):
     """Some rows of all members of a batch."""
     take = lambda part: None if part is None else part.index_select(1, index)  # noqa: E731
     x = Cells(take(batch.x.value), take(batch.x.observed))
-    return MemberBatch(x, take(batch.u), take(batch.w), take(batch.row), take(batch.base))
+    return MemberBatch(x, take(batch.u), take(batch.w), take(batch.row), take(batch.linear_heads))

@@ -428,28 +428,3 @@ def test_a_refused_step_halves_the_rates_of_all_once_then_ends_the_ascent(rates)
     torch.testing.assert_close(step, usual / 2, rtol=0.02, atol=1e-6)
     with pytest.warns(RuntimeWarning), pytest.raises(FloatingPointError, match=r"epoch 5.*halved to 0\.05.*outliers"):
         ascend(model=Poisoned({2, 5}), learning_rate=rates)
-
-
-def test_the_plain_adam_is_the_fused_one():
-    """Refused steps, the first among them, leave parameters and running averages as they are, whatever the gradient."""
-    settings = {"lr": 0.1, "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.2, "eps": 1e-8}
-    settings |= {"amsgrad": False, "maximize": False}
-    states = []
-    for adam in (gradient._fused_adam, gradient.plain_adam):
-        noise, count = Noise(0), torch.zeros(())
-        params, means, squares = ([torch.ones(5, 3), torch.ones(3)] for _ in range(3))
-        for tensor in (*means, *squares):
-            tensor.zero_()
-        for step in range(6):
-            refused = torch.tensor(float(step in (0, 3)))
-            gradients = [
-                noise.fold(step).normal(torch.arange(5), 3),
-                noise.fold(step, "b").normal(torch.arange(1), 3)[0],
-            ]
-            if refused:
-                gradients[0][2] = math.nan
-            count += 1 - refused
-            adam(params, gradients, means, squares, [], [count] * 2, found_inf=refused, **settings)
-        states.append((params, means, squares))
-    assert gradient._fused_adam is not gradient.plain_adam
-    torch.testing.assert_close(*states)

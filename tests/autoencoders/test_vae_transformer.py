@@ -579,6 +579,24 @@ def test_modules_that_keep_state_are_refused(part, factory, message, X):
         tiny(**{part: factory}).fit(X)
 
 
+def test_a_fitted_model_is_used_with_its_own_modules_only(X):
+    model = tiny(encoder=lambda n_in, n_out: torch.nn.Linear(n_in, n_out)).fit(X)
+    expected = model.transform(X)
+    model.set_params(encoder=lambda n_in, n_out: torch.nn.Linear(n_in, n_out))  # another function, the same module
+    np.testing.assert_array_equal(model.transform(X), expected)
+    model.set_params(encoder=encoder)
+    for use in (
+        model.transform,
+        model.score_samples,
+        lambda X: model.sample(),
+        lambda X: model.inverse_transform(X[:, :2]),
+    ):
+        with pytest.raises(ValueError, match="was fitted with encoder = .*Linear.*set it back, or fit again"):
+            use(X)
+    with pytest.raises(ValueError, match="was fitted with .*encoder.* cannot go on"):
+        model.partial_fit(X)
+
+
 def test_the_encoder_has_no_place_in_svi(X):
     with pytest.raises(ValueError, match="has no encoder"):
         tiny(inference="svi", encoder=encoder).fit(X)
@@ -774,6 +792,15 @@ def test_callbacks_see_every_epoch_and_may_stop(early_stopping, X):
         assert scores[-1] == model.score(X)
         stopped = tiny(max_iter=9).set_callbacks(Recorder(stop_after=2)).fit(X)
         assert stopped.n_iter_ == len(stopped.lower_bounds_) == 2
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
+def test_a_callback_may_stop_before_the_first_validation(likelihood, X):
+    """No score tells that the network is better: factor analysis is kept where it applies."""
+    X = X if likelihood == "gaussian" else (X > np.median(X, axis=0)).astype(float)
+    model = tiny(likelihood=likelihood, early_stopping=True, max_iter=200).set_callbacks(Recorder(stop_after=1)).fit(X)
+    assert len(model.validation_scores_) == 0 and model.n_iter_ == 1
+    assert model.nonlinear_ == (likelihood == "bernoulli") and np.isfinite(model.score(X))
 
 
 def test_a_line_every_epoch(X, capsys):

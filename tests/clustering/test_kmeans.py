@@ -66,7 +66,7 @@ def lloyd(X, centres, max_iter, w=None):
 def bounds_always(monkeypatch):
     """Hamerly's bounds on the smallest problems too."""
     monkeypatch.setattr(kmeans, "_SMALL_BATCH", 0)
-    monkeypatch.setattr(kmeans, "_DEAR_ROW", 0)
+    monkeypatch.setattr(kmeans, "_COSTLY_ROW", 0)
     monkeypatch.setattr(kmeans, "_WORTH_BOUNDS", {True: 1.0, False: 1.0})
 
 
@@ -82,15 +82,15 @@ def wide(n=700, k=6, seed=0, dtype=np.float64, noise=0.05):
 @pytest.fixture
 def sketches_soon(monkeypatch):
     """Sketches of small batches, too, asked whenever they are there; returns how many rows each left unsure."""
-    asked, ask = [], kmeans.surely_nearest
+    asked, ask = [], kmeans.nearest_two_by_sketch
 
     def noted(*args):
         found = ask(*args)
         asked.append((len(found[3]), int(found[3].sum())))
         return found
 
-    monkeypatch.setattr(kmeans, "surely_nearest", noted)
-    for name, value in {"_SMALL_BATCH": 0, "_DEAR_ROW": 0, "_ROWS_OF_A_TRIAL": 32, "_WORTH_ASKING": 0.0}.items():
+    monkeypatch.setattr(kmeans, "nearest_two_by_sketch", noted)
+    for name, value in {"_SMALL_BATCH": 0, "_COSTLY_ROW": 0, "_ROWS_OF_A_TRIAL": 32, "_WORTH_ASKING": 0.0}.items():
         monkeypatch.setattr(kmeans, name, value)
     return asked
 
@@ -151,7 +151,7 @@ def test_a_sketch_is_sure_of_what_is_true_only(k, move, dtype, scale):
     norms = batch.squared_norms().double()
     basis = sketch.leading_directions(batch, torch.from_numpy(X[:k]), 16)
     index = torch.from_numpy(rng.permutation(600)[:500])
-    found = kmeans.surely_nearest(sketch.sketched(batch, basis, norms), C, norms, index, torch.zeros(600).long())
+    found = kmeans.nearest_two_by_sketch(sketch.sketched(batch, basis, norms), C, norms, index, torch.zeros(600).long())
     label, nearest, other, unsure = (array.numpy() for array in found)
     distance = np.sqrt(((X[index][:, None].astype(float) - centres.astype(float)) ** 2).sum(-1))
     own = distance[np.arange(500), label]
@@ -169,7 +169,7 @@ def test_a_sketch_cannot_tell_equal_centres_apart():
     batch, centres = table(X), torch.from_numpy(X[[3, 3, 9]])
     norms = batch.squared_norms()
     few = sketch.sketched(batch, sketch.leading_directions(batch, centres, 16), norms)
-    label, _, _, unsure = kmeans.surely_nearest(few, centres, norms, slice(0, 700), torch.zeros(700).long())
+    label, _, _, unsure = kmeans.nearest_two_by_sketch(few, centres, norms, slice(0, 700), torch.zeros(700).long())
     assert unsure[label < 2].all()
     assert not unsure.all()
 

@@ -20,6 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from skvae import FactorAnalysisEM, ProbabilisticPCA
 from skvae._tensors import Noise, Table
 from skvae.engines import em
+from skvae.estimators.decomposition._linear_gaussian import LinearGaussian
 from skvae.models.decomposition import factor_analysis as fa
 
 CPU = torch.device("cpu")
@@ -139,6 +140,51 @@ def test_posteriors_and_scores_ask_for_parameters_only(missing):
             np.testing.assert_allclose(z[place], least, rtol=1e-7, atol=1e-9)
 
 
+def test_a_subclass_is_told_what_it_lacks():
+    class Half(LinearGaussian):
+        def _n_components(self, n_features, n_rows):
+            return 1
+
+    with pytest.raises(TypeError, match="_fitted_attributes.*_loadings.*_pattern.*_scores"):
+        Half()
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.2])
+def test_what_runs_on_a_gpu_takes_the_same_steps(missing, monkeypatch):
+    X = draw(missing=missing)
+    expected = fitted(X)
+    monkeypatch.setattr(torch.Tensor, "is_cpu", False)  # the other branches, on tensors that are here after all
+    model = fitted(X)
+    np.testing.assert_allclose(model.get_covariance(), expected.get_covariance(), rtol=1e-10)
+    np.testing.assert_allclose(model.loglike_, expected.loglike_, rtol=1e-12)
+
+
+def test_a_matrix_without_cholesky_factor_leaves_the_others_alone_on_a_gpu(monkeypatch):
+    good = torch.tensor([[2.0, 1.0], [1.0, 2.0]], dtype=torch.float64)
+    pair = torch.stack([good, -good])
+    with pytest.raises(torch.linalg.LinAlgError):
+        fa._cholesky(pair)
+    monkeypatch.setattr(torch.Tensor, "is_cpu", False)
+    factors = fa._cholesky(pair)
+    torch.testing.assert_close(factors[0] @ factors[0].T, good)
+    assert factors[1].isnan().all()
+
+
+def test_a_last_step_that_fails_is_an_error_and_changes_nothing(monkeypatch):
+    model = FactorAnalysisEM(2, max_iter=3)
+    step, taken = fa.FactorAnalysis.m_step, []
+
+    def failing(self, stats, params):
+        taken.append(stats)
+        found = step(self, stats, params)
+        return found._replace(W=found.W * float("nan")) if len(taken) == 3 else found
+
+    monkeypatch.setattr(fa.FactorAnalysis, "m_step", failing)
+    with pytest.raises(FloatingPointError, match="not finite after 3 iterations"):
+        model.fit(draw())
+    assert not hasattr(model, "components_")
+
+
 def test_moments_rows_and_patterns_give_the_same_statistics():
     X, weight = draw(), np.random.default_rng(0).uniform(0.2, 3, 80)
     table = Table(X, CPU, weight=weight)
@@ -146,7 +192,7 @@ def test_moments_rows_and_patterns_give_the_same_statistics():
     params = model.init(torch.tensor(X.mean(axis=0) + 0.3), Noise(0))
     rows, _ = em.collect(model, table.batches(32), params)
     zero = torch.zeros(6, dtype=torch.float64)
-    moments, _ = em.collect(model, [fa.moments(em.summed(fa.sums, table.batches(32)), zero)], params)
+    moments, _ = em.collect(model, [fa.sufficient_statistics(em.summed(fa.sums, table.batches(32)), zero)], params)
     everything = torch.ones(1, 6, dtype=torch.bool)
     batch = next(iter(table.batches(80)))
     batch = batch._replace(
@@ -331,7 +377,9 @@ def test_partial_fit_learns_what_fit_learns(parts):
     whole = fitted(X, tol=1e-10, sample_weight=weight)
     assert model.n_samples_seen_ == pytest.approx(weight.sum())
     np.testing.assert_allclose(model.mean_, whole.mean_, rtol=1e-12)
-    np.testing.assert_allclose(model._moments["S"], whole._moments["S"], rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(
+        model._sufficient_statistics["S"], whole._sufficient_statistics["S"], rtol=1e-9, atol=1e-9
+    )
     np.testing.assert_allclose(model.get_covariance(), whole.get_covariance(), rtol=1e-4, atol=1e-4)
     assert model.loglike_[-1] == pytest.approx(whole.loglike_[-1], abs=1e-6)
 

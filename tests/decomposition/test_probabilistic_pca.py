@@ -17,7 +17,7 @@ from skvae import FactorAnalysisEM, ProbabilisticPCA
 from skvae._tensors import Noise, Table
 from skvae.engines import em
 from skvae.models.decomposition import factor_analysis as fa
-from skvae.tables import checks as _input
+from skvae.tables import weights
 
 
 def draw(n=100, d=6, k=2, missing=0.0, seed=0):
@@ -154,7 +154,7 @@ def test_rows_that_equal_others_are_rows(shape, missing):
 def test_the_number_of_axes_does_not_depend_on_the_size_of_the_table(monkeypatch):
     many = np.repeat(draw(4, 12), 50, axis=0)
     merged = ProbabilisticPCA().fit(many)
-    monkeypatch.setattr(_input, "_FEW_CELLS", 0)
+    monkeypatch.setattr(weights, "_FEW_CELLS", 0)
     apart = ProbabilisticPCA().fit(many)
     assert merged.components_.shape == apart.components_.shape == (11, 12)
     np.testing.assert_allclose(merged.get_covariance(), apart.get_covariance(), rtol=1e-9, atol=1e-9)

@@ -277,7 +277,7 @@ def test_of_equal_starts_the_first_is_kept_and_each_is_made_when_its_turn_comes(
     plan = em.Plan(5, never, len(x))
     em.ascend(model, batches_of(x), starts(), plan=plan, watcher=log)
     assert made == [(0, 0), (1, 5), (2, 10)]
-    assert [(report.start, report.number) for report in log.reports] == [(s, i) for s in range(3) for i in range(5)]
+    assert [(report.restart, report.number) for report in log.reports] == [(s, i) for s in range(3) for i in range(5)]
     mirrored = climb(x, [start(), start(0.0, (1.0, -1.0))], max_iter=5)
     assert mirrored.params.mu[0] < mirrored.params.mu[1]
 
@@ -471,3 +471,22 @@ def test_a_model_without_free_parameters_climbs_unaccelerated():
         to_free = from_free = None
 
     assert climb(draw(0), model=Plain(), max_iter=5).lower_bounds == climb(draw(0), max_iter=5).lower_bounds
+
+
+# --- the contract -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["e_step", "bound", "m_step"])
+def test_a_model_without_a_step_is_refused_before_the_ascent(name):
+    model, log = type("Half", (TwoNormals,), {name: None})(), Log()
+    lacks = rf"must be an? EMModel, but Half lacks {name}\(.*; see skvae.engines.em.EMModel"
+    with pytest.raises(TypeError, match=lacks):
+        climb(draw(0), model=model, watcher=log)
+    assert log.begun == [] and model.n_e_steps == 0
+
+
+def test_only_acceleration_needs_free_parameters():
+    model = type("Plain", (TwoNormals,), {"to_free": None, "from_free": None})()
+    with pytest.raises(TypeError, match=r"Plain lacks to_free\(params\) and from_free\(vector, params\)"):
+        climb(draw(0), model=model, accelerate=True)
+    assert model.n_e_steps == 0

@@ -49,7 +49,7 @@ def started(model, batches, seed=0):
         share = np.random.default_rng(seed).random((10_000, model.n_components))[batch.row.numpy()]
         return torch.from_numpy((share / share.sum(1, keepdims=True)).T.copy())
 
-    return model.m_step(em.summed(lambda batch: model.start(batch, R(batch)), batches), None)
+    return model.m_step(em.summed(lambda batch: model.stats_from_responsibilities(batch, R(batch)), batches), None)
 
 
 def climb(model, X, weight=None, *, size=64, max_iter=100, accelerate=False, seed=0):
@@ -220,7 +220,7 @@ def test_statistics_of_parameters_lead_back(levels):
     X, *_ = draw(50, levels, 3, 9)
     model = BernoulliMixture(3, n_levels=levels)
     params = climb(model, X, max_iter=20).params
-    again = model.m_step(model.stats_of(params, 50.0), params)
+    again = model.m_step(model.stats_from_params(params, 50.0), params)
     np.testing.assert_allclose(again.pi, params.pi, rtol=1e-9)
     np.testing.assert_allclose(again.theta, params.theta, rtol=1e-9, atol=1e-12)
 

@@ -17,7 +17,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from skvae import AutoencoderTransformer, FactorAnalysisEM, VAETransformer
 from skvae.model_selection import StackedGridSearchCV
-from skvae.training import tasks as _climbing
+from skvae.training import stacking
 
 
 def table(n=61, seed=0):
@@ -48,14 +48,14 @@ class Collected(list):
 
 @pytest.fixture
 def ascents(monkeypatch):
-    """The number of tasks of each ascent."""
-    sizes, climb = [], _climbing.climb
+    """The number of fits of each ascent."""
+    sizes, run_stack = [], stacking.run_stack
 
-    def counted(tasks, watcher=None):
-        sizes.append(len(tasks))
-        return climb(tasks, watcher)
+    def counted(ascents):
+        sizes.append(len(ascents))
+        return run_stack(ascents)
 
-    monkeypatch.setattr(_climbing, "climb", counted)
+    monkeypatch.setattr(stacking, "run_stack", counted)
     return sizes
 
 
@@ -169,14 +169,14 @@ def test_members_that_are_autoencoders(changes, stacks, ascents):
 
 
 def test_stacks_are_split_where_they_would_be_too_large(ascents, monkeypatch):
-    monkeypatch.setattr(_climbing, "_STACK_CELLS", 2 * 21 * 6)
+    monkeypatch.setattr(stacking, "_STACK_CELLS", 2 * 21 * 6)
     _, fits = both(vae(), {"beta": [0.5, 1.0, 2.0]}, refit=False)
     assert ascents == [2, 1] * 3  # a fold's fits are neighbours
     assert_same_fits(*fits)
 
 
 def test_few_fits_wait_at_a_time(ascents, monkeypatch):
-    monkeypatch.setattr("skvae.model_selection._stacked._CELLS_AT_ONCE", 6 * 41 * 3)
+    monkeypatch.setattr("skvae.model_selection._ahead._CELLS_AT_ONCE", 6 * 41 * 3)
     _, fits = both(vae(), {"beta": [0.5, 1.0, 2.0]}, refit=False)
     assert len(ascents) > 1 and sum(ascents) == 9
     assert_same_fits(*fits)

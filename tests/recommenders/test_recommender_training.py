@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from skvae import MultVAERecommender
+from skvae._tensors import Rows
 from skvae.datasets import make_interactions
 from skvae.engines import gradient
-from skvae.estimators.recommenders import mult_vae as face
+from skvae.estimators.recommenders import _network_recommender as face
+from skvae.training import defaults
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,7 @@ def tiny(**parameters):
 def engine(monkeypatch):
     """Calls of the engine, as they come: rows, keywords, and the order of the rows in each epoch."""
     calls = []
-    ascend, batches = gradient.ascend, face.Rows.batches
+    ascend, batches = gradient.ascend, Rows.batches
 
     def spy(model, params, rows, **keywords):
         calls.append({"rows": rows, "model": model, "orders": [], **keywords})
@@ -37,7 +39,7 @@ def engine(monkeypatch):
         return batches(self, batch_size, order)
 
     monkeypatch.setattr(gradient, "ascend", spy)
-    monkeypatch.setattr(face.Rows, "batches", watched)
+    monkeypatch.setattr(Rows, "batches", watched)
     return calls
 
 
@@ -96,13 +98,13 @@ def test_partial_fit_keeps_its_rate_and_its_beta(X, engine):
     ],
 )
 def test_auto_is_what_the_docstring_says(n_users, beta, batch_size, max_iter):
-    chosen = face._defaults(n_users, n_users)
+    chosen = defaults.recommender_defaults(n_users, n_users)
     assert chosen["beta"] == pytest.approx(beta)
     assert (chosen["batch_size"], chosen["max_iter"]) == (batch_size, max_iter)
 
 
 def test_partial_fit_in_pieces_has_the_beta_of_the_whole(X, engine, monkeypatch):
-    monkeypatch.setattr(face, "_defaults", lambda n, n_seen: {**DEFAULTS, "beta": n_seen / 100})
+    monkeypatch.setattr(defaults, "recommender_defaults", lambda n, n_seen: {**DEFAULTS, "beta": n_seen / 100})
     model = tiny()
     for rows in (X[:10], X[10:30], X[30:]):
         model.partial_fit(rows)
@@ -115,9 +117,9 @@ DEFAULTS = {"weight_decay": 0.0, "learning_rate": 1e-3, "batch_size": 10, "max_i
 
 
 def test_early_stopping_auto_turns_on_where_users_are_many(X, engine, monkeypatch):
-    monkeypatch.setattr(face, "_MANY_USERS", 50)
+    monkeypatch.setattr(defaults, "MANY_USERS", 50)
     assert len(tiny().fit(X).validation_scores_) == 3 and len(engine[0]["rows"]) == 54
-    monkeypatch.setattr(face, "_MANY_USERS", 61)
+    monkeypatch.setattr(defaults, "MANY_USERS", 61)
     assert len(tiny().fit(X).validation_scores_) == 0
 
 

@@ -12,8 +12,9 @@ from skvae._tensors import Cells, Noise
 from skvae.engines.gradient import Plan
 from skvae.likelihoods import Bernoulli, Gaussian
 from skvae.models.autoencoders.vae import VAE, PerRowVAE
+from skvae.training.ascent import ascent_of_members
 from skvae.training.members import Encoded, MemberBatch, MemberNoise, MemberRows, Stream
-from skvae.training.tasks import Task, climb
+from skvae.training.stacking import run_together
 
 D = 5
 PLAN = Plan(max_iter=6, batch_size=16, learning_rate=0.01)
@@ -28,28 +29,28 @@ def table(n, seed=0, missing=0.0):
     return Encoded(x * observed, observed, x * observed)
 
 
-def stream(n=40, seed=0, missing=0.0, n_members=1, base=None):
+def stream(n=40, seed=0, missing=0.0, n_members=1, linear_heads=None):
     weight = torch.from_numpy(np.random.default_rng(seed + 9).random((n_members, n)).astype("f4"))
     weight = weight / weight.mean(1, keepdim=True)
-    return Stream(table(n, seed, missing), Noise(seed), n_members, weight, base)
+    return Stream(table(n, seed, missing), Noise(seed), n_members, weight, linear_heads)
 
 
 class Moments:
     mean, variance, share = torch.zeros(D), torch.ones(D), torch.ones(D)
 
 
-def task(K=2, seed=0, rows=None, kind=VAE, vote=None, base=False, init=0, **changes):
+def task(K=2, seed=0, rows=None, kind=VAE, validation=None, linear_path=False, init=0, **changes):
     plan = {name: changes.pop(name) for name in list(changes) if name in Plan.__dataclass_fields__}
     model = kind(D, K, D, changes.pop("layers", (6,)), torch.tanh, changes.pop("likelihood", Gaussian()), **changes)
     own = stream(seed=seed) if rows is None else rows
     n = len(own.table.x)
-    if base:
-        own = own._replace(base=Noise(4).normal(torch.arange(n), 2 * K).reshape(1, n, 2 * K))
+    if linear_path:
+        own = own._replace(linear_heads=Noise(4).normal(torch.arange(n), 2 * K).reshape(1, n, 2 * K))
     params = {name: tensor[None] for name, tensor in model.init(Noise(init), Moments).items()}
     if isinstance(model, PerRowVAE):
         params |= model.init_rows(n)
     beta = plan.pop("beta", 1.0)
-    return Task(model, params, own, replace(PLAN, beta=lambda _: beta, **plan), 0.5, vote)
+    return ascent_of_members(model, params, own, replace(PLAN, beta=lambda _: beta, **plan), validation=validation)
 
 
 def copies(tasks):
@@ -58,9 +59,9 @@ def copies(tasks):
 
 
 def assert_alone_is_together(tasks, atol=1e-5):
-    together = climb(copies(tasks))
+    together = run_together(copies(tasks))
     for one, joint in zip(tasks, together, strict=True):
-        (alone,) = climb(copies([one]))
+        alone = copies([one])[0].run()
         assert alone.params.keys() == joint.params.keys()
         moved = max(float((alone.params[name] - one.params[name]).abs().max()) for name in alone.params)
         for name, tensor in alone.params.items():
@@ -68,7 +69,7 @@ def assert_alone_is_together(tasks, atol=1e-5):
         np.testing.assert_allclose(joint.lower_bounds, alone.lower_bounds, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(joint.validation_scores, alone.validation_scores, rtol=1e-5)
         assert (joint.best, joint.n_iter) == (alone.best, alone.n_iter)
-        assert joint.lower_bounds.shape == alone.lower_bounds.shape
+        assert np.shape(joint.lower_bounds) == np.shape(alone.lower_bounds)
     return together, moved
 
 
@@ -91,7 +92,7 @@ STACKS = {
         task(1, beta=2.0, learning_rate=0.005, weight_decay=0.1, rows=stream(36, 4), init=4),
         task(2, rows=stream(33, 5, missing=0.2), init=5),
     ],
-    "base": lambda: [task(K, base=True, rows=SHARED) for K in (1, 3)],
+    "linear path": lambda: [task(K, linear_path=True, rows=SHARED) for K in (1, 3)],
     "free bits": lambda: [task(K, free_bits=0.1, rows=stream(n, n)) for K, n in ((1, 33), (3, 40))],
     "iwae": lambda: [task(K, n_draws=4, objective="iwae", rows=stream(n, n)) for K, n in ((1, 33), (3, 40))],
     "closed form": lambda: [task(K, layers=(), rows=stream(n, n)) for K, n in ((1, 33), (3, 40))],
@@ -104,7 +105,7 @@ STACKS = {
 def test_a_stack_of_fits_is_each_fit_alone(differing):
     together, moved = assert_alone_is_together(STACKS[differing]())
     assert moved > 1e-3  # it has learnt something
-    distinct = [outcome.lower_bounds.tobytes() for outcome in together]
+    distinct = [np.array(result.lower_bounds).tobytes() for result in together]
     assert len(set(distinct)) >= 2  # and not the same
 
 
@@ -113,38 +114,38 @@ def scripted(scores):
     return lambda params: next(scores)
 
 
-def test_each_fit_of_a_stack_stops_by_its_own_votes():
+def test_each_fit_of_a_stack_stops_by_its_own_scores():
     """The fit that lasts longest keeps the engine going; what it sees then must not reach the others."""
     scripts = [[1, 5, 4, 3, 9, 9, 9, 9], [1, 2, 3, 4, 5, 6, 7, 6], [7, 6, 5, 9, 9, 9, 9, 9]]
 
     def tasks():
         return [
-            task(seed=seed, vote=scripted(script), patience=2, max_iter=8, init=seed)
+            task(seed=seed, validation=scripted(script), patience=2, max_iter=8, init=seed)
             for seed, script in enumerate(scripts)
         ]
 
-    together = climb(tasks())
+    together = run_together(tasks())
     for number, joint in enumerate(together):
-        (alone,) = climb([tasks()[number]])
+        alone = tasks()[number].run()
         assert (joint.best, joint.n_iter) == (alone.best, alone.n_iter)
         np.testing.assert_array_equal(joint.validation_scores, alone.validation_scores)
         np.testing.assert_allclose(joint.lower_bounds, alone.lower_bounds, atol=1e-5)
         for name, tensor in alone.params.items():
             np.testing.assert_allclose(joint.params[name], tensor, atol=1e-5)
-    assert [outcome.best for outcome in together] == [1, 6, 0]
-    assert [outcome.n_iter for outcome in together] == [4, 8, 3]
+    assert [int(result.best[0]) for result in together] == [1, 6, 0]
+    assert [result.n_iter for result in together] == [4, 8, 3]
 
 
-def test_a_vote_sees_the_members_of_its_own_fit_at_their_own_width():
+def test_a_validation_sees_the_members_of_its_own_fit_at_their_own_width():
     shapes = {}
 
-    def vote(K, params):
+    def score(K, params):
         shapes[K] = {name: tuple(tensor.shape) for name, tensor in params.items()}
         return 0.0
 
-    tasks = [task(K, vote=lambda params, K=K: vote(K, params), rows=SHARED) for K in (1, 3)]
+    tasks = [task(K, validation=lambda params, K=K: score(K, params), rows=SHARED) for K in (1, 3)]
     starts = [{name: tuple(tensor.shape) for name, tensor in each.params.items()} for each in tasks]
-    climb(tasks)
+    run_together(tasks)
     assert [shapes[1], shapes[3]] == starts
 
 
@@ -161,7 +162,7 @@ def test_a_member_that_diverges_is_reported():
     tasks = [task(kind=Diverging, rows=SHARED, init=init) for init in (0, 1)]
     tasks[1].params["decoder.0.bias"] += 1000
     with pytest.warns(RuntimeWarning, match="epoch 0"), pytest.raises(FloatingPointError, match="epoch 1"):
-        climb(tasks)
+        run_together(tasks)
 
 
 # --------------------------------------------------------------------------------------------------- more dimensions
@@ -170,8 +171,7 @@ def whole(own):
     n = len(own.table.x)
     observed = None if own.table.observed is None else own.table.observed[None]
     x = Cells(own.table.x[None], observed)
-    base = own.base
-    return MemberBatch(x, own.table.u[None], own.weight, torch.arange(n)[None], base)
+    return MemberBatch(x, own.table.u[None], own.weight, torch.arange(n)[None], own.linear_heads)
 
 
 @pytest.mark.parametrize("layers", [(), (6,), (6, 4)])

@@ -13,21 +13,15 @@ from skvae.estimators._progress import ErrorWatcher
 from skvae.estimators.autoencoders._network_transformer import NetworkTransformer
 from skvae.models.autoencoders.autoencoder import Autoencoder
 from skvae.networks import ACTIVATIONS
-from skvae.tables.columns import Columns
-from skvae.training import defaults as policy
-from skvae.training.fits import Plain, one_member, statistics_of
-from skvae.training.layout import Start
-from skvae.training.pca_start import (
-    HeldOut,
-    Principal,
-    column_ranges,
-    mean_error,
-    observed_share,
-    principal_components,
-    principal_network,
-    vary,
-)
-from skvae.training.validation import fold_copies
+from skvae.tables.decoding import decode, fill_missing
+from skvae.tables.learning import read_columns
+from skvae.training import defaults
+from skvae.training.ascent import KnownResult, SingleNetwork
+from skvae.training.factor_analysis_start import statistics_of
+from skvae.training.members import one_member
+from skvae.training.pca_start import column_ranges, pca_result, principal_components, principal_network, rows_vary
+from skvae.training.rows import LinearPath
+from skvae.training.validation import HeldOutError, deal_folds, mean_error, observed_share
 
 
 class AutoencoderTransformer(NetworkTransformer):
@@ -35,10 +29,10 @@ class AutoencoderTransformer(NetworkTransformer):
 
         minimise  mean (x - f(g(x)))^2
 
-    A network g computes a code of `n_components` numbers from a row, another gives the row back. Without hidden layers
-    they are principal component analysis (PCA); with them, the fit begins as it and bends. Rows may be corrupted in
-    training, so that the network learns to undo it, and the code may be held to be sparse. Cells may be missing. Read
-    more in the :doc:`user guide </user_guide/autoencoders>`.
+    A network g computes a code of `n_components` numbers from a row, another network f reconstructs the row from the
+    code. Without hidden layers this is principal component analysis (PCA). With them, the fit begins at PCA and becomes
+    non-linear. Rows may be corrupted in training, so that the network learns to undo it, and the code may be made
+    sparse. Cells may be missing. Read more in the :doc:`user guide </user_guide/autoencoders>`.
 
     Parameters
     ----------
@@ -47,19 +41,19 @@ class AutoencoderTransformer(NetworkTransformer):
     hidden_layer_sizes : tuple of int, default=(64,)
         Widths of the encoder's hidden layers; the decoder mirrors them. Without any, both are linear.
     activation : {"identity", "logistic", "tanh", "relu", "silu"}, default="tanh"
-        Of the hidden layers.
+        Activation of the hidden layers.
     init : {"pca", "random"}, default="pca"
-        "pca": linear paths lead past the hidden layers and begin as PCA, to which the layers add next to nothing. A
-        linear autoencoder of complete rows that has no corruption and no `weight_decay` is then PCA exactly, with no
-        epochs. "random": the layers alone, from random weights; so it is in any case with `sparsity`, or with a module
-        of your own.
+        "pca": there are linear paths beside the hidden layers. They begin as PCA, and the layers begin by adding almost
+        nothing. A linear autoencoder of complete rows without corruption or `weight_decay` is then PCA exactly, with no
+        epochs. "random": there are only the layers, with random weights. This is always so with `sparsity` or with a
+        module of your own.
     denoising : {None, "gaussian", "masking", "salt_and_pepper"}, default=None
-        What happens to a row, anew in every epoch, before it is encoded (Vincent et al. 2010): noise is added, some
-        cells are set to the mean of their column, or to its least or greatest value by the toss of a coin. It is the
-        row itself that must be given back.
+        How a row is corrupted in every epoch before it is encoded (Vincent et al. 2010). "gaussian" adds noise,
+        "masking" sets some cells to the mean of their column, "salt_and_pepper" sets them to its least or greatest
+        value at random. The network must reconstruct the row as it was.
     noise_level : float, default=0.25
-        Of "gaussian" the standard deviation, as a share of the root mean variance of the columns; else the share of
-        cells.
+        Standard deviation of "gaussian" noise, as a share of the root mean variance of the columns; otherwise the share
+        of the cells that are corrupted.
     sparsity : (float, float) or None, default=None
         (rho, weight): the code is logistic, in (0, 1), and the mean activation a_k of each unit in a batch is held to
         rho by a penalty, weight times the sum of KL(rho || a_k) (Ng 2011), beside the mean squared error as a share of
@@ -71,7 +65,7 @@ class AutoencoderTransformer(NetworkTransformer):
         L2 penalty: the coefficient of half the sum of squares of all weights, beside the mean squared error as a share
         of the columns' mean variance.
     learning_rate : float or "auto", default="auto"
-        Of Adam. "auto": 1e-3 up to 250 rows, 3e-3 above; 1e-2 without hidden layers.
+        Learning rate of Adam. "auto": 1e-3 up to 250 rows, 3e-3 above; 1e-2 without hidden layers.
     learning_rate_schedule : {"cosine", "constant"}, default="cosine"
         Whether the rate falls to 2 % of its start along half a cosine over the fit, or stays.
     batch_size : int or "auto", default="auto"
@@ -80,8 +74,8 @@ class AutoencoderTransformer(NetworkTransformer):
         Epochs. "auto": as many as make 4,000 steps, at least 10; without early stopping 2,000, of fewer than 50 rows
         200.
     early_stopping : bool or "auto", default="auto"
-        Whether rows that are held out decide when to stop and which parameters to keep; without, a network learns a
-        small table by heart. "auto": from 50 rows on, or with `X_val`.
+        Whether held-out rows decide when to stop and which parameters to keep. Without them, a network overfits a small
+        table. "auto": True from 50 rows on, or with `X_val`.
     validation_fraction : float, default=0.1
         Share of the rows that are held out, inside (0, 1).
     n_iter_no_change : int, default=10
@@ -89,8 +83,8 @@ class AutoencoderTransformer(NetworkTransformer):
     tol : float, default=1e-4
         By how much the validation error must fall for the patience, as a share of the columns' mean variance.
     warm_start : bool, default=False
-        Whether `fit` goes on from the last fit's network and, from the second call on, the optimiser's state; without
-        early stopping.
+        Whether `fit` goes on from the network of the last fit and, from the second call on, from its optimizer state.
+        There is no early stopping then.
     device : str, default="auto"
         Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
     random_state : int, RandomState instance or None, default=None
@@ -110,10 +104,10 @@ class AutoencoderTransformer(NetworkTransformer):
         Minus the mean squared error of the observed cells in each epoch, in the units of X squared, as the rows were
         met in training; penalties left out.
     validation_scores_ : ndarray
-        Minus the mean squared error of the rows held out, without corruption, at each validation; PCA, where the fit
-        begins, is kept if none is better than that.
+        Minus the mean squared error of the held-out rows, without corruption, at each validation. The initial
+        parameters (PCA) are kept if no later ones are better.
     n_iter_ : int
-        Epochs done, over all calls of `partial_fit` or of `fit` with `warm_start`; 1 where PCA was the answer.
+        Epochs done, over all calls of `partial_fit` or of `fit` with `warm_start`; 1 where PCA is the solution.
     n_samples_seen_ : float
         Weight of the rows that `fit`, or all calls of `partial_fit`, learnt from.
     device_ : str
@@ -125,16 +119,16 @@ class AutoencoderTransformer(NetworkTransformer):
 
     See Also
     --------
-    VAETransformer : With a distribution of the code, and of rows given it: columns of any kind, log-likelihoods.
+    VAETransformer : An autoencoder with distributions of the code and of the rows: columns of any kind, likelihoods.
     ProbabilisticPCA : The linear model of both.
 
     Notes
     -----
-    Columns are centred, and all are divided by one number. So, as for PCA, the ones that vary most count most:
-    standardise columns that are measured in different units. Missing cells count nothing; with ``init="pca"`` and
-    without `denoising` the encoder reads in them what probabilistic PCA expects of them, else the column's mean and
-    which cells were seen. With ``init="pca"`` the code has about unit variance in each dimension, and begins along the
-    principal axes, the longest first.
+    Columns are centred, and all are divided by one number. As in PCA, the columns that vary most count most:
+    standardise columns that are measured in different units. Missing cells add nothing to the error. With
+    ``init="pca"`` and without `denoising`, the encoder reads the expectations of probabilistic PCA in their place; else
+    it reads the column means, and which cells were seen. With ``init="pca"`` each dimension of the code has about unit
+    variance, and the code begins along the principal axes, the longest first.
 
     References
     ----------
@@ -252,25 +246,30 @@ class AutoencoderTransformer(NetworkTransformer):
                 f"(0.05, 0.1), but it is {self.sparsity!r}."
             )
 
-    def _columns_of(self, X):
-        return Columns.read(X, "gaussian", "isotropic", who=type(self).__name__)
+    def _read_columns(self, X):
+        return read_columns(X, "gaussian", "isotropic", who=type(self).__name__)
 
-    def _in_units(self, columns, numbers, weight):
+    def _units(self, columns, numbers, weight):
         """From means over all cells of the model layout to means over observed cells of the data as given."""
         share = float(np.average((~np.isnan(numbers)).mean(1), weights=weight))
         factor = columns.scale[0] ** 2 / share
         return lambda error: error * factor
 
-    def _starts_linear(self, columns, votes):
-        """Whether the encoder reads in missing cells what PCA expects of them; not where it must not see the others."""
+    def _validates(self, n_rows, given):
+        if self.early_stopping == "auto":
+            return given or n_rows >= defaults.FEW_ROWS
+        return self.early_stopping and (given or n_rows > 1)
+
+    def _fills_missing(self, columns, validates):
+        """Whether PCA fills missing cells for the encoder; not where the encoder must not see the others."""
         return self._begins_as_pca() and self.denoising is None
 
     def _begins_as_pca(self):
         return self.init == "pca" and self.sparsity is None and self.encoder is None and self.decoder is None
 
     def _architecture_of(self, columns, with_mask):
-        own = {"sparse": self.sparsity is not None, "with_skip": self._begins_as_pca()}
-        return super()._architecture_of(columns, with_mask) | own
+        asked = {"sparse": self.sparsity is not None, "with_skip": self._begins_as_pca()}
+        return super()._architecture_of(columns, with_mask) | asked
 
     def _build(self, columns, architecture):
         return Autoencoder(
@@ -282,84 +281,72 @@ class AutoencoderTransformer(NetworkTransformer):
             corruption=self.denoising,
             level=float(self.noise_level),
             sparsity=tuple(map(float, self.sparsity or (0.5, 0.0))) if architecture["sparse"] else None,
-            encoder=architecture["encoder"],
-            decoder=architecture["decoder"],
+            encoder=self.encoder,
+            decoder=self.decoder,
         )
 
-    def _beginning(self, rows, held, noise, architecture, votes, one_pass):
-        """The fit of an estimator that knows nothing yet."""
-        model = self._build(rows.columns, architecture)
-        if one_pass and not vary(rows):
+    def _begin(self, model, rows, held_out, noise, *, validates, one_pass):
+        if one_pass and not rows_vary(rows):
             raise ValueError(
                 "The first call of partial_fit settles the scale of the columns, but all rows are equal; "
                 "call it with rows that differ."
             )
         found = self._components(rows)
         if found is not None and not one_pass and self._is_pca(model, rows):
-            return Principal(model, rows, noise, found)
-        if votes and held is None:
-            rows, held = self._split(rows, noise)
+            return KnownResult(pca_result(model, rows, noise, found))
+        if validates and held_out is None:
+            rows, held_out = self._split(rows, noise)
             found = self._components(rows)
-        fills = found is not None and self._starts_linear(rows.columns, votes)
-        start = Start(found, base=None) if fills else None
-        vote = HeldOut(model, held, start, observed_share(rows)) if votes else None
-        params = one_member(self._first_params(model, rows, noise, found))
-        return Plain(
-            model, rows, noise, self._plan(len(rows), votes=votes, one_pass=one_pass), params, start, vote=vote
-        )
+        fills = found is not None and self._fills_missing(rows.columns, validates)
+        linear_path = LinearPath(found, posterior=None) if fills else None
+        validation = HeldOutError(model, held_out, linear_path, observed_share(rows)) if validates else None
+        if found is not None:
+            params = principal_network(model, rows, noise, found)
+        else:
+            params = model.init(noise.fold("init"), statistics_of(rows.columns))
+        params = one_member(params | self._ranges(rows))
+        plan = self._plan(len(rows), validates=validates, one_pass=one_pass)
+        return SingleNetwork(model, rows, noise, plan, params, linear_path=linear_path, validation=validation)
 
     def _components(self, rows):
-        """Where the fit begins; None where it begins at random, as it must where no row differs from the others."""
-        if not self._begins_as_pca() or not vary(rows):
+        """The principal components; None where the fit begins at random, as it must where no row differs."""
+        if not self._begins_as_pca() or not rows_vary(rows):
             return None
         return principal_components(rows.Z, rows.weight, int(self.n_components))
 
     def _is_pca(self, model, rows):
-        """Whether PCA is the answer."""
+        """Whether PCA is the solution."""
         return not model.last and rows.observed is None and self.denoising is None and not self.weight_decay
-
-    def _votes(self, n, judged):
-        """Whether rows that are held out vote: `judged` ones given for it, or some of n."""
-        if self.early_stopping == "auto":
-            return judged or n >= policy.FEW_ROWS
-        return self.early_stopping and (judged or n > 1)
 
     def _split(self, rows, noise):
         """The rows to learn from, and those that are held out."""
-        copies = fold_copies(rows.weight, noise.fold("validation"), 1, self.validation_fraction)
-        learnt, (_, held) = np.flatnonzero(copies.weight[1]), copies.held_out
+        folds = deal_folds(rows.weight, noise.fold("validation"), 1, self.validation_fraction)
+        learnt, (_, held_out) = np.flatnonzero(folds.weight[1]), folds.held_out
         if not len(learnt):
             raise ValueError(
                 f"validation_fraction={self.validation_fraction} of {len(rows)} rows leaves none to learn from; lower "
                 "it, or use early_stopping=False."
             )
-        return rows.rows(learnt).reweighted(), rows.rows(held)
+        return rows.rows(learnt).reweighted(), rows.rows(held_out)
 
-    def _params_to_go_on(self, model, rows):
-        return self._ranges(rows) | super()._params_to_go_on(model, rows)
+    def _params_to_go_on(self, model, earlier, rows):
+        return self._ranges(rows) | super()._params_to_go_on(model, earlier, rows)
 
     def _ranges(self, rows):
-        """What some corruption knows of the columns, as parameters that stay as they are."""
-        found = column_ranges(rows) if self.denoising == "salt_and_pepper" else {}
-        return {name: tensor.to(rows.device) for name, tensor in found.items()}
+        """The ranges of the columns that some corruption needs, as parameters that stay as they are."""
+        return column_ranges(rows) if self.denoising == "salt_and_pepper" else {}
 
-    def _first_params(self, model, rows, noise, found):
-        """Of one network."""
-        if found is not None:
-            params = principal_network(model, rows, noise, found)
-        else:
-            params = model.init(noise.fold("init"), statistics_of(rows.columns))
-        return params | self._ranges(rows)
-
-    def _auto(self, n, votes, begins_linear):
-        return policy.autoencoder_defaults(n, votes, linear=not checked_sizes(self.hidden_layer_sizes))
+    def _auto(self, n_rows, *, validates, from_linear):
+        return defaults.autoencoder_defaults(
+            n_rows, validates=validates, linear=not checked_sizes(self.hidden_layer_sizes)
+        )
 
     # ------------------------------------------------------------------------------------------------ what it leaves
-    def _summary(self, prepared, settled):
-        dtype = next(iter(settled.params.values())).dtype
+    def _summary(self, prepared, kept):
+        dtype = next(iter(kept.params.values())).dtype
         model = self._build(prepared.rows.columns, prepared.architecture)
-        error = mean_error(model, one_member(settled.params), prepared.rows, settled.start, dtype)
-        return {"reconstruction_error_": float(prepared.in_units(error))}
+        error = mean_error(model, one_member(kept.params), prepared.rows, kept.linear_path, dtype)
+        return super()._summary(prepared, kept) | {"reconstruction_error_": float(prepared.in_units(error))}
 
     # ---------------------------------------------------------------------------------------------------- prediction
     def transform(self, X):
@@ -374,8 +361,8 @@ class AutoencoderTransformer(NetworkTransformer):
         -------
         code : ndarray of shape (n_samples, n_components)
         """
-        work = self._at_work(X)
-        return work.by_row(lambda batch: work.model.encode(work.params, batch)[0])
+        fitted = self._fitted_rows(X)
+        return fitted.by_row(lambda batch: fitted.model.encode(fitted.params, batch)[0])
 
     def score_samples(self, X):
         """Minus the mean squared error of each row over its observed cells.
@@ -390,8 +377,9 @@ class AutoencoderTransformer(NetworkTransformer):
         score : ndarray of shape (n_samples,)
             In the units of X squared, at most 0; 0 for a row of which nothing was observed.
         """
-        work = self._at_work(X)
-        return (work.by_row(partial(_minus_error, work)) * self._columns.scale[0] ** 2).astype(work.out, copy=False)
+        fitted = self._fitted_rows(X)
+        errors = fitted.by_row(partial(_minus_error, fitted.model, fitted.params)) * self._columns.scale[0] ** 2
+        return errors.astype(fitted.numbers.dtype, copy=False)
 
     def score(self, X, y=None, sample_weight=None):
         """Minus the mean squared error.
@@ -442,17 +430,17 @@ class AutoencoderTransformer(NetworkTransformer):
             A pandas DataFrame keeps its dtypes: columns of integers get rounded values, categories of numbers the
             nearest. All else gives an ndarray.
         """
-        work = self._at_work(X)
-        values = work.by_row(lambda batch: work.model.decode(work.params, work.model.encode(work.params, batch))[0])
-        return self._columns.fill(X, work.numbers, self._columns.decode(values))
+        fitted = self._fitted_rows(X)
+        model, params = fitted.model, fitted.params
+        values = fitted.by_row(lambda batch: model.decode(params, model.encode(params, batch))[0])
+        return fill_missing(X, fitted.numbers, decode(values, self._columns), self._columns)
 
     # ------------------------------------------------------------------------------------------- what prediction needs
-    def _means(self, model, params, z):
+    def _decoded(self, model, params, z):
         return model.decode(params, z)
 
 
-def _minus_error(work, batch):
+def _minus_error(model, params, batch):
     """Minus the mean squared error over observed cells, (n_rows,)."""
-    model, params = work.model, work.params
     errors = model.log_prob(params, batch.x, model.encode(params, batch))[0] * model.n_outputs
     return errors / batch.x.n_observed()[0].clamp(min=1)

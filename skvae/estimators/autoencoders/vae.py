@@ -1,7 +1,5 @@
 """Compression of a table by a variational autoencoder: non-linear factor analysis."""
 
-import copy
-import math
 from dataclasses import replace
 from functools import partial
 from numbers import Integral, Real
@@ -12,43 +10,43 @@ from sklearn.utils.validation import check_is_fitted
 
 from skvae._compat import Interval, StrOptions
 from skvae._tensors import Noise, inference_device
-from skvae.elbo import kl_to_standard_normal
-from skvae.engines import gradient, schedules
 from skvae.estimators._base import LikelihoodScoreMixin
-from skvae.estimators._checks import check_n_samples, draw_seed
-from skvae.estimators.autoencoders._network_transformer import NetworkTransformer, Work
-from skvae.likelihoods import Mixed
+from skvae.estimators._checks import check_n_samples, draw_seed, refuse_other_modules
+from skvae.estimators.autoencoders._network_transformer import NetworkTransformer
+from skvae.likelihoods import Gaussian
+from skvae.models.autoencoders import vae_evaluation
 from skvae.models.autoencoders.encoder_decoder import own
-from skvae.models.autoencoders.vae import VAE, PerRowVAE, at
+from skvae.models.autoencoders.vae import VAE, PerRowVAE
 from skvae.models.decomposition import factor_analysis as fa
 from skvae.networks import ACTIVATIONS
-from skvae.tables.columns import NOISE_FLOOR, Columns
-from skvae.training import defaults as policy
-from skvae.training import factor_analysis_start as linear
-from skvae.training.annealing import AnnealingMixin
-from skvae.training.fits import Linear, Plain, Voted, one_member
-from skvae.training.layout import base_for, batches, rows_at_once
-from skvae.training.tasks import climb
-from skvae.training.validation import Copies, fold_copies
+from skvae.tables.column_likelihoods import fitted_likelihoods, likelihood_signature, model_likelihood
+from skvae.tables.decoding import decode, fill_missing, noise_variance
+from skvae.tables.encoding import log_jacobian
+from skvae.tables.learning import read_columns
+from skvae.training import defaults
+from skvae.training.ascent import KnownResult, SingleNetwork, fit_row_posteriors
+from skvae.training.cross_validated import CrossValidatedNetwork, factor_analysis_result, folds_of
+from skvae.training.factor_analysis_start import evaluate, expected, factor_analysis
+from skvae.training.members import one_member
+from skvae.training.plan import kl_weight
+from skvae.training.rows import heads_of_path, posterior_summary, rows_at_once
 
 _ACTIVE = 0.01  # variance of the posterior mean from which a latent dimension is active (Burda et al. 2016)
 _ELBO_DRAWS = 32
 _SCORE_DRAWS = 128
-_SVI_STEPS = 300
 _SVI_DRAWS = 8
-_SVI_RATE = 0.05
 
 
-class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
+class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
     """Compress a table to a few latent dimensions by a variational autoencoder: non-linear factor analysis.
 
         z ~ N(0, I),   x | z ~ p(x | f(z)),   q(z | x) = N(mu(x), diag sigma^2(x))
 
     A network f computes the parameters of each column's distribution from z, another infers z from x. Both are fitted
-    together by stochastic ascent of E_q[log p(x | z)] - beta KL(q || p). With a Gaussian likelihood the fit begins as
-    factor analysis of the same `n_components`, beside a second start, and ends as it unless the better network gives
-    rows that it has not seen a higher log-likelihood by more than two standard errors. Columns may be of different
-    kinds, and cells may be missing. Read more in the :doc:`user guide </user_guide/autoencoders>`.
+    together by stochastic ascent of E_q[log p(x | z)] - beta KL(q || p). With a Gaussian likelihood one restart begins
+    as factor analysis of the same `n_components`. The network is kept only if it gives held-out rows a higher
+    log-likelihood than factor analysis by more than two standard errors; otherwise factor analysis is kept. Columns may
+    be of different kinds, and cells may be missing. Read more in the :doc:`user guide </user_guide/autoencoders>`.
 
     Parameters
     ----------
@@ -59,12 +57,13 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         then fitted as factor analysis exactly, or, with ``early_stopping=False``, by ascent of the bound in closed
         form.
     activation : {"identity", "logistic", "tanh", "relu", "silu"}, default="tanh"
-        Of the hidden layers.
-    likelihood : str or list of (str, columns), default="gaussian"
-        Of a row given z: "gaussian", "bernoulli" (cells in [0, 1]), "categorical" (any levels), "poisson",
+        Activation of the hidden layers.
+    likelihood : str, Likelihood or list of (str or Likelihood, columns), default="gaussian"
+        Likelihood of a row given z: "gaussian", "bernoulli" (cells in [0, 1]), "categorical" (any levels), "poisson",
         "negative_binomial" or "multinomial" (counts; of the last, a row is draws among the columns). Or a list that
         names every column once, by number, name, slice of numbers or Boolean mask. Or "auto": of a DataFrame, Booleans
-        are bernoulli, strings and categories categorical, and numbers gaussian.
+        are bernoulli, strings and categories categorical, and numbers gaussian. In place of a name, an object of a
+        class of your own that inherits from ``skvae.likelihoods.Likelihood``.
     noise : {"diag", "isotropic"} or float, default="diag"
         Variance of Gaussian columns: one for each, one for all, or this one, in the units of X.
     beta : float, default=1.0
@@ -84,8 +83,8 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
     objective : {"elbo", "iwae"}, default="elbo"
         "iwae" trains the importance-weighted bound of `n_draws` draws, which is tighter.
     inference : {"amortized", "svi"}, default="amortized"
-        By an encoder, or with a posterior of its own for every row: variational EM, for small tables and to measure
-        what the encoder loses.
+        "amortized": an encoder infers z. "svi": every row has a posterior of its own (variational EM), for small tables
+        and to measure what the encoder loses.
     encoder, decoder : callable or None, default=None
         (n_in, n_out) -> torch.nn.Module, in place of the hidden layers. An encoder's output is K means, then K
         log-variances; a decoder's has a number for each column, and for each level of a categorical one. Parameters
@@ -94,8 +93,8 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
     weight_decay : float, default=0.0
         L2 penalty: the coefficient of half the sum of squares of all weights, against the mean bound per row.
     learning_rate : float or "auto", default="auto"
-        Of Adam. "auto": 3e-3; of a network that begins as factor analysis of up to 250 rows 1e-3; of one that begins at
-        random on up to 2,000 rows 1e-2.
+        Learning rate of Adam. "auto": 3e-3; 1e-3 for a network that begins as factor analysis of up to 250 rows; 1e-2
+        for one that begins with random weights on up to 2,000 rows.
     learning_rate_schedule : {"cosine", "constant"}, default="constant"
         Whether the rate falls to 2 % of its start along half a cosine over the fit, or stays.
     batch_size : int or "auto", default="auto"
@@ -103,19 +102,20 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
     max_iter : int or "auto", default="auto"
         Epochs. "auto": as many as make 1,000 to 5,000 steps, by the number of rows; 2,000 without early stopping.
     early_stopping : bool or "auto", default="auto"
-        Whether rows that a network has not seen decide when to stop, and whether a network is worth having at all; no
-        step counts before the annealing has ended. Below 2,000 rows every row has a vote, by copies that each miss a
-        fifth of them; from 10,000 rows on, those that vote are not learnt from. False trains one network on all rows
-        to the end. "auto": True, but for ``inference="svi"``.
+        Whether the score on held-out rows decides when to stop and whether to keep the network at all. No step counts
+        before the annealing has ended. Below 2,000 rows five copies of the network are trained, each without a fifth of
+        the rows, so that every row is held out once. Above, only `validation_fraction` of the rows is held out; from
+        10,000 rows on, the network that is kept has not learnt from them. False trains one network on all rows to the
+        end. "auto": True, except with ``inference="svi"``.
     validation_fraction : float, default=0.1
-        Share of the rows that vote where not all do, inside (0, 1).
+        Share of the rows that are held out where not every row is held out once, inside (0, 1).
     n_iter_no_change : int, default=20
-        Patience of early stopping, in votes; one is taken about every 20 steps, from 1,000 rows on every 50.
+        Patience of early stopping, in validations. There is one about every 20 steps, from 1,000 rows on every 50.
     tol : float, default=1e-3
-        By how much the vote must rise for the patience, in nats a row.
+        By how much the held-out score must rise to reset the patience, in nats a row.
     warm_start : bool, default=False
-        Whether `fit` goes on from the last fit's network and, from the second call on, the optimiser's state; without
-        early stopping.
+        Whether `fit` goes on from the network of the last fit and, from the second call on, from its optimizer state.
+        There is no early stopping then.
     device : str, default="auto"
         Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
     random_state : int, RandomState instance or None, default=None
@@ -127,14 +127,14 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
     Attributes
     ----------
     nonlinear_ : bool
-        Whether the network was kept; False: the model is factor analysis.
+        Whether the network is kept. False: the model is factor analysis.
     parameters_ : dict of ndarray
         Weights, of shape (n_in, n_out), biases, and parameters of the likelihood.
     lower_bounds_ : ndarray of shape (n_epochs,)
-        Mean evidence lower bound per row of each epoch, in nats, at beta = 1 whatever beta trains with, by the draws
-        of training. Of factor analysis its log-likelihood.
+        Mean evidence lower bound per row in each epoch, in nats, at beta = 1 whatever beta trains with, by the draws
+        of training. Where factor analysis is kept, its log-likelihood.
     validation_scores_ : ndarray
-        log p(x) of the rows that vote by networks that have not seen them, nats a row, at each vote.
+        Mean log p(x) of the held-out rows at each validation, nats a row.
     kl_per_dimension_ : ndarray of shape (n_components,)
         Mean over the training rows of KL(q(z_k | x) || p(z_k)), nats.
     n_active_ : int
@@ -143,7 +143,7 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         Variance of Gaussian columns given z, in the units of X squared; NaN for other columns, and for those that were
         constant.
     n_iter_ : int
-        Epochs done, over all calls of `partial_fit` or of `fit` with `warm_start`; 1 where factor analysis was kept.
+        Epochs done, over all calls of `partial_fit` or of `fit` with `warm_start`; 1 where factor analysis is kept.
     n_samples_seen_ : float
         Weight of the rows that `fit`, or all calls of `partial_fit`, learnt from.
     device_ : str
@@ -156,12 +156,12 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
     See Also
     --------
     FactorAnalysisEM : The linear model.
-    AutoencoderTransformer : Without a distribution of z.
+    AutoencoderTransformer : An autoencoder without a distribution of z.
 
     Notes
     -----
     Gaussian columns are centred and scaled inside; all likelihoods are those of the data as given. A column that is
-    constant in the training rows is left out of the network, and counts as normal with variance 1e-12.
+    constant in the training rows is left out of the network and treated as normal with variance 1e-12.
 
     References
     ----------
@@ -192,7 +192,7 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions(set(ACTIVATIONS))],
-        "likelihood": [str, list, tuple],
+        "likelihood": "no_validation",  # `read_columns` refuses others in words that name what an object lacks
         "noise": [StrOptions({"diag", "isotropic"}), Interval(Real, 0, None, closed="neither")],
         "beta": [Interval(Real, 0, None, closed="left")],
         "annealing": [StrOptions({"linear", "cyclical", "sigmoid"}), callable, None],
@@ -297,22 +297,24 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
                 "early_stopping='auto' or False, or inference='amortized'."
             )
 
-    def _columns_of(self, X):
-        return Columns.read(X, self.likelihood, self.noise, who=type(self).__name__)
+    def _read_columns(self, X):
+        return read_columns(X, self.likelihood, self.noise, who=type(self).__name__)
 
-    def _in_units(self, columns, numbers, weight):
-        """From nats of the model layout to nats of the data as given."""
-        jacobian = float(np.average(columns.log_jacobian(numbers), weights=weight))
+    def _custom_likelihoods(self, columns):
+        return fitted_likelihoods(columns, self.likelihood)
+
+    def _units(self, columns, numbers, weight):
+        jacobian = float(np.average(log_jacobian(numbers, columns), weights=weight))
         return lambda log_prob: log_prob + jacobian
 
-    def _votes(self, n, judged):
-        """Whether rows vote that a network has not seen: `judged` ones given for it, or some of n."""
-        return self.inference == "amortized" and bool(self.early_stopping) and (judged or n > 1)
+    def _validates(self, n_rows, given):
+        return self.inference == "amortized" and bool(self.early_stopping) and (given or n_rows > 1)
 
-    def _starts_linear(self, columns, votes):
-        """Whether the fit begins as factor analysis, and may end as it: votes must tell which."""
-        gaussian = all(block.kind == "gaussian" for block in columns.blocks) and isinstance(self.noise, str)
-        return votes and gaussian and self.encoder is None and self.decoder is None
+    def _fills_missing(self, columns, validates):
+        """Whether the fit begins as factor analysis, and may end as it: held-out rows must tell which."""
+        likelihood = model_likelihood(columns, self._custom_likelihoods(columns))
+        gaussian = isinstance(likelihood, Gaussian) and likelihood.learned
+        return validates and gaussian and self.encoder is None and self.decoder is None
 
     def _held_out(self, rows, X_val):
         if self.inference == "svi":
@@ -320,11 +322,11 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         return super()._held_out(rows, X_val)
 
     def _architecture_of(self, columns, with_mask):
-        asked = {"inference": self.inference, "likelihood": copy.deepcopy(self.likelihood), "noise": self.noise}
+        asked = {"inference": self.inference, "likelihood": likelihood_signature(self.likelihood), "noise": self.noise}
         return super()._architecture_of(columns, with_mask) | asked
 
-    def _build(self, columns, architecture, noise_floor=NOISE_FLOOR, **others):
-        """The model; `others` are settings in place of the estimator's."""
+    def _build(self, columns, architecture, exact=False, **others):
+        """The model of an architecture; `others` are settings in place of the estimator's."""
         settings = {"n_draws": self.n_draws, "objective": self.objective, "free_bits": self.free_bits}
         kind = VAE if architecture["inference"] == "amortized" else PerRowVAE
         return kind(
@@ -333,89 +335,71 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
             columns.width,
             architecture["hidden_layer_sizes"],
             ACTIVATIONS[architecture["activation"]],
-            columns.likelihood(noise_floor),
+            model_likelihood(columns, self._custom_likelihoods(columns), exact=exact),
             **settings | others,
-            encoder=architecture["encoder"],
-            decoder=architecture["decoder"],
+            encoder=self.encoder,
+            decoder=self.decoder,
         )
 
     def _fitted_model(self):
-        return self._build(self._columns, self._architecture, _noise_floor(self.nonlinear_))
+        model = self._build(self._columns, self._architecture, exact=not self.nonlinear_)
+        refuse_other_modules(self, model.module_signatures())
+        return model
 
-    def _beginning(self, rows, held, noise, architecture, votes, one_pass):
-        """The fit of an estimator that knows nothing yet."""
-        model, n = self._build(rows.columns, architecture), len(rows)
-        if not votes:
-            return Plain(model, rows, noise, self._plan(n, one_pass=one_pass))
-        linear_start, tied = self._starts_linear(rows.columns, votes), self.noise == "isotropic"
-        if linear_start and (not model.last or n < policy.FEW_ROWS and held is None):
-            return Linear(model, rows, noise, tied)
-        copies = self._copies(rows, held, noise)
-        if held is not None:
-            rows = rows.followed_by(held)
-        fallback = np.where(np.arange(len(rows)) < n, rows.weight, 0.0)
-        return Voted(
+    def _begin(self, model, rows, held_out, noise, *, validates, one_pass):
+        n = len(rows)
+        if not validates:
+            return SingleNetwork(model, rows, noise, self._plan(n, one_pass=one_pass))
+        from_linear = self._fills_missing(rows.columns, validates)
+        tied = from_linear and model.likelihood.noise == "isotropic"
+        if from_linear and (not model.last or n < defaults.FEW_ROWS and held_out is None):
+            found = factor_analysis(rows.Z, rows.weight, model.n_components, tied=tied)
+            return KnownResult(factor_analysis_result(model, rows, noise, found))
+        folds = folds_of(rows, held_out, noise.fold("validation"), self.validation_fraction)
+        if held_out is not None:
+            rows = rows.followed_by(held_out)
+        random_rate = None
+        if n <= defaults.RANDOM_RESTART_ROWS:
+            random_rate = self._plan(n, validates=True).learning_rate
+        return CrossValidatedNetwork(
             model,
             rows,
             noise,
-            self._plan(n, votes=True, begins_linear=linear_start),
-            copies,
-            linear_start=linear_start,
-            fallback_weight=fallback,
+            self._plan(n, validates=True, from_linear=from_linear),
+            folds,
+            from_factor_analysis=from_linear,
+            fallback_weight=np.where(np.arange(len(rows)) < n, rows.weight, 0.0),
             tied=tied,
-            n_draws=policy.draws_of_a_vote(len(rows)),
-            random_rate=self._plan(n, votes=True).learning_rate if n <= policy.FEW_ENOUGH_FOR_CHANCE else None,
+            n_draws=defaults.n_validation_draws(len(rows)),
+            random_rate=random_rate,
         )
 
-    def _copies(self, rows, held, noise):
-        n = len(rows)
-        if held is not None:
-            weight = np.concatenate([rows.weight, np.zeros(len(held))])
-            return Copies(weight[None], [np.arange(n, n + len(held))])
-        n_folds = policy.n_folds(n, rows.x.size)
-        copies = fold_copies(rows.weight, noise.fold("validation"), n_folds, self.validation_fraction)
-        if n < policy.PLENTY:
-            return copies
-        return Copies(copies.weight[1:], copies.held_out[1:])
-
-    def _params_to_go_on(self, model, rows):
+    def _params_to_go_on(self, model, earlier, rows):
         if self.inference == "svi":
             raise ValueError("inference='svi' knows the rows of one fit only and cannot go on; call fit anew.")
-        params = super()._params_to_go_on(model, rows)
+        params = super()._params_to_go_on(model, earlier, rows)
         if not self.nonlinear_ and "likelihood.noise" in params:
-            psi = torch.from_numpy(self.parameters_["likelihood.noise"]).exp()
+            psi = torch.from_numpy(earlier.parameters["likelihood.noise"]).exp()
             params["likelihood.noise"] = model.likelihood.raw(psi).float().to(rows.device)
         return params
 
-    def _weight_of_kl(self, one_pass):
-        multiplier, settles = (schedules.constant, lambda: 0.0) if one_pass else self._annealing()
-        cap = self.beta
-        return lambda fraction: cap * multiplier(fraction), settles
+    def _kl_weight(self, one_pass):
+        return kl_weight(self, self.beta, one_pass=one_pass)
 
-    def _auto(self, n, votes, begins_linear):
-        return policy.vae_defaults(n, votes, begins_linear)
+    def _auto(self, n_rows, *, validates, from_linear):
+        return defaults.vae_defaults(n_rows, validates=validates, from_factor_analysis=from_linear)
 
     # --------------------------------------------------------------------------------------------------- what it leaves
-    def _summary(self, prepared, settled):
+    def _summary(self, prepared, kept):
         """Whether the network was kept, and what the posteriors of the training rows and the noise look like."""
         rows = prepared.rows
-        nonlinear = settled.linear is None
-        model = self._build(rows.columns, prepared.architecture, _noise_floor(nonlinear))
-        params = one_member(settled.params)
-        dtype = next(iter(settled.params.values())).dtype
-        share = torch.from_numpy(rows.weight / rows.weight.sum())
-        kl, first, second = 0.0, 0.0, 0.0
-        with torch.no_grad():
-            for index, batch in batches(rows, settled.start, model, dtype):
-                q = model.encode(params, batch)
-                w = share[index].to(dtype=q.mean.dtype, device=rows.device)
-                kl = kl + w @ kl_to_standard_normal(*q)[0]
-                first, second = first + w @ q.mean[0], second + w @ q.mean[0].square()
-        variance = (second - first.square()).cpu().double().numpy()
-        noise = _noise_variance(rows.columns, model.likelihood, own(params))
-        return {
-            "nonlinear_": nonlinear,
-            "kl_per_dimension_": kl.cpu().double().numpy(),
+        model = self._build(rows.columns, prepared.architecture, exact=not kept.nonlinear)
+        params = one_member(kept.params)
+        kl, variance = posterior_summary(model, params, rows, kept.linear_path)
+        noise = noise_variance(model.likelihood, own(params), rows.columns)
+        return super()._summary(prepared, kept) | {
+            "nonlinear_": kept.nonlinear,
+            "kl_per_dimension_": kl,
             "n_active_": int((variance > _ACTIVE).sum()),
             **({} if noise is None else {"noise_variance_": noise}),
         }
@@ -448,8 +432,8 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         mean, std : ndarrays of shape (n_samples, n_components)
             Means and standard deviations of the factorised normal posterior.
         """
-        work = self._inferred(X)
-        q = work.by_row(lambda batch: torch.cat(work.model.encode(work.params, batch), -1)[0])
+        rows = self._inferred(X)
+        q = rows.by_row(lambda batch: torch.cat(rows.model.encode(rows.params, batch), -1)[0])
         mean, log_variance = np.split(q, 2, axis=1)
         return mean, np.exp(0.5 * log_variance)
 
@@ -476,7 +460,7 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         check_is_fitted(self)
         row = torch.arange(check_n_samples(n_samples))
         device = inference_device(self.device)
-        model, params = self._model_at(device, torch.float32)
+        model, params = self._model_on(device, torch.float32)
         noise, parts = Noise(draw_seed(random_state)), row.split(rows_at_once(model.n_outputs))
         with torch.no_grad():
             drawn = [self._drawn(model, params, noise, row.to(device)) for row in parts]
@@ -506,13 +490,12 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
             Nats.
         """
         exact = self._linear_model() if n_draws is None else None
-        work = self._inferred(X)
+        fitted = self._inferred(X)
         if exact is not None:
-            log_prob = linear.at_work(exact, work.rows.Z, fa.log_prob)
+            log_prob = evaluate(fa.log_prob, exact, fitted.rows.Z)
         else:
-            epsilon = self._draws(_SCORE_DRAWS if n_draws is None else n_draws, work)
-            log_prob = work.by_row(partial(_log_evidence, work, epsilon), epsilon.shape[1])
-        return (log_prob + self._columns.log_jacobian(work.numbers)).astype(work.out)
+            log_prob = self._by_draws(vae_evaluation.log_evidence, fitted, n_draws)
+        return (log_prob + log_jacobian(fitted.numbers, self._columns)).astype(fitted.numbers.dtype)
 
     def elbo(self, X, inference=None):
         """Bound log p(x) of each row from below, at beta = 1.
@@ -533,10 +516,11 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
         """
         if inference not in (None, "amortized", "svi"):
             raise ValueError(f"inference must be None, 'amortized' or 'svi', but it is {inference!r}.")
-        work = self._inferred(X, inference)
-        epsilon = _balanced(self._draws(max(_ELBO_DRAWS // 2, work.model.n_components), work))
-        bound = work.by_row(partial(_expected_bound, work, epsilon), epsilon.shape[1])
-        return (bound + self._columns.log_jacobian(work.numbers)).astype(work.out)
+        fitted = self._inferred(X, inference)
+        epsilon = vae_evaluation.balanced(_draws(max(_ELBO_DRAWS // 2, fitted.model.n_components), fitted))
+        of_batch = partial(vae_evaluation.expected_bound, fitted.model, fitted.params, epsilon=epsilon)
+        bound = fitted.by_row(of_batch, epsilon.shape[1])
+        return (bound + log_jacobian(fitted.numbers, self._columns)).astype(fitted.numbers.dtype)
 
     def impute(self, X, n_draws=None):
         """Fill missing cells with what the model expects of them, given the rest of the row.
@@ -557,127 +541,64 @@ class VAETransformer(AnnealingMixin, LikelihoodScoreMixin, NetworkTransformer):
             nearest. All else gives an ndarray.
         """
         exact = self._linear_model() if n_draws is None else None
-        work = self._inferred(X)
-        rows = work.rows
+        fitted = self._inferred(X)
+        rows = fitted.rows
         if rows.observed is None:
             values = rows.x
         elif exact is not None:
-            values = linear.expected(exact, rows.x, rows.observed)
+            values = expected(exact, rows.x, rows.observed)
         else:
-            epsilon = self._draws(_SCORE_DRAWS if n_draws is None else n_draws, work)
-            values = work.by_row(partial(_expected_cells, work, epsilon), epsilon.shape[1])
-        return self._columns.fill(X, work.numbers, self._columns.decode(values))
+            values = self._by_draws(vae_evaluation.expected_cells, fitted, n_draws)
+        return fill_missing(X, fitted.numbers, decode(values, self._columns), self._columns)
 
     # -------------------------------------------------------------------------------------------- what prediction needs
-    def _means(self, model, params, z):
+    def _decoded(self, model, params, z):
         return model.likelihood.mean(model.decode(params, z), own(params))
 
+    @staticmethod
+    def _by_draws(function, fitted, n_draws):
+        """Apply `function(model, params, batch, epsilon)` to all rows, by `n_draws` draws of z (None: 128)."""
+        epsilon = _draws(_SCORE_DRAWS if n_draws is None else n_draws, fitted)
+        return fitted.by_row(partial(function, fitted.model, fitted.params, epsilon=epsilon), epsilon.shape[1])
+
     def _inferred(self, X, inference=None):
-        """The fitted model and these rows, with posteriors as the fit has them or as asked."""
-        work = self._at_work(X)
-        return self._refined(work) if (inference or self._architecture["inference"]) == "svi" else work
+        """The fitted model and these rows, with posteriors by the encoder or ("svi") of each row's own."""
+        fitted = self._fitted_rows(X)
+        return self._refined(fitted) if (inference or self._architecture["inference"]) == "svi" else fitted
 
-    def _refined(self, work):
-        """With a posterior of each row's own, raised while the decoder stays."""
+    def _refined(self, fitted):
+        """Raise the bound of each row over a posterior of its own, while the decoder stays."""
         asked = self._architecture | {"inference": "svi"}
-        floor = _noise_floor(self.nonlinear_)
-        model = self._build(self._columns, asked, floor, n_draws=_SVI_DRAWS, fixed=work.params)
-        params = model.init_rows(len(work.rows), work.dtype)
+        exact = not self.nonlinear_
+        model = self._build(self._columns, asked, exact, n_draws=_SVI_DRAWS, fixed=fitted.params)
+        dtype = fitted.dtype
+        params = model.init_rows(len(fitted.rows), dtype)
         if self._architecture["inference"] == "amortized":
-            q = work.by_row(lambda batch: torch.cat(work.model.encode(work.params, batch), -1)[0])
-            base = base_for(work.start, work.rows, model.n_components, work.dtype)
-            base = 0.0 if base is None else base[0].cpu().numpy()
-            params = {"row.posterior": torch.from_numpy(q - base)[None].to(work.dtype)}
-        n = len(work.rows)
-        summed = replace(work.rows, weight=np.full(n, float(n)))  # not a mean: no row's steps depend on the others
-        fit = Plain(model, summed, Noise(0), _svi_plan(n), params, work.start, dtype=work.dtype)
-        (outcome,) = climb([fit.task])
-        return Work(model, work.params | outcome.params, work.rows, work.start, work.dtype, work.numbers)
-
-    def _draws(self, n_draws, work):
-        """Standard normal draws, (1, n_draws, 1, n_components), the same for every row and every call."""
-        if not isinstance(n_draws, Integral) or isinstance(n_draws, bool) or n_draws < 1:
-            raise ValueError(f"n_draws must be a whole number >= 1, but it is {n_draws!r}.")
-        draws = Noise(0).fold("score").normal(torch.arange(n_draws), work.model.n_components, work.dtype)
-        return draws[None, :, None].to(work.rows.device)
+            q = fitted.by_row(lambda batch: torch.cat(fitted.model.encode(fitted.params, batch), -1)[0])
+            heads = heads_of_path(fitted.linear_path, fitted.rows, model.n_components, dtype)
+            heads = 0.0 if heads is None else heads[0].cpu().numpy()
+            params = {"row.posterior": torch.from_numpy(q - heads)[None].to(dtype)}
+        refined = fit_row_posteriors(model, fitted.rows, params, fitted.linear_path, dtype)
+        return replace(fitted, model=model, params=fitted.params | refined)
 
     def _linear_model(self):
         """The model as factor analysis, where that is what it is: its likelihood needs no draws."""
         check_is_fitted(self)
         if not self.nonlinear_:
-            return self._fitted_start().base
-        if (
-            self._architecture["hidden_layer_sizes"]
-            or self._architecture["decoder"] is not None
-            or not self._gaussian()
-        ):
+            return self._fitted_linear_path().posterior
+        if self._architecture["hidden_layer_sizes"] or self._architecture["decoder"] is not None:
             return None
         model = self._build(self._columns, self._architecture)
+        if not isinstance(model.likelihood, Gaussian):
+            return None
         arrays = {name: torch.from_numpy(array).double() for name, array in self.parameters_.items()}
         psi = model.likelihood.variance(own(arrays), self._columns.width)
         return fa.Params(arrays["decoder.0.bias"], arrays["decoder.0.weight"].mT, psi.double())
 
-    def _gaussian(self):
-        return all(block.kind == "gaussian" for block in self._columns.blocks)
 
-
-def _noise_floor(nonlinear):
-    """Factor analysis has none of the network's: its noise is what it is."""
-    return NOISE_FLOOR if nonlinear else 0.0
-
-
-def _log_evidence(work, epsilon, batch):
-    """log p(x) by importance weighting, (n_rows,)."""
-    weights = work.model.log_weights(work.params, batch, epsilon)[0]
-    log_base = work.model.likelihood.log_base(batch.x)[0]
-    return weights.logsumexp(0) - math.log(len(weights)) + log_base
-
-
-def _expected_bound(work, epsilon, batch):
-    """The bound, its expectation over draws or in closed form, (n_rows,)."""
-    model, params = work.model, work.params
-    q = model.encode(params, batch)
-    if model.closed_form:
-        log_prob = model.expected_log_prob(params, batch.x, q)
-    else:
-        log_prob = model.log_prob(params, batch.x, at(q, epsilon)).mean(1)
-    return (log_prob - kl_to_standard_normal(*q).sum(-1) + model.likelihood.log_base(batch.x))[0]
-
-
-def _expected_cells(work, epsilon, batch):
-    """E[x | what was observed of it] by importance weighting, (n_rows, width)."""
-    model, params = work.model, work.params
-    z = at(model.encode(params, batch), epsilon)
-    share = model.log_weights(params, batch, epsilon).softmax(1)
-    means = model.likelihood.mean(model.decode(params, z), own(params))
-    return (share[..., None] * means).sum(1)[0]
-
-
-def _balanced(epsilon):
-    """Twice as many draws, (1, 2 S, 1, K), with mean 0 and covariance I to rounding; S at least K.
-
-    An expectation over them is exact for functions of second degree, such as the log-likelihood of a linear decoder.
-    """
-    q, _ = torch.linalg.qr(epsilon[0, :, 0])
-    draws = q * math.sqrt(len(q))
-    return torch.cat([draws, -draws])[None, :, None]
-
-
-def _noise_variance(columns, likelihood, own_parameters):
-    """Of the gaussian columns in the units of X, NaN for the others; None where no column is gaussian."""
-    variance = np.full(columns.n_features, np.nan)
-    for number, block in enumerate(columns.blocks):
-        if block.kind != "gaussian":
-            continue
-        part, names = likelihood, own_parameters
-        if isinstance(likelihood, Mixed):
-            part = likelihood.parts[number][0]
-            prefix = f"{number}."
-            names = {key.removeprefix(prefix): value for key, value in names.items() if key.startswith(prefix)}
-        psi = part.variance(names, block.stop - block.start).reshape(-1).detach().cpu().double().numpy()
-        variance[list(block.columns)] = psi * columns.scale[block.span] ** 2
-    return None if np.isnan(variance).all() else variance
-
-
-def _svi_plan(n):
-    return gradient.Plan(_SVI_STEPS, n, _SVI_RATE, rate_schedule=schedules.cosine)
+def _draws(n_draws, fitted):
+    """Standard normal draws, (1, n_draws, 1, n_components), the same for every row and every call."""
+    if not isinstance(n_draws, Integral) or isinstance(n_draws, bool) or n_draws < 1:
+        raise ValueError(f"n_draws must be a whole number >= 1, but it is {n_draws!r}.")
+    draws = Noise(0).fold("score").normal(torch.arange(n_draws), fitted.model.n_components, fitted.dtype)
+    return draws[None, :, None].to(fitted.rows.device)

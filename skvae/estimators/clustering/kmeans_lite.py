@@ -1,4 +1,4 @@
-"""Clustering: K-means."""
+"""K-means clustering."""
 
 import warnings
 from numbers import Integral, Real
@@ -12,9 +12,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skvae._compat import Interval, StrOptions, check_sample_weight, fit_context
 from skvae._sparse import merged
 from skvae._tensors import explain_out_of_memory, inference_device, torch_dtype
-from skvae.estimators._base import Estimator
+from skvae.estimators._base import Continuation, Estimator
 from skvae.estimators._checks import refuse_another_number
-from skvae.estimators.clustering._lloyd import LloydFit, LloydWatcher, nearest, placed_in_turn, total
+from skvae.estimators.clustering._lloyd import InertiaWatcher, TrainingRun, nearest, placed_in_turn
 from skvae.models.clustering import kmeans
 
 
@@ -25,9 +25,10 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
 
         sum_n w_n min_k |x_n - c_k|^2
 
-    is low, by Lloyd's iterations from a good start. A drop-in for scikit-learn's ``KMeans``: from the same start it
-    finds the same clusters. It starts large fits from the clusters of a sample, looks only at rows whose cluster may
-    have changed, and can run on a GPU. Read more in the :doc:`user guide </user_guide/clustering>`.
+    is low, by Lloyd's iterations from good initial centres. A drop-in for scikit-learn's ``KMeans``: from the same
+    initial centres it finds the same clusters. Large fits begin from the clusters of a sample; only rows whose cluster
+    may have changed are looked at again; it can run on a GPU. Read more in the
+    :doc:`user guide </user_guide/clustering>`.
 
     Parameters
     ----------
@@ -35,27 +36,28 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         Number K of clusters.
     init : {"k-means++", "k-means||", "random"}, callable or array-like of shape (n_clusters, n_features), \
             default="k-means++"
-        Where the centres start. "k-means++": rows that lie far apart, each the best of 2 + log(K) draws. In large fits
-        they come from a sample (a tenth of the rows, at least 10,000 and 300 a cluster; half of all rows must be more
-        than that): the best of three such starts after a few iterations on it, and K-means on the sample goes first.
+        The initial centres. "k-means++": rows that lie far apart, each the best of 2 + log(K) draws. Large fits take
+        them from K-means on a sample: a tenth of the rows, at least 10,000 and 300 a cluster, if that is less than half
+        of all rows. There, the best of three k-means++ draws after a few iterations goes on.
         "k-means||": rows that lie far apart, drawn many at a time; for many clusters. "random": rows drawn by weight.
         A callable is given X, `n_clusters` and `random_state`, and returns centres.
     n_init : int or "auto", default="auto"
-        Number of starts, of which the one with the lowest inertia is kept. "auto": 10 for "random" and callables, else
-        1.
+        Number of restarts, each from initial centres of its own; the one with the lowest inertia is kept. "auto": 10
+        for "random" and callables, else 1.
     max_iter : int, default=300
-        Iterations from one start.
+        Iterations of one restart.
     tol : float, default=1e-4
         Stop when the squared shift of all centres together is at most `tol` times the mean variance of the columns, or
         no row changes its cluster.
     verbose : int, default=0
-        1 prints about ten lines a start, 2 a line every iteration. For a bar: `set_callbacks(ProgressBar())`.
+        1 prints about ten lines a restart, 2 a line every iteration. For a bar: `set_callbacks(ProgressBar())`.
     random_state : int, RandomState instance or None, default=None
-        Seed of the start. None draws a fresh one from the system, without touching NumPy's global generator.
+        Seed of the initial centres. None draws a fresh one from the system, without touching NumPy's global generator.
     copy_x : bool, default=True
         Accepted for scikit-learn's sake: X is never changed.
     algorithm : {"lloyd", "elkan"}, default="lloyd"
-        Accepted for scikit-learn's sake: both find the same clusters, and bounds on distances are used where they pay.
+        Accepted for scikit-learn's sake: both find the same clusters. Bounds on distances are used where they save
+        time.
     device : str, default="auto"
         Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
     batch_size : int or "auto", default="auto"
@@ -64,13 +66,13 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
     Attributes
     ----------
     cluster_centers_ : ndarray of shape (n_clusters, n_features)
-        Of the dtype of X: float32 or float64.
+        The centres, of the dtype of X: float32 or float64.
     labels_ : int32 ndarray of shape (n_samples,)
-        Nearest of these centres for each row of `fit`, or of the last call of `partial_fit`: what `predict` gives.
+        Number of the nearest centre for each row of `fit`, or of the last call of `partial_fit`, as `predict` gives.
     inertia_ : float
         Weighted sum of squared distances of the same rows to these centres.
     n_iter_ : int
-        Iterations from the best start; after `partial_fit`, the number of calls.
+        Iterations of the best restart; after `partial_fit`, the number of calls.
     lower_bounds_ : ndarray of shape (n_iter,)
         Minus the inertia per unit of weight before each iteration.
     device_ : str
@@ -87,9 +89,9 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
 
     Notes
     -----
-    A cluster that loses all its rows is given one of the rows farthest from their centres, if any lies away from its
-    own. Rows given w times and rows of weight w make the same fit; rows of weight zero count for nothing but
-    have a label.
+    A cluster that loses all its rows gets one of the rows farthest from their centres, if any row differs from its own
+    centre. Rows given w times and rows of weight w make the same fit; rows of weight zero change nothing, but get a
+    label.
 
     References
     ----------
@@ -164,7 +166,7 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         y : ignored
             Present for scikit-learn's convention.
         sample_weight : array-like of shape (n_samples,) or None, default=None
-            Weight of each row, not negative; None weighs all the same. It counts in drawing the start, too.
+            Weight of each row, not negative; None weighs all the same. It also counts in drawing initial centres.
 
         Returns
         -------
@@ -173,8 +175,7 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         Raises
         ------
         ValueError
-            If X holds NaN or infinity, has fewer rows than `n_clusters`, or the weights or centres to start from do not
-            fit it.
+            If X holds NaN or infinity, has fewer rows than `n_clusters`, or weights or initial centres do not match it.
 
         Warns
         -----
@@ -184,21 +185,21 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         with self._unchanged_on_error(), explain_out_of_memory("use device='cpu'"):
             checked = self._check_X(X, reset=True)
             self._check_size(checked)
-            lloyd = LloydFit(self, checked, sample_weight)
-            with LloydWatcher(self, X, y, self.max_iter, lloyd.attributes, n_starts=lloyd.n_starts) as watcher:
-                fit = lloyd.ascend(watcher)
-            found = lloyd.attributes(fit.params)
+            run = TrainingRun(self, checked, sample_weight)
+            with InertiaWatcher(self, X, y, self.max_iter, run.attributes, n_restarts=run.n_restarts) as watcher:
+                fit = run.ascend(watcher)
+            found = run.attributes(fit.params)
             self._warn_of_few_clusters(found["labels_"])
             return self._set(
                 **found,
                 n_iter_=fit.n_iter,
                 lower_bounds_=np.array(fit.lower_bounds),
-                device_=str(lloyd.device),
+                device_=str(run.device),
             )
 
     @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None, sample_weight=None):
-        """Let some more rows pull their nearest centres, each cluster weighed by all the rows that it has had.
+        """Move each centre towards the new rows nearest to it, by their share of all rows that it has had.
 
         The first call on an estimator that was not fitted draws centres from its rows, as `init` says.
 
@@ -221,25 +222,26 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
             If the first call has too few rows, or `n_clusters` is no longer the number of the centres.
         """
         with self._unchanged_on_error(), explain_out_of_memory("use device='cpu'"):
-            goes_on = hasattr(self, "cluster_centers_")
-            X = self._check_X(X, reset=not goes_on)
-            if goes_on:
-                self._refuse_other_clusters()
+            fitted = hasattr(self, "cluster_centers_")
+            continuation = Continuation.PARTIAL_FIT if fitted else Continuation.FRESH
+            X = self._check_X(X, reset=not continuation.continues)
+            if continuation.continues:
+                refuse_another_number(self, "clusters", len(self.cluster_centers_))
                 X = X.astype(self.cluster_centers_.dtype, copy=False)
+                centres, weights, n_iter = self.cluster_centers_, self._weights, self.n_iter_
             else:
                 self._check_size(X)
-            lloyd = LloydFit(self, X, sample_weight)
-            seen, before = (self._weights, self.cluster_centers_) if goes_on else (np.zeros(self.n_clusters), None)
-            bound, weights, centres = lloyd.one_step(before, seen)
-            labels, distances = nearest(X, centres, lloyd.device)
-            n_iter = self.n_iter_ + 1 if goes_on else 1
+                centres, weights, n_iter = None, np.zeros(self.n_clusters), 0
+            run = TrainingRun(self, X, sample_weight)
+            bound, weights, centres = run.one_step(centres, weights)
+            labels, distances = nearest(X, centres, run.device)
             return self._set(
                 cluster_centers_=centres,
                 labels_=labels,
-                inertia_=total(distances, check_sample_weight(sample_weight, X, dtype=np.float64)),
-                n_iter_=n_iter,
+                inertia_=float(distances @ run.sample_weight),
+                n_iter_=n_iter + 1,
                 lower_bounds_=np.array([bound]),
-                device_=str(lloyd.device),
+                device_=str(run.device),
                 _weights=weights,
             )
 
@@ -336,7 +338,8 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         """
         X = self._check_fitted_X(X)
         weight = check_sample_weight(sample_weight, X, dtype=np.float64)
-        return -total(nearest(X, self._centres_for(X), inference_device(self.device))[1], weight)
+        _, distances = nearest(X, self._centres_for(X), inference_device(self.device))
+        return -float(distances @ weight)
 
     def _check_X(self, X, *, reset):
         X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], order="C", reset=reset)
@@ -350,9 +353,6 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         if X.shape[0] < self.n_clusters:
             raise ValueError(f"n_samples={X.shape[0]} should be >= n_clusters={self.n_clusters}.")
 
-    def _refuse_other_clusters(self):
-        refuse_another_number(self, "clusters", len(self.cluster_centers_))
-
     def _centres_for(self, X):
         return self.cluster_centers_.astype(X.dtype, copy=False)
 
@@ -363,7 +363,7 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
                 f"Number of distinct clusters ({n_found}) found smaller than n_clusters ({self.n_clusters}). Possibly "
                 "due to duplicate points in X.",
                 ConvergenceWarning,
-                stacklevel=4,  # who called `fit`
+                stacklevel=4,  # the caller of `fit`
             )
 
     @property
@@ -375,6 +375,3 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         tags.input_tags.sparse = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
-
-
-# ------------------------------------------------------------------------------------------------------------- placing

@@ -1,20 +1,18 @@
-"""What factor analysis and probabilistic PCA share: the ways from a table to moments or rows, and all prediction."""
+"""What factor analysis and probabilistic PCA share: fitting to rows, statistics or a covariance, and all prediction."""
 
+import abc
 import functools
 import math
 import warnings
-from numbers import Real
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import assert_all_finite, check_array
+from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skvae._compat import check_sample_weight, fit_context
-from skvae._rounding import is_constant
+from skvae._compat import fit_context
 from skvae._tensors import (
     Noise,
     Table,
@@ -26,60 +24,65 @@ from skvae._tensors import (
     to_read,
 )
 from skvae.engines import em
-from skvae.estimators._base import Estimator, LikelihoodScoreMixin
+from skvae.estimators._base import Continuation, Estimator, LikelihoodScoreMixin
 from skvae.estimators._checks import check_n_samples, draw_seed
 from skvae.estimators._progress import FitWatcher
+from skvae.estimators.decomposition._training_data import (
+    FLOAT,
+    from_statistics,
+    merged_rows,
+    patterns_a_batch,
+    statistics_of_both,
+    statistics_of_covariance,
+    statistics_of_rows,
+    training_data,
+)
 from skvae.models.decomposition import factor_analysis as fa
-from skvae.tables.checks import refuse_empty_columns
-from skvae.tables.column_statistics import column_means_and_variances
 from skvae.tables.frames import imputed
-from skvae.tables.weights import weigh
 
-_FLOAT = torch.float64  # sufficient statistics and K x K systems, whatever the dtype of X
-_PROBED_ROWS = 256
-_OFF_CENTRE = 10.0  # standard deviations from 0 at which rows are centred before their products are summed
-_HELD_CELLS = 2**24  # of rows with missing cells: up to here, batches are made once and kept
-_NARROW = 2**11  # columns up to which a covariance is cheap, however few rows it is of
-_PATTERN_CELLS = 2**21  # of K x K matrices, one a pattern of missing cells, at once
+_DTYPES = [np.float64, np.float32]
 
 
-class Evidence(NamedTuple):
-    """What an ascent needs to know of the data.
+class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimator, abc.ABC):
+    """A model x ~ N(mu, W W' + Psi), however it is fitted.
 
-    Attributes
-    ----------
-    batches : list or iterable
-        Of the engine, measured from `origin`.
-    origin : ndarray of shape (n_features,)
-        The mean, for which `mu` is 0 where all cells were seen.
-    variance : ndarray of shape (n_features,)
-        0 for constant columns.
-    n : float
-        Weight of the rows.
-    n_rows : float
-        Their number, as `_n_rows` has it.
-    moments : dict or None
-        Of "n", "n_rows", "mean" and "S", where they were computed of all rows.
-    complete : bool
-        Whether no cell is missing.
+    The abstract methods below are what a subclass must give. Fitted attributes that this class reads are `components_`,
+    `mean_`, `noise_variance_` and those of `record`.
     """
 
-    batches: object
-    origin: np.ndarray
-    variance: np.ndarray
-    n: float
-    n_rows: float
-    moments: dict | None = None
-    complete: bool = True
+    # ---------------------------------------------------------------------------------------- what a subclass must give
+    @abc.abstractmethod
+    def _n_components(self, n_features, n_rows):
+        """Number K of factors for a table of this shape, as an int."""
 
+    @abc.abstractmethod
+    def _fitted_attributes(self, data, watch, continuation):
+        """Fit the model and return all fitted attributes, those of `record` among them.
 
-class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimator):
-    """What follows from x ~ N(mu, W W' + Psi), however it was fitted.
+        Parameters
+        ----------
+        data : TrainingData
+        watch : callable
+            (max_iter, attributes) -> `FitWatcher`, where `attributes` turns parameters into fitted attributes.
+        continuation : Continuation
+            Whether to begin from the fitted parameters.
 
-    A subclass gives `_loadings()`, W of uncorrelated factors as (D, K); `_noise()`, the diagonal of Psi;
-    `_reported(Z)`, scores of its own factors from those of the uncorrelated; `_pattern()`, their loadings;
-    `_n_components` of a number of columns and of rows; and `_fitted`, the attributes that a fit leaves.
-    """
+        Returns
+        -------
+        attributes : dict
+        """
+
+    @abc.abstractmethod
+    def _loadings(self):
+        """W of uncorrelated factors, a float64 ndarray of shape (n_features, n_components)."""
+
+    @abc.abstractmethod
+    def _pattern(self):
+        """Loadings of the factors whose scores `transform` gives, an ndarray of shape (n_features, n_components)."""
+
+    @abc.abstractmethod
+    def _scores(self, X):
+        """Scores of checked rows, as `transform` gives them."""
 
     # ------------------------------------------------------------------------------------------------------- fitting
     @fit_context(prefer_skip_nested_validation=True)
@@ -112,14 +115,15 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
             If `max_iter` was reached, or a noise variance fell to its floor; names the column.
         """
         with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
-            checked = self._check_X(X, reset=True, min_samples=2, finite=False)  # `_evidence` looks
-            self._check_K(checked.shape[1])
+            checked = validate_data(self, X, reset=True, ensure_min_samples=2, dtype=_DTYPES, ensure_all_finite=False)
+            _refuse_many_components(self.n_components, checked.shape[1])
             device = resolve_device(self.device)
-            given = self._checked_weight(checked, sample_weight)
-            n_rows = _n_rows(checked, given)
-            rows, weight = weigh(checked, given)
-            evidence = self._evidence(rows, weight, n_rows, device)
-            return self._set(**self._fitted(evidence, X, y, checked.dtype, device))
+            name = type(self).__name__
+            rows, weight, n_rows = merged_rows(checked, sample_weight, name, min_rows=2)
+            K = self._n_components(rows.shape[1], n_rows)
+            data = training_data(rows, weight, n_rows, K, batch_size=self.batch_size, device=device, name=name)
+            watch = functools.partial(FitWatcher, self, X, y)
+            return self._set(**self._fitted_attributes(data, watch, Continuation.FRESH))
 
     @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None, sample_weight=None):
@@ -148,45 +152,26 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
             rows than columns.
         """
         with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
-            goes_on = hasattr(self, "components_")
-            checked = self._check_X(X, reset=not goes_on)
-            self._check_K(checked.shape[1])
+            continuation = Continuation.PARTIAL_FIT if hasattr(self, "components_") else Continuation.FRESH
+            checked = validate_data(
+                self, X, reset=not continuation.continues, dtype=_DTYPES, ensure_all_finite="allow-nan"
+            )
+            _refuse_many_components(self.n_components, checked.shape[1])
             device = resolve_device(self.device)
-            moments = self._united(checked, sample_weight, device, goes_on)
-            evidence = _evidence_of(moments, device)
-            goes_on = goes_on and self._moments["n_rows"] > checked.shape[1]  # fewer may have led where EM stays
+            before = self._sufficient_statistics if continuation.continues else None
+            _refuse_unknown_covariance(checked, continuation, before)
+            rows, weight, n_rows = merged_rows(checked, sample_weight, type(self).__name__)
+            statistics = statistics_of_rows(rows, weight, n_rows, self.batch_size, device)
+            if continuation.continues:
+                statistics = statistics_of_both(before, statistics)
+                if before["n_rows"] <= checked.shape[1]:  # from so few rows EM may have ended where it would stay
+                    continuation = Continuation.FRESH
+            data = from_statistics(statistics, checked.dtype, device)
+            watch = functools.partial(FitWatcher, self, X, y)
             with warnings.catch_warnings():
-                if moments["n_rows"] <= checked.shape[1]:  # of so few rows, noise at its floor is no news
+                if data.n_rows <= checked.shape[1]:  # noise variances of so few rows fall to their floor as a rule
                     warnings.simplefilter("ignore", ConvergenceWarning)
-                return self._set(**self._fitted(evidence, X, y, checked.dtype, device, goes_on))
-
-    def _united(self, checked, sample_weight, device, goes_on):
-        """Moments of the rows seen so far and of the new ones."""
-        if np.isnan(checked).any():
-            raise ValueError(
-                "partial_fit keeps means and covariances, which missing cells do not have, but X contains NaN; "
-                "use fit with all rows."
-            )
-        if goes_on and self._moments is None:
-            raise ValueError(
-                "partial_fit cannot go on from a fit with missing cells or with fewer rows than columns, which kept no "
-                "covariance; begin with partial_fit on a fresh clone."
-            )
-        given = self._weights_of(checked, sample_weight)
-        rows, weight = weigh(checked, given)
-        shift = _rough_centre(rows)
-        table = Table(rows, device, _FLOAT, weight=weight, shift=shift, allow_missing=False)
-        new = self._moments_of(table, shift, _n_rows(checked, given))
-        if not goes_on:
-            return new
-        both = fa.union(
-            *(
-                fa.Moments(*(torch.as_tensor(m[name], dtype=_FLOAT) for name in ("n", "mean", "S")))
-                for m in (self._moments, new)
-            )
-        )
-        n_rows = self._moments["n_rows"] + new["n_rows"]
-        return {"n": float(both.n), "n_rows": n_rows, "mean": both.mean.numpy(), "S": both.S.numpy()}
+                return self._set(**self._fitted_attributes(data, watch, continuation))
 
     @fit_context(prefer_skip_nested_validation=True)
     def fit_covariance(self, S, n_samples, mean=None):
@@ -212,31 +197,12 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
             If S is not a covariance matrix, or mean not of its width.
         """
         with self._unchanged_on_error():
-            moments, dtype = self._checked_covariance(S, n_samples, mean)
-            self._check_K(len(moments["mean"]))
-            device = resolve_device(self.device)
-            return self._set(**self._fitted(_evidence_of(moments, device), S, None, dtype, device))
-
-    def _checked_covariance(self, S, n_samples, mean):
-        checked = validate_data(self, S, reset=True, dtype=[np.float64, np.float32], ensure_all_finite=False)
-        matrix = checked.astype(np.float64)
-        if not np.isfinite(matrix).all():
-            raise ValueError("S must be a covariance matrix, but it holds NaN or infinity.")
-        scale = np.abs(matrix).max()
-        if matrix.shape[0] != matrix.shape[1] or not np.allclose(matrix, matrix.T, rtol=0, atol=1e-6 * scale):
-            raise ValueError(
-                f"S must be a symmetric matrix, but its shape is {matrix.shape} or it equals no transpose."
-            )
-        lowest = np.linalg.eigvalsh(matrix)[0]
-        if lowest < -1e-6 * scale:
-            raise ValueError(f"S must be a covariance matrix, but it has the eigenvalue {lowest:.3g} < 0.")
-        if not isinstance(n_samples, Real) or isinstance(n_samples, bool) or not 0 < n_samples < math.inf:
-            raise ValueError(f"n_samples must be a positive number of rows, but it is {n_samples!r}.")
-        mean = np.zeros(len(matrix)) if mean is None else np.array(mean, dtype=np.float64)
-        if mean.shape != (len(matrix),) or not np.isfinite(mean).all():
-            raise ValueError(f"mean must hold {len(matrix)} finite numbers, one a column, but it is {mean!r}.")
-        n = float(n_samples)
-        return {"n": n, "n_rows": n, "mean": mean, "S": (matrix + matrix.T) / 2}, checked.dtype
+            checked = validate_data(self, S, reset=True, dtype=_DTYPES, ensure_all_finite=False)
+            statistics = statistics_of_covariance(checked, n_samples, mean)
+            _refuse_many_components(self.n_components, len(checked))
+            data = from_statistics(statistics, checked.dtype, resolve_device(self.device))
+            watch = functools.partial(FitWatcher, self, S, None)
+            return self._set(**self._fitted_attributes(data, watch, Continuation.FRESH))
 
     def fit_transform(self, X, y=None, sample_weight=None):
         """Fit to X and give the scores of its rows.
@@ -256,120 +222,20 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
         """
         return self.fit(X, y, sample_weight=sample_weight).transform(X)
 
-    # ----------------------------------------------------------------------------------------------------- gathering
-    def _check_X(self, X, *, reset, min_samples=1, finite="allow-nan"):
-        return validate_data(
-            self,
-            X,
-            reset=reset,
-            dtype=[np.float64, np.float32],
-            ensure_all_finite=finite,
-            ensure_min_samples=min_samples,
-        )
-
-    def _weights_of(self, X, sample_weight):
-        if sample_weight is None:
-            return None
-        return check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-
-    def _checked_weight(self, X, sample_weight):
-        weight = self._weights_of(X, sample_weight)
-        if weight is not None and np.count_nonzero(weight) == 1:
-            raise ValueError(
-                f"{type(self).__name__} needs at least 2 rows, but sample_weight is zero for all but 1 sample."
-            )
-        return weight
-
-    def _check_K(self, n_features):
-        if self.n_components is not None and self.n_components > n_features:
-            raise ValueError(
-                f"n_components={self.n_components} asks for more factors than X has columns, n_features={n_features}; "
-                "lower it."
-            )
-
-    def _evidence(self, X, weight, n_rows, device):
-        """Moments if there are as many rows as columns, else rows; those with missing cells always as rows.
-
-        Of wide tables, rows that only their weights make many stay rows: their D x D moments would cost more.
-        """
-        n = float(len(X) if weight is None else weight.sum())
-        if len(X) >= X.shape[1] or n_rows >= X.shape[1] <= _NARROW:
-            shift = _rough_centre(X)
-            table = Table(X, device, _FLOAT, weight=weight, shift=shift, allow_missing=False)
-            moments = self._moments_of(table, shift, n_rows)
-            if np.isfinite(moments["mean"]).all():  # one pass over the rows finds the rare cell that is not
-                return _evidence_of(moments, device)
-        assert_all_finite(X, allow_nan=True, estimator_name=type(self).__name__, input_name="X")
-        if not np.isnan(X).any():
-            return self._evidence_of_rows(X, weight, n, n_rows, device)
-        return self._evidence_with_gaps(X, weight, n, n_rows, device)
-
-    def _moments_of(self, table, shift, n_rows):
-        D = table.shape[1]
-        size = rows_a_batch(self.batch_size, D, table.device)
-        if self.batch_size == "auto":  # each batch adds D x D products to the sums
-            size = max(size, 3 * D)
-        shift = torch.zeros(D, dtype=_FLOAT) if shift is None else torch.as_tensor(shift, dtype=_FLOAT)
-        shift = shift.to(table.device)
-        n, mean, S = fa.moments(em.summed(fa.sums, table.batches(size)), shift)
-        return {"n": float(n), "n_rows": n_rows, "mean": (mean + shift).cpu().numpy(), "S": S.cpu().numpy()}
-
-    def _evidence_of_rows(self, X, weight, n, n_rows, device):
-        origin, variance = column_means_and_variances(X, weight)
-        table = Table(X - origin, device, _FLOAT, weight=weight, allow_missing=False)
-        size = rows_a_batch(self.batch_size, X.shape[1], device)
-        return Evidence(table.batches(size), origin, _kept(variance, origin), n, n_rows)
-
-    def _evidence_with_gaps(self, X, weight, n, n_rows, device):
-        refuse_empty_columns(X, type(self).__name__)
-        K, D = self._n_components(X.shape[1], n_rows), X.shape[1]
-        origin, variance = column_means_and_variances(X, weight, ~np.isnan(X))
-        table = Table(X, device, _FLOAT, weight=weight, shift=origin)
-        size = rows_a_batch(self.batch_size, D, device)
-        batches = table.batches(size, max(1, _PATTERN_CELLS // (K + 1) ** 2))
-        if table.n_complete >= D:
-            batches = _with_moments_first(batches)
-        if isinstance(batches, list) or X.size <= _HELD_CELLS:
-            batches = list(batches)
-        return Evidence(batches, origin, _kept(variance, origin), n, n_rows, complete=False)
-
-    def _report(self, fit, n, device):
-        return {
-            "loglike_": [bound * n for bound in fit.lower_bounds],
-            "lower_bounds_": np.array(fit.lower_bounds),
-            "n_iter_": fit.n_iter,
-            "converged_": fit.converged,
-            "n_samples_seen_": n,
-            "device_": str(device),
-        }
-
-    def _ascend(self, model, evidence, start, attributes, X, y):
-        """The `FitResult` of EM from a start; warns where `max_iter` was too few."""
-        n_rows = evidence.n_rows
-        plan = em.Plan(self.max_iter, lambda step: step.gain * n_rows < self.tol, evidence.n, accelerate=True)
-        with FitWatcher(self, X, y, self.max_iter, attributes) as watcher:
-            fit = em.ascend(model, evidence.batches, [start], plan=plan, watcher=watcher)
-        if not fit.converged and fit.n_iter == self.max_iter:
-            gain = np.diff(fit.lower_bounds[-2:]).sum() * n_rows
-            warnings.warn(
-                f"{type(self).__name__} did not converge: it stopped at max_iter={self.max_iter} with the "
-                f"log-likelihood rising by {gain:.1e} nats (tol={self.tol:g}). Raise either.",
-                ConvergenceWarning,
-                stacklevel=5,
-            )
-        return fit
-
     # ---------------------------------------------------------------------------------------------------- prediction
     def _by_row(self, X, function):
-        """Checked rows through `function` of (batch, params): an array of a row each, of the dtype of X."""
+        """Apply a function of (batch, params) to checked rows: an array with an entry a row, of the dtype of X."""
         device = inference_device(self.device)
         W = self._loadings()
         arrays = {"W": W, "psi": self._noise(), "mu": np.zeros(len(W))}
-        params = fa.Params(**to_read(arrays, device, _FLOAT))
-        table = Table(X, device, _FLOAT, shift=self.mean_)
-        size = rows_a_batch(self.batch_size, X.shape[1], device)
-        batches = table.batches(size, max(1, _PATTERN_CELLS // (W.shape[1] + 1) ** 2))
+        params = fa.Params(**to_read(arrays, device, FLOAT))
+        table = Table(X, device, FLOAT, shift=self.mean_)
+        batches = table.batches(rows_a_batch(self.batch_size, X.shape[1], device), patterns_a_batch(W.shape[1]))
         return by_row(batches, len(X), lambda batch: function(batch, params), X.dtype)
+
+    def _noise(self):
+        """The diagonal of Psi, a float64 ndarray of shape (n_features,)."""
+        return np.full(len(self.mean_), self.noise_variance_, dtype=np.float64)
 
     def transform(self, X):
         """Scores of the rows on the factors.
@@ -385,10 +251,7 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
             Given the observed cells of each row; of the dtype of X.
         """
         check_is_fitted(self)
-        return self._reported(self._by_row(self._check_X(X, reset=False), self._score_function()))
-
-    def _score_function(self):
-        return _posterior_mean
+        return self._scores(validate_data(self, X, reset=False, dtype=_DTYPES, ensure_all_finite="allow-nan"))
 
     def inverse_transform(self, X):
         """Rows that the model expects of given scores: the mean of p(x | z).
@@ -425,8 +288,8 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
             nearest. All else gives an ndarray.
         """
         check_is_fitted(self)
-        checked = self._check_X(X, reset=False)
-        Z = self._by_row(checked, _posterior_mean)
+        checked = validate_data(self, X, reset=False, dtype=_DTYPES, ensure_all_finite="allow-nan")
+        Z = self._by_row(checked, fa.posterior_mean)
         return imputed(X, checked, Z @ self._loadings().T + self.mean_)
 
     def score_samples(self, X):
@@ -443,7 +306,8 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
             Nats; 0 for a row without any observed cell.
         """
         check_is_fitted(self)
-        return self._by_row(self._check_X(X, reset=False), fa.log_prob)
+        checked = validate_data(self, X, reset=False, dtype=_DTYPES, ensure_all_finite="allow-nan")
+        return self._by_row(checked, fa.log_prob)
 
     def get_covariance(self):
         """Covariance of x under the model, W W' + Psi.
@@ -453,22 +317,17 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
         covariance : ndarray of shape (n_features, n_features)
         """
         check_is_fitted(self)
-        W = self._loadings()
-        return (W @ W.T + np.diag(self._noise())).astype(self.mean_.dtype, copy=False)
+        return fa.covariance(self._loadings(), self._noise()).astype(self.mean_.dtype, copy=False)
 
     def get_precision(self):
-        """Inverse of the covariance of x, by way of a matrix of n_components x n_components (Woodbury).
+        """Inverse of the covariance of x under the model.
 
         Returns
         -------
         precision : ndarray of shape (n_features, n_features)
         """
         check_is_fitted(self)
-        W, noise = self._loadings(), self._noise()
-        precise = W / noise[:, None]
-        M = np.eye(W.shape[1]) + W.T @ precise
-        precision = np.diag(1 / noise) - precise @ np.linalg.solve(M, precise.T)
-        return precision.astype(self.mean_.dtype, copy=False)
+        return fa.precision(self._loadings(), self._noise()).astype(self.mean_.dtype, copy=False)
 
     def sample(self, n_samples=1, random_state=None):
         """Draw rows from the model.
@@ -493,8 +352,8 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
         row = torch.arange(check_n_samples(n_samples))
         noise = Noise(draw_seed(random_state))
         W = self._loadings()
-        z = noise.fold("factors").normal(row, W.shape[1], _FLOAT).numpy()
-        e = noise.fold("noise").normal(row, len(W), _FLOAT).numpy()
+        z = noise.fold("factors").normal(row, W.shape[1], FLOAT).numpy()
+        e = noise.fold("noise").normal(row, len(W), FLOAT).numpy()
         return (self.mean_ + z @ W.T + e * np.sqrt(self._noise())).astype(self.mean_.dtype, copy=False)
 
     def aic(self, X=None, sample_weight=None):
@@ -534,7 +393,7 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
         return -2 * log_likelihood + self._n_parameters() * math.log(n)
 
     def _log_likelihood(self, X, sample_weight=None):
-        """Of X or of the rows that were fitted, and their weight."""
+        """Log-likelihood of all rows of X, or of those that were fitted, and their weight."""
         check_is_fitted(self)
         if X is not None:
             return super()._log_likelihood(X, sample_weight)
@@ -543,9 +402,12 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
         return self.loglike_[-1], self.n_samples_seen_
 
     def _n_parameters(self):
-        """Of mean and covariance; never more than a covariance without structure has."""
-        D, K = self._loadings().shape
-        return D + min(D * K - K * (K - 1) // 2 + self._n_noises(D), D * (D + 1) // 2)
+        """Number of free parameters."""
+        return fa.n_parameters(*self._loadings().shape, np.size(self.noise_variance_))
+
+    @property
+    def _n_features_out(self):
+        return len(self.components_)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -554,60 +416,86 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
         return tags
 
 
-def _n_rows(X, weight):
-    """How many rows there are: a row of some weight is one, or as many as its weight says, if that is more.
+# ------------------------------------------------------------------------------------------ for the fits of subclasses
+def model_of(data, n_components, tied=False):
+    """Build the model for training data; `tied`: one noise variance for all columns.
 
-    So a row given twice and a row of weight 2 say the same; parts have together as many as the whole; weights that sum
-    to 1 do not make few rows of many; and it does not matter whether equal rows are merged later on, which depends on
-    the size of the table.
+    Raises
+    ------
+    ValueError
+        If a column varies, but by so little that its smallest noise variance is not a normal float64.
     """
-    return float(len(X)) if weight is None else float(np.maximum(weight, 1.0)[weight > 0].sum())
-
-
-def _rough_centre(X):
-    """About the mean, in columns that are far from 0 for their spread; None where none is."""
-    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is found in the sums
-        probe = X[:: max(1, len(X) // _PROBED_ROWS)].astype(np.float64)
-        mean = probe.mean(axis=0)
-        far = np.abs(mean) > _OFF_CENTRE * probe.std(axis=0)
-    return np.where(far, mean, 0.0) if far.any() else None
-
-
-def _evidence_of(moments, device):
-    variance = moments["S"].diagonal().copy()
-    if not np.isfinite(variance).all():
-        raise ValueError("X holds values whose squares overflow; scale it.")
-    n, S = (torch.as_tensor(moments[name], dtype=_FLOAT, device=device) for name in ("n", "S"))
-    batch = fa.Moments(n, torch.zeros(len(variance), dtype=_FLOAT, device=device), S)
-    return Evidence([batch], moments["mean"], variance, moments["n"], moments["n_rows"], moments)
-
-
-def refuse_underflow(model, variance):
-    """Complain of columns that vary, but by so little that the least noise allowed is no full float64."""
+    model = fa.FactorAnalysis(n_components, torch.as_tensor(data.variance, device=data.device), tied)
     low = np.flatnonzero(model.floor.cpu().numpy() < np.finfo(np.float64).tiny)
     if len(low):
         raise ValueError(
-            f"X holds values whose squares underflow: the variance is {variance[low].max():.3g} or less in column(s) "
-            f"{', '.join(map(str, low[:10]))}; scale it."
+            f"X holds values whose squares underflow: the variance is {data.variance[low].max():.3g} or less in "
+            f"column(s) {', '.join(map(str, low[:10]))}; scale it."
+        )
+    return model
+
+
+def ascend(estimator, model, data, init_params, watch, attributes):
+    """Raise the likelihood by EM as `max_iter` and `tol` of the estimator say; warn if `max_iter` was too few.
+
+    Returns
+    -------
+    fit : FitResult
+
+    Raises
+    ------
+    FloatingPointError
+        If the likelihood or the parameters are not finite.
+    """
+    n_rows, tol, max_iter = data.n_rows, estimator.tol, estimator.max_iter
+    plan = em.Plan(max_iter, lambda step: step.gain * n_rows < tol, data.n, accelerate=True)
+    with watch(max_iter, attributes) as watcher:
+        fit = em.ascend(model, data.batches, [init_params], plan=plan, watcher=watcher)
+    # The engine has not seen the likelihood of the last parameters, and on an accelerator no factorisation complains.
+    if not bool(torch.cat([tensor.flatten() for tensor in fit.params]).isfinite().all()):
+        raise FloatingPointError(
+            f"The parameters of {type(estimator).__name__} are not finite after {fit.n_iter} iterations; look for huge "
+            "values or duplicated columns in X, or scale it."
+        )
+    if not fit.converged and fit.n_iter == max_iter:
+        gain = np.diff(fit.lower_bounds[-2:]).sum() * n_rows
+        warnings.warn(
+            f"{type(estimator).__name__} did not converge: it stopped at max_iter={max_iter} with the "
+            f"log-likelihood rising by {gain:.1e} nats (tol={tol:g}). Raise either.",
+            ConvergenceWarning,
+            stacklevel=5,  # the caller of `fit`
+        )
+    return fit
+
+
+def record(fit, data):
+    """Fitted attributes that tell how a fit went, and the sufficient statistics for `partial_fit`."""
+    return {
+        "loglike_": [bound * data.n for bound in fit.lower_bounds],
+        "lower_bounds_": np.array(fit.lower_bounds),
+        "n_iter_": fit.n_iter,
+        "converged_": fit.converged,
+        "n_samples_seen_": data.n,
+        "device_": str(data.device),
+        "_sufficient_statistics": data.statistics,
+    }
+
+
+def _refuse_unknown_covariance(X, continuation, before):
+    if np.isnan(X).any():
+        raise ValueError(
+            "partial_fit keeps means and covariances, which missing cells do not have, but X contains NaN; "
+            "use fit with all rows."
+        )
+    if continuation.continues and before is None:
+        raise ValueError(
+            "partial_fit cannot go on from a fit with missing cells or with fewer rows than columns, which kept no "
+            "covariance; begin with partial_fit on a fresh clone."
         )
 
 
-def _kept(variance, mean):
-    """The variances, but 0 where only rounding makes a column vary."""
-    return np.where(is_constant(variance, mean), 0.0, variance)
-
-
-def _with_moments_first(batches):
-    """Complete rows as their moments, which cost the same at every EM step however many they are."""
-    complete, others = [], []
-    for batch in batches:
-        if batch.patterns is None:
-            complete.append(fa.sums(batch))
-        else:
-            others.append(batch)
-    total = complete[0] if len(complete) == 1 else functools.reduce(em.add, complete)
-    return [fa.moments(total, torch.zeros(len(total.x), dtype=_FLOAT, device=batches.table.device)), *others]
-
-
-def _posterior_mean(batch, params):
-    return fa.posterior(batch, params).mean
+def _refuse_many_components(n_components, n_features):
+    if n_components is not None and n_components > n_features:
+        raise ValueError(
+            f"n_components={n_components} asks for more factors than X has columns, n_features={n_features}; lower it."
+        )

@@ -1,42 +1,23 @@
-"""Factor analysis and probabilistic PCA: a Gaussian with few causes."""
+"""Factor analysis: correlations of many columns explained by a few factors."""
 
-import math
 import warnings
 from numbers import Integral, Real
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.stats import chi2
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
 from skvae._compat import Interval, StrOptions
 from skvae._tensors import Noise
 from skvae.estimators._checks import draw_seed
-from skvae.estimators.decomposition._linear_gaussian import LinearGaussian, refuse_underflow
+from skvae.estimators.decomposition._linear_gaussian import LinearGaussian, ascend, model_of, record
+from skvae.estimators.decomposition._training_data import FLOAT
 from skvae.models.decomposition import factor_analysis as fa
+from skvae.models.decomposition import goodness_of_fit
 from skvae.models.decomposition.rotation import OBLIQUE, ORTHOGONAL, rotate
 
-_FLOAT = torch.float64  # sufficient statistics and K x K systems, whatever the dtype of X
-_HEYWOOD = 2 * fa.NOISE_FLOOR  # noise below, as a share of the variance of its column, is at its floor
-
-
-class ChiSquare(NamedTuple):
-    """A test of fit.
-
-    Attributes
-    ----------
-    statistic : float
-    dof : int
-        Degrees of freedom.
-    p_value : float
-        Probability of a larger statistic if the model holds; NaN without degrees of freedom.
-    """
-
-    statistic: float
-    dof: int
-    p_value: float
+_HEYWOOD = 2 * fa.UNIQUENESS_FLOOR  # share of its column's variance below which a noise variance is at its floor
 
 
 class FactorAnalysisEM(LinearGaussian):
@@ -44,9 +25,9 @@ class FactorAnalysisEM(LinearGaussian):
 
         z ~ N(0, I),   x | z ~ N(mu + W z, Psi),   Psi diagonal;   so   x ~ N(mu, W W' + Psi)
 
-    A drop-in for :class:`sklearn.decomposition.FactorAnalysis` with at least its likelihood, that also takes missing
+    A drop-in for :class:`sklearn.decomposition.FactorAnalysis` with at least its likelihood. It also takes missing
     cells, sample weights and covariance matrices, learns in parts, rotates obliquely, tests its fit, and runs on a GPU.
-    Rows are read once: EM runs on their covariance, with expanded parameters and extrapolation, and takes milliseconds.
+    Rows are read once: EM runs on their covariance, with expanded parameters and extrapolation, in milliseconds.
     Read more in the :doc:`user guide </user_guide/factor_analysis>`.
 
     Parameters
@@ -60,19 +41,20 @@ class FactorAnalysisEM(LinearGaussian):
     max_iter : int, default=1000
         EM steps.
     noise_variance_init : array-like of shape (n_features,) or None, default=None
-        Noise variances to start from, positive. None: half of each column's variance.
+        Initial noise variances, positive. None: half of each column's variance.
     svd_method : {"lapack", "randomized"}, default="randomized"
         Accepted for scikit-learn's sake; EM needs no SVD.
     iterated_power : int, default=3
         Accepted for scikit-learn's sake.
     rotation : {"varimax", "quartimax", "promax", "oblimin"} or None, default=None
-        To simple structure, after the fit: orthogonal, or (the last two) oblique, with correlated factors.
+        Rotation to simple structure, after the fit: orthogonal, or (the last two) oblique, with correlated factors.
         Likelihood and covariance stay as they are. None: along the principal axes of Psi^-1/2 W.
     random_state : int, RandomState instance or None, default=0
-        Seed of the loadings to start from. None draws a fresh seed from the system, without touching NumPy's global
+        Seed of the initial loadings. None draws a fresh seed from the system, without touching NumPy's global
         generator.
     score_method : {"regression", "bartlett"}, default="regression"
-        Of `transform`: the mean of p(z | x), shrunk towards 0, or weighted least squares, which is unbiased given z.
+        How `transform` scores rows: by the mean of p(z | x), which is shrunk towards 0, or by weighted least squares,
+        which is unbiased given z.
     device : str, default="auto"
         Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
     batch_size : int or "auto", default="auto"
@@ -95,7 +77,7 @@ class FactorAnalysisEM(LinearGaussian):
         Phi; the identity unless the rotation is oblique. The covariance of x is
         ``components_.T @ Phi @ components_ + Psi``.
     rotation_matrix_ : ndarray of shape (n_components, n_components)
-        What the scores of the unrotated factors are multiplied by.
+        The matrix by which scores of the unrotated factors are multiplied.
     loglike_ : list of float
         Log-likelihood of all rows before each M-step, nats.
     lower_bounds_ : ndarray of shape (n_iter,)
@@ -123,8 +105,8 @@ class FactorAnalysisEM(LinearGaussian):
     Cells that are NaN are integrated out exactly, in fitting and in every method: the likelihood is that of the
     observed cells, which is right where cells are missing at random (Little and Rubin 2002).
 
-    A noise variance that falls to its floor (a Heywood case) is warned of: the likelihood has no maximum inside, as
-    happens with too many factors, too few rows, or columns that repeat each other.
+    A noise variance that falls to its floor (a Heywood case) gives a warning. The likelihood then has no maximum at
+    positive noise variances, as happens with too many factors, too few rows, or columns that repeat each other.
 
     References
     ----------
@@ -196,48 +178,39 @@ class FactorAnalysisEM(LinearGaussian):
         self.verbose = verbose
 
     # ------------------------------------------------------------------------------------------------------- fitting
-    def _fitted(self, evidence, X, y, dtype, device, goes_on=False):
-        """All fitted attributes, after an ascent."""
-        D = len(evidence.origin)
-        model = fa.FactorAnalysis(self._n_components(D), torch.as_tensor(evidence.variance, device=device))
-        refuse_underflow(model, evidence.variance)
-        start = self._present(device) if goes_on and len(self.components_) == model.n_components else None
-
-        def attributes(params):
-            return self._attributes(params, evidence, dtype)
-
-        fit = self._ascend(model, evidence, start or self._start(model, D, device), attributes, X, y)
-        found = attributes(fit.params)
-        self._warn_of_heywood(found["noise_variance_"], evidence)
-        return {**found, **self._report(fit, evidence.n, device), "_moments": evidence.moments}
-
-    def _start(self, model, n_features, device):
-        mu = torch.zeros(n_features, dtype=_FLOAT, device=device)
-        psi = self._checked_noise(n_features)
-        return model.init(
-            mu, Noise(draw_seed(self.random_state)), None if psi is None else torch.tensor(psi).to(device)
-        )
-
-    def _present(self, device):
-        """The fitted parameters, but for the mean, which moments come with."""
-        W, psi = (torch.tensor(a, dtype=_FLOAT, device=device) for a in (self._loadings(), self._noise()))
-        return fa.Params(torch.zeros_like(psi), W, psi)
-
-    def _checked_noise(self, n_features):
-        if self.noise_variance_init is None:
-            return None
-        psi = np.array(self.noise_variance_init, dtype=np.float64)
-        if psi.shape != (n_features,) or not (psi > 0).all() or not np.isfinite(psi).all():
-            raise ValueError(
-                f"noise_variance_init must hold {n_features} positive numbers, one for each column of X, but it is "
-                f"{self.noise_variance_init!r}."
-            )
-        return psi
-
-    def _n_components(self, n_features, n_rows=None):
+    def _n_components(self, n_features, n_rows):
         return n_features if self.n_components is None else int(self.n_components)
 
-    def _attributes(self, params, evidence, dtype):
+    def _fitted_attributes(self, data, watch, continuation):
+        model = model_of(data, self._n_components(len(data.origin), data.n_rows))
+
+        def attributes(params):
+            return self._attributes(params, data)
+
+        init_params = self._init_params(model, data, continuation)
+        fit = ascend(self, model, data, init_params, watch, attributes)
+        found = attributes(fit.params)
+        self._warn_of_heywood(found["noise_variance_"], data)
+        return {**found, **record(fit, data)}
+
+    def _init_params(self, model, data, continuation):
+        """Fitted loadings and noise if the fit goes on and asks for as many factors, else random loadings."""
+        mu = torch.zeros(len(data.origin), dtype=FLOAT, device=data.device)
+        if continuation.continues and len(self.components_) == model.n_components:
+            W, psi = (torch.tensor(a, dtype=FLOAT, device=data.device) for a in (self._loadings(), self._noise()))
+            return fa.Params(mu, W, psi)
+        psi = None
+        if self.noise_variance_init is not None:
+            psi = np.array(self.noise_variance_init, dtype=np.float64)
+            if psi.shape != (len(mu),) or not (psi > 0).all() or not np.isfinite(psi).all():
+                raise ValueError(
+                    f"noise_variance_init must hold {len(mu)} positive numbers, one for each column of X, but it is "
+                    f"{self.noise_variance_init!r}."
+                )
+            psi = torch.tensor(psi).to(data.device)
+        return model.init(mu, Noise(draw_seed(self.random_state)), psi)
+
+    def _attributes(self, params, data):
         mu, W, psi = (tensor.cpu().numpy() for tensor in fa.principal(params))
         variance = (W**2).sum(axis=1)
         turned, phi, L = np.eye(W.shape[1]), np.eye(W.shape[1]), W
@@ -246,29 +219,30 @@ class FactorAnalysisEM(LinearGaussian):
         found = {
             "components_": np.ascontiguousarray(L.T),
             "noise_variance_": psi,
-            "mean_": mu + evidence.origin,
+            "mean_": mu + data.origin,
             "communalities_": variance / (variance + psi),
             "factor_correlation_": phi,
             "rotation_matrix_": turned,
         }
-        return {name: value.astype(dtype) for name, value in found.items()}
+        return {name: value.astype(data.dtype) for name, value in found.items()}
 
-    def _warn_of_heywood(self, noise, evidence):
+    def _warn_of_heywood(self, noise, data):
         names = getattr(self, "feature_names_in_", None)
-        low = np.flatnonzero((noise <= _HEYWOOD * evidence.variance) & (evidence.variance > 0))
+        low = np.flatnonzero((noise <= _HEYWOOD * data.variance) & (data.variance > 0))
         if len(low):
+            K = self._n_components(len(noise), data.n_rows)
             listed = ", ".join(str(column) if names is None else repr(names[column]) for column in low[:10])
             warnings.warn(
                 f"{type(self).__name__} found no noise in column(s) {listed} (a Heywood case: its variance is at the "
-                f"floor, {fa.NOISE_FLOOR:g} of the column's); use fewer than {self._n_components(len(noise))} factors, "
-                "more rows, or drop columns that repeat others.",
+                f"floor, {fa.UNIQUENESS_FLOOR:g} of the column's); use fewer than {K} factors, more rows, or drop "
+                "columns that repeat others.",
                 ConvergenceWarning,
-                stacklevel=5,
+                stacklevel=5,  # the caller of `fit`
             )
 
     # ---------------------------------------------------------------------------------------------------- prediction
     def chi_square(self):
-        """Test whether the factors explain the correlations of the fitted rows: the likelihood ratio to any covariance.
+        """Test whether the factors explain the correlations of the fitted rows, by the likelihood ratio.
 
         Returns
         -------
@@ -288,27 +262,18 @@ class FactorAnalysisEM(LinearGaussian):
         *Factor Analysis as a Statistical Method*, 1971.
         """
         check_is_fitted(self)
-        if self._moments is None:
+        if self._sufficient_statistics is None:
             raise ValueError(
                 "chi_square needs the covariance of the fitted rows, which is unknown where cells are missing or there "
                 "are fewer rows than columns."
             )
-        n, S = self._moments["n"], self._moments["S"]
-        if _is_singular(S):
+        n, S = self._sufficient_statistics["n"], self._sufficient_statistics["S"]
+        if goodness_of_fit.is_singular(S):
             raise ValueError(
                 "chi_square: the covariance of the fitted rows is singular; drop constant columns and those that "
                 "others add up to, or fit to more distinct rows than columns."
             )
-        log_det_S = np.linalg.slogdet(S)[1]
-        sigma = self._loadings() @ self._loadings().T + np.diag(self._noise())
-        D, K = self._loadings().shape
-        discrepancy = np.linalg.slogdet(sigma)[1] - log_det_S + np.trace(np.linalg.solve(sigma, S)) - D
-        statistic = float((n - 1 - (2 * D + 5) / 6 - 2 * K / 3) * discrepancy)
-        dof = ((D - K) ** 2 - D - K) // 2
-        return ChiSquare(statistic, dof, float(chi2.sf(statistic, dof)) if dof > 0 else math.nan)
-
-    def _score_function(self):
-        return fa.bartlett if self.score_method == "bartlett" else super()._score_function()
+        return goodness_of_fit.chi_square(S, n, self._loadings(), self._noise())
 
     def _pattern(self):
         return self.components_.T
@@ -316,27 +281,10 @@ class FactorAnalysisEM(LinearGaussian):
     def _loadings(self):
         return self.components_.T.astype(np.float64) @ self._from_uncorrelated()
 
-    def _from_uncorrelated(self):
-        """C, with C C' = Phi: rotated factors are C z."""
-        return np.linalg.cholesky(self.factor_correlation_.astype(np.float64))
-
-    def _noise(self):
-        return self.noise_variance_.astype(np.float64)
-
-    def _reported(self, Z):
+    def _scores(self, X):
+        Z = self._by_row(X, fa.bartlett if self.score_method == "bartlett" else fa.posterior_mean)
         return (Z @ self._from_uncorrelated().T).astype(Z.dtype, copy=False)
 
-    def _n_noises(self, n_features):
-        return n_features
-
-    @property
-    def _n_features_out(self):
-        return len(self.components_)
-
-
-def _is_singular(S):
-    """Whether a covariance is so but for rounding, whatever the units of its columns."""
-    spread = np.sqrt(S.diagonal())
-    if not spread.all():
-        return True
-    return np.linalg.eigvalsh(S / spread[:, None] / spread)[0] <= len(S) * np.finfo(np.float64).eps
+    def _from_uncorrelated(self):
+        """C with C C' = Phi: the rotated factors are C z."""
+        return np.linalg.cholesky(self.factor_correlation_.astype(np.float64))

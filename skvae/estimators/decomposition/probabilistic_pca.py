@@ -1,4 +1,4 @@
-"""Principal components as a model of the data."""
+"""Probabilistic PCA: principal components as a model of the data."""
 
 import math
 
@@ -9,9 +9,9 @@ from skvae._tensors import Noise
 from skvae.elbo import FitResult
 from skvae.engines import em
 from skvae.estimators._checks import draw_seed
-from skvae.estimators._progress import FitWatcher
-from skvae.estimators.decomposition._linear_gaussian import LinearGaussian, refuse_underflow
-from skvae.estimators.decomposition.factor_analysis import _FLOAT, FactorAnalysisEM
+from skvae.estimators.decomposition._linear_gaussian import LinearGaussian, ascend, model_of, record
+from skvae.estimators.decomposition._training_data import FLOAT
+from skvae.estimators.decomposition.factor_analysis import FactorAnalysisEM
 from skvae.models.decomposition import factor_analysis as fa
 from skvae.models.decomposition import ppca
 
@@ -30,11 +30,11 @@ class ProbabilisticPCA(LinearGaussian):
     n_components : int or None, default=None
         Number K of components; 0 fits one variance. None: one less than columns, or two less than rows.
     tol : float, default=1e-2
-        Of EM: stop when a step raises the log-likelihood of all rows by less, in nats.
+        Stop EM when a step raises the log-likelihood of all rows by less, in nats.
     max_iter : int, default=1000
         EM steps.
     random_state : int, RandomState instance or None, default=0
-        Seed of the loadings that EM starts from. None draws a fresh seed from the system, without touching NumPy's
+        Seed of EM's initial loadings. None draws a fresh seed from the system, without touching NumPy's
         global generator.
     device : str, default="auto"
         Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
@@ -123,64 +123,59 @@ class ProbabilisticPCA(LinearGaussian):
         self.verbose = verbose
 
     # ------------------------------------------------------------------------------------------------------- fitting
-    def _fitted(self, evidence, X, y, dtype, device, goes_on=False):
-        """All fitted attributes: in closed form where no cell is missing."""
-        D = len(evidence.origin)
-        K = self._n_components(D, evidence.n_rows)
-        model = fa.FactorAnalysis(K, torch.as_tensor(evidence.variance, device=device), tied=True)
-        refuse_underflow(model, evidence.variance)
-        mu = torch.zeros(D, dtype=_FLOAT, device=device)
-
-        def attributes(params):
-            return self._attributes(ppca.axes_of(params), params.mu, evidence, dtype)
-
-        if not evidence.complete:
-            start = model.init(mu, Noise(draw_seed(self.random_state)))
-            fit = self._ascend(model, evidence, start, attributes, X, y)
-            found = attributes(fit.params)
-        else:
-            axes = self._closed_form(evidence, K, device)
-            params = fa.Params(mu, axes.loadings(), axes.noise.expand(D))
-            fit = self._known(model, evidence, params, attributes, X, y)
-            found = self._attributes(axes, mu, evidence, dtype)
-        return {**found, **self._report(fit, evidence.n, device), "_moments": evidence.moments}
-
-    def _closed_form(self, evidence, K, device):
-        if evidence.moments is not None:
-            return ppca.closed_form(torch.as_tensor(evidence.moments["S"], device=device), K)
-        if evidence.n_rows < K:
-            raise ValueError(
-                f"n_components={K} asks for more axes than X has rows, n_samples={evidence.n_rows:g}; lower it."
-            )
-        rows = torch.cat([batch.X * (batch.w / evidence.n).sqrt()[:, None] for batch in evidence.batches])
-        return ppca.closed_form_of_rows(rows, K)
-
-    def _known(self, model, evidence, params, attributes, X, y):
-        """The record of an ascent that was not needed."""
-        stats, _ = em.collect(model, evidence.batches, params)
-        bound = float(model.bound(stats, params)) / evidence.n
-        with FitWatcher(self, X, y, 1, attributes) as watcher:
-            watcher.begins(0)
-            watcher.ends(em.Iteration(0, 0, bound, math.inf, params, params))
-        return FitResult(params, [bound], n_iter=1, converged=True)
-
-    def _n_components(self, n_features, n_rows=None):
+    def _n_components(self, n_features, n_rows):
         if self.n_components is not None:
             return int(self.n_components)
         return max(0, min(n_features - 1, int(n_rows) - 2))
 
-    def _attributes(self, axes, mu, evidence, dtype):
+    def _fitted_attributes(self, data, watch, continuation):
+        K = self._n_components(len(data.origin), data.n_rows)
+        model = model_of(data, K, tied=True)
+        mu = torch.zeros(len(data.origin), dtype=FLOAT, device=data.device)
+
+        def attributes(params):
+            return self._attributes(ppca.axes_of(params), params.mu, data)
+
+        if data.complete:
+            axes = self._closed_form(data, K)
+            params = fa.Params(mu, axes.loadings(), axes.noise.expand(len(mu)))
+            fit = self._known_fit(model, data, params, watch, attributes)
+            return {**self._attributes(axes, mu, data), **record(fit, data)}
+        init_params = model.init(mu, Noise(draw_seed(self.random_state)))
+        fit = ascend(self, model, data, init_params, watch, attributes)
+        return {**attributes(fit.params), **record(fit, data)}
+
+    def _closed_form(self, data, n_components):
+        if data.statistics is not None:
+            return ppca.closed_form(torch.as_tensor(data.statistics["S"], device=data.device), n_components)
+        if data.n_rows < n_components:
+            raise ValueError(
+                f"n_components={n_components} asks for more axes than X has rows, n_samples={data.n_rows:g}; lower it."
+            )
+        rows = torch.cat([batch.X * (batch.w / data.n).sqrt()[:, None] for batch in data.batches])
+        return ppca.closed_form_of_rows(rows, n_components)
+
+    def _known_fit(self, model, data, params, watch, attributes):
+        """Report parameters known in closed form as a fit of one iteration."""
+        stats, _ = em.collect(model, data.batches, params)
+        bound = float(model.bound(stats, params)) / data.n
+        with watch(1, attributes) as watcher:
+            watcher.begins(0)
+            watcher.ends(em.Iteration(0, 0, bound, math.inf, params, params))
+        return FitResult(params, [bound], n_iter=1, converged=True)
+
+    def _attributes(self, axes, mu, data):
         U, values, noise = (tensor.cpu().numpy() for tensor in axes)
         total = values.sum() + noise * (len(U) - len(values))
-        n = evidence.n
+        n = data.n
         found = {
             "components_": np.ascontiguousarray(U.T),
             "explained_variance_": values * _unbiased(n),
             "explained_variance_ratio_": values / total,
-            "mean_": mu.cpu().numpy() + evidence.origin,
+            "mean_": mu.cpu().numpy() + data.origin,
         }
         numbers = {"noise_variance_": float(noise), "n_samples_seen_": n}
-        return {name: value.astype(dtype) for name, value in found.items()} | numbers
+        return {name: value.astype(data.dtype) for name, value in found.items()} | numbers
 
     # ---------------------------------------------------------------------------------------------------- prediction
     def _loadings(self):
@@ -190,20 +185,10 @@ class ProbabilisticPCA(LinearGaussian):
     def _pattern(self):
         return self._loadings()
 
-    def _noise(self):
-        return np.full(len(self.mean_), self.noise_variance_)
-
-    def _reported(self, Z):
-        return Z
-
-    def _n_noises(self, n_features):
-        return 1
-
-    @property
-    def _n_features_out(self):
-        return len(self.components_)
+    def _scores(self, X):
+        return self._by_row(X, fa.posterior_mean)
 
 
 def _unbiased(n):
-    """What turns a variance with divisor n into one with divisor n - 1."""
+    """Factor that turns a variance with divisor n into one with divisor n - 1."""
     return n / (n - 1) if n > 1 else 1.0

@@ -1,4 +1,4 @@
-"""Initial parameters of mixtures: rows drawn at random, a short K-means, and checks of what the user gives."""
+"""Initial parameters of mixtures: first guesses of the posterior, a short K-means, checks of what the user gives."""
 
 import numpy as np
 import torch
@@ -7,45 +7,96 @@ from sklearn.utils import check_array
 from skvae._tensors import Table
 from skvae.engines import em
 from skvae.models.clustering import kmeans
-from skvae.tables.column_statistics import column_means_and_variances
+from skvae.models.clustering import kmeans_seeding as seeding
 
-SEEDING_ROWS = 20_000  # k-means that only gives a start sees no more
+_SEEDING_ROWS = 20_000  # K-means that only gives initial parameters sees no more
 _SEEDING_STEPS = 30
 
 
-def keyed_sample(noise, weight, size):
-    """Rows drawn without replacement in proportion to their weight: the first arrivals of an exponential race.
+def initial_responsibilities(init_params, table, points, n_components, noise):
+    """First guesses of the posterior of the components.
 
-    All rows, in their own order, where that many are wanted.
+    Parameters
+    ----------
+    init_params : {"kmeans", "k-means++", "random_from_data", "random"}
+        Which centre claims the rows nearest to it, as for `initial_centres`; or random numbers that sum to 1.
+    table : Table
+    points : callable
+        Numbers of rows -> float ndarray of shape (n_some, n_columns): these rows, none of their cells missing.
+    n_components : int
+    noise : Noise
+
+    Returns
+    -------
+    responsibilities : callable
+        Batch -> Tensor of shape (K, n_rows); they do not depend on how rows are put into batches.
     """
+    if init_params == "random":
+
+        def random(batch):
+            share = noise.uniform(batch.row, n_components, torch.float64).mT
+            return share / share.sum(0)
+
+        return random
+    centres = initial_centres(init_params, table, points, n_components, noise)
+    return lambda batch: _nearest_takes_all(batch, centres)
+
+
+def initial_centres(init_params, table, points, n_components, noise):
+    """Points that lie where rows do: seeds of K-means, the centres that it finds from them, or rows drawn at random.
+
+    Parameters
+    ----------
+    init_params : {"kmeans", "k-means++", "random_from_data"}
+    table, n_components, noise
+        As for `initial_responsibilities`.
+    points : callable
+        Numbers of rows -> float ndarray of shape (n_some, n_coordinates).
+
+    Returns
+    -------
+    centres : Tensor of shape (n_components, n_coordinates)
+    """
+    K, n = n_components, len(table)
+    from_data = init_params == "random_from_data"
+    index = _drawn_rows(noise.fold("rows"), table.weight, K if from_data else min(n, _SEEDING_ROWS))
+    index = np.resize(index, max(K, len(index)))  # equal rows may have been merged: then some are taken twice
+    some = torch.as_tensor(points(index), dtype=table.dtype)
+    if from_data:
+        return some.to(table.device)
+    weight = table.weight[index].to(table.dtype)
+    if n > len(index):  # drawn in proportion to their weights, they count alike
+        weight = torch.ones_like(weight)
+    centres = seeding.seed_centres(some, weight, K, noise)
+    if init_params == "kmeans":
+        centres = _few_lloyd_steps(some, weight, centres)
+    return centres.to(table.device)
+
+
+def _drawn_rows(noise, weight, size):
+    """Numbers of rows drawn without replacement in proportion to their weight, ascending; all, if that many."""
     if size >= len(weight):
         return np.arange(len(weight))
-    u = noise.uniform(torch.arange(len(weight)), 1, torch.float64)[:, 0].numpy()
-    return np.sort(np.argpartition(-np.log(u) / weight, size - 1)[:size])
+    arrival = seeding.arrival_times(noise, torch.arange(len(weight)), weight).numpy()
+    return np.sort(np.argpartition(arrival, size - 1)[:size])
 
 
-def nearest_takes_all(X, centres):
-    """One-hot responsibilities (K, n): the nearest centre takes all."""
-    score = torch.addmm(-0.5 * centres.square().sum(1, keepdim=True), centres, X.mT)
+def _nearest_takes_all(batch, centres):
+    """One-hot responsibilities (K, n_rows) of the nearest centre, by the observed cells of each row."""
+    squares = centres.square()
+    squares = squares.sum(1, keepdim=True) if batch.observed is None else squares @ batch.observed.mT
+    score = torch.addmm(-0.5 * squares, centres, batch.X.mT)
     return torch.zeros_like(score).scatter_(0, score.argmax(0, keepdim=True), 1)
 
 
-def few_lloyd_steps(points, weight, centres):
-    """A few steps of k-means: all it gives is a start."""
+def _few_lloyd_steps(points, weight, centres):
+    """Centres after a few steps of K-means."""
     plan = em.Plan(
         _SEEDING_STEPS, lambda step: torch.equal(step.before.centres, step.params.centres), float(weight.sum())
     )
     table = Table(points.numpy(), points.device, weight=weight.numpy(), allow_missing=False)
     batches = table.batches(len(table))
     return em.ascend(kmeans.KMeans(len(centres)), batches, [kmeans.Params(centres)], plan=plan).params.centres
-
-
-def column_variance(table):
-    """Variance of the observed cells of each column, by weight; asked for only where cells are missing."""
-    if table.patterns is None:
-        return torch.zeros(table.shape[1], dtype=table.dtype, device=table.device)
-    _, variance = column_means_and_variances(table.X, table.weight.numpy(), ~np.isnan(table.X))
-    return torch.as_tensor(variance, dtype=table.dtype, device=table.device)
 
 
 def checked_shape(array, shape, name):
@@ -57,7 +108,7 @@ def checked_shape(array, shape, name):
 
 
 def checked_weights(weights, n_components):
-    """Proportions to start from."""
+    """`weights_init` as an array of proportions."""
     weights = checked_shape(weights, (n_components,), "weights")
     if weights.min() < 0 or weights.max() > 1:
         raise ValueError(

@@ -1,28 +1,27 @@
 """Mixtures of Bernoullis and, for columns of more than two categories, latent class analysis."""
 
-import contextlib
 import functools
 import math
-from numbers import Integral, Real
+from numbers import Real
 
 import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
 
 from skvae._compat import Interval, StrOptions
+from skvae._tensors import rows_a_batch
 from skvae.engines import em
-from skvae.estimators._base import Estimator
-from skvae.estimators.mixtures._mixture import MixtureMixin
-from skvae.estimators.mixtures._starts import checked_shape, checked_weights
+from skvae.estimators.mixtures._mixture import BaseMixture
+from skvae.estimators.mixtures._starts import checked_shape, checked_weights, initial_centres
 from skvae.models.mixtures.bernoulli_mixture import BernoulliMixture
+from skvae.tables.categories import Levels
 from skvae.tables.checks import columns_of
 from skvae.tables.frames import imputed
-from skvae.tables.levels import Levels
 
 _TO_MARGINAL = {"kmeans": 0.05, "k-means++": 0.5, "random_from_data": 0.5}  # how far first means are drawn to it
 
 
-class BernoulliMixtureEM(MixtureMixin, Estimator):
+class BernoulliMixtureEM(BaseMixture):
     """Describe a binary or categorical table by a mixture of independent columns, fitted by expectation maximisation.
 
         z ~ Cat(pi),   x_d | z = k ~ Bern(mu_kd)   or, of a categorical column,   Cat(theta_kd)
@@ -38,16 +37,16 @@ class BernoulliMixtureEM(MixtureMixin, Estimator):
     tol : float, default=1e-3
         Stop when an iteration changes the mean bound by less, in nats a sample.
     max_iter : int, default=100
-        EM iterations of one start. 0 leaves the starting parameters.
+        Largest number of EM iterations of one restart. 0 leaves the initial parameters.
     n_init : int, default=1
-        Starts, of which the one with the highest bound is kept.
+        Number of restarts, of which the one with the highest bound is kept.
     init_params : {"kmeans", "k-means++", "random", "random_from_data"}, default="kmeans"
         What the first means are drawn from: the centres of k-means, its seeds, rows at random, or, for "random", the
         columns' own means with log-odds shifted by standard normal noise. K-means sees at most 20,000 rows.
     weights_init : array-like of shape (n_components,) or None, default=None
-        Proportions to start from, in place of the computed ones.
+        Initial proportions, in place of the computed ones.
     means_init : array-like of shape (n_components, n_indicators) or None, default=None
-        Means to start from, in [0, 1] and laid out as `means_`.
+        Initial means, in [0, 1] and laid out as `means_`.
     alpha : float, default=0.1
         Pseudo-count of every category of every column in every component, above 0: a Dirichlet prior with parameters
         1 + alpha, which keeps probabilities inside (0, 1). As it falls, the fit nears the maximum of the likelihood,
@@ -60,9 +59,9 @@ class BernoulliMixtureEM(MixtureMixin, Estimator):
     handle_unknown : {"error", "missing"}, default="error"
         What to do with a category that `fit` has not seen: raise, or take the cell for missing.
     random_state : int, RandomState instance or None, default=None
-        Seed of the starts. None draws a fresh seed from the system, without touching NumPy's global generator.
+        Seed of the restarts. None draws a fresh seed from the system, without touching NumPy's global generator.
     warm_start : bool, default=False
-        Whether `fit` goes on from the last fit's parameters; `n_init` is then ignored.
+        Whether `fit` continues from the parameters of the last fit; `n_init` is then ignored.
     verbose : int, default=0
         1 prints a line every `verbose_interval` iterations, 2 every one.
     verbose_interval : int, default=10
@@ -87,13 +86,13 @@ class BernoulliMixtureEM(MixtureMixin, Estimator):
         The categories of each column, ascending; of a binary one, 0 and 1. None where no column is categorical. A
         category that only rows of weight zero have is one too, with its pseudo-count `alpha` alone.
     converged_ : bool
-        Whether the best start met `tol`.
+        Whether the best restart met `tol`.
     n_iter_ : int
-        Iterations of the best start.
+        Iterations of the best restart.
     lower_bound_ : float
         The last of `lower_bounds_`.
     lower_bounds_ : list of float
-        Mean bound per sample before each M-step of the best start, nats: of the log-likelihood plus
+        Mean bound per sample before each M-step of the best restart, nats: of the log-likelihood plus
         alpha sum log theta, the prior.
     n_samples_seen_ : float
         Weight of the rows that `fit`, or all calls of `partial_fit`, learnt from.
@@ -133,24 +132,13 @@ class BernoulliMixtureEM(MixtureMixin, Estimator):
     """
 
     _parameter_constraints = {
-        "n_components": [Interval(Integral, 1, None, closed="left")],
-        "tol": [Interval(Real, 0.0, None, closed="left")],
-        "max_iter": [Interval(Integral, 0, None, closed="left")],
-        "n_init": [Interval(Integral, 1, None, closed="left")],
-        "init_params": [StrOptions({"kmeans", "k-means++", "random", "random_from_data"})],
+        **BaseMixture._parameter_constraints,
         "weights_init": ["array-like", None],
         "means_init": ["array-like", None],
         "alpha": [Interval(Real, 0.0, None, closed="neither")],
         "binarize": [Interval(Real, None, None, closed="neither"), None],
         "categorical_features": [StrOptions({"all"}), "array-like", None],
         "handle_unknown": [StrOptions({"error", "missing"})],
-        "random_state": ["random_state"],
-        "warm_start": ["boolean"],
-        "verbose": ["verbose"],
-        "verbose_interval": [Interval(Integral, 1, None, closed="left")],
-        "acceleration": [StrOptions({"auto", "squarem"}), None],
-        "device": [str],
-        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
     }
 
     def __init__(
@@ -175,24 +163,26 @@ class BernoulliMixtureEM(MixtureMixin, Estimator):
         device="auto",
         batch_size="auto",
     ):
-        self.n_components = n_components
-        self.tol = tol
-        self.max_iter = max_iter
-        self.n_init = n_init
-        self.init_params = init_params
+        super().__init__(
+            n_components,
+            tol=tol,
+            max_iter=max_iter,
+            n_init=n_init,
+            init_params=init_params,
+            random_state=random_state,
+            warm_start=warm_start,
+            verbose=verbose,
+            verbose_interval=verbose_interval,
+            acceleration=acceleration,
+            device=device,
+            batch_size=batch_size,
+        )
         self.weights_init = weights_init
         self.means_init = means_init
         self.alpha = alpha
         self.binarize = binarize
         self.categorical_features = categorical_features
         self.handle_unknown = handle_unknown
-        self.random_state = random_state
-        self.warm_start = warm_start
-        self.verbose = verbose
-        self.verbose_interval = verbose_interval
-        self.acceleration = acceleration
-        self.device = device
-        self.batch_size = batch_size
 
     # ------------------------------------------------------------------------------------------------- missing cells
     def impute(self, X, strategy="most_probable"):
@@ -267,77 +257,86 @@ class BernoulliMixtureEM(MixtureMixin, Estimator):
             return coded, weight
         return coded[first], np.bincount(which, weights=weight).astype(np.float64)
 
-    # -------------------------------------------------------------------------------------- what the mixin asks for
+    # ---------------------------------------------------------------------------------------- what every mixture gives
     def _model(self, n_components, learnt):
         return BernoulliMixture(n_components, float(self.alpha), learnt.n_levels)
 
-    def _origin(self, X, weight):
-        return None
+    def _batches(self, table, model):
+        width = model.row_width(table.shape[1])
+        return table.batches(rows_a_batch(self.batch_size, width, table.device), in_turn=True)
 
-    def _explained(self):
-        return contextlib.nullcontext()
-
-    def _attributes(self, params, origin, dtype, learnt):
+    def _attributes(self, params, table, learnt):
         column, level = learnt.indicators()
         means = self._model(len(params.pi), learnt).probabilities(params)[:, column, level]
         return {
-            "weights_": params.pi.cpu().numpy().astype(dtype),
-            "means_": means.cpu().numpy().astype(dtype),
+            "weights_": params.pi,
+            "means_": means,
             "categories_": learnt.categories,
             "_is_categorical": learnt.is_categorical,
         }
 
-    def _parameters(self, device):
-        place = functools.partial(torch.tensor, dtype=torch.float64, device=device)
-        return self._fitted_model().params(place(self.weights_), place(self._learnt().theta(self.means_))), None
+    def _fitted_params(self, model, table):
+        return self._params_on(model, table.device)
 
-    def _stats_so_far(self, model, params, total):
-        return model.stats_of(params, total)
+    def _params_on(self, model, device):
+        """The fitted parameters on a device."""
+        place = functools.partial(torch.tensor, dtype=torch.float64, device=device)
+        return model.params(place(self.weights_), place(self._learnt().theta(self.means_)))
 
     def _n_parameters(self):
         return self._fitted_model().n_parameters(self.n_features_in_)
 
     def _draw(self, labels, noise):
         u = noise.uniform(torch.arange(len(labels)), self.n_features_in_, torch.float64).numpy()
-        table = self._fitted_model().probabilities(self._parameters(torch.device("cpu"))[0]).numpy()
+        model = self._fitted_model()
+        table = model.probabilities(self._params_on(model, torch.device("cpu"))).numpy()
         levels = np.empty(u.shape, dtype=np.int64)
         for k in np.unique(labels):
             rows = labels == k
             levels[rows] = (u[rows, :, None] > table[k].cumsum(1)[:, :-1]).sum(2)
         return self._learnt().values()[np.arange(self.n_features_in_), levels]
 
-    # ------------------------------------------------------------------------------------------------------ starting
-    def _start(self, model, table, batches, noise):
-        """Means around which the first E-step shares the rows out, by their observed cells."""
-        marginal = _marginal(model, batches)
+    # --------------------------------------------------------------------------------------------- initial parameters
+    def _initial_params(self, model, table, noise, learnt):
+        if self.weights_init is None and self.means_init is None:
+            return self._drawn_params(model, table, noise)
+        place = functools.partial(torch.tensor, dtype=torch.float64, device=table.device)
+        if self.weights_init is None:
+            pi = self._drawn_params(model, table, noise).pi
+        else:
+            pi = place(checked_weights(self.weights_init, model.n_components))
+        if self.means_init is None:
+            theta = self._drawn_params(model, table, noise).theta
+        else:
+            theta = place(learnt.theta(self._checked_means(learnt)))
+        return model.params(pi, theta)
+
+    def _drawn_params(self, model, table, noise):
+        """Equal proportions, and means drawn around those of the table."""
+        K = model.n_components
+
+        def alike(batch):
+            return model.stats_from_responsibilities(batch, batch.X.new_full((K, len(batch.X)), 1 / K))
+
+        marginal = model.m_step(em.summed(alike, self._batches(table, model)), None)  # all components are the same
         if not marginal.theta.numel():  # every column has a single category
             return marginal
         if self.init_params == "random":
-            K, n_indicators = marginal.theta.shape
+            n_indicators = marginal.theta.shape[1]
             shift = noise.normal(torch.arange(K), n_indicators, torch.float64).to(table.device)
             free = model.to_free(marginal)
             return model.from_free(torch.cat([free[:K], free[K:] + shift.reshape(-1)]), marginal)
-        share = _TO_MARGINAL[self.init_params]
-        return model.params(marginal.pi, torch.lerp(self._centres(model, table, noise), marginal.theta, share))
+        points = functools.partial(self._points, model, table)
+        centres = initial_centres(self.init_params, table, points, K, noise)
+        return model.params(marginal.pi, torch.lerp(centres, marginal.theta, _TO_MARGINAL[self.init_params]))
 
-    def _points(self, model, table, few):
-        """The indicators of some rows; a missing cell's are their means."""
-        X = torch.as_tensor(table.X[few], dtype=table.dtype)
+    def _points(self, model, table, index):
+        """Indicators of some rows; those of a missing cell are filled by their means."""
+        X = torch.as_tensor(table.X[index], dtype=table.dtype)
         seen = model.to_levels(~X.isnan()).to(table.dtype)
         x = model.indicators(X.nan_to_num(nan=0.0))
         means = x.sum(0) / seen.sum(0).clamp(min=1)
         return torch.where(seen > 0, x, means).numpy()
-
-    def _all_given(self):
-        return self.weights_init is not None and self.means_init is not None
-
-    def _given(self, model, params, table, learnt):
-        place = functools.partial(torch.tensor, dtype=torch.float64, device=table.device)
-        if self.weights_init is None and self.means_init is None:
-            return params
-        pi = params.pi if self.weights_init is None else place(checked_weights(self.weights_init, self.n_components))
-        theta = params.theta if self.means_init is None else place(learnt.theta(self._checked_means(learnt)))
-        return model.params(pi, theta)
 
     def _checked_means(self, learnt):
         means = checked_shape(self.means_init, (self.n_components, len(learnt.indicators()[0])), "means")
@@ -353,12 +352,3 @@ def _lists_none(columns, n_features):
     """Whether a list or mask of columns names none at all."""
     columns = np.asarray(columns)
     return columns.size == 0 or (columns.dtype == bool and columns.shape == (n_features,) and not columns.any())
-
-
-def _marginal(model, batches):
-    """The parameters of components that are all alike: the share of each level in the table."""
-
-    def stats(batch):
-        return model.start(batch, batch.X.new_full((model.n_components, len(batch.X)), 1 / model.n_components))
-
-    return model.m_step(em.summed(stats, batches), None)

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from numbers import Integral, Real
+from numbers import Real
 
 import numpy as np
 import torch
@@ -10,10 +10,10 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
 from skvae._compat import Interval, StrOptions
-from skvae._tensors import Table
-from skvae.estimators._base import Estimator
-from skvae.estimators.mixtures._mixture import MixtureMixin
-from skvae.estimators.mixtures._starts import checked_shape, checked_weights
+from skvae._tensors import Table, inference_device, rows_a_batch
+from skvae.engines import em
+from skvae.estimators.mixtures._mixture import BaseMixture
+from skvae.estimators.mixtures._starts import checked_shape, checked_weights, initial_responsibilities
 from skvae.estimators.mixtures.conditional import ConditionalMixture
 from skvae.models.mixtures.gaussian_mixture import DiagonalGaussianMixture, FullGaussianMixture
 from skvae.tables.checks import columns_of, refuse_overflow
@@ -28,7 +28,7 @@ _MODELS = {
 }
 
 
-class GaussianMixtureEM(MixtureMixin, Estimator):
+class GaussianMixtureEM(BaseMixture):
     """Describe a table by a mixture of Gaussians, fitted by expectation maximisation.
 
         z ~ Cat(pi),   x | z = k ~ N(mu_k, Sigma_k)
@@ -49,22 +49,22 @@ class GaussianMixtureEM(MixtureMixin, Estimator):
         Added to the diagonals of the covariances, in squared units of X: the floor of a component that collapses.
         Calls of `partial_fit` may change it: what was fitted then loses the old one.
     max_iter : int, default=100
-        EM iterations of one start. 0 leaves the starting parameters.
+        Largest number of EM iterations of one restart. 0 leaves the initial parameters.
     n_init : int, default=1
-        Starts, of which the one with the highest likelihood is kept.
+        Number of restarts, of which the one with the highest likelihood is kept.
     init_params : {"kmeans", "k-means++", "random", "random_from_data"}, default="kmeans"
         How rows are first shared out: to the nearest centre of k-means, of its seeds, or of rows drawn at random, or by
         random responsibilities. K-means sees at most 20,000 rows.
     weights_init : array-like of shape (n_components,) or None, default=None
-        Proportions to start from, in place of the computed ones.
+        Initial proportions, in place of the computed ones.
     means_init : array-like of shape (n_components, n_features) or None, default=None
-        Means to start from.
+        Initial means.
     precisions_init : array-like or None, default=None
-        Inverse covariances to start from, of the shape that `precisions_` has for this `covariance_type`.
+        Initial inverse covariances, of the shape that `precisions_` has for this `covariance_type`.
     random_state : int, RandomState instance or None, default=None
-        Seed of the starts. None draws a fresh seed from the system, without touching NumPy's global generator.
+        Seed of the restarts. None draws a fresh seed from the system, without touching NumPy's global generator.
     warm_start : bool, default=False
-        Whether `fit` goes on from the last fit's parameters; `n_init` is then ignored.
+        Whether `fit` continues from the parameters of the last fit; `n_init` is then ignored.
     verbose : int, default=0
         1 prints a line every `verbose_interval` iterations, 2 every one.
     verbose_interval : int, default=10
@@ -91,13 +91,13 @@ class GaussianMixtureEM(MixtureMixin, Estimator):
     precisions_cholesky_ : ndarray
         Upper triangular U with precision U U', or square roots of the precisions; of the same shape.
     converged_ : bool
-        Whether the best start met `tol`.
+        Whether the best restart met `tol`.
     n_iter_ : int
-        Iterations of the best start.
+        Iterations of the best restart.
     lower_bound_ : float
         The last of `lower_bounds_`.
     lower_bounds_ : list of float
-        Mean log-likelihood per sample before each M-step of the best start, nats.
+        Mean log-likelihood per sample before each M-step of the best restart, nats.
     n_samples_seen_ : float
         Weight of the rows that `fit`, or all calls of `partial_fit`, learnt from.
     device_ : str
@@ -137,23 +137,12 @@ class GaussianMixtureEM(MixtureMixin, Estimator):
     """
 
     _parameter_constraints = {
-        "n_components": [Interval(Integral, 1, None, closed="left")],
+        **BaseMixture._parameter_constraints,
         "covariance_type": [StrOptions(set(_MODELS))],
-        "tol": [Interval(Real, 0.0, None, closed="left")],
         "reg_covar": [Interval(Real, 0.0, None, closed="left")],
-        "max_iter": [Interval(Integral, 0, None, closed="left")],
-        "n_init": [Interval(Integral, 1, None, closed="left")],
-        "init_params": [StrOptions({"kmeans", "k-means++", "random", "random_from_data"})],
         "weights_init": ["array-like", None],
         "means_init": ["array-like", None],
         "precisions_init": ["array-like", None],
-        "random_state": ["random_state"],
-        "warm_start": ["boolean"],
-        "verbose": ["verbose"],
-        "verbose_interval": [Interval(Integral, 1, None, closed="left")],
-        "acceleration": [StrOptions({"auto", "squarem"}), None],
-        "device": [str],
-        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
     }
 
     def __init__(
@@ -177,23 +166,25 @@ class GaussianMixtureEM(MixtureMixin, Estimator):
         device="auto",
         batch_size="auto",
     ):
-        self.n_components = n_components
+        super().__init__(
+            n_components,
+            tol=tol,
+            max_iter=max_iter,
+            n_init=n_init,
+            init_params=init_params,
+            random_state=random_state,
+            warm_start=warm_start,
+            verbose=verbose,
+            verbose_interval=verbose_interval,
+            acceleration=acceleration,
+            device=device,
+            batch_size=batch_size,
+        )
         self.covariance_type = covariance_type
-        self.tol = tol
         self.reg_covar = reg_covar
-        self.max_iter = max_iter
-        self.n_init = n_init
-        self.init_params = init_params
         self.weights_init = weights_init
         self.means_init = means_init
         self.precisions_init = precisions_init
-        self.random_state = random_state
-        self.warm_start = warm_start
-        self.verbose = verbose
-        self.verbose_interval = verbose_interval
-        self.acceleration = acceleration
-        self.device = device
-        self.batch_size = batch_size
 
     # ------------------------------------------------------------------------------------------------ missing columns
     def impute(self, X):
@@ -212,9 +203,9 @@ class GaussianMixtureEM(MixtureMixin, Estimator):
             nearest. All else gives an ndarray.
         """
         checked = self._checked(X)
-        return imputed(
-            X, checked, self._by_row(checked, lambda model, batch, params: model.fill(batch, params), moved=True)
-        )
+        origin = torch.as_tensor(self._fitted_origin(), device=inference_device(self.device))
+        filled = self._by_row(checked, lambda model, batch, params: model.fill(batch, params) + origin)
+        return imputed(X, checked, filled)
 
     def condition(self, given, X):
         """Condition the mixture on the values of some columns: a mixture over the other columns, for each row.
@@ -248,32 +239,46 @@ class GaussianMixtureEM(MixtureMixin, Estimator):
         refuse_overflow(X)
         if X.shape[1] != len(given):
             raise ValueError(f"X has {X.shape[1]} columns, but {len(given)} are given: {given.tolist()}.")
-        params, origin = self._parameters(torch.device("cpu"))
-        model = self._fitted_model()
+        model, origin = self._fitted_model(), self._fitted_origin()
+        params = self._params_measured_from(model, torch.as_tensor(origin))
         marginal, slope, sigma = model.split(params, torch.from_numpy(given), torch.from_numpy(rest))
         batch = Table(X, torch.device("cpu"), shift=origin[given], allow_missing=False).batch(0, len(X))
         weights = model.log_joint(batch, marginal).softmax(0).mT
         means = params.mu[:, rest] + ((batch.X[:, None] - marginal.mu)[:, :, None] @ slope.mT)[:, :, 0]
-        arrays = (array.numpy().astype(X.dtype, copy=False) for array in (weights, means, sigma))
-        weights, means, sigma = arrays
+        weights, means, sigma = (array.numpy().astype(X.dtype, copy=False) for array in (weights, means, sigma))
         return ConditionalMixture(weights, means + origin[rest].astype(X.dtype), sigma, rest)
 
-    # -------------------------------------------------------------------------------------- what the mixin asks for
+    # ---------------------------------------------------------------------------------------- what every mixture gives
     def _model(self, n_components, learnt):
         family, pooled = _MODELS[self.covariance_type]
         return family(n_components, pooled=pooled, floor=float(self.reg_covar))
+
+    def _fitted_model(self):
+        # It knows the floor that was added: a step of stepwise EM takes that off, and adds the present one.
+        family, pooled = _MODELS[self.covariance_type]
+        return family(len(self.weights_), pooled=pooled, floor=getattr(self, "_fitted_floor", float(self.reg_covar)))
 
     def _coded(self, X, learnt):
         refuse_overflow(X)
         return X
 
-    def _origin(self, X, weight):
-        if np.isnan(np.sum(X)):
-            return column_means_and_variances(X, weight, ~np.isnan(X))[0]
-        return np.average(X, axis=0, weights=weight).astype(np.float64)
+    def _table(self, X, device, weight=None, *, to_fit):
+        """Rows measured from their mean, which keeps digits, or from that of the fitted mixture."""
+        if not to_fit:
+            origin = self._fitted_origin()
+        elif np.isnan(np.sum(X)):
+            origin = column_means_and_variances(X, weight, ~np.isnan(X))[0]
+        else:
+            origin = np.average(X, axis=0, weights=weight).astype(np.float64)
+        return Table(X, device, weight=weight, shift=origin)
+
+    def _batches(self, table, model):
+        n_columns = table.shape[1]
+        size = rows_a_batch(self.batch_size, model.row_width(n_columns), table.device)
+        return table.batches(size, model.incomplete_rows(n_columns), in_turn=True)
 
     @contextlib.contextmanager
-    def _explained(self):
+    def _explain_errors(self):
         try:
             yield
         except torch.linalg.LinAlgError as error:
@@ -284,48 +289,36 @@ class GaussianMixtureEM(MixtureMixin, Estimator):
                 "data."
             ) from error
 
-    def _attributes(self, params, origin, dtype, learnt):
-        sigma, root = params.sigma, params.root
-        precision = root @ root.mT if sigma.dim() == 3 else root.square()
-        as_attribute = {
-            "full": lambda a: a,
-            "tied": lambda a: a[0],
-            "diag": lambda a: a,
-            "spherical": lambda a: a[:, 0],
-        }
-        pick = as_attribute[self.covariance_type]
-        arrays = {
+    def _attributes(self, params, table, learnt):
+        root = params.root
+        pick = {"tied": lambda a: a[0], "spherical": lambda a: a[:, 0]}.get(self.covariance_type, lambda a: a)
+        return {
             "weights_": params.pi,
-            "means_": params.mu + torch.as_tensor(origin, dtype=params.mu.dtype, device=params.mu.device),
-            "covariances_": pick(sigma),
+            "means_": params.mu + table.shift,
+            "covariances_": pick(params.sigma),
             "precisions_cholesky_": pick(root),
-            "precisions_": pick(precision),
+            "precisions_": pick(root @ root.mT if root.dim() == 3 else root.square()),
+            "_fitted_type": self.covariance_type,
+            "_fitted_floor": float(self.reg_covar),
         }
-        found = {name: tensor.cpu().numpy().astype(dtype) for name, tensor in arrays.items()}
-        return {**found, "_fitted_type": self.covariance_type, "_fitted_floor": float(self.reg_covar)}
 
-    def _stats_so_far(self, model, params, total):
-        # The floor that was added is taken off; the M-step adds the present one, which may be another.
-        floor = getattr(self, "_fitted_floor", model.floor)
-        as_fitted = type(model)(model.n_components, pooled=model.pooled, floor=floor)
-        return super()._stats_so_far(as_fitted, params, total)
+    def _fitted_params(self, model, table):
+        return self._params_measured_from(model, table.shift)
 
-    def _parameters(self, device):
-        place = functools.partial(torch.tensor, dtype=torch.float64, device=device)
+    def _params_measured_from(self, model, origin):
+        """Fitted parameters whose means are measured from an origin, a Tensor (D,)."""
+        place = functools.partial(torch.tensor, dtype=origin.dtype, device=origin.device)
+        own = self._fitted_origin()
+        mu = place(self.means_ - own) + (place(own) - origin)
+        return model.params(place(self.weights_), mu, place(self._as_model(self._covariances())))
+
+    def _fitted_origin(self):
+        """The mean of the fitted mixture, an ndarray (D,)."""
         weights = np.asarray(self.weights_, dtype=np.float64)
-        origin = weights / weights.sum() @ self.means_
-        sigma = self._as_model(self._covariances())
-        return self._fitted_model().params(place(weights), place(self.means_ - origin), place(sigma)), origin
+        return weights / weights.sum() @ self.means_
 
     def _covariances(self):
-        """As float64. Rounding to float32 may cost a matrix its definiteness, but not the root of its inverse."""
-        self._refuse_other_type()
-        if self.covariances_.dtype == np.float64 or self.covariance_type in ("diag", "spherical"):
-            return np.asarray(self.covariances_, dtype=np.float64)
-        root = np.linalg.inv(self.precisions_cholesky_.astype(np.float64))
-        return root.swapaxes(-1, -2) @ root
-
-    def _refuse_other_type(self):
+        """Fitted covariances as float64; an error if `covariance_type` is no longer that of the fit."""
         # The shape alone does not tell "tied" from "diag" where there are as many components as columns.
         same = getattr(self, "_fitted_type", self.covariance_type) == self.covariance_type
         if not same or self.covariances_.shape != self._covariance_shape(*self.means_.shape):
@@ -333,12 +326,17 @@ class GaussianMixtureEM(MixtureMixin, Estimator):
                 f"covariance_type={self.covariance_type!r} is not that of the fit, whose covariances_ have the shape "
                 f"{self.covariances_.shape}; set it back, or fit a clone."
             )
+        if self.covariances_.dtype == np.float64 or self.covariance_type in ("diag", "spherical"):
+            return np.asarray(self.covariances_, dtype=np.float64)
+        # Rounded to float32 a matrix may no longer be positive definite; the root of its inverse still gives one.
+        root = np.linalg.inv(self.precisions_cholesky_.astype(np.float64))
+        return root.swapaxes(-1, -2) @ root
 
     def _covariance_shape(self, K, D):
         return {"full": (K, D, D), "tied": (D, D), "diag": (K, D), "spherical": (K,)}[self.covariance_type]
 
     def _as_model(self, array):
-        """A covariance (or precision) as the attribute has it -> with the axes that the model expects."""
+        """Give covariances (or precisions), shaped as the attribute is, the axes that the model expects."""
         return {"tied": array[None], "spherical": array[:, None]}.get(self.covariance_type, array)
 
     def _n_parameters(self):
@@ -359,23 +357,42 @@ class GaussianMixtureEM(MixtureMixin, Estimator):
                 draws[rows] *= np.sqrt(covariances[k])
         return draws + self.means_[labels]
 
-    # ---------------------------------------------------------------------------------------- given starting values
-    def _all_given(self):
-        return not any(given is None for given in (self.weights_init, self.means_init, self.precisions_init))
-
-    def _given(self, model, params, table, learnt):
-        pi, mu, sigma = (None, None, None) if params is None else (params.pi, params.mu, params.sigma)
+    # --------------------------------------------------------------------------------------------- initial parameters
+    def _initial_params(self, model, table, noise, learnt):
+        K, D = model.n_components, table.shape[1]
         place = functools.partial(torch.tensor, dtype=torch.float64, device=table.device)
+        pi = mu = sigma = None
         if self.weights_init is not None:
-            pi = place(checked_weights(self.weights_init, self.n_components))
+            pi = place(checked_weights(self.weights_init, K))
         if self.means_init is not None:
-            mu = place(checked_shape(self.means_init, (self.n_components, table.shape[1]), "means")) - table.shift
+            mu = place(checked_shape(self.means_init, (K, D), "means")) - table.shift
         if self.precisions_init is not None:
-            sigma = place(self._checked_precisions(table.shape[1]))
-            sigma = torch.linalg.inv(sigma) if sigma.dim() == 3 else 1 / sigma
-        elif params is not None and model.pooled:
-            sigma = sigma[:1] if sigma.dim() == 3 else sigma[:, :1]
+            precision = place(self._checked_precisions(D))
+            sigma = torch.linalg.inv(precision) if precision.dim() == 3 else 1 / precision
+        if pi is None or mu is None or sigma is None:
+            computed = self._first_m_step(model, table, noise)
+            pi = computed.pi if pi is None else pi
+            mu = computed.mu if mu is None else mu
+            sigma = computed.sigma if sigma is None else sigma
         return model.params(pi, mu, sigma)
+
+    def _first_m_step(self, model, table, noise):
+        """Parameters by the M-step from first guesses of the responsibilities."""
+        points = functools.partial(self._points, model, table)
+        R = initial_responsibilities(self.init_params, table, points, model.n_components, noise)
+        variance = None
+        if table.patterns is not None:
+            variance = column_means_and_variances(table.X, table.weight.numpy(), ~np.isnan(table.X))[1]
+            variance = torch.as_tensor(variance, dtype=table.dtype, device=table.device)
+
+        def stats(batch):
+            # A missing cell, 0, stands at the mean of its column: the guess takes it as if it were observed there.
+            return model.stats_from_responsibilities(batch, R(batch._replace(observed=None)), variance)
+
+        return model.m_step(em.summed(stats, self._batches(table, model)), None)
+
+    def _points(self, model, table, index):
+        return np.nan_to_num(table.X[index] - table.shift.cpu().numpy())
 
     def _checked_precisions(self, D):
         shape = self._covariance_shape(self.n_components, D)

@@ -1,104 +1,266 @@
-"""The fit of a recommender that is a network."""
+"""Recommenders that are networks: their fit in epochs, and embeddings of users."""
+
+import abc
+import math
+from functools import partial
 
 import numpy as np
 import torch
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
-from skvae._tensors import Rows, resolve_device, to_device, to_numpy
-from skvae.engines import gradient
-from skvae.estimators._checks import refuse_another_architecture
+from skvae._compat import fit_context
+from skvae._sparse import entry
+from skvae._tensors import Noise, Rows, block_rows, inference_device, resolve_device, to_read, torch_dtype
+from skvae.estimators._base import Continuation
+from skvae.estimators._checks import draw_seed, refuse_another_architecture
+from skvae.estimators._network import NetworkEstimator, PreparedFit
+from skvae.estimators._progress import RankingWatcher
+from skvae.estimators.recommenders._recommender import LIST_LENGTH, RecommenderMixin, rank
+from skvae.metrics import content_holdout, ndcg_at_k
+from skvae.training import defaults
+from skvae.training.clicks import ClickTraining, informative_users, initial_params
+from skvae.training.plan import CONSTANT_WEIGHT, make_plan, settle
+from skvae.training.validation import Validation
+
+_SMALLEST, _LARGEST = 1e-15, 1e15  # of an interaction
 
 
-class RecommenderFit:
-    """One gradient ascent of one estimator: where it starts, and the fitted attributes it leaves.
+class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, NetworkEstimator):
+    """A recommender that is fitted by gradient ascent.
+
+    A subclass has the parameters n_components, learning_rate, learning_rate_schedule, batch_size, max_iter,
+    weight_decay, early_stopping, validation_fraction, n_iter_no_change, warm_start, device, random_state and verbose.
+    """
+
+    _watcher = RankingWatcher
+
+    # -------------------------------------------------------------------------------------- what a subclass gives
+    @abc.abstractmethod
+    def _architecture_of(self, X):
+        """What fixes the shapes and the meaning of the parameters, in plain values; "n_components" among them."""
+
+    @abc.abstractmethod
+    def _build(self, architecture):
+        """The model of an architecture: `bound`, `encode` and `decode`, as `models.recommenders.mult_vae.MultVAE`."""
+
+    @abc.abstractmethod
+    def _auto(self, n_users, n_seen):
+        """Values of the parameters that are "auto", as a dict.
+
+        `n_seen` is the number of users of this fit or, after calls of `partial_fit`, of all of them.
+        """
+
+    def _kl_weight(self, settled, one_pass):
+        """The weight of the KL term over the fit, given the parameters without "auto"."""
+        return CONSTANT_WEIGHT
+
+    # ------------------------------------------------------------------------------------------------------- fitting
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None, X_val=None):
+        """Fit the network to the users of X.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_users, n_items)
+            Interactions: counts, ratings or ones; non-negative, zero where there was none. Never made dense as a
+            whole. Users without interactions teach nothing and are left out.
+        y : ignored
+            Present for scikit-learn's convention.
+        X_val : {array-like, sparse matrix} of shape (n_validation_users, n_items) or None, default=None
+            Other users, a fifth of whose interactions are hidden and ranked after every epoch
+            (`validation_scores_`). With None and early stopping, `validation_fraction` of the users of X is set aside.
+
+        Returns
+        -------
+        self : object
+            The estimator, fitted.
+
+        Raises
+        ------
+        ValueError
+            If X holds negative values, NaN or infinity, no interaction at all, values above 1 for the bernoulli
+            likelihood, or if a parameter is out of its range.
+        FloatingPointError
+            If the bound diverges even at half the learning rate.
+        """
+        return self._fit(X, y, X_val=X_val)
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y=None):
+        """Make one pass over the users of X, at full beta and a constant learning rate, without early stopping.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_users, n_items)
+            Interactions of new users, or of known ones as they are now; the same items in every call.
+        y : ignored
+            Present for scikit-learn's convention.
+
+        Returns
+        -------
+        self : object
+            The estimator, fitted.
+        """
+        return self._partial_fit(X)
+
+    def _prepare(self, X, continuation, X_val=None):
+        goes_on, one_pass = self._goes_on(continuation), continuation is Continuation.PARTIAL_FIT
+        X = self._check_training_X(X, reset=not goes_on)
+        X_val = None if X_val is None else self._check_X(X_val, reset=False)
+        noise = Noise(draw_seed(self.random_state))
+        if not one_pass:
+            X, X_val = self._held_out(X, X_val, noise)
+        if not X.nnz:
+            raise ValueError(f"{type(self).__name__} found no interaction in X: all {X.shape} cells are zero.")
+        architecture = self._architecture_of(X)
+        model = self._build(architecture)
+        X = informative_users(X, model.likelihood)
+        device, earlier = resolve_device(self.device), self._earlier(continuation, X.shape[0])
+        optimizer_state = None
+        if goes_on:
+            refuse_another_architecture(self, architecture)
+            params, optimizer_state = earlier.params_on(device), earlier.optimizer_state_on(device)
+        else:
+            params = initial_params(model, X, noise, device)
+        validation = None if X_val is None else HeldOutRanking(model, X_val)
+        plan = self._plan(X.shape[0], earlier, one_pass, validation is not None)
+        training = ClickTraining(model, X, noise, plan, params, validation=validation, optimizer_state=optimizer_state)
+        return PreparedFit(training, architecture, earlier, device)
+
+    def _check_training_X(self, X, *, reset):
+        """Users to learn from, as a CSR array; complain of values that the likelihood or float32 cannot take."""
+        X = self._check_X(X, reset=reset)
+        outside = np.flatnonzero((X.data < _SMALLEST) | (X.data > _LARGEST))  # their squares leave float32 too
+        if len(outside):
+            raise ValueError(
+                f"fit computes in float32 and takes interactions between {_SMALLEST:g} and {_LARGEST:g}, but "
+                f"{entry(X, outside[0])}; scale X, or binarise it."
+            )
+        self._build(self._architecture_of(X)).likelihood.check(X)
+        return X
+
+    def _held_out(self, X, X_val, noise):
+        """Users to learn from, and users whose held-out interactions decide when to stop (or None)."""
+        if X_val is not None:
+            if not len(_rankable(X_val)):
+                raise ValueError("X_val holds no user with two interactions: one to show, one to rank.")
+            return X, X_val
+        candidates = _rankable(X)
+        if self.early_stopping == "auto" and len(candidates) < defaults.MANY_USERS or not self.early_stopping:
+            return X, None
+        aside = noise.fold("validation").permutation(len(candidates))
+        aside = candidates[aside[: math.ceil(self.validation_fraction * len(candidates))]]
+        rest = np.setdiff1d(np.arange(X.shape[0]), aside)
+        if not len(aside) or not X[rest].nnz:
+            raise ValueError(
+                f"early_stopping=True with validation_fraction={self.validation_fraction} would set aside {len(aside)} "
+                f"of the {len(candidates)} users with two interactions and leave {len(rest)} of n_samples = "
+                f"{X.shape[0]} users to train on; it needs some in both parts. Change the fraction, pass X_val or "
+                "use early_stopping=False."
+            )
+        return X[rest], X[np.sort(aside)]
+
+    def _plan(self, n_users, earlier, one_pass, has_validation):
+        """The plan of a fit to so many users, with everything that is "auto" settled."""
+        settled = {"weight_decay": self.weight_decay} | settle(self, self._auto(n_users, earlier.n_samples_seen))
+        return make_plan(
+            self,
+            settled,
+            n_users,
+            one_pass=one_pass,
+            kl=self._kl_weight(settled, one_pass),
+            validates=has_validation and self.early_stopping in ("auto", True),
+            first_epoch=earlier.n_iter,
+        )
+
+    def _summary(self, prepared, kept):
+        return {}
+
+    # ---------------------------------------------------------------------------------------------------- prediction
+    def transform(self, X):
+        """Embed each user: the mean of q(z | x).
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_users, n_items)
+            Interactions of the users, whether `fit` saw them or not.
+
+        Returns
+        -------
+        mean : ndarray of shape (n_users, n_components)
+            All zeros, the mean of the prior, for a user without interactions.
+        """
+        return self.posterior(X)[0]
+
+    def posterior(self, X):
+        """Give q(z | x) of each user.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_users, n_items)
+            Interactions of the users, whether `fit` saw them or not.
+
+        Returns
+        -------
+        mean, std : ndarrays of shape (n_users, n_components)
+            Means and standard deviations of the factorised normal posterior.
+        """
+        model, params, rows = self._fitted_rows(self._check_fitted_X(X))
+        with torch.no_grad():
+            parts = [model.encode(params, batch) for batch in rows.batches(block_rows(model.n_components))]
+        mean = torch.cat([q.mean for q in parts])
+        std = torch.cat([(0.5 * q.log_variance).exp() for q in parts])
+        return mean.cpu().numpy(), std.cpu().numpy()
+
+    def _fitted_rows(self, X):
+        """The fitted model, its parameters as tensors of the dtype of X, and X as rows beside them."""
+        device = inference_device(self.device)
+        rows = Rows(X, device, torch_dtype(X.dtype))
+        return self._build(self._architecture), to_read(self.parameters_, device, rows.dtype), rows
+
+    def _scorer(self, X):
+        device = inference_device(self.device)
+        params = to_read(self.parameters_, device, torch_dtype(X.dtype))
+        return partial(_score, self._build(self._architecture), params)
+
+    @property
+    def _n_features_out(self):
+        return self._architecture["n_components"]
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.input_tags.positive_only = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+class HeldOutRanking(Validation):
+    """NDCG@100 of hidden interactions of held-out users, who are split once for all epochs.
 
     Parameters
     ----------
-    estimator : Estimator
-        With `_architecture_of(X)` (a dict of what fixes shape and meaning of the parameters), `_build(architecture)`
-        (the model) and `_validator(model, X_val)` (a function from parameters to a score).
-    X : CSR array of shape (n_rows, n_columns)
-        Checked training rows. Those without entries are left out where they add nothing to the bound.
-    noise : Noise
-    goes_on : bool
-        Start from the estimator's fitted parameters.
-    adds_rows : bool, default=False
-        X comes on top of the rows that the estimator has seen.
-
-    Raises
-    ------
-    ValueError
-        If X has no entries, or the parameters to go on from are of another architecture.
+    model : object with encode(params, batch) and decode(params, z)
+    X : CSR array of shape (n_users, n_items)
     """
 
-    def __init__(self, estimator, X, noise, goes_on, *, adds_rows=False):
-        if not X.nnz:
-            raise ValueError(f"{type(estimator).__name__} found no interaction in X: all {X.shape} cells are zero.")
-        self.estimator, self.noise = estimator, noise
-        self.architecture = estimator._architecture_of(X)
-        self.model = estimator._build(self.architecture)
-        X = self._informative(X)
-        self.rows = Rows(X, resolve_device(estimator.device))
-        self.n_seen = len(self.rows) + (estimator.n_samples_seen_ if goes_on and adds_rows else 0)
-        if goes_on:
-            self._go_on(estimator)
-        else:
-            self._start_afresh(X)
+    def __init__(self, model, X):
+        self.model = model
+        self.shown, self.hidden = content_holdout(X)
 
-    def _informative(self, X):
-        """The rows that say something of the parameters; X itself, not a copy, where all of them do."""
-        stored = np.diff(X.indptr) > 0
-        return X if self.model.likelihood.empty_rows_inform or stored.all() else X[np.flatnonzero(stored)]
+    def __call__(self, params):
+        ids, _ = rank(partial(_score, self.model, params), self.shown, LIST_LENGTH)
+        return float(ndcg_at_k(self.hidden, ranked=ids, k=LIST_LENGTH))
 
-    def _start_afresh(self, X):
-        mean = torch.from_numpy(X.sum(axis=0, dtype=np.float64).astype(np.float32) / X.shape[0])
-        share = torch.from_numpy(np.bincount(X.indices, minlength=X.shape[1]).astype(np.float32) / X.shape[0])
-        self.params, self.optimizer_state = self.model.init(self.noise.fold("init"), mean, share), None
-        self.params = {name: tensor.to(self.rows.device) for name, tensor in self.params.items()}
-        self.n_iter, self.lower_bounds, self.validation_scores = 0, [], []
 
-    def _go_on(self, estimator):
-        refuse_another_architecture(estimator, self.architecture)
-        device = self.rows.device
-        self.params, self.optimizer_state = (
-            to_device(estimator.parameters_, device),
-            to_device(estimator._optimizer_state, device),
-        )
-        self.n_iter = estimator.n_iter_
-        self.lower_bounds, self.validation_scores = list(estimator.lower_bounds_), list(estimator.validation_scores_)
+def _rankable(X):
+    """Rows with an interaction to show and another to rank."""
+    return np.flatnonzero(np.diff(X.indptr) >= 2)
 
-    def ascend(self, plan, X_val=None, watcher=None):
-        """Climb; returns the engine's `Fit`."""
-        validate = None if X_val is None else self.estimator._validator(self.model, X_val)
-        return gradient.ascend(
-            self.model,
-            self.params,
-            self.rows,
-            plan=plan,
-            noise=self.noise,
-            log_base=self._mean_log_base(plan.batch_size),
-            validate=validate,
-            watcher=watcher,
-            optimizer_state=self.optimizer_state,
-        )
 
-    def _mean_log_base(self, batch_size):
-        batches = self.rows.batches(batch_size)
-        return sum(float(self.model.likelihood.log_base(batch).sum()) for batch in batches) / len(self.rows)
-
-    def attributes(self, params):
-        """What prediction needs."""
-        return {
-            "parameters_": to_numpy(params),
-            "device_": str(self.rows.device),
-            "_architecture": self.architecture,
-        }
-
-    def record(self, fit, *, keep_optimizer_state):
-        """How the ascent went, after what went before; the optimizer state is kept for those who go on."""
-        return {
-            "n_iter_": self.n_iter + fit.n_iter,
-            "n_samples_seen_": self.n_seen,
-            "lower_bounds_": np.array(self.lower_bounds + fit.lower_bounds),
-            "validation_scores_": np.array(self.validation_scores + fit.validation_scores),
-            "_optimizer_state": to_numpy(fit.optimizer_state) if keep_optimizer_state else {},
-        }
+@torch.no_grad()
+def _score(model, params, X):
+    """Scores of all items for the users of X, at the mean of their posteriors."""
+    some = next(iter(params.values()))  # for the device and dtype they all share
+    batch = Rows(X, some.device, some.dtype).batch(np.arange(X.shape[0]))
+    return model.decode(params, model.encode(params, batch).mean)

@@ -1,4 +1,6 @@
-"""What every recommender does with scores, whatever model they come from; and the fit of one that is a network."""
+"""What every recommender does with scores, whatever model they come from."""
+
+import abc
 
 import numpy as np
 import scipy.sparse as sp
@@ -13,12 +15,24 @@ LIST_LENGTH = 100  # of the NDCG that scores and validates
 _PADDING = -1  # in place of an item where none is left
 
 
-class RecommenderMixin:
-    """Scores, lists and their quality, for any estimator that can score a block of users.
+class RecommenderMixin(abc.ABC):
+    """Scores, lists and their quality, for any estimator that can score a block of users."""
 
-    A subclass gives `_scorer(X)`: a function from a CSR array of some users to a tensor of their scores,
-    (n_users, n_items), of the dtype of X, that this class may overwrite.
-    """
+    @abc.abstractmethod
+    def _scorer(self, X):
+        """A function that scores some users.
+
+        Parameters
+        ----------
+        X : CSR array of shape (n_users, n_items)
+            All users that will be asked about, checked.
+
+        Returns
+        -------
+        scorer : callable
+            CSR array of some users -> Tensor of their scores, (n_users, n_items), of the dtype of X; it may be
+            overwritten.
+        """
 
     def _check_X(self, X, *, reset):
         form = {"accept_sparse": "csr", "dtype": [np.float32, np.float64], "ensure_non_negative": True}

@@ -10,7 +10,7 @@ Networks 2, 1989). The code may be held to a mean activation by a penalty (Ng, *
 import torch
 
 from skvae.elbo import Bound, penalised
-from skvae.likelihoods.squared_error import SquaredError
+from skvae.likelihoods import SquaredError
 from skvae.models.autoencoders.encoder_decoder import EncoderDecoder
 
 _LEAST = 1e-12  # of a mean activation, whose logarithm is taken

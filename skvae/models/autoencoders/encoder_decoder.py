@@ -4,8 +4,6 @@ Every tensor has a leading axis of members (`training.members`). What the encode
 its heads. The first head and the decoder may have a linear path beside their layers, "decoder.skip.weight".
 """
 
-import pickle
-
 import torch
 
 from skvae._tensors import kept
@@ -51,25 +49,30 @@ class EncoderDecoder:
         self.own_encoder = None if encoder is None else Module("encoder", encoder, n_inputs, n_codes)
         self.own_decoder = None if decoder is None else Module("decoder", decoder, n_components, n_outputs)
 
-    def likeness(self):
-        """What models have in common that may climb as members of one ascent: all but the latent dimensions.
+    def module_signatures(self):
+        """Text that tells the user's own modules from others; None for the built-in layers."""
+        modules = {"encoder": self.own_encoder, "decoder": self.own_decoder}
+        return {name: None if module is None else module.signature for name, module in modules.items()}
 
-        None for a module of the user's own, which is computed member by member anyway.
+    def likeness(self):
+        """What models must have in common to be members of one ascent: all but the latent dimensions.
+
+        None for a model with a module of the user's own, which is computed member by member anyway.
         """
         if self.own_encoder or self.own_decoder:
             return None
         layers = self.encoder_sizes, self.decoder_sizes[1:], self.activation
-        return type(self), *layers, pickle.dumps(self.likelihood), *self._settings()
+        return type(self), *layers, self.likelihood.signature(), *self._settings()
 
     def _settings(self):
-        """What else a bound depends on."""
+        """Settings of a subclass that the bound depends on."""
         return ()
 
     def _trained_by_hand(self, params):
-        """Whether these are trained, by layers whose way back need not be asked of autograd."""
+        """Whether all parameters are trained and autograd is not needed for their gradients."""
         if self.own_encoder or self.own_decoder or not known(self.activation):
             return False
-        return kept(params["encoder.0.weight"]) is not None
+        return all(kept(tensor) is not None for tensor in params.values())
 
     # ------------------------------------------------------------------------------------------------ parameters
     def init(self, noise, statistics):
@@ -101,13 +104,13 @@ class EncoderDecoder:
 
     # --------------------------------------------------------------------------------------------------- both ways
     def _encoded(self, params, batch):
-        """What the encoder makes of its input."""
+        """Output of the encoder."""
         if self.own_encoder:
             return self.own_encoder(params, batch.u)
         return network(params, "encoder", batch.u, range(self.last + 1), self.activation)
 
     def _encoded_and_back(self, params, u):
-        """The same of parameters that are trained, and its way back."""
+        """`_encoded` of parameters that are trained, and the function that adds its gradients to them."""
         return network_and_back(params, "encoder", u, range(self.last + 1), self.activation, to_input=False)
 
     def log_prob(self, params, x, z):

@@ -7,7 +7,7 @@ linear decoder and a Gaussian likelihood the expectation over z is taken in clos
 of factor analysis (Lucas et al., NeurIPS 2019).
 
 Every tensor has a leading axis of members (`training.members`). A posterior is found as one vector of 2 K numbers, its
-means, then its log-variances. It may be an offset from a `base`, such as the exact posterior of factor analysis.
+means, then its log-variances. It may be an offset from `linear_heads`: the exact posterior of factor analysis.
 """
 
 import math
@@ -90,7 +90,7 @@ class VAE(EncoderDecoder):
     def _bound_by_hand(self, params, batch, noise):
         """The same by one draw of a network that is trained, with the way back that autograd would find."""
         heads, to_weights = self._encoded_and_back(params, batch.u)
-        heads = _beside_base(heads, batch)
+        heads = _beside_linear_path(heads, batch)
         epsilon = self._epsilon(noise.fold("z"), batch.row, heads.dtype)
         (z, kl), to_heads = draw_and_kl_and_back(heads, epsilon, _LOWEST, _HIGHEST)
         log_prob, to_z = self._log_prob_and_back(params, batch.x, z)
@@ -106,7 +106,7 @@ class VAE(EncoderDecoder):
 
     def _heads(self, params, batch):
         """Means and log-variances (M, B, 2 K), the latter as the network gives them."""
-        return _beside_base(self._encoded(params, batch), batch)
+        return _beside_linear_path(self._encoded(params, batch), batch)
 
     def draw(self, q, noise, row):
         """Draws of z, (M, S, B, K), from noise that is the row's own."""
@@ -133,8 +133,8 @@ class VAE(EncoderDecoder):
         return log_weight(self.log_prob(params, batch.x, z), z, q)
 
 
-def _beside_base(heads, batch):
-    return heads if batch.base is None else heads + batch.base
+def _beside_linear_path(heads, batch):
+    return heads if batch.linear_heads is None else heads + batch.linear_heads
 
 
 def at(q, epsilon):
@@ -160,8 +160,8 @@ def log_mean_weight(log_prob, z, q, live=None):
 class PerRowVAE(VAE):
     """The same with a posterior of its own for every row, in place of an encoder (Hoffman et al., JMLR 14, 2013).
 
-    Parameter "row.posterior", of shape (n_members, n_rows, 2 * n_components), holds offsets from the base, if there is
-    one.
+    Parameter "row.posterior", of shape (n_members, n_rows, 2 * n_components), holds offsets from the linear
+    heads, if there are any.
 
     Parameters
     ----------
@@ -182,7 +182,7 @@ class PerRowVAE(VAE):
         return False  # it has no encoder
 
     def init_rows(self, n_rows, dtype=torch.float32):
-        """Every posterior the prior (or its base); with an axis of members."""
+        """Posteriors that equal the prior, or the linear heads; with an axis of members."""
         return {"row.posterior": torch.zeros(1, n_rows, 2 * self.n_components, dtype=dtype)}
 
     def _init_encoder(self, noise):
@@ -196,7 +196,7 @@ class PerRowVAE(VAE):
         return super()._epsilon(noise, row if self.fixed is None else torch.zeros_like(row), dtype)
 
     def _encoded(self, params, batch):
-        """Looked up."""
+        """The posteriors of the rows of a batch, by the numbers of the rows."""
         return params["row.posterior"].index_select(1, batch.row[0])
 
     def _names_of_heads(self):

@@ -1,1 +1,1 @@
-"""K-means, its initial centres, and how it spares distances."""
+"""K-means, its initial centres, and sketches of wide rows."""

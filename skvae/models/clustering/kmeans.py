@@ -1,14 +1,14 @@
-"""K-means: the mixture of equal spherical Gaussians in the limit of no variance, where posteriors are 0 or 1.
+"""K-means: the limit of a mixture of equal spherical Gaussians as their variance goes to 0; posteriors are 0 or 1.
 
-    sum_n w_n min_k |x_n - c_k|^2   is minimised over the centres c_k; the bound is minus that sum
+    minimise  sum_n w_n min_k |x_n - c_k|^2  over the centres c_k; the bound is minus this sum
 
 Both steps are Lloyd's (IEEE Trans. Information Theory 28(2), 1982). The bound needs no distances: with N_k and S_k the
 weight and the sum of the rows of each cluster, it is 2 sum_k c_k S_k - sum_k N_k |c_k|^2 - sum_n w_n |x_n|^2.
 
-What is remembered of a batch makes the next iteration cheap without changing what it finds: to its statistics only the
-rows that changed cluster are added, and only rows whose nearest centre may have changed are looked at again, by bounds
-that move with the centres (Hamerly, SDM 2010). Of wide rows a few coordinates are looked at first (`models.sketch`).
-Where centres start is drawn in `models.seeding`.
+The model remembers facts about each batch that make the next iteration cheaper and change no result. Only rows that
+changed cluster are added to and subtracted from the sums. Only rows whose nearest centre may have changed are compared
+with the centres again: bounds on distances that move with the centres tell which (Hamerly, SDM 2010). For wide rows, a
+few coordinates are compared first (`kmeans_sketch`). Initial centres are drawn in `kmeans_seeding`.
 """
 
 import math
@@ -22,21 +22,22 @@ from torch import Tensor
 from skvae._tensors import binned
 from skvae.models.clustering.kmeans_sketch import Sketch, differences, leading_directions, sketched
 
-_CHUNK_CELLS = 2**19  # of scores at once on the CPU: they stay in the cache until their least is found
+_CHUNK_CELLS = 2**19  # scores computed at once on the CPU: they stay in the cache until the smallest are found
 _CHUNK_CELLS_GPU = 2**25
-_WORTH_BOUNDS = {False: 0.35, True: 0.5}  # share of rows to look at from which all are as fast, where each is dear
-_DEAR_ROW = 2**12  # multiplications a row from which bounds cost little beside the distances
+_COSTLY_ROW = 2**12  # multiplications to compare a row with all centres, beside which keeping bounds costs little
+# Share of rows whose bounds fail, above which it is as fast to compare all rows; by whether a row is costly to compare.
+_WORTH_BOUNDS = {False: 0.35, True: 0.5}
 _SMALL_BATCH = 2**21  # multiplications a batch below which bounds cost more than all distances
-_WORTH_UPDATING = 0.3  # share of rows that changed cluster from which new sums are as fast
-_MANY_CLUSTERS = 1024  # from here on, distances between all centres are too dear for what they spare
-_CHANGED_ROWS = 2**14  # to add and subtract at once
-_WIDE_ROW = 128  # cells a row from which a few coordinates may stand for them
-_PASSES_BEFORE_SKETCH = 2  # it takes the time of two or three, which few iterations would not earn back
-_ROWS_OF_A_SAMPLE = 2048  # whose bounds tell whether it would pay to have those of all rows
-_ROWS_OF_A_TRIAL = 1024  # of a sketch, before all rows are sketched
-_WORTH_SKETCH = 0.35  # share of the rows of a trial that it may leave unsure
-_WORTH_ASKING = 0.25  # share of rows to look at from which it is asked first: distances make tighter bounds
-_SLACK = 1e-12  # relative, for the rounding of bounds that move
+_WORTH_UPDATING = 0.3  # share of rows that changed cluster above which it is as fast to sum up all rows
+_MANY_CLUSTERS = 1024  # number of clusters from which distances between all centres cost more than they save
+_CHANGED_ROWS = 2**14  # rows to add and subtract at once
+_WIDE_ROW = 128  # cells a row from which a sketch may pay
+_PASSES_BEFORE_SKETCH = 2  # a sketch costs as much as two or three passes; a fit of few iterations would lose time
+_ROWS_OF_A_SAMPLE = 2048  # rows with bounds, from which it is seen whether bounds for all rows would pay
+_ROWS_OF_A_TRIAL = 1024  # rows that are sketched first, to see whether a sketch of all would pay
+_WORTH_SKETCH = 0.35  # share of the rows of a trial that the sketch may leave undecided
+_WORTH_ASKING = 0.25  # share of rows whose bounds fail, above which the sketch goes first; distances bound tighter
+_SLACK = 1e-12  # relative allowance for the rounding of bounds that move
 
 
 class Params(NamedTuple):
@@ -46,19 +47,19 @@ class Params(NamedTuple):
 class Stats(NamedTuple):
     """Sums over samples, so the statistics of a union are the sums of the statistics."""
 
-    count: Tensor  # (K,)    number of rows of each cluster: 0 where weights that come and go leave a rounding error
+    count: Tensor  # (K,)    number of rows of each cluster; exactly 0 for empty ones, where N has rounding errors
     N: Tensor  # (K,)    their weight
     S: Tensor  # (K, D)  their weighted sum
     squares: Tensor  # ()      weighted sum of |x|^2 over all rows
-    farthest: "Farthest"  # rows that empty clusters may have
+    farthest: "Farthest"  # rows for empty clusters
 
 
 @dataclass
 class Farthest:
-    """The rows farthest from their centres, as many as there may be empty clusters; `+` keeps those of a union.
+    """The rows farthest from their centres, one for each cluster that may be empty; `+` keeps those of a union.
 
-    A cluster that is empty in a union is empty in each part: of two parts, the smaller number of empty clusters is
-    enough for both.
+    A cluster that is empty in a union is empty in each part: the smaller of the parts' numbers of empty clusters is
+    enough for the union.
     """
 
     capacity: int
@@ -76,6 +77,7 @@ class Farthest:
         return Farthest(capacity, *(torch.cat(pair) for pair in pairs)).cut()
 
     def cut(self):
+        """Keep as many rows as `capacity` says, the farthest first."""
         order = self.row.argsort()
         order = order[(-self.distance[order]).argsort(stable=True)][: self.capacity]
         return Farthest(
@@ -86,16 +88,16 @@ class Farthest:
 class Memory(NamedTuple):
     """What the model remembers of a batch."""
 
-    centres: Tensor  # (K, D)  those that the rest was found under
-    label: Tensor  # (n,)
-    count: Tensor  # (K,)   the statistics of the batch
+    centres: Tensor  # (K, D)  the centres under which all else was found
+    label: Tensor  # (n,)    number of the nearest centre of each row
+    count: Tensor  # (K,)    statistics of the batch
     N: Tensor  # (K,)
     S: Tensor  # (K, D)
-    norms: Tensor  # (n,)   squared norms of the rows
-    nearest: Tensor  # (m,)    for the first m rows, an upper bound on the distance to the row's own centre
-    other: Tensor  # (m,)    and a lower bound on that to any other
-    sketch: Sketch | None = None  # to find both at less cost
-    passes: int = 1  # how often the batch was gone through
+    norms: Tensor  # (n,)    squared norms of the rows
+    nearest: Tensor  # (m,)    upper bounds on the distances of the first m rows to their own centres
+    other: Tensor  # (m,)    lower bounds on their distances to any other centre
+    sketch: Sketch | None = None  # finds new bounds at less cost
+    passes: int = 1  # number of E-steps so far
 
 
 class KMeans:
@@ -105,52 +107,57 @@ class KMeans:
     ----------
     n_clusters : int
     relocate : bool, default=True
-        Give clusters without any row the rows farthest from their centres, whose clusters lose them.
+        Move the rows farthest from their centres to clusters without any row.
     """
 
     def __init__(self, n_clusters, relocate=True):
         self.n_clusters, self.relocate = n_clusters, relocate
 
     def e_step(self, batch, params, memory=None):
-        """Statistics of the rows of a batch, each given to its nearest centre; and what to remember."""
+        """Assign each row of a batch to its nearest centre; return the statistics, and what to remember."""
         if memory is None:
             norms = batch.squared_norms().double()
-            found = self._assigned(batch, params.centres, norms, self._n_sampled(batch))
+            found = self._assigned(batch, params.centres, norms, self._n_bounded(batch))
             sums = self._sums(batch, found.label)
+            n_empty = int((sums["count"] == 0).sum())
         else:
             found = self._assigned_again(batch, params.centres, memory)
             found = found._replace(passes=memory.passes + 1)
-            sums = self._updated(batch, memory, found.label)
+            sums, n_empty = self._updated(batch, memory, found.label)
         memory = found._replace(**sums)
+        farthest = self._farthest(batch, memory, n_empty) if self.relocate and n_empty else Farthest(0)
         squares = batch.w.double() @ memory.norms
-        return Stats(memory.count, memory.N, memory.S, squares, self._farthest(batch, memory)), memory
+        return Stats(memory.count, memory.N, memory.S, squares, farthest), memory
 
     def bound(self, stats, params):
-        """Minus the inertia under `params`, given the statistics that they led to."""
+        """Minus the inertia under `params`, given the statistics of an E-step with them."""
         C = params.centres.double()
         inertia = stats.squares - 2 * (C * stats.S).sum() + (stats.N * C.square().sum(1)).sum()
         return -inertia.clamp(min=0)
 
     def m_step(self, stats, params):
-        """Each centre the mean of its rows; that of an empty cluster a row far from all, or where it was."""
+        """Move each centre to the mean of its rows; that of an empty cluster to a far row, or leave it."""
         N, S = _relocated(stats)
         means = S / torch.where(N > 0, N, 1)[:, None]
         return Params(torch.where((N > 0)[:, None], means.to(params.centres.dtype), params.centres))
 
     # ------------------------------------------------------------------------------------------------ nearest centres
-    def _dear(self, batch):
-        return self.n_clusters * batch.n_columns >= _DEAR_ROW
+    def _costly_rows(self, batch):
+        return self.n_clusters * batch.n_columns >= _COSTLY_ROW
 
-    def _n_sampled(self, batch):
-        """Of how many rows to keep bounds, to see whether it would pay for all. A GPU is as fast without."""
+    def _n_bounded(self, batch):
+        """For how many rows to keep bounds: all, or a sample to see whether all would pay. A GPU needs none."""
         n = len(batch.row)
         if not batch.w.is_cpu or n * self.n_clusters * batch.n_columns < _SMALL_BATCH:
             return 0
-        return n if self._dear(batch) else _ROWS_OF_A_SAMPLE
+        return n if self._costly_rows(batch) else _ROWS_OF_A_SAMPLE
 
     def _assigned(self, batch, centres, norms, n_bounded, before=None):
-        """Labels of all rows, and bounds for the first `n_bounded`."""
+        """Assign all rows to their nearest centres, with bounds for the first `n_bounded`."""
         n = len(norms)
+        if not n_bounded:
+            none = norms.new_empty(0)
+            return Memory(centres, nearest_centre(batch, centres, before), None, None, None, norms, none, none)
         n_bounded = min(n, n_bounded)
         label, nearest, other = nearest_two(batch, centres, norms, slice(0, n_bounded), before)
         if n_bounded < n:
@@ -160,7 +167,7 @@ class KMeans:
         return Memory(centres, label, None, None, None, norms, nearest, other)
 
     def _assigned_again(self, batch, centres, memory):
-        """`_assigned` for those rows only whose bounds meet: the others have their label still."""
+        """Assign again those rows whose bounds leave the nearest centre open; the others keep their label."""
         norms, before = memory.norms, memory.label
         n, n_bounded = len(before), len(memory.nearest)
         if not n_bounded:
@@ -168,41 +175,40 @@ class KMeans:
         label = before.clone()
         nearest, other = _moved_bounds(memory, centres)
         active = (nearest >= other).nonzero()[:, 0]
-        many = _WORTH_BOUNDS[self._dear(batch)] * n_bounded
+        many = _WORTH_BOUNDS[self._costly_rows(batch)] * n_bounded
         sketch = memory.sketch
-        if sketch is None and len(active) > many and self._may_sketch(batch, memory):
+        if sketch is None and len(active) > many:
             sketch = self._worthwhile_sketch(batch, centres, memory)
         if sketch is not None and len(active) > _WORTH_ASKING * n:
-            *found, unsure = surely_nearest(sketch, centres, norms, active, before)
+            *found, unsure = nearest_two_by_sketch(sketch, centres, norms, active, before)
             label[active], nearest[active], other[active] = found
             active = active[unsure]
         if len(active) > many:
-            return self._assigned(batch, centres, norms, self._n_sampled(batch), before)
+            return self._assigned(batch, centres, norms, self._n_bounded(batch), before)
         if n_bounded < n:
             return self._assigned(batch, centres, norms, n, before)
         if len(active):
             label[active], nearest[active], other[active] = nearest_two(batch, centres, norms, active, before)
         return memory._replace(centres=centres, label=label, nearest=nearest, other=other, sketch=sketch)
 
-    def _may_sketch(self, batch, memory):
-        """Whether to try one: of many wide dense rows on the CPU only, and the more seldom the later."""
-        wide = _WIDE_ROW <= batch.n_columns == batch.cells_a_row
-        due = memory.passes >= _PASSES_BEFORE_SKETCH and memory.passes.bit_count() == 1
-        return wide and due and batch.w.is_cpu and self._dear(batch) and len(batch.row) >= 16 * _ROWS_OF_A_TRIAL
-
     def _worthwhile_sketch(self, batch, centres, memory):
-        """A sketch that leaves few rows unsure; None where a trial says that there is none."""
+        """Sketch many wide dense rows after 2, 4, 8, ... passes; None for others, or where a trial decides too few."""
+        wide = _WIDE_ROW <= batch.n_columns == batch.cells_a_row and self._costly_rows(batch)
+        due = memory.passes >= _PASSES_BEFORE_SKETCH and memory.passes.bit_count() == 1
+        if not (wide and due and len(batch.row) >= 16 * _ROWS_OF_A_TRIAL):
+            return None
         width = min(batch.n_columns // 8, batch.n_columns // 16 + self.n_clusters)
-        basis = leading_directions(batch, centres, width // 16 * 16)  # products are fast in sixteens
+        basis = leading_directions(batch, centres, width // 16 * 16)  # products of matrices are fast in multiples of 16
         step = math.ceil(len(batch.row) / _ROWS_OF_A_TRIAL)
         some = torch.arange(step // 2, len(batch.row), step)
         trial = sketched(batch.part(some), basis, memory.norms[some])
         every = slice(0, len(some))
-        *_, unsure = surely_nearest(trial, centres, memory.norms[some], every, memory.label[some])
+        *_, unsure = nearest_two_by_sketch(trial, centres, memory.norms[some], every, memory.label[some])
         return sketched(batch, basis, memory.norms) if unsure.sum() <= _WORTH_SKETCH * len(some) else None
 
     # --------------------------------------------------------------------------------------------------------- sums
     def _sums(self, batch, label):
+        """Sum up the rows of each cluster."""
         return {
             "count": binned(label, self.n_clusters),
             "N": binned(label, self.n_clusters, batch.w.double()),
@@ -210,10 +216,19 @@ class KMeans:
         }
 
     def _updated(self, batch, before, label):
-        """Count, weight and sum of each cluster: from those before and the rows that changed cluster."""
-        if not label.is_cpu:  # to find the rows that changed, the host would have to wait for the device
-            return self._sums(batch, label)
-        changed = (label != before.label).nonzero()[:, 0]
+        """Update the sums by the rows that changed cluster; return them and the number of empty clusters."""
+        changed = label != before.label
+        if label.is_cpu:
+            sums = self._updated_sums(batch, before, label, changed.nonzero()[:, 0])
+        elif batch.cells_a_row < batch.n_columns:  # to pick out sparse rows, the host would have to wait
+            sums = self._sums(batch, label)
+        else:  # the host waits once, for two numbers
+            n_changed, n_empty = torch.stack([changed.sum(), (binned(label, self.n_clusters) == 0).sum()]).tolist()
+            places = changed.byte().argsort(descending=True, stable=True)[:n_changed]
+            return self._updated_sums(batch, before, label, places), n_empty
+        return sums, int((sums["count"] == 0).sum())
+
+    def _updated_sums(self, batch, before, label, changed):
         if len(changed) > _WORTH_UPDATING * len(label):
             return self._sums(batch, label)
         sums = {name: getattr(before, name) for name in ("count", "N", "S")}
@@ -224,10 +239,8 @@ class KMeans:
         occupied = sums["count"] > 0
         return sums | {"N": sums["N"] * occupied, "S": sums["S"] * occupied[:, None]}
 
-    def _farthest(self, batch, memory):
-        n_empty = int((memory.count == 0).sum()) if self.relocate else 0
-        if not n_empty:
-            return Farthest(0)
+    def _farthest(self, batch, memory, n_empty):
+        """Find the rows farthest from their centres, one for each empty cluster."""
         distance = squared_distances(batch, memory.centres, memory.label)
         n = min(n_empty, len(distance))
         if distance.is_cpu:
@@ -242,12 +255,12 @@ class KMeans:
 
 
 def _relocated(stats):
-    """Weights and sums after the farthest rows have left their clusters for the empty ones."""
+    """Weights and sums of the clusters after the farthest rows have moved to the empty ones."""
     far = stats.farthest
     if not far.capacity:
         return stats.N, stats.S
     N, S = stats.N.clone(), stats.S.clone()
-    numbers = torch.cat([stats.count, far.label, (far.distance > 0).long()]).tolist()  # in one copy
+    numbers = torch.cat([stats.count, far.label, (far.distance > 0).long()]).tolist()  # in one copy from the device
     count, labels = numbers[: len(N)], numbers[len(N) : -len(far.label)]
     empty = [cluster for cluster, rows in enumerate(count) if not rows]
     away = np.flatnonzero(numbers[-len(far.label) :]).tolist()  # none where there are more clusters than distinct rows
@@ -261,31 +274,27 @@ def _relocated(stats):
 
 # -------------------------------------------------------------------------------------------------------------- kernels
 def _moved_bounds(memory, centres):
-    """Bounds on distances to centres that have moved since, and, for rows near their own centre, to any other."""
+    """Widen bounds by how far the centres have moved, and tighten them by the distances between centres."""
     label = memory.label[: len(memory.nearest)]
     moved = (centres.double() - memory.centres.double()).norm(dim=1) * (1 + _SLACK)
     nearest = memory.nearest + moved[label]
     other = memory.other - _greatest_of_others(moved)[label]
     if 1 < len(centres) <= _MANY_CLUSTERS:
-        other = torch.maximum(other, _half_way(centres)[label])
+        C = centres.double()
+        apart = torch.cdist(C, C, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(math.inf)
+        half_way = apart.amin(1) * (0.5 * (1 - _SLACK))  # from each centre to the nearest other one
+        other = torch.maximum(other, half_way[label])
     return nearest, other
 
 
 def _greatest_of_others(values):
-    """For each value the greatest of all others; 0 where there are none."""
+    """Greatest of all other values, for each value; 0 where there are no others."""
     if len(values) == 1:
         return torch.zeros_like(values)
     (first, second), (place, _) = values.topk(2)
     greatest = first.expand(len(values)).clone()
     greatest[place] = second
     return greatest
-
-
-def _half_way(centres):
-    """Half the distance of each centre to the next."""
-    C = centres.double()
-    apart = torch.cdist(C, C, compute_mode="donot_use_mm_for_euclid_dist")
-    return apart.fill_diagonal_(math.inf).amin(1) * (0.5 * (1 - _SLACK))
 
 
 def _chunk_rows(batch, n_clusters):
@@ -295,9 +304,10 @@ def _chunk_rows(batch, n_clusters):
 
 
 def nearest_centre(batch, centres, before=None):
-    """The number of the centre nearest to each row, the first of several; int64 Tensor of shape (n_rows,).
+    """Find the number of the centre nearest to each row; int64 Tensor of shape (n_rows,).
 
-    With labels from `before`, which is faster where most of them hold: of several nearest, one that a row had.
+    Of several nearest centres the first counts. With labels from `before`, which makes it faster where most rows keep
+    theirs, a row also keeps its label if its centre is one of the nearest.
     """
 
     def find(rows, scores):
@@ -307,10 +317,25 @@ def nearest_centre(batch, centres, before=None):
 
 
 def nearest_two(batch, centres, norms, index=None, before=None):
-    """As `nearest_centre`, with bounds on distances: from above that to it, from below that to any other centre.
+    """Find the nearest centre as `nearest_centre` does, and bounds on distances.
 
-    The bounds are float64 and allow for the rounding of the distances. `norms` are the squared norms of all rows, and
-    `before` their labels; `index` has those to look at: a slice from 0, or an int64 Tensor.
+    Parameters
+    ----------
+    batch : TableBatch or Batch
+    centres : Tensor of shape (K, D)
+    norms : float64 Tensor of shape (n_rows,)
+        Squared norms of all rows.
+    index : slice from 0, int64 Tensor or None, default=None
+        Rows to look at; None: all.
+    before : int64 Tensor of shape (n_rows,) or None, default=None
+        Labels of all rows from before.
+
+    Returns
+    -------
+    label : int64 Tensor
+    nearest, other : float64 Tensor
+        An upper bound on the distance of each row to its centre, and a lower bound on that to any other centre. Both
+        allow for the rounding of the distances.
     """
     widest = centres.square().sum(1).max()
     slack = 8 * torch.finfo(centres.dtype).eps
@@ -326,8 +351,8 @@ def nearest_two(batch, centres, norms, index=None, before=None):
     return _by_chunk(find, batch, centres, index)
 
 
-def surely_nearest(sketch, centres, norms, index, before):
-    """As `nearest_two`, but by what a sketch tells: with wider bounds, and whether another centre may be nearer."""
+def nearest_two_by_sketch(sketch, centres, norms, index, before):
+    """Find what `nearest_two` finds, by a sketch: wider bounds, and also whether another centre may be nearer."""
     coordinates, apart, left = differences(sketch, centres)
     squares = centres.square().sum(1)
     widest, slack = float(squares.max()), sketch.slack
@@ -335,7 +360,7 @@ def surely_nearest(sketch, centres, norms, index, before):
     def find(rows, scores):
         label, first = _least(scores, before[rows])
         rest, own = sketch.rest[rows], norms[rows]
-        # Laid out as the scores are, whose columns lie together where they are few.
+        # In the memory layout of the scores, which are stored by column where there are few.
         doubt = apart.index_select(1, label).mT if scores.stride(0) == 1 else apart[label]
         second = torch.addcmul(scores, doubt, rest[:, None], value=-1).scatter_(1, label[:, None], math.inf).amin(1)
         error = slack * (own + widest)
@@ -348,10 +373,10 @@ def surely_nearest(sketch, centres, norms, index, before):
 
 
 def _by_chunk(find, batch, centres, index=None, squares=None):
-    """Join what `find` returns of chunks of rows and their scores.
+    """Call `find(rows, scores)` on chunks of rows and join what it returns.
 
-    A score is the squared distance to a centre, less the squared norm of the row; `squares` are the squared norms of
-    centres that have other coordinates, too.
+    A score is the squared distance to a centre, less the squared norm of the row. `squares` are the squared norms of
+    the centres, where `centres` holds only some of their coordinates.
     """
     squares = centres.square().sum(1) if squares is None else squares
     if index is None or isinstance(index, slice):
@@ -369,32 +394,30 @@ def _by_chunk(find, batch, centres, index=None, squares=None):
 
 
 def _least(scores, before=None):
-    """Place and value of the least score of each row: the place from before where that is still among the least.
+    """Place and value of the smallest score of each row; of equal scores, at the place from before.
 
-    To find a least value takes a fraction of the time that it takes to find its place, and most rows keep theirs.
+    The CPU finds the smallest value in a fraction of the time that its place takes, and most rows keep theirs. To pick
+    out the other rows, the host would have to wait for an accelerator.
     """
-    if before is None:
-        label = _argmin(scores)
-        return label, scores.gather(1, label[:, None])[:, 0]
-    if not scores.is_cpu:  # to pick the stale rows, the host would have to wait for the device
-        label = scores.argmin(1)
+    if before is None or not scores.is_cpu:
+        if scores.is_cpu:  # where torch's argmin takes longer than the product before it
+            label = torch.from_numpy(np.ascontiguousarray(scores.numpy()).argmin(1))
+        else:
+            label = scores.argmin(1)
         first = scores.gather(1, label[:, None])[:, 0]
-        return torch.where(scores.gather(1, before[:, None])[:, 0] > first, label, before), first
+        if before is not None:
+            label = torch.where(scores.gather(1, before[:, None])[:, 0] > first, label, before)
+        return label, first
     first = scores.amin(1)
     stale = scores.gather(1, before[:, None])[:, 0] > first
     label = before.clone()
-    places = np.flatnonzero(stale.numpy())  # NumPy finds and copies few rows in half the time
+    places = np.flatnonzero(stale.numpy())  # NumPy finds and copies few rows in half of torch's time
     label.numpy()[places] = scores.numpy().take(places, 0).argmin(1)
     return label, first
 
 
-def _argmin(scores):
-    # torch's argmin takes longer on the CPU than the product that it follows.
-    return torch.from_numpy(np.ascontiguousarray(scores.numpy()).argmin(1)) if scores.is_cpu else scores.argmin(1)
-
-
 def squared_distances(batch, centres, label):
-    """Squared distance between each row and its own centre, free of cancellation; float64 Tensor of shape (n_rows,)."""
+    """Squared distance of each row to its own centre, computed without cancellation; float64, of shape (n_rows,)."""
     size = _chunk_rows(batch, batch.n_columns)
     parts = [
         batch.part(slice(start, start + size)).squared_distances(centres, label[start : start + size])

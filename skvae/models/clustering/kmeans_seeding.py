@@ -1,4 +1,4 @@
-"""Rows for the centres of K-means to start from.
+"""Draws rows as initial centres for K-means.
 
 Greedy k-means++ (Arthur and Vassilvitskii, SODA 2007), k-means|| (Bahmani et al., VLDB 2012), or rows at random.
 """
@@ -11,11 +11,11 @@ import torch
 from skvae._tensors import TableBatch, binned
 from skvae.models.clustering.kmeans import nearest_centre, squared_distances
 
-_ROUNDS = 5  # of k-means||
+_ROUNDS = 5  # rounds of k-means||
 
 
 def seed_centres(X, w, n_clusters, noise):
-    """Rows of a matrix that lie far apart, by greedy k-means++.
+    """Draw rows of a matrix that lie far apart, by greedy k-means++.
 
     Parameters
     ----------
@@ -33,10 +33,10 @@ def seed_centres(X, w, n_clusters, noise):
 
 
 def spread_seeds(batch, n_clusters, noise):
-    """As `seed_centres`, from the rows of one batch.
+    """Draw rows of a batch that lie far apart, by greedy k-means++.
 
-    Each seed is the best of 2 + log(n_clusters) rows, drawn with probabilities proportional to their squared distances
-    to the nearest seed so far.
+    Each centre is the best of 2 + log(n_clusters) rows, drawn with probabilities proportional to their squared
+    distances to the nearest centre so far.
     """
     n_trials = 2 + int(math.log(n_clusters))
     w, norms = batch.w.double(), batch.squared_norms().double()
@@ -58,7 +58,7 @@ def _place_of_least(values):
 
 
 def _drawn(mass, draw):
-    """Places drawn with probabilities proportional to `mass`, or evenly where it is 0, by uniform numbers."""
+    """Draw places by uniform numbers, with probabilities proportional to `mass`; with equal ones if it is 0."""
     reached = mass.cumsum(0)
     if not mass.is_cpu or reached[-1] <= 0:  # on a device, to ask would be to wait
         evenly = torch.arange(1, len(mass) + 1, device=mass.device, dtype=mass.dtype)
@@ -67,7 +67,7 @@ def _drawn(mass, draw):
 
 
 def _distances_to(batch, norms, index):
-    """Squared distances of all rows to some of them, of shape (n_some, n_rows)."""
+    """Squared distances of all rows to the rows `index`, of shape (len(index), n_rows)."""
     seeds = batch.part(index).dense()
     products = batch.linear(seeds.T.contiguous(), seeds.new_zeros(len(seeds))).double().T
     distance = (norms - 2 * products + norms[index][:, None]).clamp_(min=0)
@@ -76,18 +76,23 @@ def _distances_to(batch, norms, index):
 
 
 def random_seeds(batch, n_clusters, noise):
-    """Rows drawn without replacement, with probabilities proportional to their weights (Efraimidis and Spirakis 2006).
+    """Draw rows without replacement, with probabilities proportional to their weights (Efraimidis and Spirakis 2006).
 
-    Where there are fewer rows than clusters, all of them in turn.
+    If there are fewer rows than clusters, all of them in turn, more than once.
     """
-    race = noise.fold("random").uniform(batch.row, 1, torch.float64)[:, 0].log() / batch.w.double()
-    n = min(n_clusters, len(race))
-    order = torch.from_numpy(np.argsort(-race.cpu().numpy(), kind="stable")[:n]).to(race.device)
-    return batch.part(order[torch.arange(n_clusters, device=race.device) % n]).dense()
+    arrival = arrival_times(noise.fold("random"), batch.row, batch.w)
+    n = min(n_clusters, len(arrival))
+    order = torch.from_numpy(np.argsort(arrival.cpu().numpy(), kind="stable")[:n]).to(arrival.device)
+    return batch.part(order[torch.arange(n_clusters, device=arrival.device) % n]).dense()
+
+
+def arrival_times(noise, row, w):
+    """Exponential times at which rows arrive, of rates `w`: the first n are a draw of n rows without replacement."""
+    return -noise.uniform(row, 1, torch.float64)[:, 0].log() / w.double()
 
 
 def scalable_seeds(batch, n_clusters, noise):
-    """Seeds by k-means||: a few rounds that each draw some 2 K rows at once, of which k-means++ keeps K."""
+    """Draw rows by k-means||: each round draws about 2 K rows at once; k-means++ then chooses K of them."""
     w, noise = batch.w.double(), noise.fold("k-means||")
     chosen = _drawn(w, noise.uniform(torch.zeros(1, dtype=torch.int64), 1, torch.float64)[0].to(w.device))
     seeds = batch.part(chosen).dense()

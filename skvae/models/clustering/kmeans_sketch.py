@@ -1,12 +1,13 @@
-"""Which centre is nearest, proved from a few coordinates of each row in place of them all.
+"""Finds the nearest centre of a wide row from a few coordinates, with a bound on the error.
 
-With orthonormal columns Q, y = Q'x and a = Q'c, and what they leave of row and centre, x' = x - Qy and c' = c - Qa,
+Let Q have orthonormal columns. A row x has the coordinates y = Q'x and the rest x' = x - Qy; centres c and d have the
+coordinates a = Q'c and b = Q'd, and the rests c' = c - Qa and d' = d - Qb. Then
 
     |x - c|^2 - |x - d|^2 = |c|^2 - |d|^2 - 2 y'(a - b) - 2 x'(c' - d')   and   |x'(c' - d')| <= |x'| |c' - d'|,
 
-so the difference is known up to a bound that is small where Q holds most of what tells the centres apart, which a few
-leading principal directions do. Unlike bounds that the triangle inequality carries along (Elkan, Hamerly), these do not
-widen as the centres move.
+so the difference is known up to an error that is small if Q holds most of the differences between the centres. A few
+leading principal directions do. Unlike bounds by the triangle inequality (Elkan, Hamerly), these bounds do not widen as
+the centres move.
 """
 
 import math
@@ -17,9 +18,9 @@ from torch import Tensor
 
 from skvae._tensors import Noise, TableBatch
 
-_SAMPLE = 1024  # rows that the directions are sought among
-_ROUNDS = 2  # of subspace iteration
-_WEIGHT_OF_CENTRES = 3.0  # in the search, beside that of the sample
+_SAMPLE = 1024  # rows from which the directions are computed
+_ROUNDS = 2  # rounds of subspace iteration
+_WEIGHT_OF_CENTRES = 3.0  # in computing directions, relative to the sample
 _SLACK = 32  # machine epsilons of the squared norms, by which rounding may change a difference of squared distances
 _ROWS_AT_ONCE = 1024
 
@@ -30,11 +31,11 @@ class Sketch(NamedTuple):
     Attributes
     ----------
     basis : Tensor of shape (n_columns, width)
-        Orthonormal columns.
+        Orthonormal columns Q.
     rows : TableBatch
-        Their coordinates, of shape (n_rows, width).
+        Coordinates y of the rows, of shape (n_rows, width).
     rest : Tensor of shape (n_rows,)
-        Norm of what these leave of each row, from above.
+        Upper bound on the norm |x'| of the rest of each row.
     """
 
     basis: Tensor
@@ -52,9 +53,9 @@ def _slack(dtype):
 
 
 def leading_directions(batch, centres, width):
-    """Orthonormal columns (n_columns, width) near the leading principal directions of rows and centres.
+    """Find orthonormal columns (n_columns, width) near the leading principal directions of rows and centres.
 
-    By subspace iteration on evenly spaced rows; the centres weigh more, since their differences are what must be held.
+    By subspace iteration on evenly spaced rows. The centres have more weight, since Q must hold their differences.
     """
     step = math.ceil(len(batch.row) / _SAMPLE)
     sample = batch.part(slice(None, None, step)).dense()
@@ -67,7 +68,7 @@ def leading_directions(batch, centres, width):
 
 
 def sketched(batch, basis, norms):
-    """The sketch of a batch, whose rows have the squared norms `norms`, on given directions."""
+    """Sketch a batch on given directions; `norms` are the squared norms of its rows."""
     starts = range(0, len(batch.row), _ROWS_AT_ONCE)
     Y = torch.cat([batch.part(slice(start, start + _ROWS_AT_ONCE)).dense() @ basis for start in starts])
     rows = TableBatch(Y, batch.w, batch.row)
@@ -76,15 +77,16 @@ def sketched(batch, basis, norms):
 
 
 def differences(sketch, centres):
-    """What a sketch tells and leaves open of centres.
+    """Coordinates of centres, and bounds on what the coordinates leave open of them.
 
     Returns
     -------
     coordinates : Tensor of shape (K, width)
+        a, b, ...
     apart : Tensor of shape (K, K)
-        Twice the distances between what the coordinates leave of them, from above.
+        Upper bounds on 2 |c' - d'|.
     left : float64 Tensor of shape (K,)
-        Twice the norm of that.
+        Upper bounds on 2 |c'|.
     """
     Q, C = sketch.basis.double(), centres.double()
     a = C @ Q

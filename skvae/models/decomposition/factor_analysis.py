@@ -2,8 +2,8 @@
 
 Steps of Rubin and Thayer (*Psychometrika* 47, 1982), in the notation of Bishop, *Pattern Recognition and Machine
 Learning* (2006), section 12.2.4, with the expanded parameters of Liu, Rubin and Wu (*Biometrika* 85, 1998): while the
-M-step is taken, z has a mean and a covariance of its own, which then go into mu and W. Missing cells leave the sums, so
-that each column is regressed on z over the rows where it was seen; both steps stay exact.
+M-step is taken, z has a mean and a covariance of its own, which then go into mu and W. Sums leave out missing cells, so
+that each column is regressed on z over the rows where it was seen. Both steps stay exact.
 
 All rows that miss the same cells share one K x K posterior covariance; no matrix of D x D is inverted. Probabilistic
 PCA (Tipping and Bishop 1999) is the same model with `tied` noise, Psi = sigma^2 I; `models.ppca` has its closed form.
@@ -19,8 +19,8 @@ from torch import Tensor
 from skvae._rounding import CONSTANT_VARIANCE, is_constant
 from skvae._tensors import cholesky
 
-NOISE_FLOOR = 1e-6  # smallest noise variance of a column, as a share of its variance
-TIED_FLOOR = 1e-12  # the same where all columns share one: theirs may be on scales of their own
+UNIQUENESS_FLOOR = 1e-6  # smallest noise variance of a column, as a share of its variance
+TIED_NOISE_FLOOR = 1e-12  # the same where all columns share one: their scales may differ by orders of magnitude
 _LOG_2PI = math.log(2 * math.pi)
 
 
@@ -42,15 +42,24 @@ class Params(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Sums over rows: n, of shape (); x, (D,); x x', (D, D). Of rows on the CPU they are NumPy's."""
+    """Sums over rows: n, of shape (); x, (D,); x x', (D, D). NumPy arrays if the rows are on the CPU."""
 
     n: Tensor | np.ndarray
     x: Tensor | np.ndarray
     xx: Tensor | np.ndarray
 
 
-class Moments(NamedTuple):
-    """Sufficient statistics of complete rows, used as a batch: n, of shape (); mean, (D,); covariance S, (D, D)."""
+class SufficientStatistics(NamedTuple):
+    """Weight, mean and covariance of complete rows: all that the likelihood depends on, so they can stand for a batch.
+
+    Attributes
+    ----------
+    n : Tensor of shape ()
+        Weight of the rows.
+    mean : Tensor of shape (D,)
+    S : Tensor of shape (D, D)
+        Covariance with divisor n.
+    """
 
     n: Tensor
     mean: Tensor
@@ -58,24 +67,24 @@ class Moments(NamedTuple):
 
 
 class Stats(NamedTuple):
-    """Sums over rows of expectations under the posterior, with r = x - mu and y = (z, 1).
+    """Expected statistics that the M-step reads: sums over rows, under the posterior, with r = x - mu and y = (z, 1).
 
     The first axis of `n` and `C` has length 1 where every column was seen in the same rows.
 
     Attributes
     ----------
     bound : Tensor of shape ()
-        Of log p(x).
+        Sum of log p(x).
     n : Tensor of shape (1 or D,)
         Weight of the rows where column d was seen.
     rr : Tensor of shape (D,)
-        Of r_d^2, over these rows; so are the next two.
+        Sum of r_d^2 over the rows where column d was seen.
     A : Tensor of shape (D, K + 1)
-        Of r_d y.
+        Sum of r_d y over the same rows.
     C : Tensor of shape (1 or D, K + 1, K + 1)
-        Of y y'.
+        Sum of y y' over the same rows.
     E : Tensor of shape (K + 1, K + 1)
-        Of y y' over all rows.
+        Sum of y y' over all rows.
     """
 
     bound: Tensor
@@ -93,9 +102,9 @@ class Posterior(NamedTuple):
     ----------
     mean : Tensor of shape (N, K)
     V : Tensor of shape (P, K, K)
-        For each pattern of missing cells.
+        One covariance for each pattern of missing cells.
     log_det : Tensor of shape (P,)
-        Of the covariance of the observed cells.
+        Log-determinant of the covariance of the observed cells.
     """
 
     mean: Tensor
@@ -104,44 +113,45 @@ class Posterior(NamedTuple):
 
 
 class FactorAnalysis:
-    """The steps of EM, for rows (`TableBatch`) and for sufficient statistics of complete rows (`Moments`).
+    """The steps of EM, for batches of rows (`TableBatch`) and for `SufficientStatistics` of complete rows.
 
     Parameters
     ----------
     n_components : int
-        K.
+        Number K of factors.
     variance : Tensor of shape (D,)
-        Of the columns; 0 where constant.
+        Variances of the columns; 0 where constant.
     tied : bool, default=False
         One noise variance for all columns.
     floor : float or None, default=None
-        Smallest noise variance of a column, as a share of its variance; None: `NOISE_FLOOR`, or `TIED_FLOOR`.
+        Smallest noise variance of a column, as a share of its variance. None: `UNIQUENESS_FLOOR`, or
+        `TIED_NOISE_FLOOR`.
     """
 
     def __init__(self, n_components, variance, tied=False, floor=None):
         self.n_components, self.tied = n_components, tied
         variance = variance.mean().expand(len(variance)) if tied else variance
-        share = floor or (TIED_FLOOR if tied else NOISE_FLOOR)
+        share = floor or (TIED_NOISE_FLOOR if tied else UNIQUENESS_FLOOR)
         self.floor = torch.where(variance > 0, share * variance, CONSTANT_VARIANCE)
         self.variance = variance.maximum(self.floor)
         self.scale = self.variance.sqrt()
 
     def init(self, mu, noise, psi=None):
-        """Loadings drawn at random that explain half of each column's variance, or as much as the noise `psi`."""
+        """Draw loadings that explain half of each column's variance, or as much as the noise `psi` if it is given."""
         psi = (self.variance / 2 if psi is None else psi).maximum(self.floor)
         row = torch.arange(len(mu), device=mu.device)
         W = noise.fold("loadings").normal(row, self.n_components, mu.dtype)
         return Params(mu, W * (psi / max(1, self.n_components)).sqrt()[:, None], psi)
 
     def e_step(self, batch, params, memory=None):
-        """Sums over the rows of a batch; remembered of rows is their sum of squares."""
-        if isinstance(batch, Moments):
-            return self._e_step_of_moments(batch, params), None
+        """Compute the expected statistics of a batch; remember the sum of squares of its rows."""
+        if isinstance(batch, SufficientStatistics):
+            return self._e_step_of_statistics(batch, params), None
         squares = batch.w @ batch.X.square() if memory is None else memory
         return self._e_step_of_rows(batch, params, squares), squares
 
-    def _e_step_of_moments(self, moments, params):
-        n, mean, S = moments
+    def _e_step_of_statistics(self, statistics, params):
+        n, mean, S = statistics
         mu, W, psi = params
         precise = W / psi[:, None]
         V, log_det_M = _inverse(W.T @ precise)
@@ -150,7 +160,8 @@ class FactorAnalysis:
         z = r @ B
         rz = (B.T @ S).T + r[:, None] * z  # S is symmetric; this way round the thin product takes half the time
         rr = S.diagonal() + r.square()
-        C = n * _bordered(V + B.T @ rz, z, torch.ones_like(n))
+        C = torch.cat([torch.cat([V + B.T @ rz, z[:, None]], 1), torch.cat([z, torch.ones_like(n)[None]])[None]])
+        C = n * C  # expectation of y y'
         parts = n[None], n * rr, n * torch.cat([rz, r[:, None]], 1), C[None], C
         return self._with_bound(parts, n * (len(mu) * _LOG_2PI + psi.log().sum() + log_det_M), params)
 
@@ -160,7 +171,7 @@ class FactorAnalysis:
         y = torch.cat([q.mean, torch.ones_like(batch.w)[:, None]], 1)
         wy = batch.w[:, None] * y
         xy = batch.X.T @ wy
-        n, C = self._second_moments(batch, q, y, wy)
+        n, C = self._expected_products(batch, q, y, wy)
         if batch.patterns is None:
             E, n, C, log_det, seen = C[0], n, C, n[0] * q.log_det[0], n * len(mu)
         else:
@@ -172,10 +183,10 @@ class FactorAnalysis:
         return self._with_bound((n, rr, A, C, E), seen.sum() * _LOG_2PI + log_det, params)
 
     def _with_bound(self, parts, volume, params):
-        """Statistics, whose bound is -1/2 (volume + sum of r' Sigma^-1 r).
+        """Put the statistics together with their bound, -1/2 (volume + sum of r' Sigma^-1 r).
 
-        That sum is the one of (r - W z)' Psi^-1 (r - W z) + z' z at the posterior mean of z, where it is least, so that
-        rounding of the mean hardly matters; r' Psi^-1 r - y' V y would lose as many digits as noise is small.
+        The sum is computed as that of (r - W z)' Psi^-1 (r - W z) + z' z at the posterior mean of z. The mean minimises
+        it, so that its rounding hardly matters. r' Psi^-1 r - y' V y would lose digits where the noise is small.
         """
         n, rr, A, C, E = parts
         W, K = params.W, self.n_components
@@ -185,8 +196,8 @@ class FactorAnalysis:
         mahalanobis = (residual / params.psi).sum() + E.diagonal()[:K].sum() - K * E[-1, -1]
         return Stats(-0.5 * (volume + mahalanobis), *parts)
 
-    def _second_moments(self, batch, q, y, wy):
-        """Weight of the rows of each pattern of missing cells, and their expected sum of y y'."""
+    def _expected_products(self, batch, q, y, wy):
+        """Sum, over the rows of each pattern of missing cells, the weights and the expectations of y y'."""
         P, K = len(q.V), self.n_components
         if batch.patterns is None:
             n, C = batch.w.sum()[None], (wy.T @ y)[None]
@@ -197,11 +208,11 @@ class FactorAnalysis:
         return n, C
 
     def bound(self, stats, params):
-        """Weighted sum of log p(x) over all rows: exact, as the posterior is."""
+        """Weighted sum of log p(x) over all rows; exact, since the posterior is exact."""
         return stats.bound
 
     def m_step(self, stats, params):
-        """Regress each column on z, and let the moments of z go into mu and W (Liu, Rubin and Wu 1998)."""
+        """Regress each column on z; then move the mean and covariance of z into mu and W (Liu, Rubin and Wu 1998)."""
         mean, cov = stats.E[:-1, -1], stats.E[:-1, :-1]
         total = stats.E[-1, -1]
         mean = mean / total
@@ -212,7 +223,7 @@ class FactorAnalysis:
         return Params(params.mu + intercept + W @ mean, W @ chol, psi)
 
     def _regress(self, stats):
-        """Slopes, intercepts and residual sums of squares of the regression of each column's r on z."""
+        """Regress each column's r on z: slopes, intercepts and residual sums of squares."""
         chol = cholesky(stats.C)
         if len(chol) == 1:
             slopes = stats.A @ torch.cholesky_inverse(chol[0])
@@ -221,12 +232,12 @@ class FactorAnalysis:
         return slopes[:, :-1], slopes[:, -1], stats.rr - (slopes * stats.A).sum(1)
 
     def to_free(self, params):
-        """Loadings and means in units of the columns' standard deviations, and the logarithms of the noise."""
+        """Turn parameters into a vector: loadings and means in standard deviations of the columns, and log noise."""
         scaled = torch.cat([params.W, params.mu[:, None]], 1) / self.scale[:, None]
         return torch.cat([scaled.flatten(), (params.psi / self.variance).log()])
 
     def from_free(self, vector, params):
-        """Parameters from such a vector; no noise above the column's variance or below the floor."""
+        """Turn such a vector into parameters; the noise is kept between its floor and the column's variance."""
         D = len(params.mu)
         scaled = vector[:-D].view(D, -1) * self.scale[:, None]
         psi = (vector[-D:].clamp(max=0).exp() * self.variance).maximum(self.floor)
@@ -235,7 +246,7 @@ class FactorAnalysis:
 
 # ------------------------------------------------------------------------------------------------------- posterior
 def posterior(batch, params):
-    """p(z | x) of the rows of a batch, from their observed cells: (12.66) and (12.67)."""
+    """Posterior p(z | x) of the rows of a batch, from their observed cells: (12.66) and (12.67)."""
     y, gram = _projected(batch, params)
     V, log_det_M = _inverse(gram)
     noise = params.psi.log()
@@ -243,14 +254,19 @@ def posterior(batch, params):
     return Posterior(_by_pattern(V, y, batch), V, noise + log_det_M)
 
 
+def posterior_mean(batch, params):
+    """Mean of p(z | x) of each row, of shape (N, K): regression scores."""
+    return posterior(batch, params).mean
+
+
 def bartlett(batch, params):
-    """The z that explain each row best: least squares in units of the noise, without the prior (Bartlett 1937)."""
+    """Scores z of each row by least squares weighted by the noise, without the prior (Bartlett 1937); (N, K)."""
     y, gram = _projected(batch, params)
     return _by_pattern(torch.linalg.pinv(gram, hermitian=True), y, batch)
 
 
 def _projected(batch, params):
-    """W' Psi^-1 (x - mu) of each row, (N, K), and W' Psi^-1 W of each pattern, (P, K, K), of the observed cells."""
+    """Compute W' Psi^-1 (x - mu) of each row, (N, K), and W' Psi^-1 W of each pattern, (P, K, K), of observed cells."""
     mu, W, psi = params
     precise = W / psi[:, None]
     if batch.patterns is None:
@@ -261,7 +277,7 @@ def _projected(batch, params):
 
 
 def log_prob(batch, params):
-    """log p(x) of the observed cells of each row, of shape (N,)."""
+    """Log-likelihood log p(x) of the observed cells of each row, of shape (N,)."""
     mu, W, psi = params
     q = posterior(batch, params)
     residual = batch.X - mu - q.mean @ W.T
@@ -275,44 +291,34 @@ def log_prob(batch, params):
 
 
 def _inverse(G):
-    """(I + G)^-1 and log|I + G| of Gram matrices G of shape (..., K, K)."""
+    """Compute (I + G)^-1 and log|I + G| of Gram matrices G of shape (..., K, K)."""
     chol = cholesky(G + torch.eye(G.shape[-1], dtype=G.dtype, device=G.device))
     return torch.cholesky_inverse(chol), 2 * chol.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
 
 def _by_pattern(matrix, y, batch):
-    """The matrix of a row's pattern times the row's y."""
+    """Multiply each row's y by the matrix of the row's pattern."""
     return y @ matrix[0] if batch.patterns is None else (matrix[batch.pattern] @ y[:, :, None])[:, :, 0]
-
-
-def _bordered(G, g, one):
-    """[[G, g], [g', one]]"""
-    return torch.cat([torch.cat([G, g[:, None]], 1), torch.cat([g, one[None]])[None]])
 
 
 # ------------------------------------------------------------------------------------------------ sufficient statistics
 def sums(batch):
-    """Weighted n, sum x and sum x x' over the complete rows of a batch."""
-    X, w = batch.X, batch.w
-    if X.device.type == "cpu":
-        return _sums_by_numpy(X.numpy(), w.numpy())
-    return Sums(w.sum(), w @ X, (X * w[:, None]).T @ X)
+    """Sum weights, x and x x' over the complete rows of a batch.
 
-
-def _sums_by_numpy(X, w):
-    """NumPy multiplies a matrix by its own transpose at half the cost (syrk); torch does not.
-
-    All by NumPy, and so are they added up: threads of two libraries that take turns are in each other's way, which
-    takes twice as long as the products.
+    On the CPU by NumPy, which multiplies a matrix by its own transpose at half of torch's cost (syrk). Batches are then
+    added up by NumPy, too: when the thread pools of two libraries take turns, the products take twice as long.
     """
-    w = np.ascontiguousarray(w)  # ones may all be one in memory, which BLAS does not take
-    with np.errstate(invalid="ignore", over="ignore"):  # NaN and overflow are told of by who looks at the sums
+    X, w = batch.X, batch.w
+    if X.device.type != "cpu":
+        return Sums(w.sum(), w @ X, (X * w[:, None]).T @ X)
+    X, w = X.numpy(), np.ascontiguousarray(w.numpy())  # BLAS does not take the stride 0 of expanded ones
+    with np.errstate(invalid="ignore", over="ignore"):  # callers look for NaN and infinity in the sums
         weighted = X if (w == 1).all() else X * np.sqrt(w)[:, None]
         return Sums(w.sum(), w @ X, weighted.T @ weighted)
 
 
-def moments(sums, shift):
-    """Moments about `shift` from sums over rows less `shift`; constant columns have variance and covariances 0.
+def sufficient_statistics(sums, shift):
+    """Compute weight, mean and covariance from sums over rows less `shift`; constant columns have covariances 0.
 
     Parameters
     ----------
@@ -321,35 +327,51 @@ def moments(sums, shift):
 
     Returns
     -------
-    moments : Moments
+    statistics : SufficientStatistics
         With `mean` measured from `shift`.
     """
     n, x, xx = map(torch.as_tensor, sums)
     mean = x / n
     S = (xx / n).addr_(mean, mean, alpha=-1)
-    return Moments(n, mean, _without_constants(S, mean + shift))
-
-
-def _without_constants(S, mean):
-    constant = is_constant(S.diagonal(), mean)
-    return S.masked_fill(constant[:, None] | constant, 0) if bool(constant.any()) else S
+    constant = is_constant(S.diagonal(), mean + shift)
+    if bool(constant.any()):
+        S = S.masked_fill(constant[:, None] | constant, 0)
+    return SufficientStatistics(n, mean, S)
 
 
 def union(some, others):
-    """Moments of the rows of both (Chan, Golub and LeVeque 1983)."""
+    """Sufficient statistics of two sets of rows together, from those of each (Chan, Golub and LeVeque 1983)."""
     n = some.n + others.n
     apart = others.mean - some.mean
     share = others.n / n
     S = (1 - share) * some.S + share * others.S + share * (1 - share) * apart[:, None] * apart
-    return Moments(n, some.mean + share * apart, S)
+    return SufficientStatistics(n, some.mean + share * apart, S)
 
 
-# ---------------------------------------------------------------------------------------------------------- orientation
+# ------------------------------------------------------------------------------------------------------ fitted models
+def covariance(W, psi):
+    """Covariance of x, W W' + Psi; of NumPy arrays."""
+    return W @ W.T + np.diag(psi)
+
+
+def precision(W, psi):
+    """Inverse of the covariance of x, by way of a K x K matrix (Woodbury); of NumPy arrays."""
+    precise = W / psi[:, None]
+    M = np.eye(W.shape[1]) + W.T @ precise
+    return np.diag(1 / psi) - precise @ np.linalg.solve(M, precise.T)
+
+
+def n_parameters(n_features, n_components, n_noise_variances):
+    """Number of free parameters of mean and covariance: never more than a covariance without structure has."""
+    D, K = n_features, n_components
+    return D + min(D * K - K * (K - 1) // 2 + n_noise_variances, D * (D + 1) // 2)
+
+
 def principal(params):
-    """The same model with its loadings along the principal axes of Psi^-1/2 W, the longest first.
+    """Rotate the loadings to the principal axes of Psi^-1/2 W, the longest first; the model stays the same.
 
-    It makes W' Psi^-1 W diagonal, as maximum likelihood is usually reported. The sign of each column makes its largest
-    loading positive.
+    Then W' Psi^-1 W is diagonal, as maximum-likelihood loadings are usually reported. The sign of each column makes its
+    largest loading positive.
     """
     scale = params.psi.sqrt()[:, None]
     _, _, rotation = torch.linalg.svd(params.W / scale, full_matrices=False)
@@ -357,6 +379,6 @@ def principal(params):
 
 
 def upright(W):
-    """The same columns, or their negatives: the largest entry of each is positive."""
+    """Flip the sign of each column whose largest entry is negative."""
     largest = W.gather(0, W.abs().argmax(0, keepdim=True)) if W.shape[1] else W[:1]
     return W * torch.where(largest < 0, -1.0, 1.0).to(W.dtype)

@@ -1,4 +1,4 @@
-"""Rotation of factor loadings to simple structure, which leaves the likelihood of a factor analysis as it is.
+"""Rotates factor loadings to simple structure, which leaves the likelihood of a factor analysis as it is.
 
     x = A z + noise,  z ~ N(0, I)    =    L f + noise,  f = T' z ~ N(0, Phi),    L = A (T')^-1,  Phi = T' T
 
@@ -23,11 +23,11 @@ _GAMMA = {"varimax": 1.0, "quartimax": 0.0}
 ORTHOGONAL = tuple(_GAMMA)
 OBLIQUE = ("promax", "oblimin")
 _SMALLEST = 1e-10  # slope at which a criterion counts as stationary
-_DIRECTIONLESS = 1e-12  # a criterion that changes by less, relative to its terms, names no angle
+_DIRECTIONLESS = 1e-12  # a criterion that changes by less, relative to its terms, determines no angle
 
 
 class Rotation(NamedTuple):
-    """Rotated loadings, and how they came about.
+    """Rotated loadings, the matrix that rotates them, and the correlations of the factors.
 
     Attributes
     ----------
@@ -59,14 +59,14 @@ def rotate(loadings, method, *, normalize=False, power=4, max_iter=1000):
         Give all features the same weight, whatever their communality, while T is sought (Kaiser's normalisation).
         scikit-learn does not.
     power : float, default=4
-        Of the target of promax, above 1; the higher, the more the factors may correlate.
+        Power of promax's target, above 1; the higher, the more the factors may correlate.
     max_iter : int, default=1000
         Quasi-Newton steps.
 
     Returns
     -------
     rotation : Rotation
-        Of float64.
+        Arrays of float64.
 
     Raises
     ------
@@ -113,7 +113,7 @@ def rotate(loadings, method, *, normalize=False, power=4, max_iter=1000):
 
 
 def _scaled(A, normalize):
-    """The loadings among which T is sought, of a scale at which fourth powers neither overflow nor vanish."""
+    """Scale loadings so that their fourth powers neither overflow nor vanish; `normalize`: rows of length 1."""
     A = A / np.abs(A).max()
     if not normalize:
         return A
@@ -122,7 +122,7 @@ def _scaled(A, normalize):
 
 
 def _oblique(A, method, power, max_iter):
-    """T of an oblique rotation, the identity in the directions where A is zero."""
+    """Find T of an oblique rotation; in directions where A is zero it is the identity."""
     _, singular, Vt = np.linalg.svd(np.linalg.qr(A, mode="r"))
     rank = int((singular > singular[0] * max(A.shape) * np.finfo(float).eps).sum())
     basis = np.eye(len(Vt)) if rank == len(Vt) else Vt.T
@@ -137,17 +137,17 @@ def _oblique(A, method, power, max_iter):
 
 
 def orthomax_criterion(L, gamma):
-    """sum_k [ sum_d L_dk^4 - gamma / D (sum_d L_dk^2)^2 ], to be raised."""
+    """Criterion to maximise: sum_k [ sum_d L_dk^4 - gamma / D (sum_d L_dk^2)^2 ]."""
     squares = L**2
     return (squares**2).sum() - gamma / len(L) * (squares.sum(0) ** 2).sum()
 
 
 def orthomax(A, gamma, max_iter):
-    """The orthogonal T of largest orthomax criterion near where the iteration of scikit-learn ends.
+    """Find the orthogonal T that maximises the orthomax criterion, near where scikit-learn's iteration ends.
 
     That iteration, T = U V' of the gradient's singular value decomposition, chooses the optimum; but it stops early,
-    and stays on saddle points. A sweep of the best turns in the planes of all pairs of factors leaves those, and a
-    quasi-Newton ascent goes on to the top.
+    and can stay on a saddle point. Rotating each pair of factors by its best angle leaves saddle points, and a
+    quasi-Newton ascent goes on to the maximum.
     """
     T = _by_svd(A, gamma)
     if orthomax_criterion(A @ T, gamma) < orthomax_criterion(A, gamma):
@@ -171,7 +171,7 @@ def _by_svd(A, gamma, tol=1e-6, max_iter=100):
 
 
 def _turn_pairs(A, T, gamma):
-    """T after every pair of factors in turn was rotated by its best angle."""
+    """Rotate every pair of factors in turn by its best angle; return the new T."""
     Lt, Tt = np.ascontiguousarray((A @ T).T), T.T.copy()
     for j, k in combinations(range(len(Lt)), 2):
         angle = _best_angle(Lt[j], Lt[k], gamma)
@@ -181,7 +181,7 @@ def _turn_pairs(A, T, gamma):
 
 
 def _best_angle(x, y, gamma):
-    """By how much to turn two columns in their plane; the criterion is a sine of four times the angle (Kaiser 1958)."""
+    """Best angle to rotate two columns by; the criterion is a sine of four times the angle (Kaiser 1958)."""
     u, v = x**2 - y**2, 2 * x * y
     sine = 2 * (u @ v - gamma * u.sum() * v.sum() / len(u))
     cosine = u @ u - v @ v - gamma * (u.sum() ** 2 - v.sum() ** 2) / len(u)
@@ -191,7 +191,7 @@ def _best_angle(x, y, gamma):
 
 
 def _climb(A, gamma, max_iter):
-    """The skew-symmetric S, above its diagonal, that makes the criterion of A (I - S)^-1 (I + S) largest."""
+    """Find the skew-symmetric S, above its diagonal, that maximises the criterion of A (I - S)^-1 (I + S)."""
     upper = np.triu_indices(A.shape[1], 1)
 
     def criterion(skew):
@@ -202,11 +202,11 @@ def _climb(A, gamma, max_iter):
         slope = (np.eye(len(T)) + T).T @ slope @ (np.eye(len(T)) + T).T / 2
         return -orthomax_criterion(L, gamma) / 4, (slope.T - slope)[upper]
 
-    return _descend(criterion, np.zeros(len(upper[0])), max_iter)
+    return _minimise(criterion, np.zeros(len(upper[0])), max_iter)
 
 
 def _cayley(skew):
-    """The orthogonal matrix (I - S)^-1 (I + S), from the part of S = -S' above its diagonal."""
+    """Orthogonal matrix (I - S)^-1 (I + S), from the part of S = -S' above its diagonal."""
     K = (1 + math.isqrt(1 + 8 * len(skew))) // 2
     S = np.zeros((K, K))
     S[np.triu_indices(K, 1)] = skew
@@ -214,17 +214,17 @@ def _cayley(skew):
     return np.linalg.solve(np.eye(K) - S, np.eye(K) + S)
 
 
-def _descend(function, start, max_iter):
-    """Where L-BFGS finds no lower value of the function, which returns also its gradient."""
+def _minimise(function, x0, max_iter):
+    """Minimise a function that returns its value and gradient, by L-BFGS from x0."""
     options = {"maxiter": max_iter, "maxfun": 2 * max_iter, "maxcor": 20, "ftol": 0.0, "gtol": _SMALLEST}
-    return minimize(function, start, jac=True, method="L-BFGS-B", options=options).x
+    return minimize(function, x0, jac=True, method="L-BFGS-B", options=options).x
 
 
 # --- oblique ----------------------------------------------------------------------------------------------------------
 
 
 def promax(A, power, max_iter):
-    """T of the loadings that come nearest, by least squares, to the varimax loadings raised to a power, signs kept."""
+    """Find T of the loadings nearest, by least squares, to the varimax loadings raised to a power, signs kept."""
     varimax = orthomax(A, 1.0, max_iter)
     L = A @ varimax
     weights = np.linalg.lstsq(L, L * np.abs(L) ** (power - 1), rcond=None)[0]
@@ -233,30 +233,30 @@ def promax(A, power, max_iter):
 
 
 def quartimin_criterion(L):
-    """sum_{j != k} sum_d L_dj^2 L_dk^2 / 4, to be lowered."""
+    """Criterion to minimise: sum_{j != k} sum_d L_dj^2 L_dk^2 / 4."""
     squares = L**2
     return (squares.sum(1) ** 2 - (squares**2).sum(1)).sum() / 4
 
 
 def quartimin(A, max_iter):
-    """T with columns of unit length and the smallest quartimin criterion near the quartimax rotation.
+    """Find the T with columns of unit length that minimises the quartimin criterion near the quartimax rotation.
 
-    Quartimax is the best that an orthogonal T does by this criterion. From there we go down Jennrich's projected
-    gradient by L-BFGS in T's columns of free length, which takes a tenth of the steps of his gradient projection.
+    Quartimax is the best orthogonal T by this criterion. From there, L-BFGS follows Jennrich's projected gradient in
+    columns of free length, which takes a tenth of the steps of his gradient projection.
     """
-    start = orthomax(A, 0.0, max_iter)
+    T0 = orthomax(A, 0.0, max_iter)
 
     def criterion(flat):
-        length = np.linalg.norm(flat.reshape(start.shape), axis=0)
-        value, gradient = quartimin_and_gradient(A, flat.reshape(start.shape) / length)
+        length = np.linalg.norm(flat.reshape(T0.shape), axis=0)
+        value, gradient = quartimin_and_gradient(A, flat.reshape(T0.shape) / length)
         return value, (gradient / length).ravel()
 
-    found = _descend(criterion, start.ravel(), max_iter).reshape(start.shape)
+    found = _minimise(criterion, T0.ravel(), max_iter).reshape(T0.shape)
     return found / np.linalg.norm(found, axis=0)
 
 
 def quartimin_and_gradient(A, T):
-    """The criterion at L = A (T')^-1, and its gradient in T within the columns of unit length (Jennrich 2002)."""
+    """Criterion at L = A (T')^-1, and its gradient in T projected on columns of unit length (Jennrich 2002)."""
     inverse = np.linalg.inv(T)
     L = A @ inverse.T
     squares = L**2

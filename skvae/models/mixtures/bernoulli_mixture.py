@@ -11,7 +11,6 @@ to C - 1, so that of a binary column x itself is the one indicator, and log p(x 
     log theta_kd0 + sum_c x_dc log(theta_kdc / theta_kd0)
 """
 
-import sys
 from typing import NamedTuple
 
 import torch
@@ -23,7 +22,7 @@ _LONGEST_ODDS = 80.0  # of the logits that an extrapolation may reach: float32 h
 
 
 class Params(NamedTuple):
-    """Parameters, and what the E-step needs of them: made once an iteration, not once a batch.
+    """Parameters, with functions of them that the E-step reads: computed once an iteration, not once a batch.
 
     Attributes
     ----------
@@ -90,12 +89,12 @@ class BernoulliMixture:
         rest = self._of_columns(theta).neg().add(1) if self.n_levels else 1 - theta
         return self._params(mixing_proportions(pi), theta.clamp(min=least), rest.clamp(min=least))
 
-    def start(self, batch, R):
-        """Statistics from given responsibilities R (K, n_rows)."""
+    def stats_from_responsibilities(self, batch, R):
+        """Statistics of a batch given the responsibilities R (K, n_rows)."""
         return self._sums(self.indicators(batch.X), batch.observed, R * batch.w, R.new_zeros(()))
 
-    def stats_of(self, params, weight):
-        """Statistics of this total weight whose M-step gives these parameters."""
+    def stats_from_params(self, params, weight):
+        """Statistics of rows of this total weight from which the M-step finds these parameters."""
         N = weight * params.pi
         M = N[:, None].expand_as(params.log_rest)
         total = self.to_levels(M + self.alpha * self._counts(M))
@@ -108,7 +107,7 @@ class BernoulliMixture:
         return self._sums(x, batch.observed, R, batch.w @ log_px), None
 
     def bound(self, stats, params):
-        """Log-likelihood of all rows plus the log-prior of the parameters: what the smoothed M-step raises."""
+        """Log-likelihood of all rows plus the log-prior of the parameters, which the smoothed M-step raises."""
         log_prior = (params.log_odds + self.to_levels(params.log_rest)).sum() + params.log_rest.sum()
         return stats.bound + self.alpha * log_prior
 
@@ -142,13 +141,9 @@ class BernoulliMixture:
         table = self.probabilities(params)
         return (R.mT @ table.flatten(1)).unflatten(1, table.shape[1:])
 
-    def width(self, n_columns):
-        """Numbers that a row turns into on its way: with the caches, it says how many rows suit a batch."""
+    def row_width(self, n_columns):
+        """How many numbers the E-step computes of a row."""
         return max(sum(self.n_levels) if self.n_levels else n_columns, self.n_components)
-
-    def incomplete_rows(self, n_columns):
-        """How many rows with missing cells to handle at once: any number, their cells just leave the sums."""
-        return sys.maxsize
 
     def n_parameters(self, n_columns):
         """Number of free parameters."""
@@ -168,14 +163,18 @@ class BernoulliMixture:
 
     def _sums(self, x, observed, R, bound):
         N = R.sum(1)
-        M = N[:, None].expand(-1, self._width(x)) if observed is None else R @ observed
+        M = (
+            N[:, None].expand(-1, len(self.n_levels) if self.n_levels else x.shape[1])
+            if observed is None
+            else R @ observed
+        )
         return Stats(bound, N, R @ x, M)
 
     def _params(self, pi, theta, rest):
         log_rest = rest.log()
         return Params(pi, theta, log_rest, theta.log() - self.to_levels(log_rest))
 
-    # Where all columns are binary, indicators are the columns themselves, and the rest does nothing.
+    # Where all columns are binary, the indicators are the columns themselves.
     def indicators(self, X):
         """(n, D) numbers of levels -> (n, P) zeros and ones; a missing cell, a zero, has none."""
         if not self.n_levels:
@@ -193,9 +192,6 @@ class BernoulliMixture:
     def to_levels(self, values):
         """(n, D) -> (n, P): each column's value at each of its levels from 1 on."""
         return values[:, self._numbers(values.device)[0]] if self.n_levels else values
-
-    def _width(self, x):
-        return len(self.n_levels) if self.n_levels else x.shape[1]
 
     def _counts(self, like):
         """Number of levels of each column: a Tensor, or 2 for all."""

@@ -2,13 +2,14 @@
 
 Steps of Dempster, Laird and Rubin (1977); Bishop, *Pattern Recognition and Machine Learning* (2006), section 9.2. Cells
 that are missing are integrated out: log p(x_o) of the observed ones is exact, and the M-step gets the conditional
-moments of the others (Ghahramani and Jordan 1994; Little and Rubin 2002, section 11.3).
+means and covariances of the others (Ghahramani and Jordan 1994; Little and Rubin 2002, section 11.3).
 
 Where rows are complete and columns few, log p(x | z = k) is one matrix product with the quadratic features
 [x_i x_j (i <= j), x, 1], and so are the statistics. That form squares the distance of a component from the origin;
 where it would cost digits, and where columns are many, the distances are computed from the means instead.
 """
 
+import abc
 import math
 import sys
 from typing import NamedTuple
@@ -29,7 +30,7 @@ _NEGLIGIBLE = 1e-20  # responsibilities that no sum of doubles would feel
 
 
 class Params(NamedTuple):
-    """Parameters, and what the E-step needs of them: made once an iteration, not once a batch.
+    """Parameters, with functions of them that the E-step reads: computed once an iteration, not once a batch.
 
     Attributes
     ----------
@@ -80,8 +81,8 @@ class Stats(NamedTuple):
     M: Tensor
 
 
-class GaussianMixture:
-    """What both kinds of covariance share. `floor` is added to the diagonals, in units of x squared.
+class GaussianMixture(abc.ABC):
+    """Base class of both kinds of covariance. `floor` is added to the diagonals, in units of x squared.
 
     `e_step`, which runs once a batch and iteration, works in memory that is kept from call to call. Nothing that is
     returned lies in it.
@@ -112,6 +113,11 @@ class GaussianMixture:
         expected = self._expected(batch, R, params, work)
         return batch.X if batch.observed is None else torch.where(batch.observed > 0, batch.X, expected)
 
+    def stats_from_params(self, params, weight):
+        """Statistics of rows of this total weight from which the M-step finds these parameters."""
+        unit = self.moved(self._unit_stats(params), params.mu - params.origin)
+        return Stats(*(weight * field for field in unit))
+
     def to_free(self, params):
         """log pi, mu, and the covariances by log-Cholesky factors: unconstrained reals."""
         return torch.cat([log_ratios(params.pi), params.mu.reshape(-1), self._free_covariance(params.sigma)])
@@ -121,6 +127,59 @@ class GaussianMixture:
         K, D = params.mu.shape
         pi, mu, rest = vector.split([K, K * D, len(vector) - K - K * D])
         return self.params(pi.softmax(0), mu.reshape(K, D), self._covariance_of(rest, params))
+
+    # -------------------------------------------------------------------------------- given for each kind of covariance
+    @abc.abstractmethod
+    def params(self, pi, mu, sigma):
+        """Parameters ready for the E-step; a LinAlgError whose text names components that have no density."""
+
+    @abc.abstractmethod
+    def m_step(self, stats, params):
+        """Parameters of the highest bound; what no row belongs to stays where it is in `params`."""
+
+    @abc.abstractmethod
+    def stats_from_responsibilities(self, batch, R, column_variances=None):
+        """Statistics of a batch, measured from 0, given the responsibilities R (K, n_rows)."""
+
+    @abc.abstractmethod
+    def moved(self, stats, d):
+        """The same sums measured from origins that lie -d (K, D) away."""
+
+    @abc.abstractmethod
+    def split(self, params, given, rest):
+        """Condition on the columns `given`: (parameters of their marginal, slopes of the rest, covariances of it)."""
+
+    @abc.abstractmethod
+    def row_width(self, n_columns):
+        """How many numbers the E-step computes of a complete row."""
+
+    @abc.abstractmethod
+    def incomplete_rows(self, n_columns):
+        """How many rows with missing cells to put into one batch at most."""
+
+    @abc.abstractmethod
+    def _log_joint(self, batch, params, space):
+        """log p(x, z = k), of shape (K, n_rows), and intermediate results that `_sums` and `_expected` read."""
+
+    @abc.abstractmethod
+    def _sums(self, batch, R, bound, params, work, space):
+        """Statistics of a batch, measured from `params.origin`, given R and the `work` of `_log_joint`."""
+
+    @abc.abstractmethod
+    def _expected(self, batch, R, params, work):
+        """Expectation of each missing cell given the observed ones, in an array (n_rows, D)."""
+
+    @abc.abstractmethod
+    def _unit_stats(self, params):
+        """Statistics of total weight 1 from which the M-step finds these parameters, measured from their means."""
+
+    @abc.abstractmethod
+    def _free_covariance(self, sigma):
+        """Covariances as a vector of unconstrained reals."""
+
+    @abc.abstractmethod
+    def _covariance_of(self, free, params):
+        """Covariances from the vector of `_free_covariance`, for `params` of the same shapes."""
 
 
 class FullGaussianMixture(GaussianMixture):
@@ -155,7 +214,7 @@ class FullGaussianMixture(GaussianMixture):
     def m_step(self, stats, params):
         """Eq. 9.24 to 9.27 of Bishop (2006); a component that no row belongs to stays where it is.
 
-        At the start it has been nowhere: its variance is then the floor.
+        In the first M-step it has no such place: its variance is then the floor.
         """
         N = stats.N.clamp(min=torch.finfo(stats.N.dtype).tiny)
         mean = stats.S / N[:, None]
@@ -174,8 +233,7 @@ class FullGaussianMixture(GaussianMixture):
             sigma = sigma if self.pooled else torch.where(dead[:, None, None], params.sigma, sigma)
         return self.params(mixing_proportions(stats.N), mu, sigma)
 
-    def width(self, n_columns):
-        """Numbers that a complete row turns into on its way: with the caches, it says how many rows suit a batch."""
+    def row_width(self, n_columns):
         features = n_columns * (n_columns + 1) // 2 if n_columns <= _FEW_COLUMNS else n_columns
         return max(features, self.n_components * n_columns // 4)
 
@@ -184,7 +242,6 @@ class FullGaussianMixture(GaussianMixture):
         return max(1, _INCOMPLETE_CELLS // (self.n_components * n_columns**2))
 
     def _log_joint(self, batch, params, space):
-        """log p(x, z = k), (K, n_rows), and what was computed on the way and the sums need too."""
         if batch.observed is not None:
             return _incomplete_log_joint(batch, params)
         if params.theta is not None:
@@ -208,20 +265,19 @@ class FullGaussianMixture(GaussianMixture):
         y, _ = work
         return expected + (R[..., None] * (y @ params.sigma)).sum(0)
 
-    def start(self, batch, R, variance):
-        """Statistics, measured from 0, for given responsibilities R (K, n_rows).
+    def stats_from_responsibilities(self, batch, R, column_variances=None):
+        """Statistics of a batch, measured from 0, given the responsibilities R (K, n_rows).
 
-        A missing cell counts as a draw of mean 0 and the `variance` (D,) of its column.
+        A missing cell counts as a draw of mean 0 and the variance of its column.
         """
         R = R * batch.w
         origin = R.new_zeros(self.n_components, batch.X.shape[1])
         stats = _centred_sums(batch.X, R, R.new_zeros(()), origin, Workspace())
         if batch.observed is not None:
-            stats.SS.diagonal(dim1=1, dim2=2).add_((R @ (1 - batch.observed)) * variance)
+            stats.SS.diagonal(dim1=1, dim2=2).add_((R @ (1 - batch.observed)) * column_variances)
         return stats
 
     def moved(self, stats, d):
-        """The same sums measured from origins that lie -d (K, D) away."""
         cross = stats.S[:, :, None] * d[:, None, :]
         SS = stats.SS + cross + cross.mT + stats.N[:, None, None] * d[:, :, None] * d[:, None, :]
         return stats._replace(S=stats.S + stats.N[:, None] * d, SS=SS)
@@ -238,8 +294,7 @@ class FullGaussianMixture(GaussianMixture):
         marginal = self.params(params.pi, params.mu[:, given], block)
         return marginal, slope, params.sigma[:, rest][:, :, rest] - slope @ across.mT
 
-    def stats_of(self, params):
-        """Statistics of total weight 1 whose M-step gives these parameters, measured from their means."""
+    def _unit_stats(self, params):
         mu, pi = params.mu, params.pi
         sigma = params.sigma - self.floor * torch.eye(mu.shape[1], dtype=mu.dtype, device=mu.device)
         return Stats(mu.new_zeros(()), pi, torch.zeros_like(mu), pi[:, None, None] * sigma, mu.new_zeros(0))
@@ -283,7 +338,7 @@ class DiagonalGaussianMixture(GaussianMixture):
         return Params(pi, mu, sigma, root, log_norm, theta)
 
     def m_step(self, stats, params):
-        """Each column's mean and variance over its observed cells; what no row belongs to stays where it is."""
+        """Mean and variance of each column over its observed cells; without such cells both stay as they are."""
         seen = stats.M > _NEGLIGIBLE * stats.N.sum()
         M = stats.M.clamp(min=torch.finfo(stats.M.dtype).tiny)
         mean = stats.S / M
@@ -300,8 +355,7 @@ class DiagonalGaussianMixture(GaussianMixture):
             sigma = torch.where(kept, sigma, params.sigma[:, : sigma.shape[1]])
         return self.params(mixing_proportions(stats.N), mu, sigma)
 
-    def width(self, n_columns):
-        """Numbers that a row turns into on its way: with the caches, it says how many rows suit a batch."""
+    def row_width(self, n_columns):
         return max(2 * n_columns, self.n_components)
 
     def incomplete_rows(self, n_columns):
@@ -309,7 +363,7 @@ class DiagonalGaussianMixture(GaussianMixture):
         return sys.maxsize
 
     def _log_joint(self, batch, params, space):
-        """log p(x, z = k), (K, n_rows), and the features it was computed from, if any."""
+        """log p(x, z = k), of shape (K, n_rows), and the features it was computed from, if any."""
         if params.theta is None:
             return self._far_log_joint(batch, params), None
         phi, D = squares(batch, space), batch.X.shape[1]
@@ -347,14 +401,13 @@ class DiagonalGaussianMixture(GaussianMixture):
             S[k], SS[k] = R[k] @ x, R[k] @ x.square()
         return Stats(bound, N, S, SS, R @ observed)
 
-    def start(self, batch, R, variance):
-        """Statistics, measured from 0, for given responsibilities R (K, n_rows)."""
+    def stats_from_responsibilities(self, batch, R, column_variances=None):
+        """Statistics of a batch, measured from 0, given the responsibilities R (K, n_rows)."""
         R = R * batch.w
         space = Workspace()
         return self._sums(batch, R, R.new_zeros(()), None, squares(batch, space), space)
 
     def moved(self, stats, d):
-        """The same sums measured from origins that lie -d (K, D) away."""
         return stats._replace(S=stats.S + stats.M * d, SS=stats.SS + 2 * d * stats.S + stats.M * d.square())
 
     def split(self, params, given, rest):
@@ -363,8 +416,7 @@ class DiagonalGaussianMixture(GaussianMixture):
         marginal = self.params(params.pi, params.mu[:, given], params.sigma[:, given])
         return marginal, slope, torch.diag_embed(params.sigma[:, rest])
 
-    def stats_of(self, params):
-        """Statistics of total weight 1 whose M-step gives these parameters, measured from their means."""
+    def _unit_stats(self, params):
         pi = params.pi[:, None].expand_as(params.mu)
         SS = pi * (params.sigma - self.floor)
         return Stats(params.mu.new_zeros(()), params.pi, torch.zeros_like(params.mu), SS, pi)

@@ -53,6 +53,16 @@ class MultVAE:
             z = z + (0.5 * q.log_variance).exp() * epsilon
         return Bound(self.log_prob(params, x, z), self.kl(q))
 
+    def expected_bound(self, params, x, draws):
+        """The normalised bound of each row, its expectation taken over standard normal draws (n_draws, K)."""
+        q = self.encode(params, x)
+        std = (0.5 * q.log_variance).exp()
+        log_prob = torch.stack([self.log_prob(params, x, q.mean + std * draw) for draw in draws]).mean(0)
+        return log_prob + self.likelihood.log_base(x) - self.kl(q).sum(-1)
+
+    def likeness(self):
+        """Nothing: these networks do not train as members of one ascent."""
+
     def kl(self, q):
         """KL(q(z_k | x) || N(0, 1)), of shape (n_rows, n_components)."""
         return kl_to_standard_normal(*q)

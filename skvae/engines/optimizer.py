@@ -1,0 +1,203 @@
+"""Optimizers that leave out steps which are not finite, without waiting for the device.
+
+`Adam` and `SGD` are settings. An `Optimizer` holds the gradients and the state of some parameters, and takes the steps.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from skvae._tensors import keep_gradient
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Settings of Adam (Kingma and Ba, ICLR 2015), with the weight decay in the gradient.
+
+    Attributes
+    ----------
+    learning_rate : float, or sequence of float
+        Of each member.
+    weight_decay : float, or sequence of float
+        Coefficient of 0.5 * sum of squares of every weight matrix (biases are free).
+    betas : pair of float
+        Decay of the running averages of the gradient and of its square.
+    """
+
+    learning_rate: float | Sequence = 1e-3
+    weight_decay: float | Sequence = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+
+    averages: ClassVar = ("exp_avg", "exp_avg_sq")  # names of what it remembers of each parameter
+
+    def __post_init__(self):
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"Adam(betas={self.betas}) needs two numbers in [0, 1).")
+
+    def update(self, params, gradients, averages, step_counts, rate, decay, refused):
+        """Take a step along minus the gradients, in place; none where `refused` is 1.
+
+        By the kernel of `torch.optim.Adam(fused=True)`, called directly: for small networks what is around it takes
+        five times as long as the kernel.
+        """
+        means, squares = averages
+        _fused_adam(
+            params,
+            gradients,
+            means,
+            squares,
+            [],
+            step_counts,
+            lr=rate,
+            beta1=self.betas[0],
+            beta2=self.betas[1],
+            weight_decay=decay,
+            eps=1e-8,
+            amsgrad=False,
+            maximize=False,
+            found_inf=refused,
+        )
+
+
+def plain_adam(params, gradients, means, squares, _, steps, *, lr, beta1, beta2, weight_decay, eps, found_inf, **__):
+    """Do what the fused kernel does, for a torch that has none under that name."""
+    taken = found_inf == 0
+    for p, g, mean, square, step in zip(params, gradients, means, squares, steps, strict=True):
+        g = g + weight_decay * p
+        mean.copy_(torch.where(taken, mean.lerp(g, 1 - beta1), mean))
+        square.copy_(torch.where(taken, square.lerp(g.square(), 1 - beta2), square))
+        spread = (square / (1 - beta2**step)).sqrt() + eps
+        p.copy_(torch.where(taken, p - lr * (mean / (1 - beta1**step)) / spread, p))
+
+
+_fused_adam = getattr(torch, "_fused_adam_", plain_adam)  # not a public name of torch
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Settings of gradient steps with momentum (Polyak 1964), as in `torch.optim.SGD`.
+
+    Attributes
+    ----------
+    learning_rate, weight_decay : float, or sequence of float
+        As of `Adam`.
+    momentum : float
+        Share of the last step that is taken again. It may be negative, which helps in games (Gidel et al. 2019).
+    """
+
+    learning_rate: float | Sequence = 1e-2
+    weight_decay: float | Sequence = 0.0
+    momentum: float = 0.0
+
+    averages: ClassVar = ("momentum_buffer",)
+
+    def __post_init__(self):
+        if not -1 < self.momentum < 1:
+            raise ValueError(f"SGD(momentum={self.momentum}) needs a number in (-1, 1).")
+
+    def update(self, params, gradients, averages, step_counts, rate, decay, refused):
+        """Take a step along minus the gradients, in place; none where `refused` is 1."""
+        taken = refused == 0
+        for p, g, buffer in zip(params, gradients, *averages, strict=True):
+            step = torch.add(g, p, alpha=decay).add_(buffer, alpha=self.momentum)
+            buffer.copy_(torch.where(taken, step, buffer))
+            p.copy_(torch.where(taken, p - rate * step, p))
+
+
+class Optimizer:
+    """Gradients and optimizer state of some parameters.
+
+    All gradients lie in one piece of memory, so that to clear or to test them takes one operation.
+
+    Parameters
+    ----------
+    settings : Adam or SGD
+    params : dict of Tensor
+        Leaves that require gradients; moved in place.
+    state : dict of Tensor
+        Of an earlier call; what it lacks begins at zero. Changed in place.
+    has_members : bool
+        Whether the tensors have a leading axis of members.
+
+    Attributes
+    ----------
+    gradient : Tensor of shape (n_parameters,)
+        Of minus what is raised; cleared by `step`.
+    state : dict of Tensor
+        "step", the number of steps taken, and the running averages, "<parameter>.<average>".
+    """
+
+    def __init__(self, settings, params, state, has_members):
+        self.gradient = _shared_gradient(params)
+        self.state = {"step": state["step"] if "step" in state else self.gradient.new_zeros((), dtype=torch.float32)}
+        for name, tensor in params.items():
+            for key in (f"{name}.{average}" for average in settings.averages):
+                self.state[key] = state[key] if key in state else torch.zeros_like(tensor, requires_grad=False)
+        self.groups = _groups(settings, params, self.state, has_members)
+
+    def step(self, multiplier, refused):
+        """Take a step at this multiple of the learning rate, unless the Tensor `refused` is 1, and clear the gradient.
+
+        A refused step leaves parameters, averages and the number of steps alone.
+        """
+        self.state["step"] += refused.new_ones(()) - refused
+        for group in self.groups:
+            group.step(self.state["step"], multiplier, refused)
+        self.gradient.zero_()
+
+    @property
+    def learning_rate(self):
+        """The largest of the parameters' learning rates."""
+        return max(group.rate for group in self.groups)
+
+
+def _shared_gradient(params):
+    """The gradients of all parameters, cleared, as one vector, of which each `grad` is a part."""
+    first = next(iter(params.values()))
+    gradient = torch.zeros(sum(tensor.numel() for tensor in params.values()), dtype=first.dtype, device=first.device)
+    parts = gradient.split([tensor.numel() for tensor in params.values()])
+    for tensor, part in zip(params.values(), parts, strict=True):
+        keep_gradient(tensor, part.view(tensor.shape))
+    return gradient
+
+
+def _groups(settings, params, state, has_members):
+    """Parameters by learning rate and weight decay; of members with rates of their own, views of runs of them."""
+    rate, decay = settings.learning_rate, settings.weight_decay
+    one_for_all = np.ndim(rate) == np.ndim(decay) == 0
+    runs = [(rate, decay, ...)] if one_for_all else _runs(*np.broadcast_arrays(rate, decay))
+    groups = []
+    for rate, decay, members in runs:
+        matrices = [name for name, tensor in params.items() if tensor.dim() > 1 + has_members and decay]
+        others = [name for name in params if name not in matrices]
+        for names, own in ((matrices, decay), (others, 0.0)):
+            if names:
+                groups.append(_Group(settings, names, params, state, rate, own, members))
+    return groups
+
+
+def _runs(rates, decays):
+    """(learning rate, weight decay, slice of members) of neighbours that share both."""
+    first = 0
+    for stop in range(1, len(rates) + 1):
+        if stop == len(rates) or (rates[stop], decays[stop]) != (rates[first], decays[first]):
+            yield float(rates[first]), float(decays[first]), slice(first, stop)
+            first = stop
+
+
+class _Group:
+    """Parameters of one learning rate and weight decay, with their gradients and running averages."""
+
+    def __init__(self, settings, names, params, state, rate, decay, members):
+        self.settings, self.rate, self.decay = settings, rate, decay
+        self.params = [params[name].detach()[members] for name in names]
+        self.gradients = [params[name].grad[members] for name in names]
+        self.averages = [[state[f"{name}.{key}"][members] for name in names] for key in settings.averages]
+
+    def step(self, step_count, multiplier, refused):
+        step_counts = [step_count] * len(self.params)
+        rate = self.rate * multiplier
+        self.settings.update(self.params, self.gradients, self.averages, step_counts, rate, self.decay, refused)

@@ -1,0 +1,158 @@
+"""Estimators whose fit is a gradient ascent: of a table or of clicks, by `fit` or `partial_fit`."""
+
+import abc
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from skvae._tensors import explain_out_of_memory, to_numpy
+from skvae.estimators._base import Continuation, Estimator
+from skvae.estimators._progress import EpochWatcher
+from skvae.training.ascent import Training
+from skvae.training.continuation import Earlier
+
+
+def _as_they_are(values):
+    return values
+
+
+@dataclass(frozen=True)
+class PreparedFit:
+    """A fit before its ascent, and what else its attributes need.
+
+    Attributes
+    ----------
+    training : Training
+    architecture : dict
+        What fixes the shapes and the meaning of the parameters, in plain values.
+    earlier : Earlier
+        Records that the fit adds its own to.
+    device : torch.device
+    rows : TableRows or None
+        The rows of a table.
+    in_units : callable
+        Turns bounds and scores of the ascent into the units of the data.
+    """
+
+    training: Training
+    architecture: dict
+    earlier: Earlier
+    device: torch.device
+    rows: object = None
+    in_units: Callable = _as_they_are
+
+
+class NetworkEstimator(Estimator, abc.ABC):
+    """An estimator that is fitted by gradient ascent.
+
+    A subclass has the parameters warm_start, device, random_state and verbose. A search that makes fits ahead, such as
+    `StackedGridSearchCV`, calls `_prepare` and `_attributes_of`: in between it runs the ascents of all fits together.
+    It then leaves the fits (`skvae.model_selection`) in `_fits_ahead`, from where clones take them along.
+    """
+
+    _watcher = EpochWatcher
+
+    @abc.abstractmethod
+    def _prepare(self, X, continuation, **given):
+        """Do all of a fit that comes before the ascent.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+        continuation : Continuation
+        **given : dict
+            The other arguments of `fit`, checked here.
+
+        Returns
+        -------
+        prepared : PreparedFit
+        """
+
+    @abc.abstractmethod
+    def _summary(self, prepared, kept):
+        """Fitted attributes beside those that all networks have.
+
+        Parameters
+        ----------
+        prepared : PreparedFit
+        kept : FitResult
+            Of the network that is kept.
+
+        Returns
+        -------
+        attributes : dict
+        """
+
+    def __sklearn_clone__(self):
+        """Clone by parameters, and take along a fit that a search has made ahead for the clone."""
+        clone = super().__sklearn_clone__()
+        if "_fits_ahead" in vars(self):
+            clone._fits_ahead = self._fits_ahead.of_next_clone()
+        return clone
+
+    def _fit(self, X, y=None, **given):
+        """`fit`: watched, and to the end."""
+        ahead = vars(self).pop("_fits_ahead", None)
+        attributes = None if ahead is None else ahead.take(self, X, given)
+        if attributes is not None:
+            return self._set(**attributes)
+        with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
+            prepared = self._prepare(X, Continuation.WARM_START if self.warm_start else Continuation.FRESH, **given)
+            training, result = prepared.training, None
+            if training.ascent is not None:
+
+                def snapshot(params):
+                    return self._attributes(prepared, training.snapshot(params))
+
+                with self._watcher(self, X, y, training.ascent.plan.max_iter, snapshot, prepared.in_units) as watcher:
+                    result = training.ascent.run(watcher)
+            return self._set(**self._attributes_of(prepared, result))
+
+    def _partial_fit(self, X, **given):
+        """`partial_fit`: one pass."""
+        with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
+            prepared = self._prepare(X, Continuation.PARTIAL_FIT, **given)
+            return self._set(**self._attributes_of(prepared, prepared.training.ascent.run()))
+
+    def _attributes_of(self, prepared, result):
+        """All fitted attributes.
+
+        Parameters
+        ----------
+        prepared : PreparedFit
+        result : FitResult or None
+            Of the ascent, if there was one.
+
+        Returns
+        -------
+        attributes : dict
+        """
+        return self._attributes(prepared, prepared.training.conclude(result))
+
+    def _attributes(self, prepared, kept):
+        return {
+            "parameters_": to_numpy(kept.params),
+            "device_": str(prepared.device),
+            "_architecture": prepared.architecture,
+            "_optimizer_state": to_numpy(kept.optimizer_state) if prepared.earlier.may_go_on else {},
+            **prepared.earlier.extended_by(kept, prepared.in_units),
+            **self._summary(prepared, kept),
+        }
+
+    def _earlier(self, continuation, n_new):
+        """Records of the fit that this one goes on from, if there is one.
+
+        Parameters
+        ----------
+        continuation : Continuation
+        n_new : float
+            Weight of the rows of the fit to come.
+        """
+        if not self._goes_on(continuation):
+            return Earlier(n_new, continuation.continues)
+        return Earlier.of(self, n_new, adds_rows=continuation is Continuation.PARTIAL_FIT)
+
+    def _goes_on(self, continuation):
+        """Whether there is an earlier fit to go on from."""
+        return continuation.continues and hasattr(self, "parameters_")

@@ -1,0 +1,233 @@
+"""Learning the facts of a table's columns: likelihoods and levels from its types, scales from its numbers."""
+
+from numbers import Real
+
+import numpy as np
+
+from skvae._compat import check_sample_weight
+from skvae._rounding import CONSTANT_VARIANCE, is_constant
+from skvae.likelihoods.gaussian import NOISES
+from skvae.tables.categories import sorted_values
+from skvae.tables.checks import refuse_empty_columns, refuse_overflow
+from skvae.tables.column_likelihoods import assign, likelihood_of
+from skvae.tables.column_statistics import column_means_and_variances, seen_weight, slices
+from skvae.tables.columns import Block, Columns, ColumnStatistics, label
+from skvae.tables.encoding import as_numbers
+from skvae.tables.frame_facts import facts_of, made_plain
+from skvae.tables.frames import all_booleans, as_table, cells_of, declared_levels, dtypes_of, is_frame, names_of
+
+_CELLS_AT_ONCE = 2**22  # in float64, where statistics are computed
+
+
+def read_columns(X, likelihood="gaussian", noise="diag", *, names=None, who="Columns"):
+    """Learn which likelihood each column has, and the levels of nominal columns.
+
+    Parameters
+    ----------
+    X : {DataFrame, array-like} of shape (n_samples, n_features)
+    likelihood : str, Likelihood or list of (str or Likelihood, columns)
+        A name in `skvae.likelihoods.LIKELIHOODS`; or an object of the user's; or "auto": of a frame, and of columns of
+        objects, Booleans are bernoulli, strings and categories categorical and numbers gaussian, and all columns of
+        other arrays are gaussian; or a list that names every column once, by number, name, slice of numbers or Boolean
+        mask. Columns of an entry "multinomial" share their draws; of all other likelihoods it does not matter how
+        entries split them.
+    noise : {"diag", "isotropic"} or float
+        Of gaussian columns: a variance for each, one for all, or this one, in the units of X.
+    names : list of str or None, default=None
+        Of the columns of an array. A frame has its own.
+    who : str
+        Name of the estimator, for error messages.
+
+    Returns
+    -------
+    columns : Columns
+        Ready for `as_numbers`; for all else `measure_columns` must follow.
+
+    Raises
+    ------
+    ValueError
+        If a likelihood, a noise or a column is not known, a column is named twice or not at all, a column has a
+        type for which "auto" knows no likelihood, or the levels of a column cannot be sorted.
+    """
+    table = as_table(X, who)
+    names = names_of(table, getattr(X, "columns", None) if names is None else names)
+    _check_noise(noise, who)
+    assigned, objects = assign(table, likelihood, noise, names, who)
+    levels, level_dtypes = {}, {}
+    for j, (name, _) in enumerate(assigned):
+        if objects[name].nominal:
+            values, missing = cells_of(table, j)
+            found = declared_levels(table, j) or sorted_values(values[~missing], label(names, j))
+            levels[j], dtype = made_plain(found)
+            level_dtypes |= {j: dtype} if dtype else {}
+    frame, n = is_frame(table), table.shape[1]
+    booleans = tuple(j for j in range(n) if j not in levels and all_booleans(table, j))
+    only_numbers = not frame or all(dtype.kind in "iuf" for dtype in dtypes_of(table))
+    return Columns(
+        who=who,
+        n_features=n,
+        names=names,
+        noise=noise,
+        levels=levels,
+        level_dtypes=level_dtypes,
+        boolean_columns=booleans,
+        of_objects=not frame and table.dtype == object,
+        frame=facts_of(table) if frame else None,
+        all_numbers=only_numbers and not levels and not booleans,
+        blocks=(),
+        source=np.empty(0, dtype=np.intp),
+        constants={},
+    ).with_blocks(_blocks(assigned, objects, levels))
+
+
+def _check_noise(noise, who):
+    if isinstance(noise, str):
+        known = noise in NOISES
+    else:
+        known = isinstance(noise, Real) and not isinstance(noise, bool) and 0 < noise < np.inf
+    if not known:
+        raise ValueError(f"{who} expects noise to be 'diag', 'isotropic' or a positive number, but it is {noise!r}.")
+
+
+def _blocks(assigned, objects, levels):
+    """Make a block for each likelihood and group, whose place in the layout is still to be set."""
+    members = {}
+    for j, each in enumerate(assigned):
+        members.setdefault(each, []).append(j)
+    blocks = []
+    for (name, _), columns in members.items():
+        sizes = tuple(len(levels[j]) if j in levels else 1 for j in columns)
+        nominal, scaled = objects[name].nominal, objects[name].scaling is not None
+        blocks.append(Block(name, tuple(columns), 0, 0, sizes, nominal, scaled))
+    return blocks
+
+
+def measure_columns(columns, numbers, sample_weight=None, custom=None):
+    """Learn locations, scales and statistics, in float64 whatever the numbers are.
+
+    Parameters
+    ----------
+    columns : Columns
+        From `read_columns`.
+    numbers : float ndarray of shape (n_samples, n_features)
+        From `as_numbers`.
+    sample_weight : array-like of shape (n_samples,) or None, default=None
+        How often each row counts. A level that only rows of weight zero have stays a level.
+    custom : dict or None, default=None
+        The user's own likelihoods, from `fitted_likelihoods`.
+
+    Returns
+    -------
+    columns : Columns
+        With all that was learnt; without columns that are constant, where columns are scaled each by itself.
+
+    Raises
+    ------
+    ValueError
+        If a column has no observed value, or holds values whose squares overflow.
+    """
+    numbers, weight = _weighed(numbers, sample_weight)
+    refuse_empty_columns(numbers, columns.who)
+    refuse_overflow(numbers)
+    missing = np.isnan(numbers)
+    seen = ~missing if missing.any() else None
+    mean, variance = column_means_and_variances(numbers, weight, seen)
+    share, constant = _nonzero_shares(numbers, seen, weight), is_constant(variance, mean)
+    columns = _without_constants(columns, custom, constant, mean)
+    source = columns.source
+    location, scale, varies = _scales(columns, custom, mean[source], variance[source], constant[source])
+    statistics = ColumnStatistics(
+        (mean[source] - location) / scale, np.where(varies, variance[source] / scale**2, 0.0), share[source]
+    )
+    for block in columns.blocks:
+        if block.nominal:
+            p = _shares_of_levels(numbers, weight, block)
+            statistics.mean[block.span] = statistics.share[block.span] = p
+            statistics.variance[block.span] = p * (1 - p)
+    input_mean, input_scale = _input_scales(columns, custom, numbers, seen, weight)
+    return columns._replace(
+        location=location, scale=scale, statistics=statistics, input_mean=input_mean, input_scale=input_scale
+    )
+
+
+def fit_columns(X, likelihood="gaussian", noise="diag", *, names=None, sample_weight=None, who="Columns"):
+    """Read and measure the columns of a table whose likelihoods have names."""
+    columns = read_columns(X, likelihood, noise, names=names, who=who)
+    return measure_columns(columns, as_numbers(X, columns), sample_weight)
+
+
+def _weighed(numbers, sample_weight):
+    """Give the rows that count, and their weights in float64."""
+    if sample_weight is None:
+        return numbers, np.ones(len(numbers))
+    weight = check_sample_weight(sample_weight, numbers, dtype=np.float64, ensure_non_negative=True)
+    kept = weight > 0
+    return (numbers, weight) if kept.all() else (numbers[kept], weight[kept])
+
+
+def _without_constants(columns, custom, constant, mean):
+    """Leave out constant columns that are scaled each by itself, but for the last one that would be left."""
+    constants, blocks = {}, []
+    for block in columns.blocks:
+        if likelihood_of(block, columns, custom).scaling == "each":
+            constants |= {j: float(mean[j]) for j in block.columns if constant[j]}
+    if len(constants) == columns.n_features:
+        del constants[columns.n_features - 1]
+    for block in columns.blocks:
+        kept = [(j, size) for j, size in zip(block.columns, block.sizes, strict=True) if j not in constants]
+        if kept:
+            some, sizes = zip(*kept)
+            blocks.append(block._replace(columns=some, sizes=sizes))
+    return columns.with_blocks(blocks)._replace(constants=constants)
+
+
+def _scales(columns, custom, mean, variance, constant):
+    """Compute location and scale of each column of the layout, and whether it varies (all do that are not scaled)."""
+    location, scale, varies = np.zeros(columns.width), np.ones(columns.width), np.ones(columns.width, dtype=bool)
+    for block in columns.blocks:
+        span = block.span
+        if block.scaled:
+            location[span], varies[span] = mean[span], ~constant[span]
+            if likelihood_of(block, columns, custom).scaling == "each":
+                scale[span] = np.sqrt(np.where(varies[span], variance[span], CONSTANT_VARIANCE))
+            else:
+                total = variance[span][varies[span]].sum()
+                scale[span] = np.sqrt(total / (block.stop - block.start)) if total > 0 else 1.0
+    return location, scale, varies
+
+
+def _shares_of_levels(numbers, weight, block):
+    """Compute the share of each level among the observed cells of its column."""
+    shares = []
+    for j, size in zip(block.columns, block.sizes):
+        rows = np.flatnonzero(~np.isnan(numbers[:, j]))
+        total = np.bincount(numbers[rows, j].astype(np.intp), weight[rows], minlength=size)
+        shares.append(total / total.sum())
+    return np.concatenate(shares)
+
+
+def _input_scales(columns, custom, numbers, seen, weight):
+    """Compute mean and standard deviation of what the encoder reads, of columns that it does not read as they are."""
+    input_mean, input_scale = np.zeros(columns.width), np.ones(columns.width)
+    for block in columns.blocks:
+        encoder_input = likelihood_of(block, columns, custom).encoder_input
+        if encoder_input is not None:
+            some = block.of_table
+            read = encoder_input(numbers[:, some].astype(np.float64, copy=False))
+            mean, variance = column_means_and_variances(read, weight, None if seen is None else seen[:, some])
+            input_mean[block.span] = mean
+            input_scale[block.span] = np.sqrt(np.where(is_constant(variance, mean), 1.0, variance))
+    return input_mean, input_scale
+
+
+def _nonzero_shares(values, seen, weight):
+    """Compute the share of the observed cells of each column that are not zero, some columns at once."""
+    shares = []
+    for part in slices(values.shape[1], _CELLS_AT_ONCE // len(values)):
+        counted = values[:, part] != 0
+        if seen is None:
+            shares.append(weight @ counted.astype(np.float64) / weight.sum())
+        else:
+            counted &= seen[:, part]
+            shares.append(weight @ counted.astype(np.float64) / seen_weight(weight, seen[:, part]))
+    return np.concatenate(shares)

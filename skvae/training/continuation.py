@@ -1,0 +1,79 @@
+"""Going on from an earlier fit of the same estimator: warm start and partial fit."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from skvae._tensors import to_device
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """Records of an earlier fit, which a fit adds its own to; empty for a fit that begins anew.
+
+    Attributes
+    ----------
+    n_samples_seen : float
+        Weight of the rows seen, those of the fit to come among them.
+    may_go_on : bool
+        Whether a later fit may go on from the fit to come, and needs its optimizer state.
+    n_iter : int
+        Epochs done.
+    lower_bounds, validation_scores : array-like
+    parameters, optimizer_state : dict of ndarray or None
+        None for a fit that begins anew.
+    """
+
+    n_samples_seen: float
+    may_go_on: bool
+    n_iter: int = 0
+    lower_bounds: object = ()
+    validation_scores: object = ()
+    parameters: dict | None = None
+    optimizer_state: dict | None = None
+
+    @classmethod
+    def of(cls, estimator, n_new, *, adds_rows):
+        """Records of a fitted estimator.
+
+        Parameters
+        ----------
+        estimator : fitted estimator
+        n_new : float
+            Weight of the rows of the fit to come.
+        adds_rows : bool
+            Whether these come on top of the rows seen so far, or in their place.
+        """
+        return cls(
+            (estimator.n_samples_seen_ if adds_rows else 0) + n_new,
+            True,
+            estimator.n_iter_,
+            estimator.lower_bounds_,
+            estimator.validation_scores_,
+            estimator.parameters_,
+            estimator._optimizer_state,
+        )
+
+    def params_on(self, device):
+        """Copies of the parameters as tensors, which an ascent may move."""
+        return to_device(self.parameters, device)
+
+    def optimizer_state_on(self, device):
+        """Copies of the optimizer state as tensors; None if there is none."""
+        return to_device(self.optimizer_state, device) or None
+
+    def extended_by(self, kept, in_units):
+        """Fitted attributes that record the earlier fit and a new one.
+
+        Parameters
+        ----------
+        kept : FitResult
+        in_units : callable
+            Turns bounds and scores into the units of the data.
+        """
+        return {
+            "n_iter_": self.n_iter + kept.n_iter,
+            "n_samples_seen_": self.n_samples_seen,
+            "lower_bounds_": np.append(self.lower_bounds, in_units(np.asarray(kept.lower_bounds))),
+            "validation_scores_": np.append(self.validation_scores, in_units(np.asarray(kept.validation_scores))),
+        }

@@ -1,0 +1,249 @@
+"""A network that is kept only where held-out rows support it: copies trained side by side on folds of the rows.
+
+Every restart is trained as copies in lockstep. A copy is scored on the rows held out from it: by how much does its
+log p(x) exceed that of factor analysis of the same training rows? The restart and the step with the highest mean gain,
+less one standard error, are chosen. Less two standard errors, the gain must exceed 0.02 nats a row (0.1 after random
+weights), or factor analysis is kept. The first copy learns from all rows where they are few, so that the network needs
+no refit.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from skvae._tensors import Cells
+from skvae.models.decomposition import factor_analysis as fa
+from skvae.training import defaults
+from skvae.training.ascent import NetworkResult, Training, ascent_of_members, member_result, snapshot_of_member
+from skvae.training.factor_analysis_start import (
+    constant_columns,
+    evaluate,
+    factor_analysis,
+    factor_analysis_network,
+    statistics_of,
+    zero_skips,
+)
+from skvae.training.members import MemberBatch, Stream
+from skvae.training.rows import LinearPath, linear_heads
+from skvae.training.validation import LEAST_GAIN, LEAST_GAIN_AFTER_RANDOM, CrossValidatedGain, Folds, deal_folds
+
+INITIAL_NOISE_FLOORS = (1e-3, 0.05)  # of factor analysis where networks begin, as shares of a column's variance
+
+
+def factor_analysis_result(model, rows, noise, found):
+    """The result of a fit that keeps factor analysis: a network whose layers add nothing to it."""
+    params = factor_analysis_network(model, rows, noise, found, floor=0.0)
+    bound = np.average(evaluate(fa.log_prob, found, rows.Z), weights=rows.weight)
+    return NetworkResult(
+        params,
+        lower_bounds=np.array([bound]),
+        validation_scores=np.empty(0),
+        n_iter=1,
+        linear_path=LinearPath(found, found),
+        nonlinear=False,
+    )
+
+
+def folds_of(rows, held_out, noise, fraction):
+    """Deal rows to copies of a network.
+
+    Parameters
+    ----------
+    rows : TableRows
+    held_out : TableRows or None
+        Rows that were given to score the only copy; they follow the others.
+    noise : Noise
+    fraction : float
+        Share of the rows that are held out where not every row is held out once.
+
+    Returns
+    -------
+    folds : Folds
+    """
+    n = len(rows)
+    if held_out is not None:
+        weight = np.concatenate([rows.weight, np.zeros(len(held_out))])
+        return Folds(weight[None], [np.arange(n, n + len(held_out))])
+    folds = deal_folds(rows.weight, noise, defaults.n_folds(n, rows.x.size), fraction)
+    return folds if n < defaults.MANY_ROWS else Folds(folds.weight[1:], folds.held_out[1:])
+
+
+class CrossValidatedNetwork(Training):
+    """Copies of a network on folds of the rows, from one or two restarts.
+
+    The first restart is factor analysis, or random weights where factor analysis does not apply. Beside factor analysis
+    there is a second restart: random weights, or factor analysis with more noise. A factor that explains one column in
+    full is a place that gradients do not lead out of.
+
+    Parameters
+    ----------
+    model : VAE
+    rows : TableRows
+        All rows, those that are only held out among them.
+    noise : Noise
+    plan : gradient.Plan
+    folds : Folds
+    from_factor_analysis : bool
+        Whether to begin as factor analysis and to keep it unless the network is better.
+    fallback_weight : ndarray of shape (n_rows,)
+        Weights of the rows for the factor analysis that is kept.
+    tied : bool, default=False
+        One noise variance for all columns.
+    n_draws : int, default=16
+        Draws of z that estimate log p(x) of a held-out row.
+    random_rate : float or None, default=None
+        Learning rate of a restart from random weights beside factor analysis; None: more noise instead.
+    """
+
+    def __init__(
+        self,
+        model,
+        rows,
+        noise,
+        plan,
+        folds,
+        *,
+        from_factor_analysis,
+        fallback_weight,
+        tied=False,
+        n_draws=16,
+        random_rate=None,
+    ):
+        self.model, self.rows, self.noise, self.folds, self.tied = model, rows, noise, folds, tied
+        self.fallback_weight = fallback_weight
+        seen = (folds.weight > 0).any(0)
+        self.seen = rows if seen.all() else rows.rows(np.flatnonzero(seen))
+        weight = folds.weight[:, seen]
+        self.weight = weight / weight.mean(1, keepdims=True)
+        self.found = self._factor_analyses() if from_factor_analysis else None
+        self.restarts = self._restarts(random_rate is not None)
+        first = self.restarts[0][0]
+        self.linear_path = None if first is None else LinearPath(first, first)
+        self.validation = self._validation(n_draws)
+        if from_factor_analysis and random_rate not in (None, plan.learning_rate):
+            n_copies = len(self.weight)
+            plan = replace(plan, learning_rate=(plan.learning_rate,) * n_copies + (random_rate,) * n_copies)
+        params = {name: tensor.to(rows.device) for name, tensor in self._params().items()}
+        self.ascent = ascent_of_members(model, params, self._stream(), plan, validation=self.validation)
+
+    # ---------------------------------------------------------------------------------------- where the copies begin
+    def _factor_analyses(self):
+        """Factor analysis of each copy's rows; the others begin at that of the first copy, which sees most rows."""
+        found = []
+        for weight in self.weight:
+            found.append(self._factor_analysis(weight, init_params=found[0] if found else None))
+        return found
+
+    def _factor_analysis(self, weight, **settings):
+        return factor_analysis(self.seen.Z, weight, self.model.n_components, tied=self.tied, **settings)
+
+    def _restarts(self, random_beside):
+        """For each restart and copy, factor analysis with a floor under its noise, or None for random weights."""
+        random = [None] * len(self.weight)
+        if self.found is None:
+            return [random]
+        low, high = INITIAL_NOISE_FLOORS
+        clipped = [found._replace(psi=found.psi.clamp(min=low)) for found in self.found]
+        if random_beside:
+            return [clipped, random]
+        pairs = zip(self.weight, self.found, strict=True)
+        return [clipped, [self._factor_analysis(weight, floor=high, init_params=found) for weight, found in pairs]]
+
+    def _params(self):
+        """Initial parameters of all members: the copies of the first restart, then those of the second."""
+        random = self.model.init(self.noise.fold("init"), statistics_of(self.rows.columns))
+        if self.found is not None:
+            random |= zero_skips(self.model)
+        networks = [
+            random if found is None else factor_analysis_network(self.model, self.rows, self.noise, found)
+            for restart in self.restarts
+            for found in restart
+        ]
+        return {name: torch.stack([network[name] for network in networks]) for name in networks[0]}
+
+    def _stream(self):
+        """The rows that some copy learns from, with the weights of all members."""
+        weight = torch.from_numpy(self.weight).float().to(self.rows.device).repeat(len(self.restarts), 1)
+        heads = None
+        if self.found is not None:
+            heads = torch.stack([self._heads(found, self.seen) for restart in self.restarts for found in restart])
+        return Stream(self.seen.encoded(self.linear_path), self.noise, len(weight), weight, heads)
+
+    def _heads(self, found, rows):
+        return linear_heads(found, rows, self.model.n_components)
+
+    # -------------------------------------------------------------------------------------------- the held-out score
+    def _validation(self, n_draws):
+        """The score of all copies that some rows are held out from, for every restart."""
+        scored = [copy for copy, rows in enumerate(self.folds.held_out) if len(rows)]
+        held_out = self._held_out(scored)
+        batch = self._held_out_batch(scored, held_out)
+        members = [restart * len(self.weight) + copy for restart in range(len(self.restarts)) for copy in scored]
+        least = [LEAST_GAIN_AFTER_RANDOM if restart[0] is None else LEAST_GAIN for restart in self.restarts]
+        baseline = None
+        if self.found is not None:
+            log_prob = [evaluate(fa.log_prob, self.found[c], rows.Z) for c, rows in zip(scored, held_out, strict=True)]
+            baseline = self._of_restarts([torch.from_numpy(part).float().to(self.rows.device) for part in log_prob])
+        log_base = self.model.likelihood.log_base(batch.x)
+        return CrossValidatedGain(self.model, batch, log_base, members, least, baseline, n_draws)
+
+    def _held_out(self, scored):
+        """The rows that score each copy, as many for all: some are repeated with weight zero.
+
+        Nobody can know the spread of a column that is constant for a copy, so it must not decide: it counts as missing.
+        """
+        size = max(len(self.folds.held_out[copy]) for copy in scored)
+        constant = [constant_columns(self.seen.Z, weight) for weight in self.weight]
+        some_constant = np.any(constant)
+        held_out = []
+        for copy in scored:
+            index = self.folds.held_out[copy]
+            rows = self.rows.rows(np.resize(index, size))
+            x, observed = rows.x, rows.observed
+            if some_constant:
+                observed = (np.ones(x.shape, dtype=bool) if observed is None else observed) & ~constant[copy]
+                x = np.where(constant[copy], 0, x)
+            weight = np.where(np.arange(size) < len(index), rows.weight, 0.0)
+            held_out.append(replace(rows, x=x, observed=observed, weight=weight))
+        return held_out
+
+    def _held_out_batch(self, scored, held_out):
+        """The held-out rows of every restart and scored copy."""
+        parts = [rows.encoded(self.linear_path) for rows in held_out]
+        x, observed, u = (None if part[0] is None else self._of_restarts(part) for part in zip(*parts, strict=True))
+        w = self._of_restarts([torch.from_numpy(rows.weight).float().to(rows.device) for rows in held_out])
+        row = torch.arange(w.shape[1], device=w.device)[None]
+        heads = None
+        if self.found is not None:
+            pairs = [(restart, pair) for restart in self.restarts for pair in zip(scored, held_out, strict=True)]
+            heads = torch.stack([self._heads(restart[copy], rows) for restart, (copy, rows) in pairs])
+        return MemberBatch(Cells(x, observed), u, w, row, heads)
+
+    def _of_restarts(self, parts):
+        """One tensor of the parts of the copies, repeated for every restart."""
+        stacked = torch.stack(list(parts))
+        return stacked.repeat(len(self.restarts), *[1] * (stacked.dim() - 1))
+
+    # ------------------------------------------------------------------------------------------------ what is kept
+    def conclude(self, result):
+        """Keep the first copy of the best restart, or factor analysis."""
+        restart, is_better = self.validation.best_restart(int(result.best[0]))
+        if self.found is not None and not is_better:
+            return self._factor_analysis_of_all()
+        # Whichever restart it is, the first one has filled missing cells.
+        path = self.linear_path and self.linear_path._replace(posterior=self.restarts[restart][0])
+        scores = self.validation.scores(restart, len(result.validation_scores))
+        return member_result(result, restart * len(self.weight), path, scores)
+
+    def _factor_analysis_of_all(self):
+        rows = self.rows.rows(np.flatnonzero(self.fallback_weight))
+        weight = self.fallback_weight[self.fallback_weight > 0]
+        found = self.found[0]
+        if not np.array_equal(self.fallback_weight, self.folds.weight[0]):
+            found = factor_analysis(rows.Z, weight, self.model.n_components, tied=self.tied, init_params=found)
+        return factor_analysis_result(self.model, rows, self.noise, found)
+
+    def snapshot(self, params):
+        """The first copy of the first restart."""
+        return snapshot_of_member(params, 0, self.linear_path)

@@ -1,0 +1,166 @@
+"""Rows of a table as networks read them: arrays in the model layout, and batches of tensors."""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from skvae._tensors import Cells, placed
+from skvae.elbo import kl_to_standard_normal
+from skvae.models.autoencoders.encoder_decoder import with_heads
+from skvae.models.decomposition import factor_analysis as fa
+from skvae.tables.encoding import encoder_inputs
+from skvae.training import factor_analysis_start
+from skvae.training.members import Encoded, MemberBatch
+
+_CELLS = 2**19  # draws x rows x columns at once: more leave the caches, and take twice as long
+_ROWS_AT_ONCE = 4096
+
+
+class LinearPath(NamedTuple):
+    """The linear models beside a network.
+
+    Attributes
+    ----------
+    fill : factor_analysis.Params
+        Its expectations stand in for missing cells where the encoder reads them.
+    posterior : factor_analysis.Params or None
+        The encoder's output is added to this model's posterior; None: to nothing.
+    """
+
+    fill: fa.Params
+    posterior: fa.Params | None
+
+
+@dataclass
+class TableRows:
+    """Rows in the model layout (`tables.columns`).
+
+    Attributes
+    ----------
+    columns : Columns
+    x : ndarray of shape (n_rows, width)
+    observed : bool ndarray of shape (n_rows, width) or None
+    weight : float64 ndarray of shape (n_rows,)
+        With mean 1.
+    device : torch.device
+    with_mask : bool
+        Whether the encoder also reads which cells were seen.
+    custom : dict or None
+        The user's own likelihood objects, by signature.
+    """
+
+    columns: object
+    x: np.ndarray
+    observed: np.ndarray | None
+    weight: np.ndarray
+    device: object
+    with_mask: bool = False
+    custom: dict | None = None
+
+    def __len__(self):
+        return len(self.x)
+
+    @property
+    def Z(self):
+        """The rows in float64, with NaN where a cell is missing."""
+        x = self.x.astype(np.float64)
+        return x if self.observed is None else np.where(self.observed, x, np.nan)
+
+    def rows(self, index):
+        """Take some of the rows."""
+        observed = None if self.observed is None else self.observed[index]
+        return replace(self, x=self.x[index], observed=observed, weight=self.weight[index])
+
+    def reweighted(self):
+        """Scale the weights to mean 1."""
+        return replace(self, weight=self.weight / self.weight.mean())
+
+    def followed_by(self, others):
+        """Append other rows to these."""
+        observed = None
+        if self.observed is not None or others.observed is not None:
+            parts = (self, others)
+            observed = np.concatenate([np.ones(p.x.shape, bool) if p.observed is None else p.observed for p in parts])
+        x, weight = np.concatenate([self.x, others.x]), np.concatenate([self.weight, others.weight])
+        return replace(self, x=x, observed=observed, weight=weight)
+
+    def encoded(self, linear_path=None, dtype=torch.float32):
+        """Turn the rows into `Encoded` tensors on their device.
+
+        The encoder reads zeros in missing cells or, with a `LinearPath`, what its `fill` expects of them.
+        """
+
+        def place(array):
+            return placed(array, self.device, dtype)
+
+        cells = place(self.x)
+        observed = None if self.observed is None else place(self.observed)
+        if linear_path is not None:
+            fill = linear_path.fill
+            u = cells if observed is None else place(factor_analysis_start.expected(fill, self.x, self.observed))
+        else:
+            inputs = encoder_inputs(self.x, self.observed, self.columns, self.custom)
+            u = cells if inputs is self.x else place(inputs)
+        if self.with_mask:
+            u = torch.cat([u, torch.ones_like(cells) if observed is None else observed], 1)
+        return Encoded(cells, observed, u)
+
+
+def linear_heads(params, rows, n_components, dtype=torch.float32):
+    """Posterior of each row under factor analysis: means, then log-variances, (n_rows, 2 K).
+
+    Without parameters (None), and in latent dimensions that factor analysis does not have, it is the prior.
+    """
+    if params is None:
+        return torch.zeros(len(rows), 2 * n_components, dtype=dtype, device=rows.device)
+    heads = factor_analysis_start.evaluate(factor_analysis_start.posterior, params, rows.Z)
+    return with_heads(torch.from_numpy(heads), n_components).to(device=rows.device, dtype=dtype)
+
+
+def heads_of_path(linear_path, rows, n_components, dtype=torch.float32):
+    """`linear_heads` of a `LinearPath` with an axis of members; None where the encoder's output is added to nothing."""
+    if linear_path is None or linear_path.posterior is None:
+        return None
+    return linear_heads(linear_path.posterior, rows, n_components, dtype)[None]
+
+
+def batches(rows, linear_path, model, dtype, size=_ROWS_AT_ONCE):
+    """Yield the rows in batches for one member, each with the places of its rows."""
+    for first in range(0, len(rows), size):
+        index = torch.arange(first, min(first + size, len(rows)))
+        part = rows.rows(index.numpy())
+        table = part.encoded(linear_path, dtype)
+        heads = heads_of_path(linear_path, part, model.n_components, dtype)
+        observed = None if table.observed is None else table.observed[None]
+        w = torch.ones(1, len(index), dtype=dtype, device=rows.device)
+        x = Cells(table.x[None], observed)
+        yield index, MemberBatch(x, table.u[None], w, index[None].to(rows.device), heads)
+
+
+@torch.no_grad()
+def posterior_summary(model, params, rows, linear_path):
+    """Summarise the posteriors of the rows, by their weights.
+
+    Returns
+    -------
+    kl : float64 ndarray of shape (n_components,)
+        Mean KL(q(z_k | x) || p(z_k)), nats.
+    variance : float64 ndarray of shape (n_components,)
+        Variance of the posterior means.
+    """
+    dtype = next(iter(params.values())).dtype
+    share = torch.from_numpy(rows.weight / rows.weight.sum())
+    kl, first, second = 0.0, 0.0, 0.0
+    for index, batch in batches(rows, linear_path, model, dtype):
+        q = model.encode(params, batch)
+        w = share[index].to(dtype=q.mean.dtype, device=rows.device)
+        kl = kl + w @ kl_to_standard_normal(*q)[0]
+        first, second = first + w @ q.mean[0], second + w @ q.mean[0].square()
+    return kl.cpu().double().numpy(), (second - first.square()).cpu().double().numpy()
+
+
+def rows_at_once(cells_a_row):
+    """How many rows of so many cells suit the caches."""
+    return max(1, min(_ROWS_AT_ONCE, _CELLS // max(1, cells_a_row)))
