@@ -15,8 +15,9 @@ from skvae._tensors._devices import (
     torch_dtype,
 )
 from skvae._tensors._gradients import and_back, keep_gradient, kept, kept_gradient
+from skvae._tensors._linear_algebra import cholesky
 from skvae._tensors._noise import Noise, normal_at, uniform_at
-from skvae._tensors._rows import Cells, Rows
+from skvae._tensors._rows import Cells, Rows, binned
 from skvae._tensors._tables import Table, TableBatch, Workspace
 
 __all__ = [
@@ -27,8 +28,10 @@ __all__ = [
     "TableBatch",
     "Workspace",
     "and_back",
+    "binned",
     "block_rows",
     "by_row",
+    "cholesky",
     "explain_out_of_memory",
     "inference_device",
     "keep_gradient",

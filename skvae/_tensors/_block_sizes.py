@@ -1,6 +1,7 @@
 """Scores of many columns: how many rows at once, and the best of each."""
 
 import numpy as np
+import torch
 
 from skvae._topk import top_k as _numpy_top_k
 
@@ -22,7 +23,8 @@ def top_k(scores, k):
         columns = _numpy_top_k(scores, k)
         return columns, np.take_along_axis(scores, columns, axis=1)
     values, columns = scores.topk(k, dim=1)
-    return columns.cpu().numpy(), values.cpu().numpy()
+    both = torch.stack([columns.double(), values.double()]).cpu()  # in one copy, since each waits for the device
+    return both[0].long().numpy(), both[1].to(values.dtype).numpy()
 
 
 _CELLS_A_BATCH = {"cpu": 2**19, "cuda": 2**26}

@@ -65,12 +65,12 @@ def to_device(arrays, device, dtype=torch.float32):
 
 def to_read(arrays, device, dtype):
     """As `to_device`, for who only reads: what need not be converted is not copied, so that one row costs no more."""
-    return {name: alias(array).to(device=device, dtype=dtype) for name, array in arrays.items()}
+    return {name: alias(array).to(device, dtype, non_blocking=True) for name, array in arrays.items()}
 
 
 def placed(array, device, dtype):
     """One array as a tensor, of its own memory only where it must be converted: for who only reads."""
-    return alias(np.ascontiguousarray(array)).to(device=device, dtype=dtype)
+    return alias(np.ascontiguousarray(array)).to(device, dtype, non_blocking=True)
 
 
 def alias(array):

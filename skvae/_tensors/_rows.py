@@ -50,6 +50,7 @@ class Rows:
             count=place(count, torch.int64),
             n_columns=self.shape[1],
             w=None if self.weight is None else place(self.weight[index], self.dtype),
+            ends=np.append(offset, count.sum()),
         )
 
     def batches(self, batch_size, order=None):
@@ -67,7 +68,8 @@ class Rows:
         return max(1, math.ceil(len(self) / batch_size))
 
     def _place(self, array, dtype):
-        return torch.from_numpy(np.ascontiguousarray(array)).to(device=self.device, dtype=dtype)
+        # A copy that blocks would wait until the device has done what it was given before.
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, dtype, non_blocking=True)
 
 
 class Batch:
@@ -89,9 +91,9 @@ class Batch:
         Place of each entry in a dense matrix of (n_rows, n_columns), row after row.
     """
 
-    def __init__(self, row, user, item, value, offset, count, n_columns, w=None):
+    def __init__(self, row, user, item, value, offset, count, n_columns, w=None, ends=None):
         self.row, self.user, self.item, self.value = row, user, item, value
-        self.offset, self.count, self.n_columns, self._w = offset, count, n_columns, w
+        self.offset, self.count, self.n_columns, self._w, self._ends = offset, count, n_columns, w, ends
 
     @cached_property
     def w(self):
@@ -106,12 +108,19 @@ class Batch:
     def cell(self):
         return self.user * self.n_columns + self.item
 
+    @cached_property
+    def ends(self):
+        """Where each row starts among the entries, and where the last one ends: an array, known without the device."""
+        return np.append(self.offset.cpu().numpy(), len(self.value)) if self._ends is None else self._ends
+
     def __len__(self):
         return len(self.row)
 
     def with_values(self, value):
         """The same cells holding other values."""
-        return Batch(self.row, self.user, self.item, value, self.offset, self.count, self.n_columns, self._w)
+        return Batch(
+            self.row, self.user, self.item, value, self.offset, self.count, self.n_columns, self._w, self._ends
+        )
 
     @property
     def cells_a_row(self):
@@ -120,23 +129,27 @@ class Batch:
 
     def part(self, index):
         """Some of the rows: a slice of them, or an int64 Tensor of their places."""
-        offset, count = self.offset[index], self.count[index]
+        count, ends = self.count[index], None
+        offset = count.cumsum(0) - count
         if isinstance(index, slice):  # neighbours: their entries are too
-            start = int(offset[0]) if len(offset) else 0
-            entries = slice(start, start + int(count.sum()))
+            start, stop, _ = index.indices(len(self))
+            ends = self.ends[start : max(start, stop) + 1]
+            entries, n = slice(int(ends[0]), int(ends[-1])), int(ends[-1] - ends[0])
+            ends = ends - ends[0]
         else:
-            shift = offset - (count.cumsum(0) - count)
-            entries = torch.arange(int(count.sum()), device=shift.device) + shift.repeat_interleave(count)
-        user = torch.arange(len(count), device=count.device).repeat_interleave(count)
+            n = int(count.sum())
+            shift = (self.offset[index] - offset).repeat_interleave(count, output_size=n)
+            entries = torch.arange(n, device=shift.device) + shift
+        user = torch.arange(len(count), device=count.device).repeat_interleave(count, output_size=n)
         w = None if self._w is None else self._w[index]
         item, value = self.item[entries], self.value[entries]
-        return Batch(self.row[index], user, item, value, count.cumsum(0) - count, count, self.n_columns, w)
+        return Batch(self.row[index], user, item, value, offset, count, self.n_columns, w, ends)
 
     def double(self):
         """The same rows in float64."""
         w = None if self._w is None else self._w.double()
         value = self.value.double()
-        return Batch(self.row, self.user, self.item, value, self.offset, self.count, self.n_columns, w)
+        return Batch(self.row, self.user, self.item, value, self.offset, self.count, self.n_columns, w, self._ends)
 
     def dense(self):
         """The rows as a dense matrix."""
@@ -159,7 +172,7 @@ class Batch:
         """Sum of the rows of each label, weighted by `w`: float64 Tensor of shape (n_labels, n_columns)."""
         cell = label[self.user] * self.n_columns + self.item
         mass = w[self.user].double() * self.value.double()
-        return torch.bincount(cell, mass, minlength=n_labels * self.n_columns).reshape(n_labels, self.n_columns)
+        return binned(cell, n_labels * self.n_columns, mass).reshape(n_labels, self.n_columns)
 
     def sum(self, value=None):
         """Sum over each row of its values (or of others in their place), of shape (n_rows,)."""
@@ -187,10 +200,16 @@ class Batch:
         )
 
     def transposed_times(self, f):
-        """Rows of x.T @ f that are not empty, (n_stored_columns, n_out), and their numbers; f (n_rows, n_out)."""
+        """Rows of x.T @ f, on the CPU those that are not empty, (n, n_out), and their numbers; f (n_rows, n_out)."""
         order = torch.argsort(self.item, stable=True)
-        column, count = torch.unique_consecutive(self.item[order], return_counts=True)
-        bags = {"offsets": count.cumsum(0) - count, "per_sample_weights": self.value[order], "mode": "sum"}
+        item = self.item[order]
+        if item.is_cpu:
+            column, count = torch.unique_consecutive(item, return_counts=True)
+            offsets = count.cumsum(0) - count
+        else:  # the host would have to wait for the number of columns that are not empty
+            column = torch.arange(self.n_columns, device=item.device)
+            offsets = torch.searchsorted(item, column)
+        bags = {"offsets": offsets, "per_sample_weights": self.value[order], "mode": "sum"}
         return F.embedding_bag(self.user[order], f, **bags), column
 
     def inner(self, f, beside=None):
@@ -223,6 +242,14 @@ class Batch:
         difference = g.neg_()
         difference.view(-1).index_add_(0, self.cell, self.value)
         return difference
+
+
+def binned(label, n_labels, weights=None):
+    """How many there are of each label, or the sum of their weights, of shape (n_labels,)."""
+    if label.is_cpu:
+        return torch.bincount(label, weights, minlength=n_labels)
+    weights = torch.ones_like(label) if weights is None else weights  # bincount would wait for the largest label
+    return weights.new_zeros(n_labels).index_add_(0, label, weights)
 
 
 class Cells:

@@ -44,7 +44,7 @@ class Table:
         self.n_complete = len(X)
         if allow_missing:
             self._sort_by_pattern()
-        self.placed = None if device.type == "cpu" else alias(X).to(device=device, dtype=dtype)
+        self.placed = None if device.type == "cpu" else self._place()
 
     def __len__(self):
         return self.shape[0]
@@ -62,6 +62,18 @@ class Table:
         self.n_complete = len(complete)
         self.patterns, self.pattern = torch.from_numpy(~patterns).to(self.device), which[by_pattern]
 
+    def _place(self):
+        """Rows, weights, numbers and patterns on a device, in the order of this table: batches are parts of them."""
+
+        def send(tensor):  # without waiting until the device has done what it was given before
+            return tensor.to(self.device, non_blocking=True)
+
+        X, w = send(alias(self.X)).to(self.dtype), send(self.weight).to(self.dtype)
+        if self.order is None:
+            return X, w, torch.arange(len(self), device=self.device), None
+        row = send(torch.from_numpy(self.order))
+        return X[row], w[row], row, send(torch.from_numpy(self.pattern))
+
     def batches(self, batch_size, incomplete=sys.maxsize, *, in_turn=False):
         """All rows in batches of at most `batch_size`, those with missing cells of at most `incomplete`.
 
@@ -71,24 +83,24 @@ class Table:
 
     def batch(self, start, stop, space=None):
         """The rows from place `start` to place `stop` in the order of this table; in a `Workspace`, if one is given."""
-        index = slice(start, stop) if self.order is None else self.order[start:stop]
         if self.placed is not None:
-            X = self.placed[index if self.order is None else torch.from_numpy(index).to(self.device)]
+            X, w, row = (part[start:stop] for part in self.placed[:3])
         else:
+            index = slice(start, stop) if self.order is None else self.order[start:stop]
             X = alias(self.X[index])
             X = X.to(self.dtype) if self.shift is None else X
+            w = self.weight[index].to(self.dtype)
+            row = torch.arange(start, stop) if self.order is None else torch.from_numpy(index)
         if self.shift is not None:
             X = torch.sub(X, self.shift, out=None if space is None else space.empty("X", X.shape, self.shift))
-        row = torch.arange(start, stop) if self.order is None else torch.from_numpy(index)
-        w = self.weight[index].to(device=self.device, dtype=self.dtype)
         if stop <= self.n_complete:
-            return TableBatch(X, w, row.to(self.device))
-        which = self.pattern[start - self.n_complete : stop - self.n_complete]
-        first, last = which[0], which[-1] + 1
-        patterns, which = self.patterns[first:last], torch.from_numpy(which - first).to(self.device)
-        return TableBatch(
-            X.nan_to_num(nan=0.0), w, row.to(self.device), patterns[which].to(self.dtype), patterns, which
-        )
+            return TableBatch(X, w, row)
+        places = slice(start - self.n_complete, stop - self.n_complete)
+        which = self.pattern[places]
+        first, last = int(which[0]), int(which[-1]) + 1
+        which = torch.from_numpy(which - first) if self.placed is None else self.placed[3][places] - first
+        patterns = self.patterns[first:last]
+        return TableBatch(X.nan_to_num(nan=0.0), w, row, patterns[which].to(self.dtype), patterns, which)
 
 
 class TableBatch(NamedTuple):

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skvae._tensors import binned
 from skvae.models.clustering.kmeans_sketch import Sketch, differences, leading_directions, sketched
 
 _CHUNK_CELLS = 2**19  # scores computed at once on the CPU: they stay in the cache until the smallest are found
@@ -77,8 +78,8 @@ class Farthest:
 
     def cut(self):
         """Keep as many rows as `capacity` says, the farthest first."""
-        order = np.lexsort((self.row.cpu().numpy(), -self.distance.cpu().numpy()))[: self.capacity]
-        order = torch.from_numpy(order).to(self.row.device)
+        order = self.row.argsort()
+        order = order[(-self.distance[order]).argsort(stable=True)][: self.capacity]
         return Farthest(
             self.capacity, self.distance[order], self.row[order], self.w[order], self.label[order], self.X[order]
         )
@@ -209,8 +210,8 @@ class KMeans:
     def _sums(self, batch, label):
         """Sum up the rows of each cluster."""
         return {
-            "count": _bincount(label, self.n_clusters),
-            "N": _bincount(label, self.n_clusters, batch.w.double()),
+            "count": binned(label, self.n_clusters),
+            "N": binned(label, self.n_clusters, batch.w.double()),
             "S": batch.sums(label, batch.w, self.n_clusters),
         }
 
@@ -222,7 +223,7 @@ class KMeans:
         elif batch.cells_a_row < batch.n_columns:  # to pick out sparse rows, the host would have to wait
             sums = self._sums(batch, label)
         else:  # the host waits once, for two numbers
-            n_changed, n_empty = torch.stack([changed.sum(), (_bincount(label, self.n_clusters) == 0).sum()]).tolist()
+            n_changed, n_empty = torch.stack([changed.sum(), (binned(label, self.n_clusters) == 0).sum()]).tolist()
             places = changed.byte().argsort(descending=True, stable=True)[:n_changed]
             return self._updated_sums(batch, before, label, places), n_empty
         return sums, int((sums["count"] == 0).sum())
@@ -242,7 +243,10 @@ class KMeans:
         """Find the rows farthest from their centres, one for each empty cluster."""
         distance = squared_distances(batch, memory.centres, memory.label)
         n = min(n_empty, len(distance))
-        index = torch.from_numpy(np.argpartition(-distance.cpu().numpy(), n - 1)[:n]).to(memory.label.device)
+        if distance.is_cpu:
+            index = torch.from_numpy(np.argpartition(-distance.numpy(), n - 1)[:n])
+        else:
+            index = distance.topk(n).indices
         part = batch.part(index)
         found = Farthest(
             n_empty, distance[index], part.row, part.w.double(), memory.label[index], part.dense().double()
@@ -256,11 +260,12 @@ def _relocated(stats):
     if not far.capacity:
         return stats.N, stats.S
     N, S = stats.N.clone(), stats.S.clone()
-    count = stats.count.tolist()
+    numbers = torch.cat([stats.count, far.label, (far.distance > 0).long()]).tolist()  # in one copy from the device
+    count, labels = numbers[: len(N)], numbers[len(N) : -len(far.label)]
     empty = [cluster for cluster, rows in enumerate(count) if not rows]
-    away = (far.distance > 0).nonzero()[:, 0].tolist()  # none where there are more clusters than distinct rows
+    away = np.flatnonzero(numbers[-len(far.label) :]).tolist()  # none where there are more clusters than distinct rows
     for new, row in zip(empty, away):
-        old, w, x = int(far.label[row]), far.w[row], far.X[row]
+        old, w, x = labels[row], far.w[row], far.X[row]
         count[old] -= 1
         N[new], S[new] = w, w * x
         N[old], S[old] = (N[old] - w, S[old] - w * x) if count[old] else (0.0, 0.0)
@@ -332,7 +337,7 @@ def nearest_two(batch, centres, norms, index=None, before=None):
         An upper bound on the distance of each row to its centre, and a lower bound on that to any other centre. Both
         allow for the rounding of the distances.
     """
-    widest = float(centres.square().sum(1).max())
+    widest = centres.square().sum(1).max()
     slack = 8 * torch.finfo(centres.dtype).eps
 
     def find(rows, scores):
@@ -409,14 +414,6 @@ def _least(scores, before=None):
     places = np.flatnonzero(stale.numpy())  # NumPy finds and copies few rows in half of torch's time
     label.numpy()[places] = scores.numpy().take(places, 0).argmin(1)
     return label, first
-
-
-def _bincount(label, n_labels, weights=None):
-    """Count labels, or sum weights by label. `torch.bincount` waits for an accelerator, to check the labels."""
-    if label.is_cpu:
-        return torch.bincount(label, weights, minlength=n_labels)
-    weights = torch.ones_like(label) if weights is None else weights
-    return weights.new_zeros(n_labels).index_add_(0, label, weights)
 
 
 def squared_distances(batch, centres, label):

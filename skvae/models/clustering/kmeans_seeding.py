@@ -8,7 +8,7 @@ import math
 import numpy as np
 import torch
 
-from skvae._tensors import TableBatch
+from skvae._tensors import TableBatch, binned
 from skvae.models.clustering.kmeans import nearest_centre, squared_distances
 
 _ROUNDS = 5  # rounds of k-means||
@@ -46,17 +46,23 @@ def spread_seeds(batch, n_clusters, noise):
     for draw in draws[1:]:
         trial = _drawn(w * distance, draw)
         reach = torch.minimum(_distances_to(batch, norms, trial), distance)
-        best = int((reach @ w).cpu().numpy().argmin())
-        chosen.append(trial[best : best + 1])
-        distance = reach[best]
+        best = _place_of_least(reach @ w)
+        chosen.append(trial[best])
+        distance = reach[best][0]
     return batch.part(torch.cat(chosen)).dense()
+
+
+def _place_of_least(values):
+    """Where the least value is, the first of several on the CPU: an int64 Tensor of one number."""
+    return torch.from_numpy(values.numpy().argmin(keepdims=True)) if values.is_cpu else values.argmin(keepdim=True)
 
 
 def _drawn(mass, draw):
     """Draw places by uniform numbers, with probabilities proportional to `mass`; with equal ones if it is 0."""
     reached = mass.cumsum(0)
-    if reached[-1] <= 0:
-        reached = torch.arange(1, len(mass) + 1, device=mass.device, dtype=mass.dtype)
+    if not mass.is_cpu or reached[-1] <= 0:  # on a device, to ask would be to wait
+        evenly = torch.arange(1, len(mass) + 1, device=mass.device, dtype=mass.dtype)
+        reached = torch.where(reached[-1] > 0, reached, evenly)
     return torch.searchsorted(reached, draw * reached[-1], right=True).clamp_(max=len(mass) - 1)
 
 
@@ -100,7 +106,7 @@ def scalable_seeds(batch, n_clusters, noise):
             seeds, distance = torch.cat([seeds, fresh]), torch.minimum(distance, _distance_to_nearest(batch, fresh))
     if len(seeds) < n_clusters:  # few distinct rows
         return spread_seeds(batch, n_clusters, noise)
-    weight = torch.bincount(nearest_centre(batch, seeds), w, minlength=len(seeds))
+    weight = binned(nearest_centre(batch, seeds), len(seeds), w)
     return seed_centres(seeds, weight.to(seeds.dtype), n_clusters, noise)
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from skvae._rounding import CONSTANT_VARIANCE, is_constant
+from skvae._tensors import cholesky
 
 UNIQUENESS_FLOOR = 1e-6  # smallest noise variance of a column, as a share of its variance
 TIED_NOISE_FLOOR = 1e-12  # the same where all columns share one: their scales may differ by orders of magnitude
@@ -216,14 +217,14 @@ class FactorAnalysis:
         total = stats.E[-1, -1]
         mean = mean / total
         W, intercept, residual = self._regress(stats)
-        chol = _cholesky(cov / total - mean[:, None] * mean)
+        chol = cholesky(cov / total - mean[:, None] * mean)
         psi = residual.sum() / (stats.n.expand(len(W))).sum() if self.tied else residual / stats.n
         psi = psi.expand(len(W)).maximum(self.floor)
         return Params(params.mu + intercept + W @ mean, W @ chol, psi)
 
     def _regress(self, stats):
         """Regress each column's r on z: slopes, intercepts and residual sums of squares."""
-        chol = _cholesky(stats.C)
+        chol = cholesky(stats.C)
         if len(chol) == 1:
             slopes = stats.A @ torch.cholesky_inverse(chol[0])
         else:
@@ -291,16 +292,8 @@ def log_prob(batch, params):
 
 def _inverse(G):
     """Compute (I + G)^-1 and log|I + G| of Gram matrices G of shape (..., K, K)."""
-    chol = _cholesky(G + torch.eye(G.shape[-1], dtype=G.dtype, device=G.device))
+    chol = cholesky(G + torch.eye(G.shape[-1], dtype=G.dtype, device=G.device))
     return torch.cholesky_inverse(chol), 2 * chol.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-
-
-def _cholesky(A):
-    """Cholesky factors; on an accelerator NaN where there are none, since an error would make the host wait for it."""
-    if A.is_cpu:
-        return torch.linalg.cholesky(A)
-    factor, info = torch.linalg.cholesky_ex(A)
-    return factor.masked_fill((info != 0)[..., None, None], math.nan)
 
 
 def _by_pattern(matrix, y, batch):

@@ -81,6 +81,7 @@ class BernoulliMixture:
         if self.n_levels:
             places = [(d, c) for d, count in enumerate(self.n_levels) for c in range(1, count)]
             self._column, self._level = torch.tensor(places, dtype=torch.int64).reshape(-1, 2).T
+            self._sent = {}
 
     def params(self, pi, theta):
         """Parameters from proportions (K,) and probabilities (K, P) in [0, 1]; zeros among them become tiny."""
@@ -128,7 +129,8 @@ class BernoulliMixture:
         table = params.theta.new_zeros(K, D, max(n_levels))
         table[:, :, 0] = params.log_rest.exp()
         if self.n_levels:
-            table[:, self._column, self._level] = params.theta
+            column, level, _ = self._numbers(table.device)
+            table[:, column, level] = params.theta
         else:
             table[:, :, 1] = params.theta
         return table
@@ -177,22 +179,30 @@ class BernoulliMixture:
         """(n, D) numbers of levels -> (n, P) zeros and ones; a missing cell, a zero, has none."""
         if not self.n_levels:
             return X
-        return (X[:, self._column.to(X.device)] == self._level.to(X.device)).to(X.dtype)
+        column, level, _ = self._numbers(X.device)
+        return (X[:, column] == level).to(X.dtype)
 
     def _of_columns(self, values):
         """(K, P) -> (K, D): the sum over each column's levels from 1 on."""
         if not self.n_levels:
             return values
         sums = values.new_zeros(len(values), len(self.n_levels))
-        return sums.index_add_(1, self._column.to(values.device), values)
+        return sums.index_add_(1, self._numbers(values.device)[0], values)
 
     def to_levels(self, values):
         """(n, D) -> (n, P): each column's value at each of its levels from 1 on."""
-        return values[:, self._column.to(values.device)] if self.n_levels else values
+        return values[:, self._numbers(values.device)[0]] if self.n_levels else values
 
     def _counts(self, like):
         """Number of levels of each column: a Tensor, or 2 for all."""
-        return like.new_tensor(self.n_levels) if self.n_levels else 2
+        return self._numbers(like.device)[2].to(like.dtype) if self.n_levels else 2
+
+    def _numbers(self, device):
+        """Column and level of each indicator, and number of levels of each column; sent to a device only once."""
+        if device not in self._sent:
+            parts = self._column, self._level, torch.tensor(self.n_levels)
+            self._sent[device] = tuple(part.to(device) for part in parts)
+        return self._sent[device]
 
 
 def _log_joint(x, observed, params):

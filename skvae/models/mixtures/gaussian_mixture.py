@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skvae._tensors import Workspace
+from skvae._tensors import Workspace, cholesky
 from skvae.models.mixtures.posterior import log_ratios, mixing_proportions, posterior
 
 _LOG_2PI = math.log(2 * math.pi)
@@ -25,6 +25,7 @@ _FEW_COLUMNS = 24  # up to here d (d + 1) / 2 products a row cost less than K tr
 _TRIANGLE_ROWS = 16  # of triangular factors at once: of fewer, products are thin; of more, much of them is zero
 _FAR = 1e4  # mu' P mu from which the quadratic features lose more than 1e-12 of a log-density
 _INCOMPLETE_CELLS = 2**20  # K x rows x D x D held at once where cells are missing
+_WORTH_A_WAIT = 2**30  # multiplications from which a GPU takes longer than to answer which rows matter
 _NEGLIGIBLE = 1e-20  # responsibilities that no sum of doubles would feel
 
 
@@ -195,13 +196,11 @@ class FullGaussianMixture(GaussianMixture):
         K, D = mu.shape
         sigma = sigma.expand(K, D, D)
         L, failed = torch.linalg.cholesky_ex(sigma)
-        if failed.any():
-            raise torch.linalg.LinAlgError(f"{failed.nonzero()[:, 0].tolist()}")
         eye = torch.eye(D, dtype=mu.dtype, device=mu.device).expand(K, D, D)
         root = torch.linalg.solve_triangular(L, eye, upper=False).mT
         log_norm = pi.log() + root.diagonal(dim1=1, dim2=2).log().sum(1) - 0.5 * D * _LOG_2PI
         offset = (root.mT @ mu[:, :, None])[..., 0]  # U' mu
-        near = D <= _FEW_COLUMNS and float(offset.square().sum(1).max()) < _FAR
+        near = _checked_and_near(failed, offset.square().sum(1)) and D <= _FEW_COLUMNS
         theta = self._theta(root, mu, log_norm, offset) if near else None
         return Params(pi, mu, sigma, root, log_norm, theta)
 
@@ -222,7 +221,8 @@ class FullGaussianMixture(GaussianMixture):
         spread = stats.SS - N[:, None, None] * mean[:, :, None] * mean[:, None, :]
         dead = stats.N <= _NEGLIGIBLE * stats.N.sum()
         if self.pooled:
-            sigma = spread[~dead].sum(0, keepdim=True) / stats.N.sum()
+            alive = spread[~dead] if spread.is_cpu else spread.masked_fill(dead[:, None, None], 0)  # no mask: it waits
+            sigma = alive.sum(0, keepdim=True) / stats.N.sum()
         else:
             sigma = spread / N[:, None, None]
         sigma = 0.5 * (sigma + sigma.mT)
@@ -300,7 +300,7 @@ class FullGaussianMixture(GaussianMixture):
         return Stats(mu.new_zeros(()), pi, torch.zeros_like(mu), pi[:, None, None] * sigma, mu.new_zeros(0))
 
     def _free_covariance(self, sigma):
-        L = torch.linalg.cholesky(sigma[:1] if self.pooled else sigma)
+        L, _ = torch.linalg.cholesky_ex(sigma[:1] if self.pooled else sigma)  # `params` has checked them
         i, j = torch.tril_indices(L.shape[1], L.shape[1], device=L.device)
         diagonal = L.diagonal(dim1=1, dim2=2)
         return torch.where(i == j, diagonal[:, i].log(), L[:, i, j]).reshape(-1)
@@ -327,11 +327,8 @@ class DiagonalGaussianMixture(GaussianMixture):
         """
         K, D = mu.shape
         sigma = sigma.expand(K, D)
-        failed = ~(sigma > 0).all(1)
-        if failed.any():
-            raise torch.linalg.LinAlgError(f"{failed.nonzero()[:, 0].tolist()}")
         root = sigma.rsqrt()
-        near = float((root * mu).square().sum(1).max()) < _FAR
+        near = _checked_and_near(~(sigma > 0).all(1), (root * mu).square().sum(1))
         theta = None
         if near:
             precision = root.square()
@@ -431,6 +428,17 @@ class DiagonalGaussianMixture(GaussianMixture):
         return free.exp().reshape(len(params.pi), -1)
 
 
+def _checked_and_near(failed, squares):
+    """Whether mu' P mu (K,) is small for all components; an error if some covariances cannot be factorised.
+
+    Both are asked at once, since on a device each question is a wait.
+    """
+    any_failed, largest = torch.stack([failed.any().to(squares.dtype), squares.max()]).tolist()
+    if any_failed:
+        raise torch.linalg.LinAlgError(f"{failed.nonzero()[:, 0].tolist()}")
+    return largest < _FAR
+
+
 # ------------------------------------------------------------------------------------------------- complete rows
 def quadratic_features(X, space):
     """[x_i x_j (i <= j), x, 1] of each row, of shape (D (D + 1) / 2 + D + 1, n_rows): a column a row of X."""
@@ -482,15 +490,28 @@ def _centred_sums(X, R, bound, mu, space):
     """Sums measured from mu, each component's over the rows that belong to it at all."""
     K, D = mu.shape
     S, SS = X.new_empty(K, D), X.new_empty(K, D, D)
-    least = _NEGLIGIBLE * R.max()
-    for k in range(K):
-        rows = (R[k] > least).nonzero()[:, 0]
-        share = R[k][rows].sqrt()
-        x = torch.index_select(X, 0, rows, out=space.empty("members", (len(rows), D), X))
-        x.sub_(mu[k]).mul_(share[:, None])
+    for k, rows in enumerate(_members(R, D)):
+        share = R[k] if rows is None else R[k][rows]
+        share = share.sqrt()
+        x = space.empty("members", (len(share), D), X)
+        x = torch.sub(X, mu[k], out=x) if rows is None else torch.index_select(X, 0, rows, out=x).sub_(mu[k])
+        x.mul_(share[:, None])
         torch.mm(x.mT, x, out=SS[k])
         S[k] = share @ x
     return Stats(bound, R.sum(1), S, SS, X.new_zeros(0))
+
+
+def _members(R, D):
+    """For each component the rows that belong to it at all, None for all of them.
+
+    On a device the host waits to know them: only where that spares products of some size.
+    """
+    if not R.is_cpu and R.numel() * D**2 < _WORTH_A_WAIT:
+        return [None] * len(R)
+    belongs = R > _NEGLIGIBLE * R.max()
+    if R.is_cpu:
+        return (rows.nonzero()[:, 0] for rows in belongs)
+    return belongs.nonzero()[:, 1].split(belongs.sum(1).tolist())
 
 
 # ----------------------------------------------------------------------------------------------- incomplete rows
@@ -503,7 +524,7 @@ def observed_precisions(params, patterns):
     m = patterns.to(params.mu.dtype)
     both = m[:, :, None] * m[:, None, :]
     block = params.sigma[:, None] * both + torch.diag_embed(1 - m)
-    L = torch.linalg.cholesky(block)
+    L = cholesky(block)
     J = torch.cholesky_inverse(L) * both
     return J, L.diagonal(dim1=2, dim2=3).log().sum(2)
 
