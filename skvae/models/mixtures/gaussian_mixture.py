@@ -126,12 +126,17 @@ class GaussianMixture(abc.ABC):
         """Parameters from the vector of `to_free`, of the shapes of `params`."""
         K, D = params.mu.shape
         pi, mu, rest = vector.split([K, K * D, len(vector) - K - K * D])
-        return self.params(pi.softmax(0), mu.reshape(K, D), self._covariance_of(rest, params))
+        near = None if vector.is_cpu else params.theta is not None  # an E-step tells at the same time what fails
+        return self.params(pi.softmax(0), mu.reshape(K, D), self._covariance_of(rest, params), near=near)
 
     # -------------------------------------------------------------------------------- given for each kind of covariance
     @abc.abstractmethod
-    def params(self, pi, mu, sigma):
-        """Parameters ready for the E-step; a LinAlgError whose text names components that have no density."""
+    def params(self, pi, mu, sigma, *, near=None):
+        """Parameters ready for the E-step; a LinAlgError whose text names components that have no density.
+
+        To ask for that, and whether the components are `near` enough to the origin for quadratic features, the host
+        waits for a device. If `near` is given, nothing is asked: the density of such components is NaN.
+        """
 
     @abc.abstractmethod
     def m_step(self, stats, params):
@@ -185,7 +190,7 @@ class GaussianMixture(abc.ABC):
 class FullGaussianMixture(GaussianMixture):
     """A covariance matrix a component; `pooled`: one for all (tied)."""
 
-    def params(self, pi, mu, sigma):
+    def params(self, pi, mu, sigma, *, near=None):
         """Parameters ready for the E-step.
 
         Raises
@@ -200,7 +205,10 @@ class FullGaussianMixture(GaussianMixture):
         root = torch.linalg.solve_triangular(L, eye, upper=False).mT
         log_norm = pi.log() + root.diagonal(dim1=1, dim2=2).log().sum(1) - 0.5 * D * _LOG_2PI
         offset = (root.mT @ mu[:, :, None])[..., 0]  # U' mu
-        near = _checked_and_near(failed, offset.square().sum(1)) and D <= _FEW_COLUMNS
+        if near is None:
+            near = _checked_and_near(failed, offset.square().sum(1)) and D <= _FEW_COLUMNS
+        else:
+            log_norm = log_norm.masked_fill(failed > 0, math.nan)
         theta = self._theta(root, mu, log_norm, offset) if near else None
         return Params(pi, mu, sigma, root, log_norm, theta)
 
@@ -317,7 +325,7 @@ class FullGaussianMixture(GaussianMixture):
 class DiagonalGaussianMixture(GaussianMixture):
     """Independent columns within a component; `pooled`: of one variance (spherical)."""
 
-    def params(self, pi, mu, sigma):
+    def params(self, pi, mu, sigma, *, near=None):
         """Parameters ready for the E-step; sigma (K, D) or, where spherical, (K, 1).
 
         Raises
@@ -328,7 +336,7 @@ class DiagonalGaussianMixture(GaussianMixture):
         K, D = mu.shape
         sigma = sigma.expand(K, D)
         root = sigma.rsqrt()
-        near = _checked_and_near(~(sigma > 0).all(1), (root * mu).square().sum(1))
+        near = _checked_and_near(~(sigma > 0).all(1), (root * mu).square().sum(1)) if near is None else near
         theta = None
         if near:
             precision = root.square()
