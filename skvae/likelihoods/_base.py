@@ -197,7 +197,7 @@ def _as_word(value):
 def beside(parameter, f):
     """Give a parameter (D,) or (M, D) the axes between members and columns that f has, and its dtype."""
     between = (1,) * (f.dim() - parameter.dim())
-    return parameter.reshape(*parameter.shape[:-1], *between, parameter.shape[-1]).to(f)
+    return parameter.reshape(*parameter.shape[:-1], *between, parameter.shape[-1]).to(f, non_blocking=True)
 
 
 def quantile(probability, u):

@@ -124,8 +124,7 @@ class CrossValidatedNetwork(Training):
         if from_factor_analysis and random_rate not in (None, plan.learning_rate):
             n_copies = len(self.weight)
             plan = replace(plan, learning_rate=(plan.learning_rate,) * n_copies + (random_rate,) * n_copies)
-        params = {name: tensor.to(rows.device) for name, tensor in self._params().items()}
-        self.ascent = ascent_of_members(model, params, self._stream(), plan, validation=self.validation)
+        self.ascent = ascent_of_members(model, self._params(), self._stream(), plan, validation=self.validation)
 
     # ---------------------------------------------------------------------------------------- where the copies begin
     def _factor_analyses(self):
@@ -155,6 +154,7 @@ class CrossValidatedNetwork(Training):
         random = self.model.init(self.noise.fold("init"), statistics_of(self.rows.columns))
         if self.found is not None:
             random |= zero_skips(self.model)
+        random = {name: tensor.to(self.rows.device) for name, tensor in random.items()}
         networks = [
             random if found is None else factor_analysis_network(self.model, self.rows, self.noise, found)
             for restart in self.restarts

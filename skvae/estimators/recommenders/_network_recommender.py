@@ -248,9 +248,12 @@ class HeldOutRanking(Validation):
         self.model = model
         self.shown, self.hidden = content_holdout(X)
 
-    def __call__(self, params):
+    def measure(self, params):
         ids, _ = rank(partial(_score, self.model, params), self.shown, LIST_LENGTH)
-        return float(ndcg_at_k(self.hidden, ranked=ids, k=LIST_LENGTH))
+        return torch.from_numpy(ids)
+
+    def score(self, measured):
+        return float(ndcg_at_k(self.hidden, ranked=measured, k=LIST_LENGTH))
 
 
 def _rankable(X):
