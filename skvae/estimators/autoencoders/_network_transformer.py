@@ -335,6 +335,11 @@ def _checked_numbers(estimator, columns, X, *, reset):
     )
 
 
+def modules_of(estimator, architecture):
+    """The user's own encoder and decoder, as arguments of a model; None where a fit of this architecture had none."""
+    return {name: getattr(estimator, name) if architecture.get(name, True) else None for name in ("encoder", "decoder")}
+
+
 def linear_path_of(estimator):
     """The linear models beside a fitted network, or None."""
     return None if estimator._linear_path is None else LinearPath(*map(_as_params, estimator._linear_path))

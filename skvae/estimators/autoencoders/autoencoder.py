@@ -10,7 +10,7 @@ from skvae._compat import Interval, StrOptions
 from skvae.estimators._base import mean_score
 from skvae.estimators._checks import checked_sizes
 from skvae.estimators._progress import ErrorWatcher
-from skvae.estimators.autoencoders._network_transformer import NetworkTransformer
+from skvae.estimators.autoencoders._network_transformer import NetworkTransformer, modules_of
 from skvae.models.autoencoders.autoencoder import Autoencoder
 from skvae.networks import ACTIVATIONS
 from skvae.tables.decoding import decode, fill_missing
@@ -282,8 +282,7 @@ class AutoencoderTransformer(NetworkTransformer):
             corruption=self.denoising,
             level=float(self.noise_level),
             sparsity=tuple(map(float, self.sparsity or (0.5, 0.0))) if architecture["sparse"] else None,
-            encoder=self.encoder,
-            decoder=self.decoder,
+            **modules_of(self, architecture),
         )
 
     def _begin(self, model, rows, held_out, noise, *, validates, fills, one_pass):

@@ -12,7 +12,7 @@ from skvae._compat import Interval, StrOptions
 from skvae._tensors import Noise, inference_device
 from skvae.estimators._base import LikelihoodScoreMixin
 from skvae.estimators._checks import check_n_samples, draw_seed, refuse_other_modules
-from skvae.estimators.autoencoders._network_transformer import NetworkTransformer, linear_path_of
+from skvae.estimators.autoencoders._network_transformer import NetworkTransformer, linear_path_of, modules_of
 from skvae.likelihoods import Gaussian
 from skvae.models.autoencoders import vae_evaluation
 from skvae.models.autoencoders.encoder_decoder import own
@@ -339,9 +339,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
             architecture["hidden_layer_sizes"],
             ACTIVATIONS[architecture["activation"]],
             model_likelihood(columns, self._custom_likelihoods(columns), exact=exact),
-            **settings | others,
-            encoder=self.encoder,
-            decoder=self.decoder,
+            **settings | others | modules_of(self, architecture),
         )
 
     def _fitted_model(self):
