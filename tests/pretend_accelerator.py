@@ -175,42 +175,47 @@ def accelerator(kind="cuda"):
         _records.pop()
 
 
-def on_device(tensor):
-    return isinstance(tensor, DeviceTensor)
-
-
 # ----------------------------------------------------------------------------------------------------------- operations
 def _run(func, args, kwargs):
     """An operation with tensors of the device: refused or counted, and done."""
-    record, about = _current(), _about(func)
+    record, about, plain = _current(), _about(func), []
     record.operations += 1
     if about.copies:
         return _copy(record, func, args, kwargs)
+    held = [_held(value, plain) for value in args]
+    held_by_name = {name: _held(value, plain) for name, value in kwargs.items()}
     if about.indexes:
         _check_indexing(record, func, args)
     else:
-        _refuse_mixed(func, about, args, kwargs)
-        about.wait(record, kwargs)
+        for tensor in plain:
+            _refuse_mixed(func, about, tensor)
+        if about.waits is not None:
+            about.waits(record, kwargs)
     if kwargs.get("device") is not None:
-        kwargs = {**kwargs, "device": torch.device("cpu")}
-    found = func(*_held(args), **{name: _held(value) for name, value in kwargs.items()})
+        held_by_name["device"] = torch.device("cpu")
+    found = func(*held, **held_by_name)
     if about.writes is None:
         return _wrapped(found)
-    if torch.Tag.inplace_view in func.tags:  # such as squeeze_: the outer tensor gets its new shape, too
+    if about.reshapes:  # such as squeeze_: the outer tensor gets its new shape, too
         with torch._C._DisableTorchDispatch():
             func(*args, **kwargs)
-    written = about.written(args, kwargs)  # they are returned as they were given
-    for tensor in written:
-        if tensor.shape != tensor.held.shape:
-            raise NotImplementedError(f"{func} changed the shape of what it wrote to")
+    given = dict(zip(about.names, args)) | kwargs
+    written = [given[name] for name in about.writes]  # they are returned as they were given
+    for tensor in _tensors(written):
+        if not isinstance(tensor, DeviceTensor) or tensor.shape != tensor.held.shape:
+            raise MixedError(f"{func} wrote to a tensor of the CPU, or changed the shape of what it wrote to")
     return written[0] if len(written) == 1 else tuple(written)
 
 
-def _held(value):
-    """The tensors of the CPU in place of those of the device, also within lists."""
+def _held(value, plain):
+    """The tensors of the CPU in place of those of the device, also within lists; `plain` gets those of the CPU."""
     if isinstance(value, DeviceTensor):
         return value.held
-    return [_held(part) for part in value] if isinstance(value, (list, tuple)) else value
+    if isinstance(value, torch.Tensor):
+        plain.append(value)
+    elif isinstance(value, (list, tuple)):
+        return [_held(part, plain) for part in value]
+    return value
 
 
 def _wrapped(value):
@@ -235,39 +240,41 @@ class _About:
     copies, indexes : bool
     takes_numbers : bool
         Whether a single number that lies on the CPU may stand beside tensors of the device.
+    names : list of str
+        Its arguments.
     writes : list of str or None
         The arguments that it writes to and returns; None where it returns something new.
+    reshapes : bool
+        Whether it gives what it writes to another shape.
+    waits : callable or None
+        Record, arguments by name -> None: counts how often the host waits for it; None where it does not.
     """
 
     def __init__(self, func):
-        self.func = func
         self.copies = func in (aten._to_copy.default, aten.copy_.default)
         self.indexes = func in _INDEX or func in _INDEX_PUT
         self.takes_numbers = torch.Tag.pointwise in func.tags or func in _TAKES_NUMBERS
         self.names = [argument.name for argument in func._schema.arguments]
         returned = {_written(found) for found in func._schema.returns} - {None}
         self.writes = [a.name for a in func._schema.arguments if _written(a) in returned] or None
-        self.asks = any(tag in func.tags for tag in (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape))
+        self.reshapes = torch.Tag.inplace_view in func.tags
+        self.waits = _waits_of(func)
 
-    def written(self, args, kwargs):
-        given = dict(zip(self.names, args)) | kwargs
-        return [given[name] for name in self.writes]
 
-    def wait(self, record, kwargs):
-        """Count how often the host waits in this operation."""
-        func = self.func
-        if func in _CHECKED:
-            record.wait("errors of linear algebra")
-        elif func is aten.bincount.default:
-            record.wait("bincount", 2)  # its least and its largest value
-        elif func is aten.repeat_interleave.Tensor:
-            if kwargs.get("output_size") is None:
-                record.wait("repeat_interleave without output_size", 2)  # its total, and whether a count is negative
-        elif func is aten.segment_reduce.default:
-            if not kwargs.get("unsafe", False):
-                record.wait("segment_reduce that is not unsafe")
-        elif self.asks:
-            record.wait(func.overloadpacket.__name__)
+def _waits_of(func):
+    # The host must know a number or a shape that only the device knows; so say the tags of most such operations.
+    asks = any(tag in func.tags for tag in (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape))
+    if func in _CHECKED:
+        return lambda record, given: record.wait("errors of linear algebra")
+    if func is aten.bincount.default:
+        return lambda record, given: record.wait("bincount", 2)  # its least and its largest value
+    if func is aten.repeat_interleave.Tensor:  # its total, and whether a count is negative
+        return lambda record, given: (
+            given.get("output_size") is None and record.wait("repeat_interleave without output_size", 2)
+        )
+    if func is aten.segment_reduce.default:
+        return lambda record, given: given.get("unsafe") or record.wait("segment_reduce that is not unsafe")
+    return (lambda record, given: record.wait(func.overloadpacket.__name__)) if asks else None
 
 
 _about = functools.lru_cache(maxsize=None)(_About)
@@ -279,17 +286,15 @@ def _written(argument):
     return frozenset(alias.before_set) if alias is not None and alias.is_write else None
 
 
-def _refuse_mixed(func, about, args, kwargs):
-    for tensor in _tensors((*args, *kwargs.values())):
-        if isinstance(tensor, DeviceTensor):
-            continue
-        if tensor.is_meta:
-            raise NotImplementedError(f"{func} got a tensor that torch itself made on 'meta', without values")
-        if tensor.dim() or not about.takes_numbers:
-            raise MixedError(
-                f"Expected all tensors to be on the same device, but {func} got one of the CPU, of shape "
-                f"{tuple(tensor.shape)}, beside others of {_current().device}."
-            )
+def _refuse_mixed(func, about, tensor):
+    """Complain of a tensor of the CPU among the arguments, if it is no number or the operation takes none."""
+    if tensor.is_meta:
+        raise NotImplementedError(f"{func} got a tensor that torch itself made on 'meta', without values")
+    if tensor.dim() or not about.takes_numbers:
+        raise MixedError(
+            f"Expected all tensors to be on the same device, but {func} got one of the CPU, of shape "
+            f"{tuple(tensor.shape)}, beside others of {_current().device}."
+        )
 
 
 def _check_indexing(record, func, args):
@@ -317,7 +322,7 @@ def _copy(record, func, args, kwargs):
             record.wait("copy into the CPU")
         elif not isinstance(source, DeviceTensor) and blocks:
             record.upload("copy into the device")
-        _held(into).copy_(_held(source))
+        _held(into, []).copy_(_held(source, []))
         return into
     goal, others = kwargs.get("device"), {name: value for name, value in kwargs.items() if name != "device"}
     if not isinstance(args[0], DeviceTensor):
@@ -325,25 +330,39 @@ def _copy(record, func, args, kwargs):
     elif goal is not None and torch.device(goal).type == "cpu":
         record.wait("copy to the CPU")
         return func(args[0].held, **others)
-    return DeviceTensor(func(_held(args[0]), **others))
+    return DeviceTensor(func(_held(args[0], []), **others))
 
 
 # --------------------------------------------------------------------------------------------------------------- calls
 class _Operations(TorchDispatchMode):
     """Makes tensors that torch's inner parts ask for on the device, such as the number in `torch.where(mask, 0, x)`."""
 
+    @classmethod
+    def _should_skip_dynamo(cls):
+        return False  # what would keep a compiler out takes as long as the rest
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        device, record = kwargs.get("device"), _current()
-        if device is None or torch.device(device).type != "meta" or record.is_really_meta:
-            return func(*args, **kwargs)
-        return _run(func, args, kwargs)
+        device = kwargs.get("device")
+        on_meta = device is not None and torch.device(device).type == "meta" and not _current().is_really_meta
+        return _run(func, args, kwargs) if on_meta or DeviceTensor in types else func(*args, **kwargs)
+
+
+_CALLS = {
+    torch.Tensor.to,
+    torch.Tensor.cuda,
+    torch.Tensor.__getitem__,
+    torch.Tensor.__setitem__,
+    torch.Tensor.new_tensor,
+}
 
 
 class _Calls(TorchFunctionMode):
     """Calls of torch that name the device: it makes their results there, and hides the device from torch itself."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
+        if not kwargs and func not in _CALLS and not _current().knows_meta:
+            return func(*args)
         kwargs, record = kwargs or {}, _current()
         if func is torch.Tensor.to:
             return _to(record, *args, **kwargs)
@@ -394,7 +413,7 @@ def _made(record, func, args, kwargs):
         record.upload(func.__name__)
     elif any(isinstance(arg, torch.Tensor) for arg in args):
         if func.__name__.endswith("_like") or func.__name__.startswith("new_"):
-            args = [_held(arg) for arg in args]
+            args = [_held(arg, []) for arg in args]
         else:
             raise NotImplementedError(f"{func} from the CPU to the device")
     with torch._C.DisableTorchFunction():
