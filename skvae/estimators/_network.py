@@ -14,10 +14,6 @@ from skvae.training.ascent import Training
 from skvae.training.continuation import Continuation, Earlier
 
 
-def _as_they_are(values):
-    return values
-
-
 @dataclass(frozen=True)
 class PreparedFit:
     """A fit before its ascent, and what else its attributes need.
@@ -41,7 +37,7 @@ class PreparedFit:
     earlier: Earlier
     device: torch.device
     rows: object = None
-    in_units: Callable = _as_they_are
+    in_units: Callable = lambda values: values
 
 
 class NetworkEstimator(Estimator, abc.ABC):

@@ -285,7 +285,8 @@ class AutoencoderTransformer(NetworkTransformer):
                 "call it with rows that differ."
             )
         found = self._components(rows)
-        if found is not None and not continuation.single_pass and self._is_pca(model, rows):
+        solved = not model.last and rows.observed is None and self.denoising is None and not self.weight_decay
+        if found is not None and solved and not continuation.single_pass:
             return KnownResult(pca_result(model, rows, noise, found))
         if validates and held_out is None:
             rows, held_out = self._split(rows, noise)
@@ -305,10 +306,6 @@ class AutoencoderTransformer(NetworkTransformer):
         if not self._begins_as_pca() or not rows_vary(rows):
             return None
         return principal_components(rows.Z, rows.weight, int(self.n_components))
-
-    def _is_pca(self, model, rows):
-        """Whether PCA is the solution."""
-        return not model.last and rows.observed is None and self.denoising is None and not self.weight_decay
 
     def _split(self, rows, noise):
         """The rows to learn from, and those that are held out."""
