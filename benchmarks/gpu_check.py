@@ -177,13 +177,14 @@ def measure(workload, device, report, left, rate, bandwidth):
     done = model.n_iter_
     # A long fit takes at most so many times as long; it is made shorter where that would be too long.
     long = min(long, int(short * 0.8 * left() / seconds))
-    whole, a_pass = seconds, seconds / done
+    whole = seconds
     if long > short:
         whole, peak = device.measured(lambda: fit(model, X, long))
-        if model.n_iter_ > done:
-            a_pass = max(whole - seconds, 1e-9) / (model.n_iter_ - done)
+    if model.n_iter_ > done and whole > seconds:
+        a_pass = (whole - seconds) / (model.n_iter_ - done)
     else:
-        report.note(f"{workload.name}: for want of time, a pass includes what is done once.")
+        a_pass = whole / model.n_iter_
+        report.note(f"{workload.name}: a pass includes its part of what is done once.")
     report.add(
         report.speed,
         workload.name,

@@ -536,7 +536,9 @@ EPOCHS = {
     "vae, mixed": Ascent(vae(early_stopping=False, likelihood=OF_KINDS), _with_gaps(KINDS), 2),
     "vae, categorical": Ascent(vae(early_stopping=False, likelihood="categorical"), LEVELS, 2),
     "vae, voted": Ascent(vae(likelihood="poisson", **MANY_BATCHES, **PATIENT), COUNTS, 2),
-    "vae, voted by others": Ascent(vae(**MANY_BATCHES, **PATIENT), REAL, 2, {"X_val": _curve(20, 5)}),
+    "vae, voted by others": Ascent(
+        vae(likelihood="poisson", **MANY_BATCHES, **PATIENT), COUNTS, 2, {"X_val": COUNTS[:20]}
+    ),
     "autoencoder": Ascent(autoencoder(), REAL, 2),
     "autoencoder, denoising": Ascent(autoencoder(denoising="masking"), REAL, 2),
     "autoencoder, stopped early": Ascent(autoencoder(**MANY_BATCHES, **PATIENT), _with_gaps(REAL), 2),

@@ -18,13 +18,26 @@ def top_k(scores, k):
 
     Ties go to the lower column on the CPU; a GPU does not say which of two equal scores comes first.
     """
+    return top_k_of_blocks([scores], k)
+
+
+def top_k_of_blocks(blocks, k):
+    """`top_k` of consecutive blocks of rows, put together. A device is waited for once, at the end."""
+    found = [_top_k_where_it_is(scores, k) for scores in blocks]
+    if isinstance(found[0][0], np.ndarray):
+        return tuple(map(np.concatenate, zip(*found, strict=True)))
+    dtype = found[0][1].dtype
+    both = torch.cat([torch.stack([columns.double(), values.double()]) for columns, values in found], 1).cpu()
+    return both[0].long().numpy(), both[1].to(dtype).numpy()
+
+
+def _top_k_where_it_is(scores, k):
     if scores.device.type == "cpu":
         scores = scores.numpy()
         columns = _numpy_top_k(scores, k)
         return columns, np.take_along_axis(scores, columns, axis=1)
     values, columns = scores.topk(k, dim=1)
-    both = torch.stack([columns.double(), values.double()]).cpu()  # in one copy, since each waits for the device
-    return both[0].long().numpy(), both[1].to(values.dtype).numpy()
+    return columns, values
 
 
 _CELLS_A_BATCH = {"cpu": 2**19, "cuda": 2**26}

@@ -199,19 +199,6 @@ class Batch:
             bias
         )
 
-    def transposed_times(self, f):
-        """Rows of x.T @ f, on the CPU those that are not empty, (n, n_out), and their numbers; f (n_rows, n_out)."""
-        order = torch.argsort(self.item, stable=True)
-        item = self.item[order]
-        if item.is_cpu:
-            column, count = torch.unique_consecutive(item, return_counts=True)
-            offsets = count.cumsum(0) - count
-        else:  # the host would have to wait for the number of columns that are not empty
-            column = torch.arange(self.n_columns, device=item.device)
-            offsets = torch.searchsorted(item, column)
-        bags = {"offsets": offsets, "per_sample_weights": self.value[order], "mode": "sum"}
-        return F.embedding_bag(self.user[order], f, **bags), column
-
     def inner(self, f, beside=None):
         """sum_d x_d f_d for each row; f of shape (n_rows, n_columns), the result (n_rows,).
 
@@ -314,6 +301,20 @@ class Cells:
         return g if self.observed is None else g * self.observed
 
 
+def _transposed_times(x, f):
+    """Rows of x.T @ f, on the CPU those that are not empty, (n, n_out), and their numbers; f (n_rows, n_out)."""
+    order = torch.argsort(x.item, stable=True)
+    item = x.item[order]
+    if item.is_cpu:
+        column, count = torch.unique_consecutive(item, return_counts=True)
+        offsets = count.cumsum(0) - count
+    else:  # the host would have to wait for the number of columns that are not empty
+        column = torch.arange(x.n_columns, device=item.device)
+        offsets = torch.searchsorted(item, column)
+    bags = {"offsets": offsets, "per_sample_weights": x.value[order], "mode": "sum"}
+    return F.embedding_bag(x.user[order], f, **bags), column
+
+
 class _SparseLinear(torch.autograd.Function):
     """x @ weight + bias for a sparse x. Forward and backward cost what x stores, not what it could."""
 
@@ -329,7 +330,7 @@ class _SparseLinear(torch.autograd.Function):
         (weight,) = ctx.saved_tensors
         kept, of_weight = kept_gradient(weight), None
         if ctx.needs_input_grad[0]:
-            rows, column = ctx.x.transposed_times(upstream)
+            rows, column = _transposed_times(ctx.x, upstream)
             gradient = torch.zeros_like(weight) if kept is None else kept
             gradient.index_add_(0, column, rows)
             of_weight = gradient if kept is None else None

@@ -1,4 +1,4 @@
-"""What an engine tells while it climbs; both engines take the same kind of listener."""
+"""What both engines report while they run: an object that is told of every iteration."""
 
 
 class Watcher:

@@ -100,7 +100,7 @@ class ErrorWatcher(EpochWatcher):
 
     def line(self, report):
         score = report.validation_score
-        score = "" if score is None else f"  of held-out rows {-self._mean(score):.4g}"
+        score = "" if score is None else f"  of rows held out {-self._mean(score):.4g}"
         return f"epoch {report.number + 1}/{self.max_iter}  squared error {-self._mean(report.lower_bound):.4g}{score}"
 
     def _mean(self, value):

@@ -71,4 +71,4 @@ class Categorical(Likelihood):
 
 
 def _placed(columns, f):
-    return torch.from_numpy(columns).to(f.device, non_blocking=True)  # at every step: nobody waits for it
+    return torch.from_numpy(columns).to(f.device, non_blocking=True)  # at every step, so the host must not wait

@@ -195,13 +195,11 @@ class SingleNetwork(Training):
         )
 
     def conclude(self, result):
-        if self.initial is not None and not self._beats_initial(result):
-            result = replace(result, params=self.initial, optimizer_state={})
+        if self.initial is not None:
+            best = int(result.best[0])
+            if best < 0 or result.validation_scores[best] <= self.initial_score:
+                result = replace(result, params=self.initial, optimizer_state={})
         return member_result(result, 0, self.linear_path, result.validation_scores)
-
-    def _beats_initial(self, result):
-        best = int(result.best[0])
-        return best >= 0 and result.validation_scores[best] > self.initial_score
 
     def snapshot(self, params):
         return snapshot_of_member(params, 0, self.linear_path)

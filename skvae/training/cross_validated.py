@@ -116,7 +116,10 @@ class CrossValidatedNetwork(Training):
         self.seen = rows if seen.all() else rows.rows(np.flatnonzero(seen))
         weight = folds.weight[:, seen]
         self.weight = weight / weight.mean(1, keepdims=True)
-        self.found = self._factor_analyses() if from_factor_analysis else None
+        self.found = None
+        if from_factor_analysis:  # the other copies begin at that of the first, which sees most rows
+            self.found = [self._factor_analysis(self.weight[0])]
+            self.found += [self._factor_analysis(weight, init_params=self.found[0]) for weight in self.weight[1:]]
         self.restarts = self._restarts(random_rate is not None)
         first = self.restarts[0][0]
         self.linear_path = None if first is None else LinearPath(first, first)
@@ -124,18 +127,11 @@ class CrossValidatedNetwork(Training):
         if from_factor_analysis and random_rate not in (None, plan.learning_rate):
             n_copies = len(self.weight)
             plan = replace(plan, learning_rate=(plan.learning_rate,) * n_copies + (random_rate,) * n_copies)
-        params = {name: tensor.to(rows.device) for name, tensor in self._params().items()}
-        self.ascent = ascent_of_members(model, params, self._stream(), plan, validation=self.validation)
+        self.ascent = ascent_of_members(model, self._params(), self._stream(), plan, validation=self.validation)
 
     # ---------------------------------------------------------------------------------------- where the copies begin
-    def _factor_analyses(self):
-        """Factor analysis of each copy's rows; the others begin at that of the first copy, which sees most rows."""
-        found = []
-        for weight in self.weight:
-            found.append(self._factor_analysis(weight, init_params=found[0] if found else None))
-        return found
-
     def _factor_analysis(self, weight, **settings):
+        """Factor analysis of one copy's rows."""
         return factor_analysis(self.seen.Z, weight, self.model.n_components, tied=self.tied, **settings)
 
     def _restarts(self, random_beside):
@@ -155,6 +151,7 @@ class CrossValidatedNetwork(Training):
         random = self.model.init(self.noise.fold("init"), statistics_of(self.rows.columns))
         if self.found is not None:
             random |= zero_skips(self.model)
+        random = {name: tensor.to(self.rows.device) for name, tensor in random.items()}
         networks = [
             random if found is None else factor_analysis_network(self.model, self.rows, self.noise, found)
             for restart in self.restarts

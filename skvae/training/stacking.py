@@ -228,11 +228,18 @@ def _joint_noise(ascents, rows, slices, n_latent):
 
 
 def _joint_validation(ascents, slices):
-    """Parameters of all members -> the score of each ascent, or None."""
+    """Parameters of all members -> the score of each ascent, or None. The host waits for the device once."""
     if ascents[0].validation is None:
         return None
-    pairs = list(zip(ascents, slices, strict=True))
-    return lambda params: np.array([ascent.validation(_own(params, ascent, own)) for ascent, own in pairs])
+
+    def validate(params):
+        pairs = zip(ascents, slices, strict=True)
+        measured = [ascent.validation.measure(_own(params, ascent, own)) for ascent, own in pairs]
+        on_host = torch.cat([part.flatten() for part in measured]).cpu().split([part.numel() for part in measured])
+        parts = [flat.view(part.shape).numpy() for flat, part in zip(on_host, measured, strict=True)]
+        return np.array([ascent.validation.score(part) for ascent, part in zip(ascents, parts, strict=True)])
+
+    return validate
 
 
 def _own(tensors, ascent, members):

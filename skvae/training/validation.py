@@ -23,7 +23,6 @@ _CELLS = 2**20  # draws x rows x columns at once: more leave the caches
 class Validation(abc.ABC):
     """A score of parameters on held-out rows; greater is better."""
 
-    @abc.abstractmethod
     def __call__(self, params):
         """Score the parameters of all members of one fit.
 
@@ -35,6 +34,15 @@ class Validation(abc.ABC):
         -------
         score : float
         """
+        return self.score(self.measure(params).cpu().numpy())
+
+    @abc.abstractmethod
+    def measure(self, params):
+        """Do what is done on the device of the parameters; returns a tensor there, of any shape."""
+
+    @abc.abstractmethod
+    def score(self, measured):
+        """The score of what was measured, an ndarray by now."""
 
     def forget(self):  # noqa: B027 (most validations remember nothing)
         """Drop what earlier calls left behind: the ascent begins anew."""
@@ -57,24 +65,29 @@ class HeldOutError(Validation):
         self.batches = list(batches(rows, linear_path, model, torch.float32))
         self.factor = share / max(observed_share(rows), 1 / rows.x.size)  # rows without any cell: an error of 0
 
-    def __call__(self, params):
+    def measure(self, params):
         params = {name: tensor.detach() for name, tensor in params.items()}
-        return -_mean_error(self.model, params, self.batches, self.weight) * self.factor
+        return _log_prob(self.model, params, self.batches)
+
+    def score(self, measured):
+        return -_mean_error(measured, self.batches, self.weight) * self.factor
 
 
 def mean_error(model, params, rows, linear_path, dtype=torch.float32):
     """Weighted mean over rows of |x - f|^2 / D over the observed cells."""
-    return _mean_error(model, params, batches(rows, linear_path, model, dtype), rows.weight)
+    numbered = list(batches(rows, linear_path, model, dtype))
+    return _mean_error(_log_prob(model, params, numbered).cpu().numpy(), numbered, rows.weight)
 
 
 @torch.no_grad()
-def _mean_error(model, params, numbered_batches, weight):
-    places, parts = [], []  # kept on the device to the end: the host waits once
-    for index, batch in numbered_batches:
-        places.append(index.numpy())
-        parts.append(model.log_prob(params, batch.x, model.encode(params, batch))[0])
-    log_prob = torch.cat(parts).cpu().double().numpy()
-    by_batch = np.split(log_prob, np.cumsum([len(index) for index in places])[:-1])
+def _log_prob(model, params, numbered_batches):
+    """Minus the error of each row, in one tensor, so that the host waits for the device once."""
+    return torch.cat([model.log_prob(params, b.x, model.encode(params, b))[0] for _, b in numbered_batches])
+
+
+def _mean_error(log_prob, numbered_batches, weight):
+    places = [index.numpy() for index, _ in numbered_batches]
+    by_batch = np.split(log_prob.astype(np.float64), np.cumsum([len(index) for index in places])[:-1])
     return -sum(weight[index] @ part for index, part in zip(places, by_batch, strict=True)) / weight.sum()
 
 
@@ -158,7 +171,7 @@ class CrossValidatedGain(Validation):
         self.means, self.errors = [], []
 
     @torch.no_grad()
-    def __call__(self, params):
+    def measure(self, params):
         scored = {name: tensor.detach().index_select(0, self.members) for name, tensor in params.items()}
         gain = self._log_prob(scored) + self.log_base
         gain = gain if self.baseline is None else gain - self.baseline
@@ -168,7 +181,10 @@ class CrossValidatedGain(Validation):
         mean = (share * gain).sum(1)
         error = (share.square() * (gain - mean[:, None]).square()).sum(1).sqrt()
         error = torch.zeros_like(mean) if self.baseline is None else error
-        mean, error = torch.stack([mean, error]).cpu().numpy()
+        return torch.stack([mean, error])
+
+    def score(self, measured):
+        mean, error = measured
         self.means.append(mean)
         self.errors.append(error)
         return float((mean - _TO_CHOOSE * error).max())

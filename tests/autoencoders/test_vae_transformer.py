@@ -727,7 +727,7 @@ def test_random_weights_lead_out_of_the_trap_of_factor_analysis(trapped):
 def test_the_network_of_the_random_start_is_the_same_wherever_it_is_used(trapped):
     """In a pass that goes on from it, in posteriors of the rows' own, and beside missing cells."""
     X, model, new = trapped
-    assert model._start[1] is None  # the other start did not win
+    assert model._linear_path[1] is None  # the other restart is not the best
     again = copy.deepcopy(model).set_params(learning_rate=1e-6).partial_fit(X)
     assert again.score(new) == approx(model.score(new), abs=0.02)
     assert again.partial_fit(X).score(new) == approx(model.score(new), abs=0.02)
@@ -839,10 +839,10 @@ def test_a_column_that_is_constant_among_the_rows_of_a_copy_has_no_loadings(seed
     weight = np.ones(200)
     start = linear.factor_analysis(Z, weight, 3)
     weight[:10] = 0
-    found = linear.factor_analysis(Z, weight, 3, start=start)
+    found = linear.factor_analysis(Z, weight, 3, init_params=start)
     assert found.W[7].abs().max() < 1e-6
     again = linear.factor_analysis(Z, weight, 3)
-    scores = [linear.at_work(params, Z[10:], fa.log_prob).mean() for params in (found, again)]
+    scores = [linear.evaluate(fa.log_prob, params, Z[10:]).mean() for params in (found, again)]
     assert scores[0] == approx(scores[1], abs=0.5)
 
 

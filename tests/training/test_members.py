@@ -15,6 +15,7 @@ from skvae.models.autoencoders.vae import VAE, PerRowVAE
 from skvae.training.ascent import ascent_of_members
 from skvae.training.members import Encoded, MemberBatch, MemberNoise, MemberRows, Stream
 from skvae.training.stacking import run_together
+from skvae.training.validation import Validation
 
 D = 5
 PLAN = Plan(max_iter=6, batch_size=16, learning_rate=0.01)
@@ -109,9 +110,19 @@ def test_a_stack_of_fits_is_each_fit_alone(differing):
     assert len(set(distinct)) >= 2  # and not the same
 
 
-def scripted(scores):
-    scores = iter(scores)
-    return lambda params: next(scores)
+class Scripted(Validation):
+    """Scores that are known beforehand; what is measured are the shapes of the parameters."""
+
+    def __init__(self, scores):
+        self.scores, self.shapes = iter(scores), None
+
+    def measure(self, params):
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in params.items()}
+        return torch.zeros(2, 3)
+
+    def score(self, measured):
+        assert measured.shape == (2, 3)
+        return next(self.scores)
 
 
 def test_each_fit_of_a_stack_stops_by_its_own_scores():
@@ -120,7 +131,7 @@ def test_each_fit_of_a_stack_stops_by_its_own_scores():
 
     def tasks():
         return [
-            task(seed=seed, validation=scripted(script), patience=2, max_iter=8, init=seed)
+            task(seed=seed, validation=Scripted(script), patience=2, max_iter=8, init=seed)
             for seed, script in enumerate(scripts)
         ]
 
@@ -137,16 +148,10 @@ def test_each_fit_of_a_stack_stops_by_its_own_scores():
 
 
 def test_a_validation_sees_the_members_of_its_own_fit_at_their_own_width():
-    shapes = {}
-
-    def score(K, params):
-        shapes[K] = {name: tuple(tensor.shape) for name, tensor in params.items()}
-        return 0.0
-
-    tasks = [task(K, validation=lambda params, K=K: score(K, params), rows=SHARED) for K in (1, 3)]
-    starts = [{name: tuple(tensor.shape) for name, tensor in each.params.items()} for each in tasks]
+    tasks = [task(K, validation=Scripted([0.0] * 9), rows=SHARED) for K in (1, 3)]
+    initial = [{name: tuple(tensor.shape) for name, tensor in each.params.items()} for each in tasks]
     run_together(tasks)
-    assert [shapes[1], shapes[3]] == starts
+    assert [each.validation.shapes for each in tasks] == initial
 
 
 class Diverging(VAE):

@@ -8,7 +8,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skvae._sparse import merged
-from skvae._tensors import block_rows, explain_out_of_memory, top_k
+from skvae._tensors import block_rows, explain_out_of_memory, top_k_of_blocks
 from skvae.metrics import make_ranking_scorer
 
 LIST_LENGTH = 100  # of the NDCG that scores and validates
@@ -149,21 +149,30 @@ class RecommenderMixin(abc.ABC):
 
 
 def rank(scorer, X, k, *, exclude_seen=True, barred=None):
-    """The k best allowed items of each row of X, block by block: `(ids, scores)` as `recommend` returns them."""
+    """List the k best allowed items of each row of X, block by block: `(ids, scores)` as `recommend` returns them."""
     ids = np.full((X.shape[0], k), _PADDING, dtype=np.int64)
     scores = np.full((X.shape[0], k), -np.inf, dtype=X.dtype)
     width = min(k, X.shape[1])
+    columns, values = top_k_of_blocks(_allowed_blocks(scorer, X, exclude_seen, barred), width)
+    ids[:, :width] = np.where(values == -np.inf, _PADDING, columns)
+    scores[:, :width] = values
+    return ids, scores
+
+
+def _allowed_blocks(scorer, X, exclude_seen, barred):
+    """Yield the scores of consecutive blocks of users, -inf for items that may not be listed."""
+
+    def place(index):
+        return torch.from_numpy(index.astype(np.int64, copy=False)).to(block.device, non_blocking=True)
+
     for rows, block in _score_blocks(scorer, X):
         if exclude_seen:
             seen = X[rows]
             user = np.repeat(np.arange(seen.shape[0]), np.diff(seen.indptr))
-            block[torch.from_numpy(user), torch.from_numpy(seen.indices.astype(np.int64))] = -torch.inf
+            block[place(user), place(seen.indices)] = -torch.inf
         if barred is not None:
-            block[:, torch.from_numpy(barred)] = -torch.inf
-        columns, values = top_k(block, width)
-        ids[rows, :width] = np.where(values == -np.inf, _PADDING, columns)
-        scores[rows, :width] = values
-    return ids, scores
+            block[:, place(barred)] = -torch.inf
+        yield block
 
 
 def _score_blocks(scorer, X):

@@ -234,8 +234,8 @@ class MultVAERecommender(NetworkRecommender):
     def _auto(self, n_users, n_seen):
         return defaults.recommender_defaults(n_users, n_seen)
 
-    def _kl_weight(self, settled, one_pass):
-        return kl_weight(self, settled["beta"], one_pass=one_pass)
+    def _kl_weight(self, settled, continuation):
+        return kl_weight(self, settled["beta"], continuation)
 
     # ---------------------------------------------------------------------------------------------------- prediction
     def elbo(self, X):

@@ -75,6 +75,10 @@ class Autoencoder(EncoderDecoder):
         z = self._encoded(params, batch)
         return z.sigmoid() if self.sparsity else z
 
+    def mean(self, params, z):
+        """The row that is decoded: the squared error has no other."""
+        return self.decode(params, z)
+
     def corrupted(self, params, batch, noise):
         """What the encoder reads in training: the observed cells corrupted by noise that is the row's own.
 
