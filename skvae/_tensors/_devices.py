@@ -64,7 +64,7 @@ def to_device(arrays, device, dtype=torch.float32):
 
 
 def to_read(arrays, device, dtype):
-    """As `to_device`, for who only reads: what need not be converted is not copied, so that one row costs no more."""
+    """Like `to_device`, but tensors to read only: they may share memory with the arrays, so one row costs little."""
     return {name: alias(array).to(device, dtype, non_blocking=True) for name, array in arrays.items()}
 
 
