@@ -44,7 +44,7 @@ class Module:
         """Text that tells this module from others: its layers with their plain settings and shapes of parameters."""
         return "; ".join(f"{name} {_described(module)}".strip() for name, module in self.module.named_modules())
 
-    def _made(self, factory):
+    def _make(self, factory):
         """Call the factory on the meta device, and refuse what is no module."""
         if isinstance(factory, torch.nn.Module):
             raise ValueError(

@@ -226,10 +226,10 @@ def ascend(model, params, rows, *, plan, noise, log_base=0.0, validate=None, wat
         # Contiguous: the fused step writes as if memory were, which a view of a larger tensor need not be.
         plain = {name: (t.clone() if t.is_inference() else t.detach()).contiguous() for name, t in params.items()}
         turns = [_ActiveTurn(turn, model, plain, rows, plan, optimizer_state or {}) for turn in turns]
-        return _ascend(turns, plan, noise, log_base, validate, watcher or Watcher())
+        return _run_epochs(turns, plan, noise, log_base, validate, watcher or Watcher())
 
 
-def _ascend(turns, plan, noise, log_base, validate, watcher):
+def _run_epochs(turns, plan, noise, log_base, validate, watcher):
     params = turns[0].params  # all turns see the same memory
     fit, best = FitResult(params, lower_bounds_of_turn={turn.name: [] for turn in turns}), _Best(plan)
     fit.lower_bounds = fit.lower_bounds_of_turn[turns[0].name]
@@ -300,12 +300,12 @@ class _ActiveTurn:
         self.factor = 1.0  # of the learning rate
 
     def begin_epoch(self, noise):
-        """Begin a pass over the rows, with noise of the epoch."""
-        self.batches = self._passes(noise.fold("turn", self.name) if self.name else noise)
+        """Start the batches and clear the step records of an epoch."""
+        self.batches = self._batches_of_passes(noise.fold("turn", self.name) if self.name else noise)
         self.sums, self.refusals = [], []  # of each step, kept on the device until the epoch's end
 
-    def _passes(self, noise):
-        """Batches without end, each with its noise."""
+    def _batches_of_passes(self, noise):
+        """Yield batches without end, pass after pass, each with the noise of its pass."""
         for number in itertools.count():
             of_pass = noise.fold("pass", number) if number else noise
             for batch in self.rows.shuffled(self.batch_size, of_pass.fold("order")):
