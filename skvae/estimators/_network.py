@@ -107,16 +107,16 @@ class NetworkEstimator(Estimator, abc.ABC):
 
     def _run(self, prepared, X=None, y=None):
         """Run the ascent of a prepared fit, watched if X is given, and set all fitted attributes."""
-        training, result = prepared.training, None
-        if training.ascent is not None and X is None:
-            result = training.ascent.run()
-        elif training.ascent is not None:
+        training, ascent = prepared.training, prepared.training.ascent
+        if X is None:
+            return self._set(**self._attributes_of(prepared, ascent.run()))
 
-            def snapshot(params):
-                return self._attributes(prepared, training.snapshot(params))
+        def snapshot(params):
+            return self._attributes(prepared, training.snapshot(params))
 
-            with self._watcher(self, X, y, training.ascent.plan.max_iter, snapshot, prepared.in_units) as watcher:
-                result = training.ascent.run(watcher)
+        max_iter = 1 if ascent is None else ascent.plan.max_iter
+        with self._watcher(self, X, y, max_iter, snapshot, prepared.in_units) as watcher:
+            result = None if ascent is None else ascent.run(watcher)
         return self._set(**self._attributes_of(prepared, result))
 
     def _attributes_of(self, prepared, result):

@@ -84,3 +84,29 @@ def test_a_partial_fit_is_one_epoch_at_a_constant_rate_and_weight():
     assert (whole.max_iter, whole.batch_size, whole.patience) == (7, 16, model.n_iter_no_change)
     assert whole.beta(0.0) == 0 and whole.beta(0.5) == 3.0 and whole.earliest_stop == model.anneal_fraction
     assert whole.rate_schedule(0.9) < 1
+
+
+class Recorder:
+    """A callback that notes what it is told."""
+
+    def __init__(self):
+        self.events = []
+
+    def setup(self, estimator, context):
+        self.events.append("setup")
+
+    def teardown(self, estimator, context):
+        self.events.append("teardown")
+
+    def on_fit_task_begin(self, estimator, context):
+        self.events.append(f"begin {context.task_name}")
+
+    def on_fit_task_end(self, estimator, context, **data):
+        self.events.append(f"end {context.task_name}")
+
+
+@pytest.mark.parametrize("model", [VAETransformer(2), AutoencoderTransformer(2, hidden_layer_sizes=())])
+def test_callbacks_are_told_of_a_fit_without_an_ascent(model):
+    recorder = Recorder()
+    model.set_callbacks(recorder).fit(TABLE[:40])
+    assert recorder.events == ["setup", "begin fit", "end fit", "teardown"] and model.n_iter_ == 1

@@ -89,7 +89,10 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
 
     @abc.abstractmethod
     def _auto(self, n_rows, *, validates, from_linear):
-        """Values of the parameters that are "auto", as a dict; `from_linear`: the network begins as a linear model."""
+        """Defaults that replace "auto", as a dict: learning_rate, batch_size and max_iter.
+
+        `from_linear`: whether the network begins as a linear model.
+        """
 
     _units: Callable  # (columns, numbers, weight) -> a function from bounds of the model layout to those of the data
 
@@ -129,7 +132,8 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         sample_weight : array-like of shape (n_samples,) or None, default=None
             How often each row counts.
         X_val : {array-like, DataFrame} of shape (n_validation_samples, n_features) or None, default=None
-            Held-out rows that decide when to stop, in place of a part of X.
+            Held-out rows that decide when to stop, in place of a part of X. A warm start from an earlier fit has no
+            early stopping and does not use them.
 
         Returns
         -------

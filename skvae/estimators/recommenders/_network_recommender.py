@@ -41,11 +41,15 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
 
     @abc.abstractmethod
     def _build(self, architecture):
-        """The model of an architecture: `bound`, `encode` and `decode`, as `models.recommenders.mult_vae.MultVAE`."""
+        """The model of an architecture.
+
+        It has `n_components`, a `likelihood` (a `ClickLikelihood`), and the methods init, bound, encode and decode, as
+        `models.recommenders.mult_vae.MultVAE` has them.
+        """
 
     @abc.abstractmethod
     def _auto(self, n_users, n_seen):
-        """Values of the parameters that are "auto", as a dict.
+        """Defaults that replace "auto", as a dict; always learning_rate, batch_size and max_iter.
 
         `n_seen` is the number of users of this fit or, after calls of `partial_fit`, of all of them.
         """
@@ -142,7 +146,7 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         return X
 
     def _held_out(self, X, X_val, noise):
-        """Users to learn from, and users whose held-out interactions decide when to stop (or None)."""
+        """Users to learn from, and users whose held-out interactions are ranked after every epoch (or None)."""
         if X_val is not None:
             if not len(_rankable(X_val)):
                 raise ValueError("X_val holds no user with two interactions: one to show, one to rank.")
@@ -207,14 +211,14 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         mean, std : ndarrays of shape (n_users, n_components)
             Means and standard deviations of the factorised normal posterior.
         """
-        model, params, rows = self._fitted_rows(self._check_fitted_X(X))
+        model, params, rows = self._fitted_model(self._check_fitted_X(X))
         with torch.no_grad():
             parts = [model.encode(params, batch) for batch in rows.batches(block_rows(model.n_components))]
         mean = torch.cat([q.mean for q in parts])
         std = torch.cat([(0.5 * q.log_variance).exp() for q in parts])
         return mean.cpu().numpy(), std.cpu().numpy()
 
-    def _fitted_rows(self, X):
+    def _fitted_model(self, X):
         """The fitted model, its parameters as tensors of the dtype of X, and X as rows beside them."""
         device = inference_device(self.device)
         rows = Rows(X, device, torch_dtype(X.dtype))
@@ -251,6 +255,7 @@ class HeldOutRanking(Validation):
         self.shown, self.hidden = content_holdout(X)
 
     def measure(self, params):
+        """Rank the items for the users: ids of the first 100."""
         ids, _ = rank(partial(_score, self.model, params), self.shown, LIST_LENGTH)
         return torch.from_numpy(ids)
 

@@ -254,7 +254,7 @@ class MultVAERecommender(NetworkRecommender):
             interactions. (Under the other likelihoods such a row is evidence too, and its bound is negative.)
         """
         X = self._check_fitted_X(X)
-        model, params, rows = self._fitted_rows(X)
+        model, params, rows = self._fitted_model(X)
         model.likelihood.check(X)
         draws = Noise(0).fold("elbo").normal(torch.arange(_ELBO_DRAWS), model.n_components, rows.dtype)
         size = block_rows(X.shape[1])
