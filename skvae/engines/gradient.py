@@ -219,22 +219,15 @@ def ascend(model, params, rows, *, plan, noise, log_base=0.0, validate=None, wat
     if any(turn.bound is None for turn in turns):
         check_contract(model, Model, "engines.gradient.ascend(model=...)")
     check_contract(rows, BatchSource, "engines.gradient.ascend(rows=...)")
-    with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has set
-        params = {name: _plain(tensor) for name, tensor in params.items()}
-        turns = _active(turns, model, params, rows, plan, optimizer_state or {})
-        return _ascend(turns, plan, noise, log_base, validate, watcher or Watcher())
-
-
-def _plain(tensor):
-    # The fused step writes as if memory were contiguous, which a view of a larger tensor need not be.
-    return (tensor.clone() if tensor.is_inference() else tensor.detach()).contiguous()
-
-
-def _active(turns, model, params, rows, plan, state):
     names = [turn.name for turn in turns]
     if len(set(names)) < len(names):
         raise ValueError(f"The turns of a plan must have different names, but theirs are {names}.")
-    return [_ActiveTurn(turn, model, params, rows, plan, state) for turn in turns]
+    with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has set
+        params = {name: tensor.clone() if tensor.is_inference() else tensor.detach() for name, tensor in params.items()}
+        # The fused step writes as if memory were contiguous, which a view of a larger tensor need not be.
+        params = {name: tensor.contiguous() for name, tensor in params.items()}
+        turns = [_ActiveTurn(turn, model, params, rows, plan, optimizer_state or {}) for turn in turns]
+        return _ascend(turns, plan, noise, log_base, validate, watcher or Watcher())
 
 
 def _ascend(turns, plan, noise, log_base, validate, watcher):
