@@ -37,7 +37,11 @@ class Module:
         self.module = self._made(factory)
         self._check_tensors()
         self.keys = [key for key, _ in self.module.named_parameters()]
-        self._check_output(self._output())
+        output = self._output()
+        if not isinstance(output, torch.Tensor) or output.shape != (2, self.n_out):
+            is_tensor = isinstance(output, torch.Tensor)
+            found = f"shape {tuple(output.shape)}" if is_tensor else f"a {type(output).__name__}"
+            raise ValueError(f"{self._asked()} to a tensor (n_rows, {self.n_out}), but two rows gave {found}.")
 
     @property
     def signature(self):
@@ -116,15 +120,6 @@ class Module:
         return (
             f"{self.name}(n_in={self.n_in}, n_out={self.n_out}) made a module that must map rows (n_rows, {self.n_in})"
         )
-
-    def _check_output(self, output):
-        if not isinstance(output, torch.Tensor):
-            found = f"a {type(output).__name__}"
-        elif output.shape != (2, self.n_out):
-            found = f"shape {tuple(output.shape)}"
-        else:
-            return
-        raise ValueError(f"{self._asked()} to a tensor (n_rows, {self.n_out}), but two rows gave {found}.")
 
     def init(self, noise):
         """Glorot and Bengio's (2010) uniform weights where there are two axes or more, else ones and zeros."""

@@ -111,18 +111,13 @@ def _assemble(rows, columns, values, shape, duplicates, dtype):
     rows, columns = np.divmod(cell[starts], shape[1])
     indptr = np.r_[0, np.cumsum(np.bincount(rows, minlength=shape[0]))]
     index = np.int32 if max(*shape, len(merged)) < 2**31 else np.int64
-    data = _cast(merged, dtype), columns.astype(index), indptr.astype(index)
-    return csr_array(data, shape=shape)
-
-
-def _cast(values, dtype):
     with np.errstate(invalid="ignore", over="ignore"):
-        cast = values.astype(dtype)
-    if dtype.kind in "iu" and not np.array_equal(cast, values):
+        values = merged.astype(dtype)
+    if dtype.kind in "iu" and not np.array_equal(values, merged):
         raise ValueError(f"dtype={dtype} cannot hold the values exactly (fractions, signs or sums too large).")
-    if dtype.kind == "f" and not np.isfinite(cast).all():
-        raise ValueError(f"dtype={dtype} cannot hold the largest value, {np.abs(values).max():g}.")
-    return cast
+    if dtype.kind == "f" and not np.isfinite(values).all():
+        raise ValueError(f"dtype={dtype} cannot hold the largest value, {np.abs(merged).max():g}.")
+    return csr_array((values, columns.astype(index), indptr.astype(index)), shape=shape)
 
 
 def _as_values(values, n):

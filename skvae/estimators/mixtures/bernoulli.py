@@ -225,13 +225,13 @@ class BernoulliMixtureEM(BaseMixture):
 
     # ---------------------------------------------------------------------------------------- from values to levels
     def _learn(self, X):
-        if self.categorical_features is None or _lists_none(self.categorical_features, X.shape[1]):
-            columns = None
-        elif isinstance(self.categorical_features, str):
-            columns = np.arange(X.shape[1])
-        else:
-            columns = columns_of(self, self.categorical_features, allow_all=True)
-        return Levels.of(X, columns)
+        if isinstance(self.categorical_features, str):
+            return Levels.of(X, np.arange(X.shape[1]))
+        listed = np.asarray([] if self.categorical_features is None else self.categorical_features)
+        is_mask = listed.dtype == bool and listed.shape == X.shape[1:]
+        if not listed.size or is_mask and not listed.any():
+            return Levels.of(X, None)
+        return Levels.of(X, columns_of(self, self.categorical_features, allow_all=True))
 
     def _learnt(self):
         return Levels(self.categories_, self._is_categorical)
@@ -338,9 +338,3 @@ class BernoulliMixtureEM(BaseMixture):
         x = model.indicators(X.nan_to_num(nan=0.0))
         means = x.sum(0) / seen.sum(0).clamp(min=1)
         return torch.where(seen > 0, x, means).numpy()
-
-
-def _lists_none(columns, n_features):
-    """Whether a list or mask of columns names none at all."""
-    columns = np.asarray(columns)
-    return columns.size == 0 or (columns.dtype == bool and columns.shape == (n_features,) and not columns.any())
