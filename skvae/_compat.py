@@ -2,7 +2,7 @@
 
 `_fit_context`, `_param_validation`, `_check_sample_weight` and the parts of a search carry no deprecation promise,
 `sklearn.callback` is experimental: when a release moves them, this file follows. Two others lean on private methods of
-classes that they inherit: `estimators._watching` of `CallbackSupportMixin`, `model_selection._stacked` of GridSearchCV.
+classes that they inherit: `estimators._progress` of `CallbackSupportMixin`, `model_selection._stacked` of GridSearchCV.
 """
 
 from sklearn.base import _fit_context as fit_context

@@ -1,7 +1,7 @@
 """The seam for distribution: the sums over rows that an engine reads pass here first.
 
-The statistics and bounds of EM and the record of an epoch do; gradients, column moments and starts do not yet. With one
-process, a sum over processes is the sum itself.
+The statistics and bounds of EM and the record of an epoch do; gradients, column statistics and initial parameters do
+not yet. With one process, a sum over processes is the sum itself.
 """
 
 

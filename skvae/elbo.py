@@ -1,4 +1,4 @@
-"""The bound that every model raises, and the record of an ascent.
+"""The bound that every model raises, and the result of an ascent.
 
 L(q, theta) = E_q[log p(x | z, theta)] - beta KL(q(z | x) || p(z))   <=   log p(x | theta)      (beta = 1)
 """
@@ -30,7 +30,7 @@ class Posterior(NamedTuple):
 class Bound(NamedTuple):
     """Evidence lower bound of a batch, its two terms kept apart.
 
-    All axes but the last two are those of members, networks that are trained together; most models have none.
+    Axes before the ones named are those of members, networks that are trained together; most models have none.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class Bound(NamedTuple):
     kl : Tensor of shape (..., n_rows, n_components)
         KL(q(z_k | x) || p(z_k)) in closed form; nats.
     by_hand : callable or None
-        Gradients of the two -> None: adds to those that the parameters keep, where autograd has not followed.
+        Gradients of the two terms -> None. It adds to the gradients that the parameters keep, and replaces autograd.
     objective : callable or None
         beta -> what is raised in place of log_prob - beta * kl, (..., n_rows).
     """
@@ -50,22 +50,21 @@ class Bound(NamedTuple):
     objective: Callable | None = None
 
     def value(self, beta=1.0):
-        """What an engine raises: the bound of each row with its second term weighted by beta, (..., n_rows)."""
+        """Return what an engine raises: the bound of each row with its KL term weighted by beta, (..., n_rows)."""
         return self.log_prob - beta * self.kl.sum(-1) if self.objective is None else self.objective(beta)
 
     def descend(self, beta, w):
-        """Add to the gradients of the parameters those of minus the mean of `value`, by the weights w (..., n_rows).
+        """Add to the parameters' gradients those of minus the mean of `value` over rows of weights w (..., n_rows).
 
-        Of members, of the sum of their means.
+        Of several members the means are summed.
         """
         n = w.shape[-1]
         if self.objective is not None:
             value = self.objective(beta)
-            value.backward(_each(w, -1 / n, value))
-        else:  # straight to the terms, past their sum
-            self._back(_each(w, -1 / n, self.log_prob), _each(w, beta / n, self.kl))
-
-    def _back(self, of_log_prob, of_kl):
+            value.backward(_weights(w, -1 / n, value))
+            return
+        # straight to the terms, past their sum
+        of_log_prob, of_kl = _weights(w, -1 / n, self.log_prob), _weights(w, beta / n, self.kl)
         if self.by_hand is not None:
             self.by_hand(of_log_prob, of_kl)
         elif self.log_prob.requires_grad and self.kl.requires_grad:
@@ -76,8 +75,8 @@ class Bound(NamedTuple):
             self.log_prob.backward(of_log_prob)
 
 
-def _each(w, factor, tensor):
-    """The weights of the rows times a factor, in the shape of the tensor."""
+def _weights(w, factor, tensor):
+    """Return the weights of the rows times a factor, in the shape of a tensor."""
     if not isinstance(factor, Tensor):
         factor = w.new_full((), factor)  # a plain number is converted at each use, which takes twice as long
     each = w * factor
@@ -85,7 +84,7 @@ def _each(w, factor, tensor):
 
 
 def with_free_bits(log_prob, kl, least, w):
-    """A bound whose KL term costs a latent dimension at least `least` nats, so that none gains by switching off.
+    """Return a bound in which each latent dimension costs at least `least` nats, so that none gains by switching off.
 
     The floor holds for the mean over the rows of the batch, by their weights w of mean 1 (Kingma et al., NeurIPS 2016,
     appendix C.8); the KL term of every row is that of the whole batch.
@@ -99,7 +98,7 @@ def with_free_bits(log_prob, kl, least, w):
 
 
 def importance_weighted(log_prob, kl, log_mean_weight):
-    """The tighter bound of several draws, log mean_s p(x, z_s) / q(z_s | x) (Burda et al. 2016, eq. 8).
+    """Return the tighter bound of several draws, log mean_s p(x, z_s) / q(z_s | x) (Burda et al. 2016, eq. 8).
 
     `log_prob` and `kl` are means over the draws, for the record; the bound has no KL term of its own to weigh.
     """
@@ -107,31 +106,33 @@ def importance_weighted(log_prob, kl, log_mean_weight):
 
 
 def penalised(log_prob, kl, penalty):
-    """A bound less a penalty (..., 1) on the rows of a batch together."""
+    """Return a bound less a penalty (..., 1) on the rows of a batch together."""
     return Bound(log_prob, kl, objective=lambda beta: log_prob - beta * kl.sum(-1) - penalty)
 
 
 def kl_to_standard_normal(mean, log_variance):
-    """KL(N(mean, exp(log_variance)) || N(0, 1)) elementwise (Kingma and Welling 2014, appendix B)."""
+    """Return KL(N(mean, exp(log_variance)) || N(0, 1)) elementwise (Kingma and Welling 2014, appendix B)."""
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
 
 
 def draw_and_kl(heads, epsilon, lowest, highest):
-    """A draw from N(mean, exp(log_variance)) and the KL from it to N(0, 1), elementwise.
+    """Draw from N(mean, exp(log_variance)), and return the draw and the KL from that to N(0, 1), elementwise.
 
-    `heads` (..., 2 K) holds means, then log-variances. These are held between `lowest` and `highest`; outside, they
-    have no gradient. `epsilon` (..., K) is standard normal. The same as by `kl_to_standard_normal`, in a third of the
-    operations.
+    `heads` (..., 2 K) holds means, then log-variances. The latter are clamped to [lowest, highest]; outside, they have
+    no gradient. `epsilon` (..., K) is standard normal. The numbers are those of `kl_to_standard_normal`, in a third of
+    the operations.
     """
     return _DrawAndKL.apply(heads, epsilon, lowest, highest)
 
 
 def draw_and_kl_and_back(heads, epsilon, lowest, highest):
-    """The same by hand: see `skvae._tensors.and_back`."""
+    """Return what `draw_and_kl` does, and its backward pass as a function: see `skvae._tensors.and_back`."""
     return and_back(_DrawAndKL, heads, epsilon, lowest, highest)
 
 
 class _DrawAndKL(torch.autograd.Function):
+    """`draw_and_kl` with its derivatives written out."""
+
     @staticmethod
     def forward(ctx, heads, epsilon, lowest, highest):
         mean, log_variance = heads.chunk(2, -1)
@@ -154,7 +155,7 @@ class _DrawAndKL(torch.autograd.Function):
 
 @dataclass
 class FitResult:
-    """What an engine returns.
+    """Result of an ascent: the parameters, and how it went.
 
     Attributes
     ----------
@@ -171,8 +172,8 @@ class FitResult:
     n_iter : int
         Iterations done.
     best, n_validations : ndarray of int
-        Of each fit, the number of the validation whose parameters were kept (-1: the last parameters are), and how
-        many it went through until it stopped.
+        For each fit the number of the validation whose parameters were kept (-1: the last parameters were), and how
+        many validations it went through until it stopped.
     optimizer_state : dict of Tensor
         State of the optimizer, from which a later call may go on.
     converged : bool

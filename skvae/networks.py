@@ -1,7 +1,7 @@
 """Networks as pure functions of a dict of tensors: `{"decoder.0.weight": ..., "decoder.0.bias": ...}`.
 
-A weight has shape (n_in, n_out), so that the first layer of a sparse row is a sum of rows of the weight. Tensors with a
-leading axis are several members, networks of one shape that are computed together; their inputs have that axis too.
+A weight has shape (n_in, n_out), so that the first layer of a sparse row is a sum of rows of the weight. A leading axis
+of parameters and inputs is that of members, networks of one shape that are computed together.
 """
 
 import math
@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from skvae._tensors import and_back, kept
 
-_BLOCK_CELLS = 2**18
+_BLOCK_CELLS = 2**18  # of a weight drawn at once: random bits take several times its memory
 
 ACTIVATIONS = {
     "identity": torch.positive,
@@ -32,12 +32,12 @@ _DERIVATIVES = {  # gradient of the output, input, output -> gradient of the inp
 
 
 def known(activation):
-    """Whether its derivative is known here; that of any other is left to autograd."""
+    """Tell whether the derivative of an activation is known here; that of any other is left to autograd."""
     return activation in _DERIVATIVES
 
 
 def _tanh(f):
-    """tanh by the sigmoid, as good in absolute terms: torch's own takes twice as long. Not for autograd."""
+    """Compute tanh by the sigmoid, in half the time of torch's, as exact in absolute terms; not for autograd."""
     s = (f + f).sigmoid_()
     return s.add_(s).sub_(1)
 
@@ -46,7 +46,7 @@ _FASTER = {torch.tanh: _tanh}
 
 
 def init_mlp(name, sizes, noise):
-    """Parameters of a chain of linear layers: Glorot and Bengio's (2010) uniform weights, zero biases.
+    """Draw the parameters of a chain of linear layers: Glorot and Bengio's (2010) uniform weights, zero biases.
 
     Parameters
     ----------
@@ -67,48 +67,54 @@ def init_mlp(name, sizes, noise):
 
 
 def glorot(n_in, n_out, noise):
+    """Draw a weight (n_in, n_out) as Glorot and Bengio (2010) do, uniform with variance 2 / (n_in + n_out)."""
     weight = torch.empty(n_in, n_out, dtype=torch.float32)
-    for rows in torch.arange(n_in).split(max(1, _BLOCK_CELLS // n_out)):  # random bits take several times the room
+    for rows in torch.arange(n_in).split(max(1, _BLOCK_CELLS // n_out)):
         weight[rows[0] : rows[-1] + 1] = noise.uniform(rows, n_out)
     return weight.mul_(2).sub_(1).mul_(math.sqrt(6 / (n_in + n_out)))
 
 
 def layer(params, name, index):
-    """Weight and bias of one layer."""
+    """Return weight and bias of one layer."""
     return params[f"{name}.{index}.weight"], params[f"{name}.{index}.bias"]
 
 
 def hidden(params, name, h, layers, activation):
     """Run h through `layers` (a range), each followed by the activation.
 
-    Of one network, or of members (M, n_in, n_out) on inputs (M or 1, n_rows, n_in); so `network`.
+    Weights are those of one network (n_in, n_out), or of members (M, n_in, n_out) for inputs (M or 1, n_rows, n_in).
     """
     leaves = list(chain.from_iterable(layer(params, name, index) for index in layers))
     return _run(leaves, h, [activation] * len(layers)) if leaves else h
 
 
 def network(params, name, h, layers, activation):
-    """Run h through `layers` (a range), the activation between them.
+    """Run h, of a shape as for `hidden`, through `layers` (a range), with the activation between them.
 
-    Where there is "<name>.skip.weight", a linear path leads from h past them, to the first columns of the output.
+    Where there is "<name>.skip.weight", h times it is added to the first columns of the output.
     """
     leaves, activations = _parts(params, name, layers, activation)
     return _run(leaves, h, activations)
 
 
 def network_and_back(params, name, h, layers, activation, *, to_input=True):
-    """`network` of leaves that keep their gradients, by hand: see `skvae._tensors.and_back`."""
+    """Return what `network` does, and its backward pass as a function: see `skvae._tensors.and_back`.
+
+    All parameters must keep their gradients.
+    """
     leaves, activations = _parts(params, name, layers, activation)
     return and_back(_Chain, h, None, [kept(leaf) for leaf in leaves], activations, to_input=to_input)
 
 
 def _parts(params, name, layers, activation):
+    """Weights and biases, with the skip's weight if there is one, and what follows each layer."""
     leaves = list(chain.from_iterable(layer(params, name, index) for index in layers))
     skip = params.get(f"{name}.skip.weight")
     return leaves if skip is None else [*leaves, skip], [activation] * (len(layers) - 1) + [None]
 
 
 def _run(leaves, h, activations):
+    """Run h through the layers: as one node of autograd where all keep their gradients, else as many."""
     pairs = [kept(leaf) for leaf in leaves]
     if None in pairs or not all(activation is None or known(activation) for activation in activations):
         return _values(leaves, h, activations)[-1]
@@ -116,9 +122,9 @@ def _run(leaves, h, activations):
 
 
 def _values(tensors, h, activations):
-    """h, and what it becomes before and after each activation, by weights and biases, and by the skip's weight if any.
+    """Return h, and what it becomes before and after each activation, which are the same where there is none.
 
-    Without an activation the two are one.
+    `tensors` holds weights and biases in turn, and at the end the skip's weight if there is one.
     """
     values, first = [h], h
     for weight, bias, activation in zip(tensors[:-1:2], tensors[1::2], activations, strict=True):
@@ -142,7 +148,7 @@ def _times(h, weight):
 
 
 def _add_product(total, h, upstream):
-    """total += h.T @ upstream."""
+    """Add h.T @ upstream to a total in place."""
     if total.dim() == 2:
         total.addmm_(h.mT, upstream)
     else:
@@ -150,11 +156,11 @@ def _add_product(total, h, upstream):
 
 
 class _Chain(torch.autograd.Function):
-    """Layers of leaves that keep their gradients: the products are added to these at once.
+    """All layers as one node of autograd, whose backward pass adds to the gradients that the leaves keep.
 
     Autograd would put each product into fresh memory, which costs nearly as much again, and add it from there; and each
-    of its nodes takes longer than a small product. One leaf is an input of the node, and tells autograd that there is
-    something to go back to.
+    of its nodes takes longer than a small product. One leaf is an input of the node only to tell autograd that a
+    gradient is asked for.
     """
 
     @staticmethod

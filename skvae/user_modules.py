@@ -1,4 +1,4 @@
-"""Networks of the user's own: a torch.nn.Module as a pure function of a dict of tensors."""
+"""Networks of the user's own, made from a torch.nn.Module."""
 
 import torch
 from torch.func import functional_call
@@ -34,21 +34,18 @@ class Module:
 
     def __init__(self, name, factory, n_in, n_out):
         self.name, self.n_in, self.n_out = name, n_in, n_out
-        self.module = self._made(factory)
+        self.module = self._make(factory)
         self._check_tensors()
         self.keys = [key for key, _ in self.module.named_parameters()]
-        output = self._output()
-        if not isinstance(output, torch.Tensor) or output.shape != (2, self.n_out):
-            is_tensor = isinstance(output, torch.Tensor)
-            found = f"shape {tuple(output.shape)}" if is_tensor else f"a {type(output).__name__}"
-            raise ValueError(f"{self._asked()} to a tensor (n_rows, {self.n_out}), but two rows gave {found}.")
+        self._check_output()
 
     @property
     def signature(self):
         """Text that tells this module from others: its layers with their plain settings and shapes of parameters."""
         return "; ".join(f"{name} {_described(module)}".strip() for name, module in self.module.named_modules())
 
-    def _made(self, factory):
+    def _make(self, factory):
+        """Call the factory on the meta device, and refuse what is no module."""
         if isinstance(factory, torch.nn.Module):
             raise ValueError(
                 f"{self.name} must be a function (n_in, n_out) -> torch.nn.Module, but it is a module itself, "
@@ -91,10 +88,14 @@ class Module:
         if not parameters:
             raise ValueError(f"{self.name} made a module without parameters: there is nothing to fit in it.")
 
-    def _output(self):
+    def _check_output(self):
+        """Refuse a module that draws random numbers, or does not map two rows as it should."""
+        asked = (
+            f"{self.name}(n_in={self.n_in}, n_out={self.n_out}) made a module that must map rows (n_rows, {self.n_in})"
+        )
         try:
             with torch.no_grad(), _NothingDrawn():
-                return self._of_two_rows()
+                output = self._output_of_two_rows()
         except _DrawsError as drawn:
             raise ValueError(
                 f"{self.name} made a module that draws random numbers (by {drawn}), as Dropout does, which no "
@@ -102,40 +103,42 @@ class Module:
             ) from None
         except Exception as error:
             raise ValueError(
-                f"{self._asked()} to (n_rows, {self.n_out}), but two rows failed: {_told(error)}. If that speaks of "
+                f"{asked} to (n_rows, {self.n_out}), but two rows failed: {_told(error)}. If that speaks of "
                 "the meta device, the module holds tensors that are no parameters."
             ) from error
+        if not isinstance(output, torch.Tensor):
+            found = f"a {type(output).__name__}"
+        elif output.shape != (2, self.n_out):
+            found = f"shape {tuple(output.shape)}"
+        else:
+            return
+        raise ValueError(f"{asked} to a tensor (n_rows, {self.n_out}), but two rows gave {found}.")
 
-    def _of_two_rows(self):
-        """What they become, by shape alone where no values are needed for it."""
+    def _output_of_two_rows(self):
+        """Call the module on two rows, by shape alone where it needs no values."""
         try:
             return self.module(torch.ones(2, self.n_in, device="meta"))
         except _DrawsError:
             raise
         except Exception:
-            weights = {key: self._drawn(key, parameter, Noise(0)) for key, parameter in self.module.named_parameters()}
+            weights = {key: self._draw(key, parameter, Noise(0)) for key, parameter in self.module.named_parameters()}
             return functional_call(self.module, weights, (torch.ones(2, self.n_in, device="cpu"),))
 
-    def _asked(self):
-        return (
-            f"{self.name}(n_in={self.n_in}, n_out={self.n_out}) made a module that must map rows (n_rows, {self.n_in})"
-        )
-
     def init(self, noise):
-        """Glorot and Bengio's (2010) uniform weights where there are two axes or more, else ones and zeros."""
+        """Draw the parameters: by Glorot and Bengio (2010) where there are two axes or more, else ones and zeros."""
         return {
-            f"{self.name}.{key}": self._drawn(key, parameter, noise.fold(self.name, key))
+            f"{self.name}.{key}": self._draw(key, parameter, noise.fold(self.name, key))
             for key, parameter in self.module.named_parameters()
         }
 
-    def _drawn(self, key, parameter, noise):
+    def _draw(self, key, parameter, noise):
         if parameter.dim() < 2:  # a weight of one axis is the factor of a normalisation
             return torch.full(parameter.shape, float(key.endswith("weight")), dtype=torch.float32)
         n_out, n_in = parameter.shape[0], parameter[0].numel()
         return glorot(n_in, n_out, noise).mT.reshape(parameter.shape).contiguous()
 
     def __call__(self, params, h):
-        """Of one network, or of members one after another."""
+        """Run inputs (M or 1, n_rows, n_in) through the members (M, ...), one after another."""
         own = {key: params[f"{self.name}.{key}"] for key in self.keys}
         n_members = len(own[self.keys[0]])
         outputs = []
@@ -154,11 +157,11 @@ def _described(module):
 
 
 class _DrawsError(Exception):
-    """Random numbers were asked for."""
+    """Raised where random numbers are asked for."""
 
 
 class _NothingDrawn(TorchDispatchMode):
-    """Refuses every operation that would draw from torch's global generator, before it does."""
+    """Mode in which every operation is refused that would draw from torch's global generator."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if torch.Tag.nondeterministic_seeded in func.tags:
@@ -167,4 +170,5 @@ class _NothingDrawn(TorchDispatchMode):
 
 
 def _told(error):
+    """Return type and first line of an error, to be quoted within another."""
     return f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")

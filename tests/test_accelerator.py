@@ -30,6 +30,7 @@ from skvae import (
     ProbabilisticPCA,
     VAETransformer,
 )
+from skvae._tensors import cholesky
 from skvae.model_selection import StackedGridSearchCV
 
 pytestmark = [
@@ -423,6 +424,31 @@ def test_callbacks_see_what_they_see_on_the_cpu(name):
         return [row["fit"] for row in monitor.get_logs().data]
 
     both(watched, estimator, rtol)
+
+
+@pytest.mark.parametrize("kind", ["full", "tied", "diag", "spherical"])
+@pytest.mark.parametrize("acceleration", [None, "squarem"])
+def test_a_collapsed_mixture_is_refused_as_on_the_cpu(kind, acceleration):
+    X = np.repeat(REAL[:3], 5, axis=0)
+    model = gaussian(covariance_type=kind, reg_covar=0.0, acceleration=acceleration)
+
+    def refusal(model):
+        with pytest.raises(ValueError, match="ill-defined") as refused:
+            model.fit(X)
+        return str(refused.value)
+
+    both(refusal, model)
+
+
+def test_a_matrix_without_a_cholesky_factor_has_one_of_nan_on_a_device():
+    singular = torch.stack([torch.eye(2), -torch.eye(2)])
+    with pytest.raises(torch.linalg.LinAlgError):
+        cholesky(singular)
+    with accelerator() as device:
+        L = cholesky(singular.to("cuda", non_blocking=True))
+        assert not device.waits
+        first, second = L.cpu()
+    assert torch.equal(first, torch.eye(2)) and second.isnan().all()
 
 
 @pytest.mark.parametrize("name", ["vae", "vae, poisson", "vae, to the end", "autoencoder, masking"])

@@ -11,6 +11,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from pretend_accelerator import accelerator
 from sklearn.base import clone
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -127,6 +128,29 @@ def test_without_time_all_is_skipped_and_said_so(gpu_check, capsys):
     assert "only the first 0 comparisons were made" in told
     assert told.count("skipped, since") == 5
     assert "0 failed; 0 comparisons and 0 measurements were made." in told
+
+
+@pytest.mark.parametrize("cases_of", ["clusterings", "mixtures", "linear_models", "networks", "recommenders"])
+def test_a_device_is_compared_with_the_cpu(gpu_check, cases_of):
+    agreement = import_module("_agreement")
+    case = next(getattr(agreement, cases_of)(60))
+    with accelerator() as device:
+        found = agreement.compared(case, "cuda")
+    assert max(found.fitted, found.predicted) <= case.tolerance
+    assert device.uploads
+
+
+class Stubborn(KMeansLite):
+    def fit(self, X):
+        device, self.device = self.device, "cpu"
+        super().fit(X)
+        self.device = device
+        return self
+
+
+def test_a_fit_elsewhere_than_asked_for_is_an_error(gpu_check):
+    with accelerator(), pytest.raises(RuntimeError, match="asked to fit on 'cuda', it was fitted on 'cpu'"):
+        import_module("_agreement").compared(case(Stubborn), "cuda")
 
 
 @pytest.mark.parametrize(

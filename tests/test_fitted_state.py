@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
@@ -21,7 +22,7 @@ from skvae import (
 from skvae.likelihoods import Poisson
 from skvae.model_selection import StackedGridSearchCV
 
-LONGEST = 200  # characters of a string
+LONGEST = 1000  # characters of a string, such as the layers of a module of the user's
 QUICK = {"max_iter": 2, "random_state": 0}
 
 
@@ -54,6 +55,11 @@ def table():
     return frame
 
 
+def module(n_in, n_out):
+    """A network of the user's own."""
+    return torch.nn.Sequential(torch.nn.Linear(n_in, 3), torch.nn.Tanh(), torch.nn.Linear(3, n_out))
+
+
 CASES = [
     (GaussianMixtureEM(2, random_state=0), numbers),
     (GaussianMixtureEM(2, random_state=0, warm_start=True), numbers),
@@ -68,7 +74,9 @@ CASES = [
     (VAETransformer(1, likelihood="auto", **QUICK), table),
     (VAETransformer(1, likelihood=[("poisson", np.arange(2)), ("multinomial", slice(2, 4))], **QUICK), counts),
     (VAETransformer(1, likelihood=[(Poisson(), [True, True, False, False]), ("gaussian", [2, 3])], **QUICK), counts),
+    (VAETransformer(1, encoder=module, decoder=module, annealing=float, **QUICK), numbers),
     (AutoencoderTransformer(1, **QUICK), numbers),
+    (AutoencoderTransformer(1, encoder=module, warm_start=True, **QUICK), numbers),
     (AutoencoderTransformer(1, hidden_layer_sizes=(), **QUICK), lambda: pd.DataFrame(numbers())),
     (MultVAERecommender(1, **QUICK), counts),
 ]
@@ -123,7 +131,7 @@ def test_the_best_estimator_of_a_stacked_search_is_plain():
         ({"f": len}, "state['f'] is a <class 'builtin"),
         ({(1, 2): 0}, "has a key (1, 2)"),
         ([np.array([None])], "state[0] is an array of object"),
-        (["x" * 300], "state[0] has 300 characters"),
+        (["x" * 1001], "state[0] has 1001 characters"),
         ({"p": Poisson()}, "state['p'] is a <class 'skvae.likelihoods.poisson.Poisson'>"),
     ],
 )

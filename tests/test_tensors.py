@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 
 from skvae._hash import combine, mix
-from skvae._tensors import Noise, Rows, resolve_device, to_device, to_numpy, top_k
+from skvae._tensors import Noise, Rows, _rows, resolve_device, to_device, to_numpy, top_k
 
 CPU = torch.device("cpu")
 
@@ -113,6 +113,15 @@ def test_gradients_of_the_sparse_layer_are_the_dense_ones(matrix):
     of_weight, of_bias = torch.autograd.grad(out, (weight, bias), upstream)
     torch.testing.assert_close(of_weight, dense.T @ upstream)
     torch.testing.assert_close(of_bias, upstream.sum(0))
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_weight_that_is_not_trained_costs_no_gradient(matrix, monkeypatch, trained):
+    calls, times = [], _rows._transposed_times
+    monkeypatch.setattr(_rows, "_transposed_times", lambda x, f: calls.append(1) or times(x, f))
+    weight, bias = torch.ones(30, 4).requires_grad_(trained), torch.zeros(4).requires_grad_()
+    Rows(matrix, CPU).batch(np.array([3, 7])).linear(weight, bias).sum().backward()
+    assert len(calls) == trained and (bias.grad == 2).all()
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 40, 1000])

@@ -1,4 +1,4 @@
-"""The one seam between NumPy and torch: devices, keyed noise, rows and their batches, gradients that are kept.
+"""The one place between NumPy and torch: devices, keyed noise, rows and their batches, gradients that are kept.
 
 Engines and models see tensors only, and never ask whether rows are sparse or where they live.
 """

@@ -1,4 +1,4 @@
-"""Scores of many columns: how many rows at once, and the best of each."""
+"""How many rows to handle at once, and results of batches put together."""
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ _BLOCK_CELLS = 2**23  # rows x columns handled at once when scoring: 32 MB of fl
 
 
 def block_rows(n_columns):
-    """How many rows of this width to score at once."""
+    """Return how many rows of this width to score at once."""
     return max(1, min(4096, _BLOCK_CELLS // max(1, n_columns)))
 
 
@@ -44,14 +44,14 @@ _CELLS_A_BATCH = {"cpu": 2**19, "cuda": 2**26}
 
 
 def rows_a_batch(batch_size, n_columns, device):
-    """`batch_size`, or as many rows as suit the caches of this kind of device."""
+    """Return `batch_size`, or as many rows as suit the caches of this kind of device."""
     if batch_size != "auto":
         return batch_size
     return max(256, _CELLS_A_BATCH["cpu" if device.type == "cpu" else "cuda"] // n_columns)
 
 
 def by_row(batches, n_rows, function, dtype=None):
-    """What a function says of the rows of each batch, put together in the order of the table.
+    """Apply a function to each batch, and put its rows together in the order of the table.
 
     Parameters
     ----------

@@ -36,7 +36,7 @@ def resolve_device(device):
 
 
 def inference_device(device):
-    """As `resolve_device`, but fall back on the CPU: what was fitted on a GPU must predict without one."""
+    """Resolve a device, or fall back on the CPU with a warning: what was fitted on a GPU must predict without one."""
     try:
         return resolve_device(device)
     except ValueError as error:
@@ -54,7 +54,7 @@ def explain_out_of_memory(advice):
 
 
 def torch_dtype(dtype):
-    """The torch.dtype of a NumPy dtype."""
+    """Return the torch.dtype of a NumPy dtype."""
     return torch.from_numpy(np.empty(0, dtype)).dtype
 
 
@@ -64,17 +64,17 @@ def to_device(arrays, device, dtype=torch.float32):
 
 
 def to_read(arrays, device, dtype):
-    """As `to_device`, for who only reads: what need not be converted is not copied, so that one row costs no more."""
+    """Place a dict of arrays on a device for reading only: arrays of the right dtype are not copied."""
     return {name: alias(array).to(device, dtype, non_blocking=True) for name, array in arrays.items()}
 
 
 def placed(array, device, dtype):
-    """One array as a tensor, of its own memory only where it must be converted: for who only reads."""
+    """Place an array on a device for reading only: it is copied only where it must be converted."""
     return alias(np.ascontiguousarray(array)).to(device, dtype, non_blocking=True)
 
 
 def alias(array):
-    """An array as a tensor of the same memory, where torch takes it without a word; else of a copy."""
+    """Return a tensor that shares the memory of an array, or a copy where torch would warn or refuse."""
     # torch warns of arrays that it could write to but must not, such as read-only memory maps.
     # It refuses arrays that run backwards.
     aliased = array.flags.writeable and min(array.strides, default=0) >= 0

@@ -1,14 +1,15 @@
-"""Gradients that are kept and added to in place, and ways back that autograd is not asked for.
+"""Gradients that are kept and added to in place, and backward passes without autograd.
 
-Autograd's bookkeeping takes longer than the arithmetic of a small network, so the parts of a plain one give a value
-together with its way back, and a step chains these by hand:
+Autograd's bookkeeping takes longer than the arithmetic of a small network. So the parts of a plain network return their
+backward pass beside their value, and a step of training chains these:
 
     (value, back) = and_back(function, *inputs)      of one `torch.autograd.Function`
     networks.network_and_back, elbo.draw_and_kl_and_back, likelihoods' log_prob_and_back       of the parts of a bound
     Bound(..., by_hand=...)                          of the whole; `engines.gradient` calls it once a step
 
-`back` takes the gradient of the value, returns that of the first input, and adds those of parameters to what they keep
-(`keep_gradient`). It may use up what was held for it, and so is called once. A law holds each to autograd's answer.
+`back` takes the gradient of the value and returns that of the first input. Gradients of parameters are added to those
+that they keep (`keep_gradient`). `back` may overwrite what was kept for it, so it is called once. Tests compare each
+with autograd.
 """
 
 import inspect
@@ -18,7 +19,7 @@ import torch
 
 
 class Kept(NamedTuple):
-    """A leaf and its gradient, out of autograd's sight; matrices where the leaf is a stack of one.
+    """A leaf and its gradient, unknown to autograd; matrices where the leaf is a stack of one.
 
     Attributes
     ----------
@@ -30,11 +31,10 @@ class Kept(NamedTuple):
 
 
 def keep_gradient(leaf, gradient):
-    """Have operations that know of it add to this gradient of a leaf in place, and return none to autograd.
+    """Give a leaf a gradient that operations of this package add to in place, past autograd.
 
-    A weight as wide as a catalogue has a gradient of tens of megabytes: to allocate it anew at every step, and have
-    autograd add it to the old one, costs more than to compute it. And one matrix is multiplied faster than a stack of
-    one.
+    A weight as wide as a catalogue has a gradient of tens of megabytes. To allocate it at every step, and have autograd
+    add it to the old one, costs more than to compute it. And one matrix is multiplied faster than a stack of one.
     """
     leaf.grad = gradient
     parts = leaf.detach(), gradient
@@ -42,17 +42,17 @@ def keep_gradient(leaf, gradient):
 
 
 def kept(tensor):
-    """The `Kept` of a leaf that has one; None for any other tensor, whose gradient is returned as usual."""
+    """Return the `Kept` of a leaf that keeps its gradient, else None."""
     return getattr(tensor, "kept", None)
 
 
 def kept_gradient(tensor):
-    """The gradient of a leaf that keeps one; else None."""
+    """Return the gradient of a leaf that keeps it, else None."""
     return tensor.kept.gradient if kept(tensor) else None
 
 
 class _Context:
-    """What a `torch.autograd.Function` keeps for its way back."""
+    """Stand-in for the context of a `torch.autograd.Function`."""
 
     def __init__(self, to_input):
         self.needs_input_grad = (to_input,)
@@ -62,14 +62,14 @@ class _Context:
 
 
 def and_back(function, *inputs, to_input=True):
-    """Apply a `torch.autograd.Function` without autograd, whose bookkeeping takes longer than small arithmetic.
+    """Apply a `torch.autograd.Function` without autograd, and return its backward pass as a function.
 
     Returns
     -------
     value : Tensor, or tuple of Tensors
     back : callable
-        Gradients of the values -> gradient of the first input, or None if that is not asked for by `to_input`. To be
-        called once: it may use up what was kept for it.
+        Gradients of the values -> gradient of the first input, or None if `to_input` is False. To be called once: it
+        may overwrite what was kept for it.
     """
     ctx, backward = _Context(to_input), inspect.unwrap(function.backward)  # of what would guard it from autograd
 

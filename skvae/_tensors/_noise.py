@@ -1,4 +1,4 @@
-"""Random numbers that belong to seeds, rows and columns, not to the order in which they are asked for."""
+"""Random numbers keyed by seeds, rows and columns: the order in which they are drawn does not matter."""
 
 import math
 from zlib import crc32
@@ -24,7 +24,7 @@ class Noise:
         self.key, self._folded = int(seed), {}
 
     def fold(self, *path):
-        """Noise of its own for a purpose, such as `noise.fold("dropout", epoch)`."""
+        """Return noise of its own for a purpose, such as `noise.fold("dropout", epoch)`."""
         if path not in self._folded:  # remembered: a loop asks for the same one at every step
             key = np.array([self.key], dtype=np.int64)
             for step in path:
@@ -33,29 +33,29 @@ class Noise:
         return self._folded[path]
 
     def keys(self, row):
-        """A key for each row, from which its cells draw."""
+        """Return a key for each row, from which its cells draw."""
         return combine(self.key, row)
 
     def uniform(self, row, n_columns, dtype=torch.float32):
-        """Uniform on the open interval (0, 1), of shape (len(row), n_columns)."""
+        """Draw from the uniform distribution on (0, 1), of shape (len(row), n_columns)."""
         return uniform_at(self.keys(row)[:, None], torch.arange(n_columns, device=row.device), dtype)
 
     def normal(self, row, n_columns, dtype=torch.float32):
-        """Standard normal, of shape (len(row), n_columns); Box and Muller (1958) on two parts of the 64 bits."""
+        """Draw from the standard normal, of shape (len(row), n_columns), as Box and Muller (1958) do."""
         return normal_at(self.keys(row)[:, None], torch.arange(n_columns, device=row.device), dtype)
 
     def permutation(self, n):
-        """An order of n rows, as an int64 array: the rows sorted by their own random bits."""
+        """Return an order of n rows, as an int64 array: the rows sorted by their own random bits."""
         return np.argsort(self.keys(np.arange(n, dtype=np.int64)), kind="stable")
 
 
 def uniform_at(key, column, dtype=torch.float32):
-    """Uniform on (0, 1) for single cells, by the `keys` of their rows and their columns, which broadcast."""
+    """Draw from the uniform distribution on (0, 1) for single cells, by row `keys` and columns, which broadcast."""
     return _unit(combine(key, column) >> 40, dtype)
 
 
 def normal_at(key, column, dtype=torch.float32):
-    """Standard normal for single cells, by the `keys` of their rows and their columns, which broadcast."""
+    """Draw from the standard normal for single cells, by row `keys` and columns, which broadcast."""
     bits = combine(key, column)
     radius = _unit(bits >> 40, dtype).log_().mul_(-2).sqrt_()
     return radius.mul_(_unit(bits, dtype).mul_(2 * math.pi).cos_())

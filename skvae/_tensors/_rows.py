@@ -1,4 +1,4 @@
-"""The rows of a sparse matrix in batches, and dense cells that answer to the same verbs."""
+"""The rows of a sparse matrix in batches, and dense cells with the same methods."""
 
 import math
 from functools import cached_property
@@ -35,7 +35,7 @@ class Rows:
         return self.shape[0]
 
     def batch(self, index):
-        """The rows numbered `index` (int array), in that order."""
+        """Return the rows numbered `index` (int array), in that order."""
         start = self.indptr[index].astype(np.int64)
         count = self.indptr[np.asarray(index) + 1] - start
         offset = np.cumsum(count) - count
@@ -54,17 +54,17 @@ class Rows:
         )
 
     def batches(self, batch_size, order=None):
-        """All rows in ceil(n / batch_size) batches whose sizes differ by at most one: no small batch at the end."""
+        """Yield all rows in ceil(n / batch_size) batches whose sizes differ by at most one."""
         order = np.arange(len(self)) if order is None else order
         for index in np.array_split(order, self.n_batches(batch_size)):
             yield self.batch(index)
 
     def shuffled(self, batch_size, noise):
-        """The batches of one pass in an order of its own."""
+        """Yield the batches of one pass, in an order drawn from `noise`."""
         return self.batches(batch_size, noise.permutation(len(self)))
 
     def n_batches(self, batch_size):
-        """How many batches one pass takes."""
+        """Return how many batches one pass takes."""
         return max(1, math.ceil(len(self) / batch_size))
 
     def _place(self, array, dtype):
@@ -117,7 +117,7 @@ class Batch:
         return len(self.row)
 
     def with_values(self, value):
-        """The same cells holding other values."""
+        """Return the same cells with other values."""
         return Batch(
             self.row, self.user, self.item, value, self.offset, self.count, self.n_columns, self._w, self._ends
         )
@@ -128,7 +128,7 @@ class Batch:
         return max(1, len(self.value) // max(1, len(self.row)))
 
     def part(self, index):
-        """Some of the rows: a slice of them, or an int64 Tensor of their places."""
+        """Return some of the rows: a slice of them, or an int64 Tensor of their places."""
         count, ends = self.count[index], None
         offset = count.cumsum(0) - count
         if isinstance(index, slice):  # neighbours: their entries are too
@@ -146,30 +146,30 @@ class Batch:
         return Batch(self.row[index], user, item, value, offset, count, self.n_columns, w, ends)
 
     def double(self):
-        """The same rows in float64."""
+        """Return the same rows in float64."""
         w = None if self._w is None else self._w.double()
         value = self.value.double()
         return Batch(self.row, self.user, self.item, value, self.offset, self.count, self.n_columns, w, self._ends)
 
     def dense(self):
-        """The rows as a dense matrix."""
+        """Return the rows as a dense matrix."""
         X = self.value.new_zeros(len(self.row) * self.n_columns)
         X[self.cell] = self.value
         return X.reshape(len(self.row), self.n_columns)
 
     def squared_norms(self):
-        """Sum of squares of each row, of shape (n_rows,)."""
+        """Return the sum of squares of each row, of shape (n_rows,)."""
         return self.sum(self.value.square())
 
     def squared_distances(self, centres, label):
-        """Squared distance of each row to its own of some centres (n_centres, n_columns), in float64."""
+        """Return the squared distance of each row to its own of some centres (n_centres, n_columns), in float64."""
         centres, value = centres.double(), self.value.double()
         own = centres.reshape(-1)[label[self.user] * self.n_columns + self.item]
         away = self.sum((value - own).square() - own.square()) + centres.square().sum(1)[label]
         return away.clamp_(min=0)
 
     def sums(self, label, w, n_labels):
-        """Sum of the rows of each label, weighted by `w`: float64 Tensor of shape (n_labels, n_columns)."""
+        """Return the sum of the rows of each label, weighted by `w`: float64 Tensor of shape (n_labels, n_columns)."""
         cell = label[self.user] * self.n_columns + self.item
         mass = w[self.user].double() * self.value.double()
         return binned(cell, n_labels * self.n_columns, mass).reshape(n_labels, self.n_columns)
@@ -180,15 +180,15 @@ class Batch:
         return torch.segment_reduce(value, "sum", lengths=self.count, unsafe=True)
 
     def max(self):
-        """Largest value of each row, 0 for a row without entries, of shape (n_rows,)."""
+        """Return the largest value of each row, 0 for a row without entries, of shape (n_rows,)."""
         return torch.segment_reduce(self.value, "max", lengths=self.count, unsafe=True, initial=0)
 
     def linear(self, weight, bias):
-        """x @ weight + bias, touching only the rows of `weight` (n_columns, n_out) that x stores."""
+        """Return x @ weight + bias, reading only the rows of `weight` (n_columns, n_out) that x stores."""
         return _SparseLinear.apply(weight, bias, self)
 
     def linear_by_part(self, weight, bias, size):
-        """A function from rows, as for `part`, at most `size` of them, to their x @ weight + bias."""
+        """Return a function from rows, as for `part`, at most `size` of them, to their x @ weight + bias."""
         if not self.value.is_cpu or self.value.dtype != torch.float64:
             return lambda rows: self.part(rows).linear(weight, bias)
         # SciPy's product takes half the time of torch's, but in float64 only.
@@ -199,34 +199,21 @@ class Batch:
             bias
         )
 
-    def transposed_times(self, f):
-        """Rows of x.T @ f, on the CPU those that are not empty, (n, n_out), and their numbers; f (n_rows, n_out)."""
-        order = torch.argsort(self.item, stable=True)
-        item = self.item[order]
-        if item.is_cpu:
-            column, count = torch.unique_consecutive(item, return_counts=True)
-            offsets = count.cumsum(0) - count
-        else:  # the host would have to wait for the number of columns that are not empty
-            column = torch.arange(self.n_columns, device=item.device)
-            offsets = torch.searchsorted(item, column)
-        bags = {"offsets": offsets, "per_sample_weights": self.value[order], "mode": "sum"}
-        return F.embedding_bag(self.user[order], f, **bags), column
-
     def inner(self, f, beside=None):
-        """sum_d x_d f_d for each row; f of shape (n_rows, n_columns), the result (n_rows,).
+        """Sum x_d f_d over the columns of each row; f of shape (n_rows, n_columns), the result (n_rows,).
 
-        And the sum of `beside`, of the shape of f, over all cells that were seen, if it is given.
+        The sum of `beside`, of the shape of f, over all cells that were seen is added, if it is given.
         """
         inner = self.sum(self.value * self.take(f))
         return inner if beside is None else inner + self.over_cells(beside)
 
     def take(self, f):
-        """f at the stored entries, of shape (n_stored,)."""
+        """Return f at the stored entries, of shape (n_stored,)."""
         return f.reshape(-1).index_select(0, self.cell)
 
     # What follows lets one likelihood serve sparse rows and `Cells` alike.
     def n_observed(self):
-        """How many cells each row has, of shape (n_rows,): zeros count as seen."""
+        """Return how many cells each row has, of shape (n_rows,): zeros count as seen."""
         return self.value.new_full((len(self),), self.n_columns)
 
     def over_cells(self, g):
@@ -234,11 +221,11 @@ class Batch:
         return g.sum(-1)
 
     def logsumexp(self, f):
-        """log sum_d exp(f_d) for each row, of shape (n_rows,)."""
+        """Return log sum_d exp(f_d) for each row, of shape (n_rows,)."""
         return f.logsumexp(-1)
 
     def minus(self, g):
-        """x - g as a dense matrix, which takes the memory of g (n_rows, n_columns)."""
+        """Return x - g as a dense matrix, which takes the memory of g (n_rows, n_columns)."""
         difference = g.neg_()
         difference.view(-1).index_add_(0, self.cell, self.value)
         return difference
@@ -253,7 +240,7 @@ def binned(label, n_labels, weights=None):
 
 
 class Cells:
-    """Dense rows of which cells may be missing, with the verbs of a `Batch` that likelihoods ask for.
+    """Dense rows of which cells may be missing, with the methods of a `Batch` that likelihoods call.
 
     Leading axes (draws, members) broadcast: rows of shape (M, 1, B, D) meet an f of (M, S, B, D).
 
@@ -269,16 +256,16 @@ class Cells:
         self.value, self.observed = value, observed
 
     def unsqueeze(self, axis):
-        """With one more axis, of length 1."""
+        """Return the same cells with one more axis, of length 1."""
         return Cells(self.value.unsqueeze(axis), None if self.observed is None else self.observed.unsqueeze(axis))
 
     def columns(self, start, stop):
-        """Those from `start` to `stop`."""
+        """Return the columns from `start` to `stop`."""
         observed = None if self.observed is None else self.observed[..., start:stop]
         return Cells(self.value[..., start:stop], observed)
 
     def n_observed(self):
-        """How many cells of each row were seen, of shape (..., B)."""
+        """Return how many cells of each row were seen, of shape (..., B)."""
         if self.observed is None:
             return self.value.new_full(self.value.shape[:-1], self.value.shape[-1])
         return self.observed.sum(-1)
@@ -288,9 +275,9 @@ class Cells:
         return (self.value if value is None else value).sum(-1)
 
     def inner(self, f, beside=None):
-        """sum_d x_d f_d for each row; f of shape (..., B, D), the result (..., B).
+        """Sum x_d f_d over the columns of each row; f of shape (..., B, D), the result (..., B).
 
-        And the sum of `beside`, of the shape of f, over all cells that were seen, if it is given.
+        The sum of `beside`, of the shape of f, over all cells that were seen is added, if it is given.
         """
         return (self.value * f).sum(-1) if beside is None else self.over_cells(torch.addcmul(beside, self.value, f))
 
@@ -299,23 +286,37 @@ class Cells:
         return g.sum(-1) if self.observed is None else (g * self.observed).sum(-1)
 
     def logsumexp(self, f):
-        """log sum_d exp(f_d) over the cells seen, of shape (..., B); 0, without gradient, for a row without any."""
+        """Return log sum_d exp(f_d) over the cells seen, of shape (..., B); 0 for a row without any."""
         if self.observed is None:
             return f.logsumexp(-1)
         missing = self.observed == 0
         return f.masked_fill(missing, -math.inf).logsumexp(-1).masked_fill(missing.all(-1), 0.0)
 
     def minus(self, g):
-        """x - g where x was seen, 0 elsewhere, of shape (..., B, D)."""
+        """Return x - g where x was seen, 0 elsewhere, of shape (..., B, D)."""
         return self.only_seen(self.value - g)
 
     def only_seen(self, g):
-        """g (..., B, D), or of any shape that broadcasts to it, where x was seen, 0 elsewhere."""
+        """Return g (..., B, D), or of any shape that broadcasts to it, where x was seen, 0 elsewhere."""
         return g if self.observed is None else g * self.observed
 
 
+def _transposed_times(x, f):
+    """Rows of x.T @ f, on the CPU those that are not empty, (n, n_out), and their numbers; f (n_rows, n_out)."""
+    order = torch.argsort(x.item, stable=True)
+    item = x.item[order]
+    if item.is_cpu:
+        column, count = torch.unique_consecutive(item, return_counts=True)
+        offsets = count.cumsum(0) - count
+    else:  # the host would have to wait for the number of columns that are not empty
+        column = torch.arange(x.n_columns, device=item.device)
+        offsets = torch.searchsorted(item, column)
+    bags = {"offsets": offsets, "per_sample_weights": x.value[order], "mode": "sum"}
+    return F.embedding_bag(x.user[order], f, **bags), column
+
+
 class _SparseLinear(torch.autograd.Function):
-    """x @ weight + bias for a sparse x. Forward and backward cost what x stores, not what it could."""
+    """x @ weight + bias for a sparse x, at a cost in proportion to what x stores."""
 
     @staticmethod
     def forward(ctx, weight, bias, x):
@@ -329,7 +330,7 @@ class _SparseLinear(torch.autograd.Function):
         (weight,) = ctx.saved_tensors
         kept, of_weight = kept_gradient(weight), None
         if ctx.needs_input_grad[0]:
-            rows, column = ctx.x.transposed_times(upstream)
+            rows, column = _transposed_times(ctx.x, upstream)
             gradient = torch.zeros_like(weight) if kept is None else kept
             gradient.index_add_(0, column, rows)
             of_weight = gradient if kept is None else None

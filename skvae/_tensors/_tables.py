@@ -75,14 +75,14 @@ class Table:
         return X[row], w[row], row, send(torch.from_numpy(self.pattern))
 
     def batches(self, batch_size, incomplete=sys.maxsize, *, in_turn=False):
-        """All rows in batches of at most `batch_size`, those with missing cells of at most `incomplete`.
+        """Return all rows in batches of at most `batch_size`, those with missing cells of at most `incomplete`.
 
-        `in_turn`: each batch may overwrite the one before.
+        With `in_turn`, each batch may overwrite the one before.
         """
         return _Batches(self, batch_size, min(batch_size, incomplete), Workspace() if in_turn else None)
 
     def batch(self, start, stop, space=None):
-        """The rows from place `start` to place `stop` in the order of this table; in a `Workspace`, if one is given."""
+        """Return the rows from place `start` to place `stop` in the order of this table, in a `Workspace` if given."""
         if self.placed is not None:
             X, w, row = (part[start:stop] for part in self.placed[:3])
         else:
@@ -139,7 +139,7 @@ class TableBatch(NamedTuple):
         return self.n_columns
 
     def part(self, index):
-        """Some of the rows, all complete: a slice of them, or an int64 Tensor of their places."""
+        """Return some of the rows, all complete: a slice of them, or an int64 Tensor of their places."""
         if isinstance(index, slice) or not self.X.is_cpu:
             return TableBatch(self.X[index], self.w[index], self.row[index])
         # NumPy stays in the thread that asks; its `take` needs a third of the time of its indexing.
@@ -147,30 +147,30 @@ class TableBatch(NamedTuple):
         return TableBatch(*parts)
 
     def double(self):
-        """The same rows in float64."""
+        """Return the same rows in float64."""
         return self._replace(X=self.X.double(), w=self.w.double())
 
     def dense(self):
-        """The rows as a dense matrix."""
+        """Return the rows as a dense matrix."""
         return self.X
 
     def squared_norms(self):
-        """Sum of squares of each row, of shape (n_rows,)."""
+        """Return the sum of squares of each row, of shape (n_rows,)."""
         return torch.from_numpy(_squared_norms(self.X.numpy())) if self.X.is_cpu else self.X.square().sum(1)
 
     def squared_distances(self, centres, label):
-        """Squared distance of each row to its own of some centres (n_centres, n_columns), in float64."""
+        """Return the squared distance of each row to its own of some centres (n_centres, n_columns), in float64."""
         if not self.X.is_cpu:
             return (self.X.double() - centres.double()[label]).square().sum(1)
         away = self.X.numpy() - centres.numpy()[label.numpy()]
         return torch.from_numpy(_squared_norms(away).astype(np.float64))
 
     def linear(self, weight, bias):
-        """X @ weight + bias."""
+        """Return X @ weight + bias."""
         return _affine(self.X, weight, bias)
 
     def linear_by_part(self, weight, bias, size):
-        """A function from rows, as for `part`, at most `size` of them, to their X @ weight + bias.
+        """Return a function from rows, as for `part`, at most `size` of them, to their X @ weight + bias.
 
         The results share memory: use one before the next.
         """
@@ -187,7 +187,7 @@ class TableBatch(NamedTuple):
         return linear
 
     def sums(self, label, w, n_labels):
-        """Sum of the rows of each label, weighted by `w`: float64 Tensor of shape (n_labels, n_columns)."""
+        """Return the sum of the rows of each label, weighted by `w`: float64 Tensor of shape (n_labels, n_columns)."""
         total = torch.zeros(n_labels, self.n_columns, dtype=torch.float64, device=self.X.device)
         size = max(_ROWS_A_SUM if self.X.is_cpu else 16 * _ROWS_A_SUM, n_labels)
         for X, own, mass in zip(self.X.split(size), label.split(size), w.split(size)):
@@ -204,7 +204,7 @@ def _squared_norms(X):
 
 
 def _affine(X, weight, bias, out=None):
-    """X @ weight + bias; where few columns come out, the other way round, which is some times as fast."""
+    """Return X @ weight + bias; where few columns come out, computed transposed, which is faster."""
     if weight.shape[1] >= _FEW_COLUMNS:
         return torch.addmm(bias, X, weight, out=out)
     out = None if out is None else out.view(weight.shape[1], len(X))
@@ -212,7 +212,7 @@ def _affine(X, weight, bias, out=None):
 
 
 class _Batches:
-    """A table's batches, to be gone through as often as needed; complete and incomplete rows never share one."""
+    """Batches of a table; complete and incomplete rows never share one."""
 
     def __init__(self, table, batch_size, incomplete, space):
         self.table, self.space = table, space
@@ -227,24 +227,24 @@ class _Batches:
 
 
 def _equal_parts(start, stop, size):
-    """Bounds of the fewest parts of at most `size` that differ by at most one."""
+    """Return the bounds of the fewest parts of at most `size` that differ by at most one."""
     n_parts = math.ceil((stop - start) / size)
     edges = [start + (stop - start) * part // n_parts for part in range(n_parts + 1)] if n_parts else []
     return list(zip(edges[:-1], edges[1:]))
 
 
 class Workspace:
-    """Memory for large temporaries that a loop needs again and again.
+    """Memory for large temporaries of a loop.
 
-    To get fresh megabytes from the system costs more, page by page, than to fill them. What is handed out under a name
-    is overwritten when that name is asked for again.
+    Fresh megabytes from the system cost more, page by page, than to fill them. What is returned under a name is
+    overwritten when that name is asked for again.
     """
 
     def __init__(self):
         self._kept = {}
 
     def empty(self, name, shape, like):
-        """An uninitialised tensor of this shape, with the dtype and device of `like`."""
+        """Return an uninitialised tensor of this shape, with the dtype and device of `like`."""
         size = math.prod(shape)
         kept = self._kept.get(name)
         if kept is None or kept.numel() < size or kept.dtype != like.dtype or kept.device != like.device:

@@ -1,5 +1,6 @@
 """Check of what an engine asks of the objects that it is handed: an error before the first step, not within it."""
 
+import functools
 import inspect
 from typing import Protocol
 
@@ -34,12 +35,14 @@ def check_contract(obj, protocol, who):
     lacks = [text for name, text in methods.items() if not callable(getattr(obj, name, None))]
     lacks += [name for name in attributes if not hasattr(obj, name)]
     if lacks:
+        article = "an" if protocol.__name__[0] in "AEIOU" else "a"
         raise TypeError(
-            f"{who} must be a {protocol.__name__}, but {type(obj).__name__} lacks {' and '.join(lacks)}; "
+            f"{who} must be {article} {protocol.__name__}, but {type(obj).__name__} lacks {' and '.join(lacks)}; "
             f"see {protocol.__module__}.{protocol.__qualname__}."
         )
 
 
+@functools.cache
 def _declared(protocol):
     """The public methods of a protocol, name -> name with signature, and the names of its attributes."""
     bases = [base for base in reversed(protocol.__mro__) if Protocol in base.__bases__]

@@ -194,7 +194,7 @@ def ascend(model, params, rows, *, plan, noise, log_base=0.0, validate=None, wat
     plan : Plan
     noise : Noise or MemberNoise
     log_base : float
-        Mean over rows of the part of log p(x | z) that the bound leaves out; of members, an array.
+        Mean over rows of the part of log p(x | z) that the bounds of all turns leave out; of members, an array.
     validate : callable or None
         params -> score, greater is better: one for each fit.
     watcher : Watcher or None
@@ -223,14 +223,13 @@ def ascend(model, params, rows, *, plan, noise, log_base=0.0, validate=None, wat
     if len(set(names)) < len(names):
         raise ValueError(f"The turns of a plan must have different names, but theirs are {names}.")
     with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has set
-        params = {name: tensor.clone() if tensor.is_inference() else tensor.detach() for name, tensor in params.items()}
-        # The fused step writes as if memory were contiguous, which a view of a larger tensor need not be.
-        params = {name: tensor.contiguous() for name, tensor in params.items()}
-        turns = [_ActiveTurn(turn, model, params, rows, plan, optimizer_state or {}) for turn in turns]
-        return _ascend(turns, plan, noise, log_base, validate, watcher or Watcher())
+        # Contiguous: the fused step writes as if memory were, which a view of a larger tensor need not be.
+        plain = {name: (t.clone() if t.is_inference() else t.detach()).contiguous() for name, t in params.items()}
+        turns = [_ActiveTurn(turn, model, plain, rows, plan, optimizer_state or {}) for turn in turns]
+        return _run_epochs(turns, plan, noise, log_base, validate, watcher or Watcher())
 
 
-def _ascend(turns, plan, noise, log_base, validate, watcher):
+def _run_epochs(turns, plan, noise, log_base, validate, watcher):
     params = turns[0].params  # all turns see the same memory
     fit, best = FitResult(params, lower_bounds_of_turn={turn.name: [] for turn in turns}), _Best(plan)
     fit.lower_bounds = fit.lower_bounds_of_turn[turns[0].name]
@@ -259,7 +258,7 @@ def _ascend(turns, plan, noise, log_base, validate, watcher):
             fit.validation_scores.append(score)
         of_turn = {name: bounds[-1] for name, bounds in fit.lower_bounds_of_turn.items()}
         stop = watcher.ends(Epoch(number, fit.lower_bounds[-1], *terms[0], score, params, of_turn))
-        if best.enough(params, score, (number + 1) / plan.max_iter) or stop:
+        if best.should_stop(params, score, (number + 1) / plan.max_iter) or stop:
             break
     fit.params = {name: tensor.detach() for name, tensor in (best.params or params).items()}
     fit.best, fit.n_validations = best.number, best.n_seen
@@ -268,9 +267,9 @@ def _ascend(turns, plan, noise, log_base, validate, watcher):
 
 
 def _sums_of_epoch(turns):
-    """For each turn log_prob, kl and weight of the steps that were taken, summed, and how many were not.
+    """Sum log_prob, kl and weight over the steps of each turn that were taken, and count those that were not.
 
-    The host waits for the device here, and nowhere else in an epoch.
+    The host waits for the device here, and elsewhere in an epoch only to validate.
     """
     records = [turn.record_of_epoch() for turn in turns]
     on_host = torch.cat([record.flatten() for record in records]).cpu().double()
@@ -282,12 +281,12 @@ def _sums_of_epoch(turns):
 
 
 class _ActiveTurn:
-    """A turn at work: its parameters, optimizer and batches, and the guard against steps that are not finite."""
+    """A turn during an ascent: parameters, optimizer and batches, and the guard against steps that are not finite."""
 
     def __init__(self, turn, model, params, rows, plan, state):
         self.name, self.rows, self.bound = turn.name, rows, turn.bound or model.bound
-        self.moves = turn.moves if callable(turn.moves) else lambda name: name.startswith(turn.moves)
-        leaves = {name: tensor.detach().requires_grad_() for name, tensor in params.items() if self.moves(name)}
+        moves = turn.moves if callable(turn.moves) else lambda name: name.startswith(turn.moves)
+        leaves = {name: tensor.detach().requires_grad_() for name, tensor in params.items() if moves(name)}
         if not leaves:
             raise ValueError(f"Turn {turn.name!r} moves={turn.moves!r} none of the parameters {list(params)}.")
         self.params = {name: leaves.get(name, tensor) for name, tensor in params.items()}
@@ -301,12 +300,12 @@ class _ActiveTurn:
         self.factor = 1.0  # of the learning rate
 
     def begin_epoch(self, noise):
-        """Begin a pass over the rows, with noise of the epoch."""
-        self.batches = self._passes(noise.fold("turn", self.name) if self.name else noise)
+        """Start the batches and clear the step records of an epoch."""
+        self.batches = self._batches_of_passes(noise.fold("turn", self.name) if self.name else noise)
         self.sums, self.refusals = [], []  # of each step, kept on the device until the epoch's end
 
-    def _passes(self, noise):
-        """Batches without end, each with its noise."""
+    def _batches_of_passes(self, noise):
+        """Yield batches without end, pass after pass, each with the noise of its pass."""
         for number in itertools.count():
             of_pass = noise.fold("pass", number) if number else noise
             for batch in self.rows.shuffled(self.batch_size, of_pass.fold("order")):
@@ -329,12 +328,12 @@ class _ActiveTurn:
         self.refusals.append(refused)
 
     def record_of_epoch(self):
-        """Sums of each step, and 1 if it was refused, of shape (n_steps, n_sums + 1)."""
+        """Return the sums of each step, and 1 if it was refused, of shape (n_steps, n_sums + 1)."""
         sums = torch.stack(self.sums).flatten(1)
         return torch.cat([sums, torch.stack(self.refusals)[:, None].to(sums.dtype)], 1)
 
     def review(self, n_refused, epoch):
-        """Halve the learning rate once if steps were refused; then give up."""
+        """Halve the learning rate if steps were refused, and raise an error if they were once before."""
         if not n_refused:
             return
         steps = f"{n_refused} steps of epoch {epoch}" + (f" of turn {self.name!r}" if self.name else "")
@@ -355,27 +354,23 @@ class _ActiveTurn:
         return self.optimizer.learning_rate * self.factor
 
     def optimizer_state(self):
-        """State of the optimizer, from which another ascent may go on, under the name of the turn."""
+        """Return the optimizer's state, from which another ascent may go on, under the name of the turn."""
         return {self.prefix + key: tensor for key, tensor in self.optimizer.state.items()}
 
 
 class _Best:
-    """The parameters of each fit at its best validation score so far, and when to give up on a better one."""
+    """Early stopping, and the parameters of each fit at its best validation score so far."""
 
     def __init__(self, plan):
-        self.patience, self.tol, self.earliest, self.fit_of_member = (
-            plan.patience,
-            plan.tol,
-            plan.earliest_stop,
-            plan.fit_of_member,
-        )
+        self.patience, self.tol, self.earliest = plan.patience, plan.tol, plan.earliest_stop
+        self.fit_of_member = plan.fit_of_member
         n_fits = 1 if self.fit_of_member is None else self.fit_of_member.max() + 1
         self.score, self.bar = np.full(n_fits, -np.inf), np.full(n_fits, -np.inf)
         self.waited, self.number, self.n_seen = np.zeros(n_fits, int), np.full(n_fits, -1), np.zeros(n_fits, int)
         self.params = None
 
-    def enough(self, params, score, fraction):
-        """Keep the parameters of fits with a better score; whether all fits have waited long enough for one."""
+    def should_stop(self, params, score, fraction):
+        """Keep the parameters of fits with a better score, and tell whether all fits have waited in vain for one."""
         if self.patience is None or score is None:
             return False
         score, running = np.atleast_1d(score), self.waited < self.patience

@@ -1,12 +1,12 @@
-"""What an engine tells while it climbs; both engines take the same kind of listener."""
+"""The listener of an ascent; both engines take the same kind."""
 
 
 class Watcher:
-    """Told of every iteration; stops the ascent by returning True. This one sees nothing."""
+    """A listener that is told of every iteration and may stop the ascent. This one does nothing."""
 
     def begins(self, number):
-        """Before an iteration (of the gradient engine: an epoch)."""
+        """Hear that an iteration (of the gradient engine: an epoch) begins."""
 
     def ends(self, report):
-        """After an iteration, with the engine's report of it; return True to stop here."""
+        """Hear the engine's report of an iteration; return True to stop after it."""
         return False

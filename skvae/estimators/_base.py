@@ -1,7 +1,6 @@
 """What all estimators share: state that is set as a whole or not at all, and that knows its version."""
 
 import contextlib
-import enum
 import warnings
 
 import numpy as np
@@ -10,19 +9,6 @@ from sklearn.exceptions import InconsistentVersionWarning
 
 from skvae._compat import CALLBACK_STATE, CallbackSupportMixin, check_sample_weight
 from skvae._version import __version__
-
-
-class Continuation(enum.Enum):
-    """How a fit relates to an earlier one of the same estimator."""
-
-    FRESH = "fresh"
-    WARM_START = "warm start"
-    PARTIAL_FIT = "partial fit"
-
-    @property
-    def continues(self):
-        """Whether an earlier fit goes on."""
-        return self is not Continuation.FRESH
 
 
 class Estimator(CallbackSupportMixin, BaseEstimator):

@@ -1,20 +1,17 @@
 """Estimators whose fit is a gradient ascent: of a table or of clicks, by `fit` or `partial_fit`."""
 
 import abc
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from skvae._tensors import explain_out_of_memory, to_numpy
-from skvae.estimators._base import Continuation, Estimator
+from skvae.estimators._base import Estimator
 from skvae.estimators._progress import EpochWatcher
 from skvae.training.ascent import Training
-from skvae.training.continuation import Earlier
-
-
-def _as_they_are(values):
-    return values
+from skvae.training.continuation import Continuation, Earlier
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ class PreparedFit:
     earlier: Earlier
     device: torch.device
     rows: object = None
-    in_units: Callable = _as_they_are
+    in_units: Callable = lambda values: values
 
 
 class NetworkEstimator(Estimator, abc.ABC):
@@ -91,29 +88,36 @@ class NetworkEstimator(Estimator, abc.ABC):
             clone._fits_ahead = self._fits_ahead.of_next_clone()
         return clone
 
-    def _fit(self, X, y=None, **given):
-        """`fit`: watched, and to the end."""
+    @contextlib.contextmanager
+    def _fitting(self):
+        """The context of a fit: it changes nothing if it fails, and explains where memory ran out."""
+        with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
+            yield
+
+    @property
+    def _continuation(self):
+        """Of `fit`."""
+        return Continuation.WARM_START if self.warm_start else Continuation.FRESH
+
+    def _taken_ahead(self, X, **given):
+        """The estimator, fitted, if a search has made this fit ahead; else None."""
         ahead = vars(self).pop("_fits_ahead", None)
         attributes = None if ahead is None else ahead.take(self, X, given)
-        if attributes is not None:
-            return self._set(**attributes)
-        with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
-            prepared = self._prepare(X, Continuation.WARM_START if self.warm_start else Continuation.FRESH, **given)
-            training, result = prepared.training, None
-            if training.ascent is not None:
+        return None if attributes is None else self._set(**attributes)
 
-                def snapshot(params):
-                    return self._attributes(prepared, training.snapshot(params))
+    def _run(self, prepared, X=None, y=None):
+        """Run the ascent of a prepared fit, watched if X is given, and set all fitted attributes."""
+        training, ascent = prepared.training, prepared.training.ascent
+        if X is None:
+            return self._set(**self._attributes_of(prepared, ascent.run()))
 
-                with self._watcher(self, X, y, training.ascent.plan.max_iter, snapshot, prepared.in_units) as watcher:
-                    result = training.ascent.run(watcher)
-            return self._set(**self._attributes_of(prepared, result))
+        def snapshot(params):
+            return self._attributes(prepared, training.snapshot(params))
 
-    def _partial_fit(self, X, **given):
-        """`partial_fit`: one pass."""
-        with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
-            prepared = self._prepare(X, Continuation.PARTIAL_FIT, **given)
-            return self._set(**self._attributes_of(prepared, prepared.training.ascent.run()))
+        max_iter = 1 if ascent is None else ascent.plan.max_iter
+        with self._watcher(self, X, y, max_iter, snapshot, prepared.in_units) as watcher:
+            result = None if ascent is None else ascent.run(watcher)
+        return self._set(**self._attributes_of(prepared, result))
 
     def _attributes_of(self, prepared, result):
         """All fitted attributes.

@@ -14,9 +14,9 @@ from sklearn.model_selection import check_cv
 from sklearn.pipeline import Pipeline
 
 from skvae._compat import CALLBACKS, check_method_params, safe_split
-from skvae.estimators._base import Continuation
 from skvae.estimators._checks import differ
 from skvae.estimators._network import NetworkEstimator
+from skvae.training.continuation import Continuation
 from skvae.training.stacking import run_all
 
 _CELLS_AT_ONCE = 2**26  # of the training rows of all fits that wait for each other

@@ -74,7 +74,7 @@ def ascent_of_members(model, params, stream, plan, *, validation=None, optimizer
 
 
 def mean_log_base(model, table, weight):
-    """Mean over rows of what the bound leaves out, for each row of the weights (n_members or 1, n_rows)."""
+    """Weighted mean over rows of `likelihood.log_base`, a number for each row of `weight` (n_members or 1, n_rows)."""
     log_base = model.likelihood.log_base(Cells(table.x, table.observed)).double()
     return (weight.double() @ log_base / weight.double().sum(1)).cpu().numpy()
 
@@ -98,7 +98,7 @@ class NetworkResult(FitResult):
 
 
 class Training(abc.ABC):
-    """A fit up to its ascent, and what becomes of its result.
+    """A prepared fit: the ascent to run, and how to pick one network from its result.
 
     Attributes
     ----------
@@ -125,7 +125,7 @@ class Training(abc.ABC):
 
     @abc.abstractmethod
     def snapshot(self, params):
-        """The `FitResult` that `conclude` would give if the ascent ended at these parameters."""
+        """A `FitResult` of one network as it is now, for callbacks; its records are placeholders."""
 
 
 class KnownResult(Training):
@@ -195,20 +195,18 @@ class SingleNetwork(Training):
         )
 
     def conclude(self, result):
-        if self.initial is not None and not self._beats_initial(result):
-            result = replace(result, params=self.initial, optimizer_state={})
+        if self.initial is not None:
+            best = int(result.best[0])
+            if best < 0 or result.validation_scores[best] <= self.initial_score:
+                result = replace(result, params=self.initial, optimizer_state={})
         return member_result(result, 0, self.linear_path, result.validation_scores)
-
-    def _beats_initial(self, result):
-        best = int(result.best[0])
-        return best >= 0 and result.validation_scores[best] > self.initial_score
 
     def snapshot(self, params):
         return snapshot_of_member(params, 0, self.linear_path)
 
 
 def fit_row_posteriors(model, rows, params, linear_path, dtype):
-    """Raise the bound of each row over a posterior of its own, while the decoder stays; returns the parameters.
+    """Raise the bound of each row over a posterior of its own, while the decoder stays; returns the posteriors.
 
     Parameters
     ----------

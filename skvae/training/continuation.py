@@ -1,10 +1,29 @@
 """Going on from an earlier fit of the same estimator: warm start and partial fit."""
 
+import enum
 from dataclasses import dataclass
 
 import numpy as np
 
 from skvae._tensors import to_device
+
+
+class Continuation(enum.Enum):
+    """How a fit relates to an earlier one of the same estimator."""
+
+    FRESH = "fresh"
+    WARM_START = "warm start"
+    PARTIAL_FIT = "partial fit"
+
+    @property
+    def continues(self):
+        """Whether an earlier fit goes on, if there is one."""
+        return self is not Continuation.FRESH
+
+    @property
+    def single_pass(self):
+        """Whether the fit makes one pass over the rows, without annealing or early stopping."""
+        return self is Continuation.PARTIAL_FIT
 
 
 @dataclass(frozen=True)

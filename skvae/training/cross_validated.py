@@ -46,7 +46,9 @@ def factor_analysis_result(model, rows, noise, found):
 
 
 def folds_of(rows, held_out, noise, fraction):
-    """Deal rows to copies of a network.
+    """Which rows each copy of a network learns from and is scored on: given held-out rows, or folds.
+
+    From 10,000 rows on, the copy that would learn from all rows is left out.
 
     Parameters
     ----------
@@ -73,8 +75,8 @@ class CrossValidatedNetwork(Training):
     """Copies of a network on folds of the rows, from one or two restarts.
 
     The first restart is factor analysis, or random weights where factor analysis does not apply. Beside factor analysis
-    there is a second restart: random weights, or factor analysis with more noise. A factor that explains one column in
-    full is a place that gradients do not lead out of.
+    there is a second restart: random weights, or factor analysis with more noise. Gradients cannot leave a solution in
+    which one factor explains a column completely; the second restart avoids it.
 
     Parameters
     ----------
@@ -116,7 +118,12 @@ class CrossValidatedNetwork(Training):
         self.seen = rows if seen.all() else rows.rows(np.flatnonzero(seen))
         weight = folds.weight[:, seen]
         self.weight = weight / weight.mean(1, keepdims=True)
-        self.found = self._factor_analyses() if from_factor_analysis else None
+        self.fa_params = None
+        if from_factor_analysis:  # the other copies begin at that of the first, which sees most rows
+            self.fa_params = [self._factor_analysis(self.weight[0])]
+            self.fa_params += [
+                self._factor_analysis(weight, init_params=self.fa_params[0]) for weight in self.weight[1:]
+            ]
         self.restarts = self._restarts(random_rate is not None)
         first = self.restarts[0][0]
         self.linear_path = None if first is None else LinearPath(first, first)
@@ -124,35 +131,29 @@ class CrossValidatedNetwork(Training):
         if from_factor_analysis and random_rate not in (None, plan.learning_rate):
             n_copies = len(self.weight)
             plan = replace(plan, learning_rate=(plan.learning_rate,) * n_copies + (random_rate,) * n_copies)
-        self.ascent = ascent_of_members(model, self._params(), self._stream(), plan, validation=self.validation)
+        self.ascent = ascent_of_members(model, self._initial_params(), self._stream(), plan, validation=self.validation)
 
     # ---------------------------------------------------------------------------------------- where the copies begin
-    def _factor_analyses(self):
-        """Factor analysis of each copy's rows; the others begin at that of the first copy, which sees most rows."""
-        found = []
-        for weight in self.weight:
-            found.append(self._factor_analysis(weight, init_params=found[0] if found else None))
-        return found
-
     def _factor_analysis(self, weight, **settings):
+        """Factor analysis of one copy's rows."""
         return factor_analysis(self.seen.Z, weight, self.model.n_components, tied=self.tied, **settings)
 
     def _restarts(self, random_beside):
         """For each restart and copy, factor analysis with a floor under its noise, or None for random weights."""
         random = [None] * len(self.weight)
-        if self.found is None:
+        if self.fa_params is None:
             return [random]
         low, high = INITIAL_NOISE_FLOORS
-        clipped = [found._replace(psi=found.psi.clamp(min=low)) for found in self.found]
+        clipped = [found._replace(psi=found.psi.clamp(min=low)) for found in self.fa_params]
         if random_beside:
             return [clipped, random]
-        pairs = zip(self.weight, self.found, strict=True)
+        pairs = zip(self.weight, self.fa_params, strict=True)
         return [clipped, [self._factor_analysis(weight, floor=high, init_params=found) for weight, found in pairs]]
 
-    def _params(self):
+    def _initial_params(self):
         """Initial parameters of all members: the copies of the first restart, then those of the second."""
         random = self.model.init(self.noise.fold("init"), statistics_of(self.rows.columns))
-        if self.found is not None:
+        if self.fa_params is not None:
             random |= zero_skips(self.model)
         random = {name: tensor.to(self.rows.device) for name, tensor in random.items()}
         networks = [
@@ -166,11 +167,14 @@ class CrossValidatedNetwork(Training):
         """The rows that some copy learns from, with the weights of all members."""
         weight = torch.from_numpy(self.weight).float().to(self.rows.device).repeat(len(self.restarts), 1)
         heads = None
-        if self.found is not None:
-            heads = torch.stack([self._heads(found, self.seen) for restart in self.restarts for found in restart])
+        if self.fa_params is not None:
+            heads = torch.stack(
+                [self._linear_heads(found, self.seen) for restart in self.restarts for found in restart]
+            )
         return Stream(self.seen.encoded(self.linear_path), self.noise, len(weight), weight, heads)
 
-    def _heads(self, found, rows):
+    def _linear_heads(self, found, rows):
+        """Posterior of the rows under factor analysis, or the prior (None)."""
         return linear_heads(found, rows, self.model.n_components)
 
     # -------------------------------------------------------------------------------------------- the held-out score
@@ -182,9 +186,13 @@ class CrossValidatedNetwork(Training):
         members = [restart * len(self.weight) + copy for restart in range(len(self.restarts)) for copy in scored]
         least = [LEAST_GAIN_AFTER_RANDOM if restart[0] is None else LEAST_GAIN for restart in self.restarts]
         baseline = None
-        if self.found is not None:
-            log_prob = [evaluate(fa.log_prob, self.found[c], rows.Z) for c, rows in zip(scored, held_out, strict=True)]
-            baseline = self._of_restarts([torch.from_numpy(part).float().to(self.rows.device) for part in log_prob])
+        if self.fa_params is not None:
+            log_prob = [
+                evaluate(fa.log_prob, self.fa_params[c], rows.Z) for c, rows in zip(scored, held_out, strict=True)
+            ]
+            baseline = self._stacked_for_restarts(
+                [torch.from_numpy(part).float().to(self.rows.device) for part in log_prob]
+            )
         log_base = self.model.likelihood.log_base(batch.x)
         return CrossValidatedGain(self.model, batch, log_base, members, least, baseline, n_draws)
 
@@ -211,16 +219,18 @@ class CrossValidatedNetwork(Training):
     def _held_out_batch(self, scored, held_out):
         """The held-out rows of every restart and scored copy."""
         parts = [rows.encoded(self.linear_path) for rows in held_out]
-        x, observed, u = (None if part[0] is None else self._of_restarts(part) for part in zip(*parts, strict=True))
-        w = self._of_restarts([torch.from_numpy(rows.weight).float().to(rows.device) for rows in held_out])
+        x, observed, u = (
+            None if part[0] is None else self._stacked_for_restarts(part) for part in zip(*parts, strict=True)
+        )
+        w = self._stacked_for_restarts([torch.from_numpy(rows.weight).float().to(rows.device) for rows in held_out])
         row = torch.arange(w.shape[1], device=w.device)[None]
         heads = None
-        if self.found is not None:
+        if self.fa_params is not None:
             pairs = [(restart, pair) for restart in self.restarts for pair in zip(scored, held_out, strict=True)]
-            heads = torch.stack([self._heads(restart[copy], rows) for restart, (copy, rows) in pairs])
+            heads = torch.stack([self._linear_heads(restart[copy], rows) for restart, (copy, rows) in pairs])
         return MemberBatch(Cells(x, observed), u, w, row, heads)
 
-    def _of_restarts(self, parts):
+    def _stacked_for_restarts(self, parts):
         """One tensor of the parts of the copies, repeated for every restart."""
         stacked = torch.stack(list(parts))
         return stacked.repeat(len(self.restarts), *[1] * (stacked.dim() - 1))
@@ -229,17 +239,18 @@ class CrossValidatedNetwork(Training):
     def conclude(self, result):
         """Keep the first copy of the best restart, or factor analysis."""
         restart, is_better = self.validation.best_restart(int(result.best[0]))
-        if self.found is not None and not is_better:
-            return self._factor_analysis_of_all()
+        if self.fa_params is not None and not is_better:
+            return self._fallback_result()
         # Whichever restart it is, the first one has filled missing cells.
         path = self.linear_path and self.linear_path._replace(posterior=self.restarts[restart][0])
         scores = self.validation.scores(restart, len(result.validation_scores))
         return member_result(result, restart * len(self.weight), path, scores)
 
-    def _factor_analysis_of_all(self):
+    def _fallback_result(self):
+        """Factor analysis of the rows that `fallback_weight` names."""
         rows = self.rows.rows(np.flatnonzero(self.fallback_weight))
         weight = self.fallback_weight[self.fallback_weight > 0]
-        found = self.found[0]
+        found = self.fa_params[0]
         if not np.array_equal(self.fallback_weight, self.folds.weight[0]):
             found = factor_analysis(rows.Z, weight, self.model.n_components, tied=self.tied, init_params=found)
         return factor_analysis_result(self.model, rows, self.noise, found)

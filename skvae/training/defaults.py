@@ -5,8 +5,8 @@ With early stopping, a `VAETransformer` of Gaussian columns is fitted to
     fewer than 50 rows     by factor analysis, since no network could be told from it
     up to 250              by copies from factor analysis and from random weights, each without a fifth of the rows
     fewer than 2,000       by copies from factor analysis twice, the second time with more noise
-    fewer than 10,000      by one copy without `validation_fraction` of the rows, which it is scored on, and one on all
-    more                   by the former alone
+    fewer than 10,000      by a copy without `validation_fraction` of the rows, scored on them; one on all rows is kept
+    more                   by the first of these copies alone, which is kept
 
 The figures were chosen on the tables of ``benchmarks/bench_vae_quality.py`` and, for recommenders, on the data sets of
 ``doc/user_guide/recommender.rst``.

@@ -192,7 +192,7 @@ def _of_stream(stream, index):
 
 
 def _padded(batch, size):
-    """With rows of no weight up to this size; the others weigh more, so that the mean stays that of the rows alone."""
+    """Pad the batch to `size` with repeated rows of weight 0; the others weigh more, so that the mean is unchanged."""
     n = batch.row.shape[1]
     if n == size:
         return batch

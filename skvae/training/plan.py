@@ -38,7 +38,7 @@ def settle(estimator, auto):
 
 
 def make_plan(
-    estimator, settled, n_rows, *, one_pass, kl=CONSTANT_WEIGHT, validates=False, validate_every=1, first_epoch=0
+    estimator, settled, n_rows, *, continuation, kl=CONSTANT_WEIGHT, validates=False, validate_every=1, first_epoch=0
 ):
     """The plan of one fit.
 
@@ -49,8 +49,8 @@ def make_plan(
     settled : dict
         Its learning_rate, batch_size, max_iter and weight_decay, none of them "auto".
     n_rows : int
-    one_pass : bool
-        One epoch at a constant learning rate, whatever max_iter says.
+    continuation : Continuation
+        A partial fit is one epoch at a constant learning rate, whatever max_iter says.
     kl : KLWeight, default=CONSTANT_WEIGHT
     validates : bool, default=False
         Whether held-out rows decide when to stop.
@@ -64,10 +64,10 @@ def make_plan(
     plan : gradient.Plan
     """
     return gradient.Plan(
-        max_iter=1 if one_pass else settled["max_iter"],
+        max_iter=1 if continuation.single_pass else settled["max_iter"],
         batch_size=min(settled["batch_size"], n_rows),
         learning_rate=settled["learning_rate"],
-        rate_schedule=getattr(schedules, "constant" if one_pass else estimator.learning_rate_schedule),
+        rate_schedule=getattr(schedules, "constant" if continuation.single_pass else estimator.learning_rate_schedule),
         beta=kl.schedule,
         weight_decay=settled["weight_decay"],
         patience=estimator.n_iter_no_change if validates else None,
@@ -78,12 +78,12 @@ def make_plan(
     )
 
 
-def kl_weight(estimator, beta, *, one_pass):
+def kl_weight(estimator, beta, continuation):
     """The `KLWeight` that rises to `beta` as the parameters annealing, anneal_fraction and n_cycles say.
 
     In a single pass over the rows it is constant.
     """
-    if one_pass or estimator.annealing is None:
+    if continuation.single_pass or estimator.annealing is None:
         return KLWeight(partial(_scaled, beta, schedules.constant))
     annealing, ramp = estimator.annealing, estimator.anneal_fraction
     if annealing == "cyclical":

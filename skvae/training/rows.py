@@ -10,7 +10,7 @@ from skvae._tensors import Cells, placed
 from skvae.elbo import kl_to_standard_normal
 from skvae.models.autoencoders.encoder_decoder import with_heads
 from skvae.models.decomposition import factor_analysis as fa
-from skvae.tables.encoding import encoder_inputs
+from skvae.tables.encoding import encoder_inputs, log_jacobian
 from skvae.training import factor_analysis_start
 from skvae.training.members import Encoded, MemberBatch
 
@@ -164,3 +164,16 @@ def posterior_summary(model, params, rows, linear_path):
 def rows_at_once(cells_a_row):
     """How many rows of so many cells suit the caches."""
     return max(1, min(_ROWS_AT_ONCE, _CELLS // max(1, cells_a_row)))
+
+
+def nats_of_data(columns, numbers, weight):
+    """Give the function from mean nats of the model layout to those of the data as given."""
+    jacobian = float(np.average(log_jacobian(numbers, columns), weights=weight))
+    return lambda log_prob: log_prob + jacobian
+
+
+def squared_units_of_data(columns, numbers, weight):
+    """Give the function from mean errors of all cells of the model layout to those of observed cells, as X squared."""
+    share = float(np.average((~np.isnan(numbers)).mean(1), weights=weight))
+    factor = columns.scale[0] ** 2 / share
+    return lambda error: error * factor

@@ -30,7 +30,7 @@ def run_all(ascents):
     Returns
     -------
     results : list of FitResult or None
-        None where a fit must be made by itself: its steps were not finite, or none of its validations counted.
+        None where a fit must be made by itself: it failed, or none of its validations counted.
     """
     ascents = _with_shared_tables(ascents)
     results = [None] * len(ascents)
@@ -42,7 +42,7 @@ def run_all(ascents):
 
 
 def _with_shared_tables(ascents):
-    """The same ascents, of which those that read equal rows read the same tensors."""
+    """Copies of the ascents that share one table tensor wherever their rows are equal."""
     tables, shared = {}, []
     for ascent in ascents:
         if not isinstance(ascent.rows, MemberRows):
@@ -109,9 +109,9 @@ def _cells(ascent):
 
 
 def _finite_results(ascents):
-    """Results of ascents that are alike; where a step is not finite, of each half by itself.
+    """Results of ascents that are alike; where they fail, of each half by itself, and None for one that fails alone.
 
-    Members refuse a step together, so that those with finite steps must go on without the others.
+    Members refuse a step that is not finite together, so that those with finite steps must go on without the others.
     """
     for ascent in ascents:
         if ascent.validation is not None:
@@ -120,7 +120,7 @@ def _finite_results(ascents):
         with warnings.catch_warnings():
             warnings.filterwarnings("error", gradient.REFUSED, RuntimeWarning)
             return run_stack(ascents)
-    except (FloatingPointError, RuntimeWarning, torch.OutOfMemoryError):
+    except Exception:  # of one of them: those that are left without a result are fitted, and fail, by themselves
         half = len(ascents) // 2
         return [*_finite_results(ascents[:half]), *_finite_results(ascents[half:])] if half else [None]
 

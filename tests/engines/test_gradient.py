@@ -1,4 +1,4 @@
-"""The gradient engine, on a model of four lines: it must not matter which model climbs."""
+"""The gradient engine, on a model of four lines: it must not matter which model is fitted."""
 
 import math
 from dataclasses import replace
@@ -52,7 +52,7 @@ def start():
     return {"w": 0.1 * Noise(1).normal(torch.arange(N_COLUMNS), 2), "bias": torch.zeros(2)}
 
 
-def climb(rows, start, model=None, noise=0, **changes):
+def fit_line(rows, start, model=None, noise=0, **changes):
     keywords = {
         name: changes.pop(name) for name in ("validate", "watcher", "optimizer_state", "log_base") if name in changes
     }
@@ -65,7 +65,7 @@ def equal(a, b):
 
 
 def test_the_bound_rises(rows, start):
-    fit = climb(rows, start, max_iter=30)
+    fit = fit_line(rows, start, max_iter=30)
     assert fit.lower_bounds[-1] > fit.lower_bounds[0] + 1
     assert len(fit.lower_bounds) == fit.n_iter == 30
 
@@ -75,42 +75,43 @@ def test_small_full_batch_steps_never_lower_the_bound(rows, start):
         def bound(self, params, x, noise):
             return super().bound(params, x, Noise(0))
 
-    fit = climb(rows, start, model=Still(), max_iter=60, batch_size=N_ROWS, learning_rate=1e-3)
+    fit = fit_line(rows, start, model=Still(), max_iter=60, batch_size=N_ROWS, learning_rate=1e-3)
     assert np.diff(fit.lower_bounds).min() > 0
 
 
 def test_refits_are_bit_equal_and_seeds_differ(rows, start):
-    assert equal(climb(rows, start).params, climb(rows, start).params)
-    assert not equal(climb(rows, start).params, climb(rows, start, noise=1).params)
+    assert equal(fit_line(rows, start).params, fit_line(rows, start).params)
+    assert not equal(fit_line(rows, start).params, fit_line(rows, start, noise=1).params)
 
 
 def test_a_bound_is_of_the_rows_not_of_their_batches(rows, start):
     """At a learning rate of nothing, an epoch's bound is the same whatever the batches: noise is keyed to rows."""
     bounds = [
-        climb(rows, start, batch_size=size, learning_rate=1e-30, max_iter=1).lower_bounds[0] for size in (1, 8, 37, 99)
+        fit_line(rows, start, batch_size=size, learning_rate=1e-30, max_iter=1).lower_bounds[0]
+        for size in (1, 8, 37, 99)
     ]
     np.testing.assert_allclose(bounds, bounds[0], rtol=1e-5)
 
 
 def test_bounds_are_at_beta_one_and_include_the_base(rows, start):
-    free = climb(rows, start, beta=lambda _: 0.0, learning_rate=1e-30, max_iter=1)
-    full = climb(rows, start, beta=lambda _: 1.0, learning_rate=1e-30, max_iter=1, log_base=2.5)
+    free = fit_line(rows, start, beta=lambda _: 0.0, learning_rate=1e-30, max_iter=1)
+    full = fit_line(rows, start, beta=lambda _: 1.0, learning_rate=1e-30, max_iter=1, log_base=2.5)
     assert full.lower_bounds[0] - 2.5 == pytest.approx(free.lower_bounds[0], rel=1e-6)
 
 
 def test_beta_weighs_the_kl_term(rows, start):
     def kl(beta):
-        params = climb(rows, start, beta=lambda _: beta, max_iter=40).params
+        params = fit_line(rows, start, beta=lambda _: beta, max_iter=40).params
         return Line().bound(params, rows.batch(np.arange(N_ROWS)), Noise(0)).kl.mean()
 
     assert kl(0.0) > kl(3.0) > kl(30.0)
 
 
 def test_two_calls_with_optimizer_state_are_one(rows, start):
-    whole = climb(rows, start, max_iter=2)
-    first = climb(rows, start, max_iter=1)
-    without = climb(rows, first.params, max_iter=1, first_epoch=1)
-    second = climb(rows, first.params, max_iter=1, first_epoch=1, optimizer_state=first.optimizer_state)
+    whole = fit_line(rows, start, max_iter=2)
+    first = fit_line(rows, start, max_iter=1)
+    without = fit_line(rows, first.params, max_iter=1, first_epoch=1)
+    second = fit_line(rows, first.params, max_iter=1, first_epoch=1, optimizer_state=first.optimizer_state)
     assert equal(second.params, whole.params)
     assert first.lower_bounds + second.lower_bounds == whole.lower_bounds
     assert not equal(without.params, whole.params)
@@ -118,7 +119,7 @@ def test_two_calls_with_optimizer_state_are_one(rows, start):
 
 def test_schedules_see_the_fraction_of_all_steps(rows, start):
     seen = []
-    climb(rows, start, max_iter=2, batch_size=19, beta=lambda fraction: seen.append(fraction) or 1.0)
+    fit_line(rows, start, max_iter=2, batch_size=19, beta=lambda fraction: seen.append(fraction) or 1.0)
     assert seen == [0, 0.25, 0.5, 0.75]
 
 
@@ -129,7 +130,7 @@ def test_weight_decay_shrinks_matrices_and_spares_biases(rows, start):
             return Bound(nothing.expand(len(x)), torch.zeros(len(x), 1))
 
     start = {"w": torch.ones(N_COLUMNS, 2), "bias": torch.ones(2)}
-    fit = climb(rows, start, model=Flat(), weight_decay=0.1)
+    fit = fit_line(rows, start, model=Flat(), weight_decay=0.1)
     assert (fit.params["w"] < 1).all() and torch.equal(fit.params["bias"], start["bias"])
 
 
@@ -145,21 +146,23 @@ def scripted(scores, kept):
 
 def test_early_stopping_keeps_the_best_and_waits_its_turn(rows, start):
     kept = []
-    fit = climb(rows, start, max_iter=9, patience=2, validate=scripted([1, 5, 4, 3, 9], kept))
+    fit = fit_line(rows, start, max_iter=9, patience=2, validate=scripted([1, 5, 4, 3, 9], kept))
     assert fit.n_iter == 4 and fit.validation_scores == [1, 5, 4, 3]
     assert equal(fit.params, kept[1])
 
 
 def test_nothing_counts_before_the_annealing_has_ended(rows, start):
     kept = []
-    fit = climb(rows, start, max_iter=8, patience=2, earliest_stop=0.5, validate=scripted([9, 8, 7, 1, 3, 2, 1], kept))
+    fit = fit_line(
+        rows, start, max_iter=8, patience=2, earliest_stop=0.5, validate=scripted([9, 8, 7, 1, 3, 2, 1], kept)
+    )
     assert fit.n_iter == 7
     assert equal(fit.params, kept[4])
 
 
 def test_without_patience_the_last_is_kept(rows, start):
     kept = []
-    fit = climb(rows, start, validate=scripted([9, 1, 1, 1], kept))
+    fit = fit_line(rows, start, validate=scripted([9, 1, 1, 1], kept))
     assert fit.validation_scores == [9, 1, 1, 1] and equal(fit.params, kept[3])
 
 
@@ -176,30 +179,30 @@ def test_a_watcher_sees_every_epoch_and_may_stop(rows, start):
             return epoch.number == 1
 
     watcher = Stopper()
-    assert climb(rows, start, watcher=watcher).n_iter == 2
+    assert fit_line(rows, start, watcher=watcher).n_iter == 2
     assert watcher.log == [0, 0.0, 1, 0.0]
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_a_step_that_is_not_finite_is_refused_once(rows, start, where):
-    """The last good state is kept, the rate is halved, and the climb goes on."""
+    """The last good state is kept, the rate is halved, and the ascent goes on."""
     steps = -(-N_ROWS // PLAN.batch_size)
     with pytest.warns(RuntimeWarning, match=r"1 steps of epoch 1.*left out.*now 0\.025"):
-        fit = climb(rows, start, model=Poisoned({steps}, where))
+        fit = fit_line(rows, start, model=Poisoned({steps}, where))
     assert all(torch.isfinite(tensor).all() for tensor in fit.params.values())
     assert fit.n_iter == 4 and np.isfinite(fit.lower_bounds).all()
 
 
 def test_a_refused_step_changes_nothing(rows, start):
     with pytest.warns(RuntimeWarning, match="5 steps of epoch 0"):
-        fit = climb(rows, start, model=Poisoned(range(5)), max_iter=1)
+        fit = fit_line(rows, start, model=Poisoned(range(5)), max_iter=1)
     assert equal(fit.params, start) and np.isnan(fit.lower_bounds).all()
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_a_second_epoch_of_them_is_an_error_that_names_it(rows, start, where):
     with pytest.warns(RuntimeWarning), pytest.raises(FloatingPointError, match=r"epoch 3.*halved to 0\.025"):
-        climb(rows, start, model=Poisoned(range(5, 99), where), first_epoch=1)
+        fit_line(rows, start, model=Poisoned(range(5, 99), where), first_epoch=1)
 
 
 @pytest.mark.parametrize("name", ["w", "log_noise"])
@@ -214,15 +217,15 @@ def test_every_gradient_is_watched(rows, start, name):
 
     start = {**start, "log_noise": torch.zeros(())}
     with pytest.warns(RuntimeWarning):
-        fit = climb(rows, start, model=Overflowing(), max_iter=1)
+        fit = fit_line(rows, start, model=Overflowing(), max_iter=1)
     assert equal(fit.params, start)
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_the_callers_mode_does_not_matter(rows, start, mode):
     with mode():
-        inside = climb(rows, start)
-    assert equal(inside.params, climb(rows, start).params)
+        inside = fit_line(rows, start)
+    assert equal(inside.params, fit_line(rows, start).params)
 
 
 # --------------------------------------------------------------------------------------------------------- schedules

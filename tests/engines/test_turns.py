@@ -207,6 +207,18 @@ def test_what_does_not_move_stays_to_the_last_bit_and_has_no_gradients():
     assert torch.equal(alone.params["b"], START["b"]) and torch.equal(alone.params["a"], fit.params["a"])
 
 
+@pytest.mark.parametrize(("moves", "stays"), ["ab", "ba"])
+def test_a_turn_may_move_one_term_of_the_bound_alone(moves, stays):
+    """The prior of a posterior that stays, say: the other term has no gradient."""
+
+    class Apart:
+        def bound(self, params, batch, noise):
+            return Bound(params["a"].sum().expand(len(batch)), -params["b"].expand(len(batch), 3))
+
+    fit = ascend(Apart(), START, rows_of(20), Plan(1, 4, turns=(Turn(moves=moves, optimizer=UNIT_STEPS),)))
+    assert (fit.params[moves] == 5).all() and torch.equal(fit.params[stays], START[stays])
+
+
 def test_moves_may_be_a_function_and_parameters_may_move_in_both_turns():
     model = Recorder()
     a, b = turns_of(model)

@@ -717,7 +717,7 @@ def test_a_pickle_is_the_same_model_and_knows_its_version(X, monkeypatch):
     np.testing.assert_array_equal(twin.predict_proba(X), model.predict_proba(X))
     assert b"torch" not in pickle.dumps(model)
     written = pickle.dumps(model)
-    monkeypatch.setattr("skvae.estimators._base.version", lambda name: "99.0")
+    monkeypatch.setattr("skvae.estimators._base.__version__", "99.0")
     with pytest.warns(InconsistentVersionWarning, match="skvae"):
         pickle.loads(written)
 

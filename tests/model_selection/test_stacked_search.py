@@ -323,6 +323,19 @@ def test_a_candidate_that_fails_has_the_score_of_an_error():
         StackedGridSearchCV(vae(), grid, cv=2, error_score="raise").fit(table())
 
 
+def refuses(fraction):
+    raise KeyError("a schedule of the user's that fails")
+
+
+@pytest.mark.parametrize("annealing", [lambda fraction: -1.0, refuses])
+def test_a_candidate_that_fails_in_training_has_the_score_of_an_error(annealing):
+    grid = {"annealing": [None, annealing, "linear"]}
+    search = StackedGridSearchCV(vae(), grid, cv=2, refit=False)
+    with pytest.warns(FitFailedWarning, match="\n2 fits failed out of a total of 6"), pytest.warns(match="non-finite"):
+        search.fit(table())
+    assert np.isnan(search.cv_results_["mean_test_score"]).tolist() == [False, True, False]
+
+
 def checks():
     """scikit-learn's, but for those of transformers, which ask for the fit_transform that no search has."""
     small = StackedGridSearchCV(vae(max_iter=2), {"beta": [0.5, 1.0]}, cv=2, error_score="raise")

@@ -6,12 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+import torch
 from scipy.stats import spearmanr
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 from skvae import MultVAERecommender
 from skvae.datasets import make_interactions
+from skvae.estimators._base import Estimator
+from skvae.estimators.recommenders._recommender import RecommenderMixin
 from skvae.metrics import content_holdout, holdout_split, make_ranking_scorer, ndcg_at_k
 
 N_USERS, N_ITEMS = 60, 15
@@ -459,3 +462,24 @@ def test_a_user_without_interactions_is_shown_what_is_popular(X):
     clicks = np.asarray(X.sum(axis=0)).ravel()
     assert spearmanr(model.decision_function(nobody)[0], clicks).statistic > 0.8
     assert np.isin(model.recommend(nobody, 3)[0][0], np.argsort(-clicks)[:5]).all()
+
+
+class SameForAll(RecommenderMixin, Estimator):
+    """Every user has the same scores, in one memory."""
+
+    def __init__(self, dtype=torch.float64):
+        self.dtype = dtype
+
+    def fit(self, X, y=None):
+        return self._set(popularity_=self._check_X(X, reset=True).sum(axis=0))
+
+    def _scorer(self, X):
+        return lambda users: torch.from_numpy(self.popularity_).to(self.dtype).expand(users.shape[0], -1)
+
+
+def test_scores_in_one_memory_are_masked_user_by_user():
+    X = np.array([[1.0, 0, 0, 0], [0, 1, 0, 0], [1, 1, 1, 0]])
+    ids, _ = SameForAll().fit(X).recommend(X[:2], k=2)
+    assert ids.tolist() == [[1, 2], [0, 2]]
+    with pytest.raises(TypeError, match="must return a function to a Tensor of floats, but got Tensor of torch.int64"):
+        SameForAll(torch.int64).fit(X).recommend(X)

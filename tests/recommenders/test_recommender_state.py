@@ -135,7 +135,7 @@ def test_another_version_warns(model, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pickle.loads(written)
-    monkeypatch.setattr("skvae.estimators._base.version", lambda name: "99.0")
+    monkeypatch.setattr("skvae.estimators._base.__version__", "99.0")
     with pytest.warns(InconsistentVersionWarning, match=r"MultVAERecommender.*0\.1.*99\.0") as caught:
         pickle.loads(written)
     assert len(caught) == 1

@@ -8,6 +8,7 @@ from skvae.datasets import make_interactions
 from skvae.estimators.recommenders._network_recommender import HeldOutRanking
 from skvae.training import stacking
 from skvae.training.ascent import Ascent
+from skvae.training.continuation import Continuation
 from skvae.training.plan import kl_weight, make_plan, settle
 from skvae.training.validation import CrossValidatedGain, HeldOutError, Validation
 
@@ -66,13 +67,46 @@ def test_auto_is_settled_and_what_is_given_stays():
     assert settle(model, {"batch_size": 32, "max_iter": 9}) == {"batch_size": 32, "max_iter": 5}
 
 
-def test_one_pass_is_one_epoch_at_a_constant_rate_and_weight():
+def test_a_partial_fit_is_one_epoch_at_a_constant_rate_and_weight():
     model = VAETransformer(beta=3.0, annealing="linear", learning_rate_schedule="cosine")
-    kl = kl_weight(model, 3.0, one_pass=True)
-    plan = make_plan(model, SETTLED, 10, one_pass=True, kl=kl)
+    kl = kl_weight(model, 3.0, Continuation.PARTIAL_FIT)
+    plan = make_plan(model, SETTLED, 10, continuation=Continuation.PARTIAL_FIT, kl=kl)
     assert plan.max_iter == 1 and plan.batch_size == 10 and plan.patience is None
     assert {plan.rate_schedule(f) for f in (0, 0.5, 0.9)} == {1.0} and {plan.beta(f) for f in (0, 0.5, 0.9)} == {3.0}
-    whole = make_plan(model, SETTLED, 40, one_pass=False, kl=kl_weight(model, 3.0, one_pass=False), validates=True)
+    whole = make_plan(
+        model,
+        SETTLED,
+        40,
+        continuation=Continuation.FRESH,
+        kl=kl_weight(model, 3.0, Continuation.FRESH),
+        validates=True,
+    )
     assert (whole.max_iter, whole.batch_size, whole.patience) == (7, 16, model.n_iter_no_change)
     assert whole.beta(0.0) == 0 and whole.beta(0.5) == 3.0 and whole.earliest_stop == model.anneal_fraction
     assert whole.rate_schedule(0.9) < 1
+
+
+class Recorder:
+    """A callback that notes what it is told."""
+
+    def __init__(self):
+        self.events = []
+
+    def setup(self, estimator, context):
+        self.events.append("setup")
+
+    def teardown(self, estimator, context):
+        self.events.append("teardown")
+
+    def on_fit_task_begin(self, estimator, context):
+        self.events.append(f"begin {context.task_name}")
+
+    def on_fit_task_end(self, estimator, context, **data):
+        self.events.append(f"end {context.task_name}")
+
+
+@pytest.mark.parametrize("model", [VAETransformer(2), AutoencoderTransformer(2, hidden_layer_sizes=())])
+def test_callbacks_are_told_of_a_fit_without_an_ascent(model):
+    recorder = Recorder()
+    model.set_callbacks(recorder).fit(TABLE[:40])
+    assert recorder.events == ["setup", "begin fit", "end fit", "teardown"] and model.n_iter_ == 1

@@ -16,7 +16,6 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skvae._compat import fit_context
 from skvae._tensors import Noise, inference_device, placed, resolve_device, to_numpy, to_read, torch_dtype
-from skvae.estimators._base import Continuation
 from skvae.estimators._checks import checked_sizes, draw_seed, refuse_another_architecture, refuse_other_modules
 from skvae.estimators._network import NetworkEstimator, PreparedFit
 from skvae.models.decomposition import factor_analysis as fa
@@ -25,6 +24,7 @@ from skvae.tables.learning import measure_columns
 from skvae.tables.weights import weigh
 from skvae.training import defaults
 from skvae.training.ascent import SingleNetwork
+from skvae.training.continuation import Continuation
 from skvae.training.members import one_member
 from skvae.training.plan import CONSTANT_WEIGHT, make_plan, settle
 from skvae.training.rows import LinearPath, TableRows, batches, rows_at_once
@@ -48,15 +48,16 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         """Learn the likelihoods and the levels of the columns of X; returns `Columns`."""
 
     @abc.abstractmethod
-    def _decisions(self, columns, n_rows, *, given, one_pass):
+    def _decisions(self, columns, n_rows, *, given, continuation):
         """What a fit that begins anew does with its rows.
 
         Parameters
         ----------
         columns : Columns
         n_rows : int
-        given, one_pass : bool
-            Whether rows were given to decide when to stop; whether the fit is a first `partial_fit`.
+        given : bool
+            Whether rows were given to decide when to stop.
+        continuation : Continuation
 
         Returns
         -------
@@ -67,7 +68,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         """
 
     @abc.abstractmethod
-    def _begin(self, model, rows, held_out, noise, *, validates, fills, one_pass):
+    def _begin(self, model, rows, held_out, noise, *, validates, fills, continuation):
         """The `Training` of an estimator that begins anew.
 
         Parameters
@@ -77,8 +78,9 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         held_out : TableRows or None
             Rows that were given to decide when to stop.
         noise : Noise
-        validates, fills, one_pass : bool
+        validates, fills : bool
             As of `_decisions`.
+        continuation : Continuation
         """
 
     @abc.abstractmethod
@@ -87,7 +89,10 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
 
     @abc.abstractmethod
     def _auto(self, n_rows, *, validates, from_linear):
-        """Values of the parameters that are "auto", as a dict; `from_linear`: the network begins as a linear model."""
+        """Defaults that replace "auto", as a dict: learning_rate, batch_size and max_iter.
+
+        `from_linear`: whether the network begins as a linear model.
+        """
 
     _units: Callable  # (columns, numbers, weight) -> a function from bounds of the model layout to those of the data
 
@@ -109,7 +114,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         """The parameters of an earlier fit, as tensors that an ascent may move."""
         return earlier.params_on(rows.device)
 
-    def _kl_weight(self, one_pass):
+    def _kl_weight(self, continuation):
         """The weight of the KL term over the fit."""
         return CONSTANT_WEIGHT
 
@@ -127,7 +132,8 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         sample_weight : array-like of shape (n_samples,) or None, default=None
             How often each row counts.
         X_val : {array-like, DataFrame} of shape (n_validation_samples, n_features) or None, default=None
-            Held-out rows that decide when to stop, in place of a part of X.
+            Held-out rows that decide when to stop, in place of a part of X. A warm start from an earlier fit has no
+            early stopping and does not use them.
 
         Returns
         -------
@@ -142,7 +148,9 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         FloatingPointError
             If the objective diverges even at half the learning rate.
         """
-        return self._fit(X, y, sample_weight=sample_weight, X_val=X_val)
+        given = {"sample_weight": sample_weight, "X_val": X_val}
+        with self._fitting():
+            return self._taken_ahead(X, **given) or self._run(self._prepare(X, self._continuation, **given), X, y)
 
     @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None, sample_weight=None):
@@ -166,40 +174,43 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         self : object
             The estimator, fitted.
         """
-        return self._partial_fit(X, sample_weight=sample_weight)
+        with self._fitting():
+            return self._run(self._prepare(X, Continuation.PARTIAL_FIT, sample_weight))
 
     def _prepare(self, X, continuation, sample_weight=None, X_val=None):
         self._check_consistent()
-        goes_on, one_pass = self._goes_on(continuation), continuation is Continuation.PARTIAL_FIT
-        columns = self._columns if goes_on else self._read_columns(X)
-        numbers = _checked_numbers(self, columns, X, reset=not goes_on)
+        fitted = self._goes_on(continuation)
+        columns = self._columns if fitted else self._read_columns(X)
+        numbers = _checked_numbers(self, columns, X, reset=not fitted)
+        if fitted:
+            encoding.refuse_changed_constants(numbers, columns)
         noise = Noise(draw_seed(self.random_state))
         numbers, weight = weigh(numbers, sample_weight)
         weight = np.ones(len(numbers)) if weight is None else weight
         custom = self._custom_likelihoods(columns)
-        if goes_on:
-            encoding.refuse_changed_constants(numbers, columns)
-        else:
+        if not fitted:
             columns = measure_columns(columns, numbers, weight, custom)
         x, observed = encoding.encode(numbers, columns)
         rows = TableRows(columns, x, observed, weight / weight.mean(), resolve_device(self.device), custom=custom)
         earlier = self._earlier(continuation, weight.sum())
-        if goes_on:
+        if fitted:
             with_mask = self._architecture["with_mask"]
         else:
-            validates, fills = self._decisions(columns, len(rows), given=X_val is not None, one_pass=one_pass)
+            validates, fills = self._decisions(columns, len(rows), given=X_val is not None, continuation=continuation)
             with_mask = observed is not None and not fills
         rows = replace(rows, with_mask=with_mask)
         architecture = self._architecture_of(columns, with_mask)
         model = self._build(columns, architecture)
         architecture |= model.module_signatures()
-        if goes_on:
+        if fitted:
             refuse_another_architecture(self, architecture)
             architecture = self._architecture | architecture
-            training = self._go_on(model, rows, noise, earlier, one_pass)
+            training = self._go_on(model, rows, noise, earlier, continuation)
         else:
             held_out = None if X_val is None else self._held_out(rows, X_val)
-            training = self._begin(model, rows, held_out, noise, validates=validates, fills=fills, one_pass=one_pass)
+            training = self._begin(
+                model, rows, held_out, noise, validates=validates, fills=fills, continuation=continuation
+            )
         in_units = self._units(columns, numbers, weight)
         return PreparedFit(training, architecture, earlier, rows.device, rows, in_units)
 
@@ -216,26 +227,26 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         x, observed = encoding.encode(numbers, rows.columns)
         return replace(rows, x=x, observed=observed, weight=np.ones(len(x)))
 
-    def _go_on(self, model, rows, noise, earlier, one_pass):
+    def _go_on(self, model, rows, noise, earlier, continuation):
         """The `Training` of an estimator that goes on from an earlier fit."""
         params = one_member(self._params_to_go_on(model, earlier, rows))
         optimizer_state = earlier.optimizer_state_on(rows.device)
         optimizer_state = None if optimizer_state is None else one_member(optimizer_state)
         path = linear_path_of(self)
         from_linear = path is not None and path.posterior is not None
-        plan = self._plan(len(rows), one_pass=one_pass, from_linear=from_linear, first_epoch=earlier.n_iter)
+        plan = self._plan(len(rows), continuation=continuation, from_linear=from_linear, first_epoch=earlier.n_iter)
         return SingleNetwork(model, rows, noise, plan, params, linear_path=path, optimizer_state=optimizer_state)
 
-    def _plan(self, n_rows, *, validates=False, one_pass=False, from_linear=False, first_epoch=0):
+    def _plan(self, n_rows, *, validates=False, continuation=Continuation.FRESH, from_linear=False, first_epoch=0):
         """The plan of a fit to so many rows, with everything that is "auto" settled."""
-        auto = self._auto(n_rows, validates=validates, from_linear=from_linear or one_pass)
+        auto = self._auto(n_rows, validates=validates, from_linear=from_linear or continuation.single_pass)
         settled = settle(self, auto) | {"weight_decay": self.weight_decay}
         return make_plan(
             self,
             settled,
             n_rows,
-            one_pass=one_pass,
-            kl=self._kl_weight(one_pass),
+            continuation=continuation,
+            kl=self._kl_weight(continuation),
             validates=validates,
             validate_every=defaults.validate_every(n_rows, settled["batch_size"]),
             first_epoch=first_epoch,

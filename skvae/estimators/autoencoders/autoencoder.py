@@ -20,15 +20,8 @@ from skvae.training.ascent import KnownResult, SingleNetwork
 from skvae.training.factor_analysis_start import statistics_of
 from skvae.training.members import one_member
 from skvae.training.pca_start import column_ranges, pca_result, principal_components, principal_network, rows_vary
-from skvae.training.rows import LinearPath
+from skvae.training.rows import LinearPath, squared_units_of_data
 from skvae.training.validation import HeldOutError, deal_folds, mean_error, observed_share
-
-
-def _squared_units(columns, numbers, weight):
-    """From mean errors of all cells of the model layout to those of the observed cells, in the units of X squared."""
-    share = float(np.average((~np.isnan(numbers)).mean(1), weights=weight))
-    factor = columns.scale[0] ** 2 / share
-    return lambda error: error * factor
 
 
 class AutoencoderTransformer(NetworkTransformer):
@@ -184,7 +177,7 @@ class AutoencoderTransformer(NetworkTransformer):
     }
 
     _watcher = ErrorWatcher
-    _units = staticmethod(_squared_units)
+    _units = staticmethod(squared_units_of_data)
 
     def __init__(
         self,
@@ -257,13 +250,13 @@ class AutoencoderTransformer(NetworkTransformer):
     def _read_columns(self, X):
         return read_columns(X, "gaussian", "isotropic", who=type(self).__name__)
 
-    def _decisions(self, columns, n_rows, *, given, one_pass):
+    def _decisions(self, columns, n_rows, *, given, continuation):
         if self.early_stopping == "auto":
             validates = given or n_rows >= defaults.FEW_ROWS
         else:
             validates = self.early_stopping and (given or n_rows > 1)
         # An encoder of corrupted rows must not see, in filled cells, what was taken from the others.
-        return not one_pass and validates, self._begins_as_pca() and self.denoising is None
+        return not continuation.single_pass and validates, self._begins_as_pca() and self.denoising is None
 
     def _begins_as_pca(self):
         return self.init == "pca" and self.sparsity is None and self.encoder is None and self.decoder is None
@@ -285,14 +278,15 @@ class AutoencoderTransformer(NetworkTransformer):
             **modules_of(self, architecture),
         )
 
-    def _begin(self, model, rows, held_out, noise, *, validates, fills, one_pass):
-        if one_pass and not rows_vary(rows):
+    def _begin(self, model, rows, held_out, noise, *, validates, fills, continuation):
+        if continuation.single_pass and not rows_vary(rows):
             raise ValueError(
                 "The first call of partial_fit settles the scale of the columns, but all rows are equal; "
                 "call it with rows that differ."
             )
         found = self._components(rows)
-        if found is not None and not one_pass and self._is_pca(model, rows):
+        solved = not model.last and rows.observed is None and self.denoising is None and not self.weight_decay
+        if found is not None and solved and not continuation.single_pass:
             return KnownResult(pca_result(model, rows, noise, found))
         if validates and held_out is None:
             rows, held_out = self._split(rows, noise)
@@ -304,7 +298,7 @@ class AutoencoderTransformer(NetworkTransformer):
         else:
             params = model.init(noise.fold("init"), statistics_of(rows.columns))
         params = one_member(params | self._ranges(rows))
-        plan = self._plan(len(rows), validates=validates, one_pass=one_pass)
+        plan = self._plan(len(rows), validates=validates, continuation=continuation)
         return SingleNetwork(model, rows, noise, plan, params, linear_path=linear_path, validation=validation)
 
     def _components(self, rows):
@@ -312,10 +306,6 @@ class AutoencoderTransformer(NetworkTransformer):
         if not self._begins_as_pca() or not rows_vary(rows):
             return None
         return principal_components(rows.Z, rows.weight, int(self.n_components))
-
-    def _is_pca(self, model, rows):
-        """Whether PCA is the solution."""
-        return not model.last and rows.observed is None and self.denoising is None and not self.weight_decay
 
     def _split(self, rows, noise):
         """The rows to learn from, and those that are held out."""

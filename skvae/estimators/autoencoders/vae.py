@@ -29,18 +29,12 @@ from skvae.training.cross_validated import CrossValidatedNetwork, factor_analysi
 from skvae.training.factor_analysis_start import evaluate, expected, factor_analysis
 from skvae.training.members import one_member
 from skvae.training.plan import kl_weight
-from skvae.training.rows import heads_of_path, posterior_summary, rows_at_once
+from skvae.training.rows import heads_of_path, nats_of_data, posterior_summary, rows_at_once
 
 _ACTIVE = 0.01  # variance of the posterior mean from which a latent dimension is active (Burda et al. 2016)
 _ELBO_DRAWS = 32
 _SCORE_DRAWS = 128
 _SVI_DRAWS = 8
-
-
-def _nats_of_data(columns, numbers, weight):
-    """From mean nats of the model layout to those of the data as given."""
-    jacobian = float(np.average(log_jacobian(numbers, columns), weights=weight))
-    return lambda log_prob: log_prob + jacobian
 
 
 class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
@@ -225,7 +219,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         "verbose": ["verbose"],
     }
 
-    _units = staticmethod(_nats_of_data)
+    _units = staticmethod(nats_of_data)
 
     def __init__(
         self,
@@ -311,9 +305,9 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
     def _custom_likelihoods(self, columns):
         return fitted_likelihoods(columns, self.likelihood)
 
-    def _decisions(self, columns, n_rows, *, given, one_pass):
+    def _decisions(self, columns, n_rows, *, given, continuation):
         validates = self.inference == "amortized" and bool(self.early_stopping) and (given or n_rows > 1)
-        validates = validates and not one_pass
+        validates = validates and not continuation.single_pass
         likelihood = model_likelihood(columns, self._custom_likelihoods(columns))
         gaussian = isinstance(likelihood, Gaussian) and likelihood.learned
         # The fit then begins as factor analysis and may end as it: held-out rows must tell which.
@@ -347,10 +341,10 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         refuse_other_modules(self, model.module_signatures())
         return model
 
-    def _begin(self, model, rows, held_out, noise, *, validates, fills, one_pass):
+    def _begin(self, model, rows, held_out, noise, *, validates, fills, continuation):
         n = len(rows)
         if not validates:
-            return SingleNetwork(model, rows, noise, self._plan(n, one_pass=one_pass))
+            return SingleNetwork(model, rows, noise, self._plan(n, continuation=continuation))
         from_linear, tied = fills, fills and model.likelihood.noise == "isotropic"
         if from_linear and (not model.last or n < defaults.FEW_ROWS and held_out is None):
             found = factor_analysis(rows.Z, rows.weight, model.n_components, tied=tied)
@@ -383,8 +377,8 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
             params["likelihood.noise"] = model.likelihood.raw(psi).float().to(rows.device)
         return params
 
-    def _kl_weight(self, one_pass):
-        return kl_weight(self, self.beta, one_pass=one_pass)
+    def _kl_weight(self, continuation):
+        return kl_weight(self, self.beta, continuation)
 
     def _auto(self, n_rows, *, validates, from_linear):
         return defaults.vae_defaults(n_rows, validates=validates, from_factor_analysis=from_linear)

@@ -12,10 +12,11 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skvae._compat import Interval, StrOptions, check_sample_weight, fit_context
 from skvae._sparse import merged
 from skvae._tensors import explain_out_of_memory, inference_device, torch_dtype
-from skvae.estimators._base import Continuation, Estimator
+from skvae.estimators._base import Estimator
 from skvae.estimators._checks import refuse_another_number
 from skvae.estimators.clustering._lloyd import InertiaWatcher, TrainingRun, nearest, placed_in_turn
 from skvae.models.clustering import kmeans
+from skvae.training.continuation import Continuation
 
 
 class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Estimator):

@@ -24,7 +24,7 @@ from skvae._tensors import (
     to_read,
 )
 from skvae.engines import em
-from skvae.estimators._base import Continuation, Estimator, LikelihoodScoreMixin
+from skvae.estimators._base import Estimator, LikelihoodScoreMixin
 from skvae.estimators._checks import check_n_samples, draw_seed
 from skvae.estimators._progress import FitWatcher
 from skvae.estimators.decomposition._training_data import (
@@ -39,6 +39,7 @@ from skvae.estimators.decomposition._training_data import (
 )
 from skvae.models.decomposition import factor_analysis as fa
 from skvae.tables.frames import imputed
+from skvae.training.continuation import Continuation
 
 _DTYPES = [np.float64, np.float32]
 

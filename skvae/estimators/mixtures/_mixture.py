@@ -14,13 +14,14 @@ from skvae._compat import Interval, StrOptions, check_sample_weight, fit_context
 from skvae._tensors import Noise, by_row, explain_out_of_memory, inference_device, resolve_device
 from skvae.engines import em
 from skvae.engines.contracts import check_contract
-from skvae.estimators._base import Continuation, Estimator, LikelihoodScoreMixin
+from skvae.estimators._base import Estimator, LikelihoodScoreMixin
 from skvae.estimators._checks import check_n_samples, draw_seed, refuse_another_number
 from skvae.estimators._progress import FitWatcher
 from skvae.estimators.mixtures._contract import MixtureContract, MixtureModel
 from skvae.models.mixtures.posterior import posterior
 from skvae.tables.checks import refuse_empty_columns
 from skvae.tables.weights import weigh
+from skvae.training.continuation import Continuation
 
 _SMALL_TOL = 1e-4  # from here down EM needs hundreds of steps where it is slow at all, and acceleration pays
 _FORGETTING = 0.6  # kappa of Cappe and Moulines (2009): between 0.5 and 1

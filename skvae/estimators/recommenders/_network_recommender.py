@@ -11,7 +11,6 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from skvae._compat import fit_context
 from skvae._sparse import entry
 from skvae._tensors import Noise, Rows, block_rows, inference_device, resolve_device, to_read, torch_dtype
-from skvae.estimators._base import Continuation
 from skvae.estimators._checks import draw_seed, refuse_another_architecture
 from skvae.estimators._network import NetworkEstimator, PreparedFit
 from skvae.estimators._progress import RankingWatcher
@@ -19,6 +18,7 @@ from skvae.estimators.recommenders._recommender import LIST_LENGTH, RecommenderM
 from skvae.metrics import content_holdout, ndcg_at_k
 from skvae.training import defaults
 from skvae.training.clicks import ClickTraining, informative_users, initial_params
+from skvae.training.continuation import Continuation
 from skvae.training.plan import CONSTANT_WEIGHT, make_plan, settle
 from skvae.training.validation import Validation
 
@@ -41,16 +41,20 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
 
     @abc.abstractmethod
     def _build(self, architecture):
-        """The model of an architecture: `bound`, `encode` and `decode`, as `models.recommenders.mult_vae.MultVAE`."""
+        """The model of an architecture.
+
+        It has `n_components`, a `likelihood` (a `ClickLikelihood`), and the methods init, bound, encode and decode, as
+        `models.recommenders.mult_vae.MultVAE` has them.
+        """
 
     @abc.abstractmethod
     def _auto(self, n_users, n_seen):
-        """Values of the parameters that are "auto", as a dict.
+        """Defaults that replace "auto", as a dict; always learning_rate, batch_size and max_iter.
 
         `n_seen` is the number of users of this fit or, after calls of `partial_fit`, of all of them.
         """
 
-    def _kl_weight(self, settled, one_pass):
+    def _kl_weight(self, settled, continuation):
         """The weight of the KL term over the fit, given the parameters without "auto"."""
         return CONSTANT_WEIGHT
 
@@ -83,7 +87,8 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         FloatingPointError
             If the bound diverges even at half the learning rate.
         """
-        return self._fit(X, y, X_val=X_val)
+        with self._fitting():
+            return self._taken_ahead(X, X_val=X_val) or self._run(self._prepare(X, self._continuation, X_val), X, y)
 
     @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None):
@@ -101,14 +106,15 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         self : object
             The estimator, fitted.
         """
-        return self._partial_fit(X)
+        with self._fitting():
+            return self._run(self._prepare(X, Continuation.PARTIAL_FIT))
 
     def _prepare(self, X, continuation, X_val=None):
-        goes_on, one_pass = self._goes_on(continuation), continuation is Continuation.PARTIAL_FIT
-        X = self._check_training_X(X, reset=not goes_on)
+        fitted = self._goes_on(continuation)
+        X = self._check_training_X(X, reset=not fitted)
         X_val = None if X_val is None else self._check_X(X_val, reset=False)
         noise = Noise(draw_seed(self.random_state))
-        if not one_pass:
+        if not continuation.single_pass:
             X, X_val = self._held_out(X, X_val, noise)
         if not X.nnz:
             raise ValueError(f"{type(self).__name__} found no interaction in X: all {X.shape} cells are zero.")
@@ -117,13 +123,13 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         X = informative_users(X, model.likelihood)
         device, earlier = resolve_device(self.device), self._earlier(continuation, X.shape[0])
         optimizer_state = None
-        if goes_on:
+        if fitted:
             refuse_another_architecture(self, architecture)
             params, optimizer_state = earlier.params_on(device), earlier.optimizer_state_on(device)
         else:
             params = initial_params(model, X, noise, device)
         validation = None if X_val is None else HeldOutRanking(model, X_val)
-        plan = self._plan(X.shape[0], earlier, one_pass, validation is not None)
+        plan = self._plan(X.shape[0], earlier, continuation, validation is not None)
         training = ClickTraining(model, X, noise, plan, params, validation=validation, optimizer_state=optimizer_state)
         return PreparedFit(training, architecture, earlier, device)
 
@@ -140,7 +146,7 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         return X
 
     def _held_out(self, X, X_val, noise):
-        """Users to learn from, and users whose held-out interactions decide when to stop (or None)."""
+        """Users to learn from, and users whose held-out interactions are ranked after every epoch (or None)."""
         if X_val is not None:
             if not len(_rankable(X_val)):
                 raise ValueError("X_val holds no user with two interactions: one to show, one to rank.")
@@ -160,15 +166,15 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
             )
         return X[rest], X[np.sort(aside)]
 
-    def _plan(self, n_users, earlier, one_pass, has_validation):
+    def _plan(self, n_users, earlier, continuation, has_validation):
         """The plan of a fit to so many users, with everything that is "auto" settled."""
         settled = {"weight_decay": self.weight_decay} | settle(self, self._auto(n_users, earlier.n_samples_seen))
         return make_plan(
             self,
             settled,
             n_users,
-            one_pass=one_pass,
-            kl=self._kl_weight(settled, one_pass),
+            continuation=continuation,
+            kl=self._kl_weight(settled, continuation),
             validates=has_validation and self.early_stopping in ("auto", True),
             first_epoch=earlier.n_iter,
         )
@@ -205,14 +211,14 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         mean, std : ndarrays of shape (n_users, n_components)
             Means and standard deviations of the factorised normal posterior.
         """
-        model, params, rows = self._fitted_rows(self._check_fitted_X(X))
+        model, params, rows = self._fitted_model(self._check_fitted_X(X))
         with torch.no_grad():
             parts = [model.encode(params, batch) for batch in rows.batches(block_rows(model.n_components))]
         mean = torch.cat([q.mean for q in parts])
         std = torch.cat([(0.5 * q.log_variance).exp() for q in parts])
         return mean.cpu().numpy(), std.cpu().numpy()
 
-    def _fitted_rows(self, X):
+    def _fitted_model(self, X):
         """The fitted model, its parameters as tensors of the dtype of X, and X as rows beside them."""
         device = inference_device(self.device)
         rows = Rows(X, device, torch_dtype(X.dtype))
@@ -249,6 +255,7 @@ class HeldOutRanking(Validation):
         self.shown, self.hidden = content_holdout(X)
 
     def measure(self, params):
+        """Rank the items for the users: ids of the first 100."""
         ids, _ = rank(partial(_score, self.model, params), self.shown, LIST_LENGTH)
         return torch.from_numpy(ids)
 

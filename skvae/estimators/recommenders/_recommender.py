@@ -30,8 +30,8 @@ class RecommenderMixin(abc.ABC):
         Returns
         -------
         scorer : callable
-            CSR array of some users -> Tensor of their scores, (n_users, n_items), of the dtype of X; it may be
-            overwritten.
+            CSR array of some users -> Tensor of their scores, (n_users, n_items), of the dtype of X. It must be fresh
+            memory: what may not be listed is overwritten by -inf.
         """
 
     def _check_X(self, X, *, reset):
@@ -181,7 +181,14 @@ def _score_blocks(scorer, X):
     for start in range(0, X.shape[0], size):
         rows = slice(start, start + size)
         with explain_out_of_memory("score fewer users at a time"):
-            yield rows, scorer(X[rows])
+            block = scorer(X[rows])
+        if not isinstance(block, torch.Tensor) or not block.is_floating_point():
+            raise TypeError(
+                f"`_scorer` must return a function to a Tensor of floats, but got {type(block).__name__}"
+                f"{f' of {block.dtype}' if isinstance(block, torch.Tensor) else ''}."
+            )
+        # An expanded tensor has one memory for all users.
+        yield rows, block.contiguous()
 
 
 def _barred(n_items, items, filter_items):

@@ -234,8 +234,8 @@ class MultVAERecommender(NetworkRecommender):
     def _auto(self, n_users, n_seen):
         return defaults.recommender_defaults(n_users, n_seen)
 
-    def _kl_weight(self, settled, one_pass):
-        return kl_weight(self, settled["beta"], one_pass=one_pass)
+    def _kl_weight(self, settled, continuation):
+        return kl_weight(self, settled["beta"], continuation)
 
     # ---------------------------------------------------------------------------------------------------- prediction
     def elbo(self, X):
@@ -254,7 +254,7 @@ class MultVAERecommender(NetworkRecommender):
             interactions. (Under the other likelihoods such a row is evidence too, and its bound is negative.)
         """
         X = self._check_fitted_X(X)
-        model, params, rows = self._fitted_rows(X)
+        model, params, rows = self._fitted_model(X)
         model.likelihood.check(X)
         draws = Noise(0).fold("elbo").normal(torch.arange(_ELBO_DRAWS), model.n_components, rows.dtype)
         size = block_rows(X.shape[1])

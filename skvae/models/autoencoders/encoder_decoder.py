@@ -158,7 +158,7 @@ class EncoderDecoder:
         return tensor
 
     def _names_of_heads(self):
-        """Of the parameters whose last axis is that of the posterior; none of the user's own modules."""
+        """Names of the parameters of the encoder's output layer; empty for a user's own encoder."""
         return () if self.own_encoder else (f"encoder.{self.last}.weight", f"encoder.{self.last}.bias")
 
 
