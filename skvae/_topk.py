@@ -27,20 +27,15 @@ def top_k(scores, k):
     n_groups = max(_FEWEST, _SPARE * k)
     if scores.shape[1] < 2 * n_groups:
         return _sort_rows(scores, k)
-    candidate = scores >= _lower_bounds(scores, k, n_groups)
+    depth = scores.shape[1] // n_groups
+    maxima = scores[:, : depth * n_groups].reshape(len(scores), depth, n_groups).max(axis=1)
+    candidate = scores >= np.partition(maxima, n_groups - k, axis=1)[:, n_groups - k, None]
     crowded = np.count_nonzero(candidate, axis=1) > _CROWDED * k  # many ties, as in a row of zeros
     candidate[crowded] = False
     columns = _sort_candidates(scores, candidate, k)
     if crowded.any():
         columns[crowded] = _sort_rows(scores[crowded], k)
     return columns
-
-
-def _lower_bounds(scores, k, n_groups):
-    """A value for each row, (n_rows, 1), that at least k of its entries reach."""
-    depth = scores.shape[1] // n_groups
-    best = scores[:, : depth * n_groups].reshape(len(scores), depth, n_groups).max(axis=1)
-    return np.partition(best, n_groups - k, axis=1)[:, n_groups - k, None]
 
 
 def _sort_candidates(scores, candidate, k):
@@ -53,16 +48,12 @@ def _sort_candidates(scores, candidate, k):
     place = row * width + np.arange(len(cell)) - (np.cumsum(count) - count)[row]
     ascending = np.zeros((len(scores), width), dtype=scores.dtype)
     padding = np.arange(width) >= count[:, None]
-    ascending[padding] = _last(scores.dtype)
+    ascending[padding] = np.inf if scores.dtype.kind == "f" else np.iinfo(scores.dtype).max
     columns = np.zeros(ascending.shape, dtype=np.int64)
     ascending.reshape(-1)[place] = -scores.reshape(-1)[cell]
     columns.reshape(-1)[place] = column
     order = np.argsort(ascending, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(columns, order, axis=1)
-
-
-def _last(dtype):
-    return np.inf if dtype.kind == "f" else np.iinfo(dtype).max
 
 
 def _sort_rows(scores, k):

@@ -111,7 +111,10 @@ def load_api_usage(*, packages=None, min_files=5, data_home=None, cache=True):
         raise ValueError("packages is empty; name at least one package, or pass None for the default ones.")
     sources = _find_sources(packages)
     versions = {name: _version(name) for name in sorted({package.partition(".")[0] for package in packages})}
-    key = _cache_key(sources, versions, min_files)
+    # The key is a digest of all that the result depends on; sizes tell an edited checkout from its release.
+    sizes = [(source.name, source.path.stat().st_size) for source in sources]
+    asked = [_FORMAT, sys.version_info[:2], sorted(_VENDORED), versions, int(min_files), sizes]
+    key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     path = _cache_path(data_home, key) if cache else None
     found = _read_cache(path, key) if path else None
     if found is None:
@@ -138,8 +141,9 @@ def _find_sources(packages):
         for path in folder.rglob("*.py"):
             parts = path.relative_to(top).parts
             if _VENDORED.isdisjoint(parts) and path.is_file():
-                name = "/".join(parts)
-                found[name] = _Source(name, _module_name(parts), path)
+                name, stem = "/".join(parts), path.stem
+                module = ".".join(parts[:-1] if stem == "__init__" else (*parts[:-1], stem))
+                found[name] = _Source(name, module, path)
     return [found[name] for name in sorted(found)]
 
 
@@ -155,11 +159,6 @@ def _package_folder(package):
         if folder.is_dir():
             return folder, Path(location).parent
     raise ValueError(f"packages names {package!r}, which is not installed here as a package of Python files.")
-
-
-def _module_name(parts):
-    stem = parts[-1].removesuffix(".py")
-    return ".".join(parts[:-1] if stem == "__init__" else (*parts[:-1], stem))
 
 
 def _version(top):
@@ -248,7 +247,10 @@ def _read(source):
         # A local variable hides an import of the module, unless it is only the fallback of a failed import.
         inner = {name: target for name, target in outer.items() if name not in scope.bound} | scope.imports
         for names, found in ((scope.names, reading.used), (scope.called, reading.called)):
-            found.update(full for chain in names if (full := _expand(chain, inner)) is not None)
+            for chain in names:
+                base, dot, rest = chain.partition(".")
+                if base in inner and "__" not in rest:
+                    found.add(inner[base] + dot + rest)
         for body, arguments, is_class in scope.inner:
             # Names of a class body are not seen by the functions in it.
             below = _Scope(body, package, arguments)
@@ -257,16 +259,11 @@ def _read(source):
     return reading
 
 
-def _expand(chain, imports):
-    base, dot, rest = chain.partition(".")
-    target = imports.get(base)
-    if target is None or "__" in rest:
-        return None
-    return target + dot + rest
-
-
 class _Scope:
-    """One scope of a syntax tree: what it imports, binds and names; the scopes inside are left for later."""
+    """One scope of a syntax tree: what it imports, binds and names; the scopes inside are left for later.
+
+    As in `ast.NodeVisitor`, nodes of a class go to the method `visit_<class>`. It returns the nodes to visit next.
+    """
 
     def __init__(self, body, package, arguments=()):
         self.package = package
@@ -276,33 +273,33 @@ class _Scope:
         stack = list(body)
         while stack:
             node = stack.pop()
-            visit = self._visits.get(type(node), _Scope._descend)
-            stack.extend(visit(self, node))
+            visit = getattr(self, f"visit_{type(node).__name__}", None)
+            if visit:
+                stack.extend(visit(node))
+            elif isinstance(node, ast.AST):
+                # ast.iter_child_nodes takes three times as long; strings and numbers on the stack are dropped here.
+                for field in node._fields:
+                    child = getattr(node, field, None)
+                    if type(child) is list:
+                        stack.extend(child)
+                    elif child is not None:
+                        stack.append(child)
 
-    def _descend(self, node):
-        # ast.iter_child_nodes takes three times as long; what is no node goes on the stack too, and is dropped there.
-        for field in node._fields:
-            child = getattr(node, field, None)
-            if type(child) is list:
-                yield from child
-            elif child is not None:
-                yield child
-
-    def _name(self, node):
+    def visit_Name(self, node):
         if isinstance(node.ctx, ast.Load):
             self.names.add(node.id)
         else:
             self.bound.add(node.id)
         return ()
 
-    def _attribute(self, node):
+    def visit_Attribute(self, node):
         chain, below = _dotted(node)
         if chain is None:
             return (below,)
         self.names.add(chain)
         return ()
 
-    def _call(self, node):
+    def visit_Call(self, node):
         self._note_called((node.func,))
         return (node.func, *node.args, *node.keywords)
 
@@ -312,18 +309,18 @@ class _Scope:
             if chain is not None:
                 self.called.add(chain)
 
-    def _nothing(self, node):
-        return ()
-
-    def _import(self, node):
+    def visit_Import(self, node):
         for alias in node.names:
             self.imports[alias.asname or alias.name.partition(".")[0]] = (
                 alias.name if alias.asname else alias.name.partition(".")[0]
             )
         return ()
 
-    def _import_from(self, node):
-        module = _absolute(node.module, node.level, self.package)
+    def visit_ImportFrom(self, node):
+        module = node.module
+        if node.level:  # relative: from as many folders up
+            parts = self.package.split(".")
+            module = ".".join(parts[: len(parts) - node.level + 1] + ([module] if module else []))
         for alias in node.names:
             if alias.name == "*":
                 self.starred.append(module)
@@ -331,7 +328,7 @@ class _Scope:
                 self.imports[alias.asname or alias.name] = f"{module}.{alias.name}"
         return ()
 
-    def _function(self, node):
+    def visit_FunctionDef(self, node):
         self.bound.add(node.name)
         self.defined.add(node.name)
         self._note_called(node.decorator_list)
@@ -339,29 +336,18 @@ class _Scope:
         annotations = [a.annotation for a in _each_argument(node.args) if a.annotation] + [node.returns]
         return (*node.decorator_list, *_defaults(node.args), *(a for a in annotations if a))
 
-    def _lambda(self, node):
+    visit_AsyncFunctionDef = visit_FunctionDef
+
+    def visit_Lambda(self, node):
         self.inner.append(((node.body,), _arguments(node.args), False))
         return _defaults(node.args)
 
-    def _class(self, node):
+    def visit_ClassDef(self, node):
         self.bound.add(node.name)
         self.defined.add(node.name)
         self._note_called((*node.bases, *node.decorator_list))
         self.inner.append((node.body, (), True))
         return (*node.bases, *node.keywords, *node.decorator_list)
-
-    _visits = {
-        ast.Name: _name,
-        ast.Attribute: _attribute,
-        ast.Call: _call,
-        **dict.fromkeys((ast.Constant, ast.Load, ast.Store, ast.Del, str, int, bool, type(None)), _nothing),
-        ast.Import: _import,
-        ast.ImportFrom: _import_from,
-        ast.FunctionDef: _function,
-        ast.AsyncFunctionDef: _function,
-        ast.Lambda: _lambda,
-        ast.ClassDef: _class,
-    }
 
 
 def _dotted(node):
@@ -388,13 +374,6 @@ def _defaults(arguments):
     return (*arguments.defaults, *(default for default in arguments.kw_defaults if default))
 
 
-def _absolute(module, level, package):
-    if level == 0:
-        return module
-    parts = package.split(".")
-    return ".".join(parts[: len(parts) - level + 1] + ([module] if module else []))
-
-
 # --- one name for one thing -------------------------------------------------------------------------------------------
 
 
@@ -403,8 +382,12 @@ def _most_public(readings):
     names = sorted(set().union(*(reading.used | reading.called for reading in readings.values())))
     origins, spellings = {}, {}
     for name in names:
-        origins[name] = _origin(name, readings)
-        spellings.setdefault(origins[name], []).append(name)
+        origin, seen = name, set()
+        while origin not in seen:  # through the imports of the modules on its way to where it is defined
+            seen.add(origin)
+            origin = _one_step(origin, readings)
+        origins[name] = origin
+        spellings.setdefault(origin, []).append(name)
     best = {origin: min((*same, origin), key=_privacy) for origin, same in spellings.items()}
     return {name: best[origins[name]] for name in names}
 
@@ -414,16 +397,8 @@ def _privacy(name):
     return sum(part.startswith("_") for part in parts), len(parts), len(name), name
 
 
-def _origin(name, readings):
-    """Follow a dotted name through the imports of the modules on its way to where it is defined, as far as they go."""
-    seen = set()
-    while name not in seen:
-        seen.add(name)
-        name = _one_step(name, readings)
-    return name
-
-
 def _one_step(name, readings):
+    """Follow a dotted name through one import, by the module at its beginning; the same name if there is none."""
     module, rest = _split(name, readings)
     if module is None or not rest:
         return name
@@ -460,13 +435,6 @@ def _split(name, readings):
 
 
 # --- the cache --------------------------------------------------------------------------------------------------------
-
-
-def _cache_key(sources, versions, min_files):
-    """Return a digest of all that the result depends on; sizes tell an edited checkout from its release."""
-    sizes = [(source.name, source.path.stat().st_size) for source in sources]
-    asked = [_FORMAT, sys.version_info[:2], sorted(_VENDORED), versions, int(min_files), sizes]
-    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 
 def _cache_path(data_home, key):

@@ -97,17 +97,12 @@ def make_interactions(
     b = popularity * decoder.standard_normal(n_items)
     V = strength / np.sqrt(n_factors) * decoder.standard_normal((n_items, n_factors))
     Z = taste.standard_normal((n_users, n_factors))
-    N = _draw_activity(n_users, mean_interactions, spread, activity)
+    rate = (mean_interactions - 1) * np.exp(_SPREAD * spread.standard_normal(n_users) - _SPREAD**2 / 2)
+    N = 1 + activity.poisson(rate)  # draws of each user
     X = _draw_rows(Z, V, b, N, draw, block_size=max(1, _BLOCK_CELLS // n_items))
     if binary:
         X.data[:] = 1
     return (X, Z, V, b) if return_factors else X
-
-
-def _draw_activity(n_users, mean, spread, counts):
-    """Return N_u >= 1, the number of draws of each user, of the given mean; one stream for rates, one for counts."""
-    rate = (mean - 1) * np.exp(_SPREAD * spread.standard_normal(n_users) - _SPREAD**2 / 2)
-    return 1 + counts.poisson(rate)
 
 
 def _draw_rows(Z, V, b, N, rng, block_size):

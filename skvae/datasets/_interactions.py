@@ -78,13 +78,20 @@ def to_interactions(
     _check_choice("unknown", unknown, ("error", "ignore"))
     users, items = _as_ids("users", users), _as_ids("items", items)
     values = _as_values(values, len(users))
-    _check_lengths(users=users, items=items, values=values)
+    if not len(users) == len(items) == len(values):
+        raise ValueError(
+            "users, items and values must have one entry per interaction each, but have "
+            f"users: {len(users)}, items: {len(items)}, values: {len(values)}."
+        )
     rows, user_ids = _locate("users", users, user_ids, unknown)
     columns, item_ids = _locate("items", items, item_ids, unknown)
     known = (rows >= 0) & (columns >= 0)
     if not known.all():
         rows, columns, values = rows[known], columns[known], values[known]
-    data = _assemble(rows, columns, values, (len(user_ids), len(item_ids)), duplicates, _as_dtype(dtype))
+    dtype = np.dtype(dtype)
+    if dtype.kind not in "fiu":
+        raise ValueError(f"dtype must be a floating or integer type, not {dtype}.")
+    data = _assemble(rows, columns, values, (len(user_ids), len(item_ids)), duplicates, dtype)
     return Bunch(data=data, user_ids=user_ids, item_ids=item_ids)
 
 
@@ -104,25 +111,13 @@ def _assemble(rows, columns, values, shape, duplicates, dtype):
     rows, columns = np.divmod(cell[starts], shape[1])
     indptr = np.r_[0, np.cumsum(np.bincount(rows, minlength=shape[0]))]
     index = np.int32 if max(*shape, len(merged)) < 2**31 else np.int64
-    data = _cast(merged, dtype), columns.astype(index), indptr.astype(index)
-    return csr_array(data, shape=shape)
-
-
-def _cast(values, dtype):
     with np.errstate(invalid="ignore", over="ignore"):
-        cast = values.astype(dtype)
-    if dtype.kind in "iu" and not np.array_equal(cast, values):
+        values = merged.astype(dtype)
+    if dtype.kind in "iu" and not np.array_equal(values, merged):
         raise ValueError(f"dtype={dtype} cannot hold the values exactly (fractions, signs or sums too large).")
-    if dtype.kind == "f" and not np.isfinite(cast).all():
-        raise ValueError(f"dtype={dtype} cannot hold the largest value, {np.abs(values).max():g}.")
-    return cast
-
-
-def _as_dtype(dtype):
-    dtype = np.dtype(dtype)
-    if dtype.kind not in "fiu":
-        raise ValueError(f"dtype must be a floating or integer type, not {dtype}.")
-    return dtype
+    if dtype.kind == "f" and not np.isfinite(values).all():
+        raise ValueError(f"dtype={dtype} cannot hold the largest value, {np.abs(merged).max():g}.")
+    return csr_array((values, columns.astype(index), indptr.astype(index)), shape=shape)
 
 
 def _as_values(values, n):
@@ -154,33 +149,20 @@ def _as_column(name, column):
 
 
 def _as_ids(name, ids):
-    ids = _as_column(name, ids)
-    missing = _first_missing(ids)
-    if missing is not None:
-        raise ValueError(f"{name}[{missing}] is missing ({ids[missing]!r}); leave such interactions out.")
-    return ids
-
-
-def _first_missing(ids):
-    """Return the position of the first NaN, NaT, None or pandas.NA, or None."""
+    """Return an array of ids; NaN, NaT, None and pandas.NA are none."""
+    ids, missing = _as_column(name, ids), ()
     if ids.dtype.kind == "O":
         # pandas' missing markers are told by the names of their types: pandas itself is not imported here.
-        missing = (
+        missing = [
             i
             for i, x in enumerate(ids.tolist())
             if x is None or type(x).__name__ in ("NAType", "NaTType") or (isinstance(x, numbers.Real) and x != x)
-        )
-        return next(missing, None)
-    if ids.dtype.kind in "fcmM":
-        found = np.flatnonzero(np.isnan(ids) if ids.dtype.kind in "fc" else np.isnat(ids))
-        return int(found[0]) if len(found) else None
-    return None
-
-
-def _check_lengths(**columns):
-    if len({len(column) for column in columns.values()}) > 1:
-        found = ", ".join(f"{name}: {len(column)}" for name, column in columns.items())
-        raise ValueError(f"users, items and values must have one entry per interaction each, but have {found}.")
+        ]
+    elif ids.dtype.kind in "fcmM":
+        missing = np.flatnonzero(np.isnan(ids) if ids.dtype.kind in "fc" else np.isnat(ids))
+    if len(missing):
+        raise ValueError(f"{name}[{missing[0]}] is missing ({ids[missing[0]]!r}); leave such interactions out.")
+    return ids
 
 
 def _check_choice(name, value, choices):
@@ -216,15 +198,7 @@ def _factorize(name, column):
         raise TypeError(f"{name} must be ids of one type that has an order and can be hashed: {error}.") from error
     position = {entry: i for i, entry in enumerate(distinct)}
     inverse = np.fromiter(map(position.__getitem__, entries), dtype=np.int64, count=len(entries))
-    return _array_like(distinct, column.dtype), inverse
-
-
-def _array_like(entries, dtype):
-    if dtype.kind != "O":
-        return np.array(entries, dtype=dtype)
-    array = np.empty(len(entries), dtype=object)
-    array[:] = entries
-    return array
+    return np.fromiter(distinct, dtype=column.dtype, count=len(distinct)), inverse  # an entry may be a tuple
 
 
 def _positions(name, distinct, ids):

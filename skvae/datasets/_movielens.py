@@ -128,12 +128,17 @@ def _read(archive, version, path):
     table = to_interactions(users, items, values, duplicates="last")
     names = np.array([titles.get(item, f"movie {item}") for item in table.item_ids.tolist()])
     counts = dict(zip(("n_users", "n_items"), table.data.shape, strict=True), n_ratings=table.data.nnz)
+    description = _DESCR.format(version=version, **counts)
+    for readme in (f"ml-{version}/{name}" for name in ("README", "README.txt", "README.html")):
+        if readme in archive.namelist():
+            description += "\n" + archive.read(readme).decode("utf-8", errors="replace").replace("\r\n", "\n")
+            break
     return Bunch(
         data=table.data,
         user_ids=table.user_ids,
         item_ids=table.item_ids,
         item_names=names,
-        DESCR=_DESCR.format(version=version, **counts) + _read_terms(archive, version),
+        DESCR=description,
         filename=str(path),
     )
 
@@ -164,14 +169,6 @@ def _read_titles(file, layout):
         separator = "|" if layout.movies == "u.item" else "::"
         rows = (line.split(separator) for line in lines)
     return {int(row[0]): row[1] for row in rows if len(row) > 1}
-
-
-def _read_terms(archive, version):
-    for name in ("README", "README.txt", "README.html"):
-        if f"ml-{version}/{name}" in archive.namelist():
-            text = archive.read(f"ml-{version}/{name}")
-            return "\n" + text.decode("utf-8", errors="replace").replace("\r\n", "\n")
-    return ""
 
 
 # --- finding and downloading the archive ------------------------------------------------------------------------------

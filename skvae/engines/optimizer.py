@@ -131,7 +131,10 @@ class Optimizer:
     """
 
     def __init__(self, settings, params, state, has_members):
-        self.gradient = _shared_gradient(params)
+        sizes, first = [tensor.numel() for tensor in params.values()], next(iter(params.values()))
+        self.gradient = torch.zeros(sum(sizes), dtype=first.dtype, device=first.device)
+        for tensor, part in zip(params.values(), self.gradient.split(sizes), strict=True):
+            keep_gradient(tensor, part.view(tensor.shape))
         self.state = {"step": state["step"] if "step" in state else self.gradient.new_zeros((), dtype=torch.float32)}
         for name, tensor in params.items():
             for key in (f"{name}.{average}" for average in settings.averages):
@@ -152,16 +155,6 @@ class Optimizer:
     def learning_rate(self):
         """The largest of the parameters' learning rates."""
         return max(group.rate for group in self.groups)
-
-
-def _shared_gradient(params):
-    """The gradients of all parameters, cleared, as one vector, of which each `grad` is a part."""
-    first = next(iter(params.values()))
-    gradient = torch.zeros(sum(tensor.numel() for tensor in params.values()), dtype=first.dtype, device=first.device)
-    parts = gradient.split([tensor.numel() for tensor in params.values()])
-    for tensor, part in zip(params.values(), parts, strict=True):
-        keep_gradient(tensor, part.view(tensor.shape))
-    return gradient
 
 
 def _groups(settings, params, state, has_members):

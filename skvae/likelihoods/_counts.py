@@ -37,11 +37,8 @@ class CountLikelihood(CountDomain, Likelihood):
 
 def draw_counts(rate, noise, row):
     """Draw Poisson counts with these rates, a float64 array (B, D), by noise that is keyed by the rows' numbers."""
-    return torch.from_numpy(_poisson_quantile(fine_uniform(noise, row, rate), rate))
-
-
-def _poisson_quantile(u, rate):
-    """Find the least count whose cumulative probability reaches u; from a normal where the rate is huge."""
+    u = fine_uniform(noise, row, rate)
+    # The least count whose cumulative probability reaches u; from a normal where the rate is huge.
     exact = np.ceil(special.pdtrik(u, np.minimum(rate, _MANY)))  # of a smooth extension: one may be too many
     exact = np.where(special.pdtr(np.maximum(exact - 1, 0), rate) >= u, np.maximum(exact - 1, 0), exact)
-    return np.where(rate < _MANY, exact, np.rint(rate + np.sqrt(rate) * special.ndtri(u)))
+    return torch.from_numpy(np.where(rate < _MANY, exact, np.rint(rate + np.sqrt(rate) * special.ndtri(u))))

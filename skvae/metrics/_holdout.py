@@ -57,8 +57,11 @@ def holdout_split(X, test_size=0.2, *, random_state=None):
     (array([7., 7.]), array([3., 3.]))
     """
     X = canonical_csr(X)
-    row_keys = combine(_key(_draw_seed(random_state)), np.arange(X.shape[0]))
-    return _hide(X, row_keys, test_size)
+    if random_state is None:
+        seed = np.random.SeedSequence().generate_state(1, np.uint64)[0]
+    else:
+        seed = check_random_state(random_state).randint(2**31 - 1)
+    return _hide(X, combine(_key(seed), np.arange(X.shape[0])), test_size)
 
 
 def content_holdout(X, test_size=0.2, seed=0):
@@ -105,7 +108,12 @@ def content_holdout(X, test_size=0.2, seed=0):
     """
     check_seed(seed)
     X = canonical_csr(X)
-    return _hide(X, _content_keys(X, seed), test_size)
+    hashed = combine(_key(seed), X.indices.astype(np.int64))
+    # The key of a row is a sum over its items: it does not see their order. Where the total wraps around, so do the
+    # differences.
+    total = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(hashed)])
+    sums = total[X.indptr[1:]] - total[X.indptr[:-1]]
+    return _hide(X, combine(sums, np.diff(X.indptr).astype(np.int64)), test_size)
 
 
 def check_test_size(test_size, name="test_size"):
@@ -130,13 +138,10 @@ def _hide(X, row_keys, test_size):
     order = np.argsort(rows << 32 | hashed, kind="stable")
     place = np.arange(X.nnz) - X.indptr[rows]  # of the cells in that order, within their row
     hidden = np.empty(X.nnz, dtype=bool)
-    hidden[order] = place < _n_hidden(n_stored, test_size)[rows]
-    return _keep(X, ~hidden, rows), _keep(X, hidden, rows)
-
-
-def _n_hidden(n_stored, test_size):
     share = np.floor(test_size * n_stored + 1e-9).astype(np.int64)  # 0.29 * 100 is a hair below 29
-    return np.where(n_stored < 2, 0, np.clip(share, 1, np.maximum(n_stored - 1, 1)))
+    n_hidden = np.where(n_stored < 2, 0, np.clip(share, 1, np.maximum(n_stored - 1, 1)))
+    hidden[order] = place < n_hidden[rows]
+    return _keep(X, ~hidden, rows), _keep(X, hidden, rows)
 
 
 def _keep(X, mask, rows):
@@ -146,19 +151,5 @@ def _keep(X, mask, rows):
     return type(X)((X.data[mask], X.indices[mask], indptr), shape=X.shape)
 
 
-def _content_keys(X, seed):
-    """One key per row from its set of items: a sum of hashes does not see their order."""
-    hashed = combine(_key(seed), X.indices.astype(np.int64))
-    total = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(hashed)])  # wraps around; so do the differences
-    sums = total[X.indptr[1:]] - total[X.indptr[:-1]]
-    return combine(sums, np.diff(X.indptr).astype(np.int64))
-
-
 def _key(seed):
     return np.array([int(seed) % 2**64], dtype=np.uint64).view(np.int64)
-
-
-def _draw_seed(random_state):
-    if random_state is None:
-        return np.random.SeedSequence().generate_state(1, np.uint64)[0]
-    return check_random_state(random_state).randint(2**31 - 1)

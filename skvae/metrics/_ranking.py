@@ -68,7 +68,9 @@ def recall_at_k(y_true, y_score=None, *, ranked=None, k=20, per_user=False):
     >>> recall_at_k(y_true, ranked=[[0, 1], [3, 2]], k=2, per_user=True)
     array([0.5, 1. ])
     """
-    return _evaluate(_recall, y_true, y_score, ranked, k, per_user)
+    return _evaluate(
+        lambda hits, n_relevant, k: hits.sum(axis=1) / np.minimum(n_relevant, k), y_true, y_score, ranked, k, per_user
+    )
 
 
 def precision_at_k(y_true, y_score=None, *, ranked=None, k=20, per_user=False):
@@ -117,7 +119,7 @@ def precision_at_k(y_true, y_score=None, *, ranked=None, k=20, per_user=False):
     >>> precision_at_k(y_true, y_score, k=2)
     0.5
     """
-    return _evaluate(_precision, y_true, y_score, ranked, k, per_user)
+    return _evaluate(lambda hits, n_relevant, k: hits.sum(axis=1) / k, y_true, y_score, ranked, k, per_user)
 
 
 def hit_rate_at_k(y_true, y_score=None, *, ranked=None, k=20, per_user=False):
@@ -164,7 +166,7 @@ def hit_rate_at_k(y_true, y_score=None, *, ranked=None, k=20, per_user=False):
     >>> hit_rate_at_k([[0, 0, 1, 0], [0, 0, 0, 1]], y_score, k=2)
     0.5
     """
-    return _evaluate(_hit_rate, y_true, y_score, ranked, k, per_user)
+    return _evaluate(lambda hits, n_relevant, k: hits.any(axis=1).astype(float), y_true, y_score, ranked, k, per_user)
 
 
 def mrr(y_true, y_score=None, *, ranked=None, k=100, per_user=False):
@@ -211,7 +213,9 @@ def mrr(y_true, y_score=None, *, ranked=None, k=100, per_user=False):
     >>> round(mrr([[0, 0, 1, 0], [0, 0, 0, 1]], y_score), 3)
     0.667
     """
-    return _evaluate(_reciprocal_rank, y_true, y_score, ranked, k, per_user)
+    return _evaluate(
+        lambda hits, n_relevant, k: hits.any(axis=1) / (hits.argmax(axis=1) + 1), y_true, y_score, ranked, k, per_user
+    )
 
 
 def average_precision_at_k(y_true, y_score=None, *, ranked=None, k=100, per_user=False):
@@ -401,7 +405,16 @@ def coverage(y_score=None, *, ranked=None, k=100, n_items=None):
     >>> coverage(ranked=[[0, 1], [1, -1]], k=2, n_items=4)
     0.5
     """
-    shape = _catalogue_shape(y_score, ranked, n_items)
+    if n_items is not None and (not isinstance(n_items, Integral) or isinstance(n_items, bool) or n_items < 1):
+        raise ValueError(f"n_items is the size of the catalogue: an int >= 1, but n_items={n_items!r} was given.")
+    if ranked is not None:
+        if n_items is None:
+            raise ValueError("coverage of ranked lists needs n_items: lists do not show what was never listed.")
+        shape = len(ranked), n_items
+    else:
+        shape = np.shape(y_score)
+        if y_score is not None and (len(shape) != 2 or shape[1] != (n_items or shape[1]) or 0 in shape):
+            raise ValueError(f"y_score must have shape (n_users, n_items={n_items or 'any'}), but it has {shape}.")
     _, lists = _lists(y_score, ranked, shape, k)
     covered = np.zeros(shape[1], dtype=bool)
     for _, ids in lists:
@@ -409,23 +422,7 @@ def coverage(y_score=None, *, ranked=None, k=100, n_items=None):
     return float(covered.mean())
 
 
-# --- reductions: hits (n_users, width) bool, n_relevant (n_users,) >= 1, k -> (n_users,) ----------------------------
-
-
-def _recall(hits, n_relevant, k):
-    return hits.sum(axis=1) / np.minimum(n_relevant, k)
-
-
-def _precision(hits, n_relevant, k):
-    return hits.sum(axis=1) / k
-
-
-def _hit_rate(hits, n_relevant, k):
-    return hits.any(axis=1).astype(float)
-
-
-def _reciprocal_rank(hits, n_relevant, k):
-    return hits.any(axis=1) / (hits.argmax(axis=1) + 1)
+# --- reductions of several steps, for `_evaluate` ------------------------------------------------------------------
 
 
 def _average_precision(hits, n_relevant, k):
@@ -455,6 +452,7 @@ def _sum_down(hits, gains):
 
 
 def _evaluate(reduction, y_true, y_score, ranked, k, per_user):
+    """Reduce the hits of each user: hits (n_users, width) bool, n_relevant (n_users,) >= 1, k -> (n_users,)."""
     truth = canonical_csr(y_true, "y_true", sp.csr_array)
     n_relevant = np.diff(truth.indptr)
     k, lists = _lists(y_score, ranked, truth.shape, k)
@@ -566,16 +564,3 @@ def _check_ranked(ranked, shape, k):
         user, place = np.argwhere(twice)[0]
         raise ValueError(f"ranked lists item {ascending[user, place]} of user {user} twice; list each item once.")
     return ranked
-
-
-def _catalogue_shape(y_score, ranked, n_items):
-    if n_items is not None and (not isinstance(n_items, Integral) or isinstance(n_items, bool) or n_items < 1):
-        raise ValueError(f"n_items is the size of the catalogue: an int >= 1, but n_items={n_items!r} was given.")
-    if ranked is not None:
-        if n_items is None:
-            raise ValueError("coverage of ranked lists needs n_items: lists do not show what was never listed.")
-        return len(ranked), n_items
-    shape = np.shape(y_score)
-    if y_score is not None and (len(shape) != 2 or shape[1] != (n_items or shape[1]) or 0 in shape):
-        raise ValueError(f"y_score must have shape (n_users, n_items={n_items or 'any'}), but it has {shape}.")
-    return shape

@@ -148,7 +148,12 @@ class _RankingScorer:
                 "give y=None to have a part of X hidden."
             )
         X, y = _transform(transforms, X), _transform(transforms, _like(y, X))
-        return X, _without_seen(y, X)
+        relevant, seen = canonical_csr(y, "y", sp.csr_array), canonical_csr(X, "X", sp.csr_array)
+        if relevant.shape != seen.shape:
+            raise ValueError(
+                f"The transformed y must have the shape of the transformed X, {seen.shape}; it has {relevant.shape}."
+            )
+        return X, relevant.astype(bool) > seen.astype(bool)
 
     def __repr__(self):
         metric = list(self.names) if self.several else self.names[0]
@@ -190,9 +195,12 @@ def _unwrap(estimator):
 
 
 def _transform(transforms, X):
+    """X after all transforms, with rows that an index selects: CSR, a data frame or an array."""
     for transform in transforms:
         X = transform.transform(X)
-    return _indexable(X)
+    if sp.issparse(X):
+        return X.tocsr()
+    return X if _is_frame(X) else np.asarray(X)
 
 
 def _rank(model, foldin, k):
@@ -200,38 +208,22 @@ def _rank(model, foldin, k):
     if hasattr(model, "recommend"):
         ids, _ = model.recommend(foldin, k=k)
         return ids
-    return np.concatenate([_rank_block(model, _rows(foldin, rows), k) for rows in row_blocks(*foldin.shape)])
-
-
-def _rank_block(model, foldin, k):
-    scores = model.decision_function(foldin)
-    scores = np.array(scores, dtype=np.float64)  # a copy: what the model returns may be its own
-    if scores.shape != foldin.shape:
-        raise ValueError(
-            f"{type(model).__name__}.decision_function must score every item, shape {foldin.shape}, but it returned "
-            f"{scores.shape}."
-        )
-    seen = canonical_csr(foldin)
-    scores[np.repeat(np.arange(seen.shape[0]), np.diff(seen.indptr)), seen.indices] = -np.inf
-    return best_items(scores, k)
-
-
-def _without_seen(y, X):
-    """The cells of y that are not stored in X."""
-    y, X = canonical_csr(y, "y", sp.csr_array), canonical_csr(X, "X", sp.csr_array)
-    if y.shape != X.shape:
-        raise ValueError(f"The transformed y must have the shape of the transformed X, {X.shape}; it has {y.shape}.")
-    relevant, seen = y.astype(bool), X.astype(bool)
-    return relevant > seen
+    lists = []
+    for rows in row_blocks(*foldin.shape):
+        some = foldin.iloc[rows] if _is_frame(foldin) else foldin[rows]
+        scores = np.array(model.decision_function(some), dtype=np.float64)  # a copy: it may be the model's own
+        if scores.shape != some.shape:
+            raise ValueError(
+                f"{type(model).__name__}.decision_function must score every item, shape {some.shape}, but it returned "
+                f"{scores.shape}."
+            )
+        seen = canonical_csr(some)
+        scores[np.repeat(np.arange(seen.shape[0]), np.diff(seen.indptr)), seen.indices] = -np.inf
+        lists.append(best_items(scores, k))
+    return np.concatenate(lists)
 
 
 # --- containers: what the model was fitted on is what it should see, a data frame with its names included ----------
-
-
-def _indexable(X):
-    if sp.issparse(X):
-        return X.tocsr()
-    return X if _is_frame(X) else np.asarray(X)
 
 
 def _is_frame(X):
@@ -244,7 +236,3 @@ def _like(values, X):
         return values
     values = values.toarray() if sp.issparse(values) else np.asarray(values)
     return type(X)(values, index=X.index, columns=X.columns) if _is_frame(X) else values
-
-
-def _rows(X, rows):
-    return X.iloc[rows] if _is_frame(X) else X[rows]

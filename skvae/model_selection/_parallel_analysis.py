@@ -90,8 +90,11 @@ def parallel_analysis(X, *, n_draws=100, quantile=0.95, method="permutation", co
     seeds = rng.randint(2**31 - 1, size=n_draws)  # a stream for each draw
     eigenvalues = _eigenvalues(_scaled(X, correlation))
     null = _scaled(_in_canonical_order(X), correlation)
-    draw = _shuffled if method == "permutation" else _normal
-    drawn = [_eigenvalues(draw(null, correlation, np.random.default_rng(seed))) for seed in seeds]
+    drawn = []
+    for rng in map(np.random.default_rng, seeds):
+        # The values of each column in an order of their own: means and lengths stay.
+        Z = rng.permuted(null, axis=1) if method == "permutation" else _normal(null, correlation, rng)
+        drawn.append(_eigenvalues(Z))
     thresholds = np.quantile(drawn, quantile, axis=0)
     beaten = eigenvalues > thresholds
     n_components = len(beaten) if beaten.all() else int(beaten.argmin())
@@ -138,11 +141,6 @@ def _in_canonical_order(columns):
     columns = np.sort(columns, axis=1)
     N = columns.shape[1]
     return columns[np.lexsort(columns[:, np.linspace(0, N - 1, min(N, _MARKS)).astype(int)].T)]
-
-
-def _shuffled(Z, correlation, rng):
-    """Z with the values of each column in an order of their own; means and lengths stay."""
-    return rng.permuted(Z, axis=1)
 
 
 def _normal(Z, correlation, rng):

@@ -148,19 +148,15 @@ def encode(numbers, columns):
             continue
         part, given = x[:, block.span], numbers[:, block.of_table]
         if block.scaled:
-            _scale(given, columns.location[block.span], columns.scale[block.span], out=part)
+            location, scale = columns.location[block.span], columns.scale[block.span]
+            for rows in slices(len(given), _CELLS_AT_ONCE // len(location)):
+                shifted = np.subtract(given[rows], location, dtype=np.float64)
+                part[rows] = np.divide(shifted, scale, out=shifted)
         else:
             part[:] = given
         if some:
             part[missing[:, block.of_table]] = 0
     return x, ~missing[:, columns.source] if some else None
-
-
-def _scale(numbers, location, scale, out):
-    """Write (numbers - location) / scale, computed in float64."""
-    for rows in slices(len(numbers), _CELLS_AT_ONCE // len(location)):
-        part = np.subtract(numbers[rows], location, dtype=np.float64)
-        out[rows] = np.divide(part, scale, out=part)
 
 
 def encoder_inputs(x, observed, columns, custom=None):

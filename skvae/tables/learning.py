@@ -4,7 +4,6 @@ from numbers import Real
 
 import numpy as np
 
-from skvae._compat import check_sample_weight
 from skvae._rounding import CONSTANT_VARIANCE, is_constant
 from skvae.likelihoods.gaussian import NOISES
 from skvae.tables.categories import sorted_values
@@ -15,6 +14,7 @@ from skvae.tables.columns import Block, Columns, ColumnStatistics, label
 from skvae.tables.encoding import as_numbers
 from skvae.tables.frame_facts import facts_of, made_plain
 from skvae.tables.frames import all_booleans, as_table, cells_of, declared_levels, dtypes_of, is_frame, names_of
+from skvae.tables.weights import drop_weightless
 
 _CELLS_AT_ONCE = 2**22  # in float64, where statistics are computed
 
@@ -51,7 +51,9 @@ def read_columns(X, likelihood="gaussian", noise="diag", *, names=None, who="Col
     """
     table = as_table(X, who)
     names = names_of(table, getattr(X, "columns", None) if names is None else names)
-    _check_noise(noise, who)
+    number = isinstance(noise, Real) and not isinstance(noise, bool) and 0 < noise < np.inf
+    if not (number or isinstance(noise, str) and noise in NOISES):
+        raise ValueError(f"{who} expects noise to be 'diag', 'isotropic' or a positive number, but it is {noise!r}.")
     assigned, objects = assign(table, likelihood, noise, names, who)
     levels, level_dtypes = {}, {}
     for j, (name, _) in enumerate(assigned):
@@ -78,15 +80,6 @@ def read_columns(X, likelihood="gaussian", noise="diag", *, names=None, who="Col
         source=np.empty(0, dtype=np.intp),
         constants={},
     ).with_blocks(_blocks(assigned, objects, levels))
-
-
-def _check_noise(noise, who):
-    if isinstance(noise, str):
-        known = noise in NOISES
-    else:
-        known = isinstance(noise, Real) and not isinstance(noise, bool) and 0 < noise < np.inf
-    if not known:
-        raise ValueError(f"{who} expects noise to be 'diag', 'isotropic' or a positive number, but it is {noise!r}.")
 
 
 def _blocks(assigned, objects, levels):
@@ -126,7 +119,8 @@ def measure_columns(columns, numbers, sample_weight=None, custom=None):
     ValueError
         If a column has no observed value, or holds values whose squares overflow.
     """
-    numbers, weight = _weighed(numbers, sample_weight)
+    numbers, weight = drop_weightless(numbers, sample_weight)
+    weight = np.ones(len(numbers)) if weight is None else weight
     refuse_empty_columns(numbers, columns.who)
     refuse_overflow(numbers)
     missing = np.isnan(numbers)
@@ -154,15 +148,6 @@ def fit_columns(X, likelihood="gaussian", noise="diag", *, names=None, sample_we
     """Read and measure the columns of a table whose likelihoods have names."""
     columns = read_columns(X, likelihood, noise, names=names, who=who)
     return measure_columns(columns, as_numbers(X, columns), sample_weight)
-
-
-def _weighed(numbers, sample_weight):
-    """Give the rows that count, and their weights in float64."""
-    if sample_weight is None:
-        return numbers, np.ones(len(numbers))
-    weight = check_sample_weight(sample_weight, numbers, dtype=np.float64, ensure_non_negative=True)
-    kept = weight > 0
-    return (numbers, weight) if kept.all() else (numbers[kept], weight[kept])
 
 
 def _without_constants(columns, custom, constant, mean):

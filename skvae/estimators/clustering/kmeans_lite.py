@@ -190,7 +190,14 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
             with InertiaWatcher(self, X, y, self.max_iter, run.attributes, n_restarts=run.n_restarts) as watcher:
                 fit = run.ascend(watcher)
             found = run.attributes(fit.params)
-            self._warn_of_few_clusters(found["labels_"])
+            n_found = np.count_nonzero(np.bincount(found["labels_"]))
+            if n_found < self.n_clusters:
+                warnings.warn(
+                    f"Number of distinct clusters ({n_found}) found smaller than n_clusters ({self.n_clusters}). "
+                    "Possibly due to duplicate points in X.",
+                    ConvergenceWarning,
+                    stacklevel=3,  # the caller of `fit`
+                )
             return self._set(
                 **found,
                 n_iter_=fit.n_iter,
@@ -356,16 +363,6 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
 
     def _centres_for(self, X):
         return self.cluster_centers_.astype(X.dtype, copy=False)
-
-    def _warn_of_few_clusters(self, labels):
-        n_found = np.count_nonzero(np.bincount(labels))
-        if n_found < self.n_clusters:
-            warnings.warn(
-                f"Number of distinct clusters ({n_found}) found smaller than n_clusters ({self.n_clusters}). Possibly "
-                "due to duplicate points in X.",
-                ConvergenceWarning,
-                stacklevel=4,  # the caller of `fit`
-            )
 
     @property
     def _n_features_out(self):

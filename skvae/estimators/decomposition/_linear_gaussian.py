@@ -160,7 +160,16 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
             _refuse_many_components(self.n_components, checked.shape[1])
             device = resolve_device(self.device)
             before = self._sufficient_statistics if continuation.continues else None
-            _refuse_unknown_covariance(checked, continuation, before)
+            if np.isnan(checked).any():
+                raise ValueError(
+                    "partial_fit keeps means and covariances, which missing cells do not have, but X contains NaN; "
+                    "use fit with all rows."
+                )
+            if continuation.continues and before is None:
+                raise ValueError(
+                    "partial_fit cannot go on from a fit with missing cells or with fewer rows than columns, which "
+                    "kept no covariance; begin with partial_fit on a fresh clone."
+                )
             rows, weight, n_rows = merged_rows(checked, sample_weight, type(self).__name__)
             statistics = statistics_of_rows(rows, weight, n_rows, self.batch_size, device)
             if continuation.continues:
@@ -480,19 +489,6 @@ def record(fit, data):
         "device_": str(data.device),
         "_sufficient_statistics": data.statistics,
     }
-
-
-def _refuse_unknown_covariance(X, continuation, before):
-    if np.isnan(X).any():
-        raise ValueError(
-            "partial_fit keeps means and covariances, which missing cells do not have, but X contains NaN; "
-            "use fit with all rows."
-        )
-    if continuation.continues and before is None:
-        raise ValueError(
-            "partial_fit cannot go on from a fit with missing cells or with fewer rows than columns, which kept no "
-            "covariance; begin with partial_fit on a fresh clone."
-        )
 
 
 def _refuse_many_components(n_components, n_features):

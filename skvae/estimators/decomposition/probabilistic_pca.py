@@ -139,7 +139,12 @@ class ProbabilisticPCA(LinearGaussian):
         if data.complete:
             axes = self._closed_form(data, K)
             params = fa.Params(mu, axes.loadings(), axes.noise.expand(len(mu)))
-            fit = self._known_fit(model, data, params, watch, attributes)
+            stats, _ = em.collect(model, data.batches, params)
+            bound = float(model.bound(stats, params)) / data.n
+            with watch(1, attributes) as watcher:  # what is known in closed form is told as a fit of one iteration
+                watcher.begins(0)
+                watcher.ends(em.Iteration(0, 0, bound, math.inf, params, params))
+            fit = FitResult(params, [bound], n_iter=1, converged=True)
             return {**self._attributes(axes, mu, data), **record(fit, data)}
         init_params = model.init(mu, Noise(draw_seed(self.random_state)))
         fit = ascend(self, model, data, init_params, watch, attributes)
@@ -154,15 +159,6 @@ class ProbabilisticPCA(LinearGaussian):
             )
         rows = torch.cat([batch.X * (batch.w / data.n).sqrt()[:, None] for batch in data.batches])
         return ppca.closed_form_of_rows(rows, n_components)
-
-    def _known_fit(self, model, data, params, watch, attributes):
-        """Report parameters known in closed form as a fit of one iteration."""
-        stats, _ = em.collect(model, data.batches, params)
-        bound = float(model.bound(stats, params)) / data.n
-        with watch(1, attributes) as watcher:
-            watcher.begins(0)
-            watcher.ends(em.Iteration(0, 0, bound, math.inf, params, params))
-        return FitResult(params, [bound], n_iter=1, converged=True)
 
     def _attributes(self, axes, mu, data):
         U, values, noise = (tensor.cpu().numpy() for tensor in axes)

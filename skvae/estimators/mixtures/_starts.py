@@ -39,7 +39,14 @@ def initial_responsibilities(init_params, table, points, n_components, noise):
 
         return random
     centres = initial_centres(init_params, table, points, n_components, noise)
-    return lambda batch: _nearest_takes_all(batch, centres)
+    squares = centres.square()
+
+    def nearest_takes_all(batch):  # by the observed cells of each row
+        seen = squares.sum(1, keepdim=True) if batch.observed is None else squares @ batch.observed.mT
+        score = torch.addmm(-0.5 * seen, centres, batch.X.mT)
+        return torch.zeros_like(score).scatter_(0, score.argmax(0, keepdim=True), 1)
+
+    return nearest_takes_all
 
 
 def initial_centres(init_params, table, points, n_components, noise):
@@ -59,7 +66,11 @@ def initial_centres(init_params, table, points, n_components, noise):
     """
     K, n = n_components, len(table)
     from_data = init_params == "random_from_data"
-    index = _drawn_rows(noise.fold("rows"), table.weight, K if from_data else min(n, _SEEDING_ROWS))
+    size = K if from_data else min(n, _SEEDING_ROWS)
+    index = np.arange(n)
+    if size < n:  # without replacement, in proportion to their weight
+        arrival = seeding.arrival_times(noise.fold("rows"), torch.arange(n), table.weight).numpy()
+        index = np.sort(np.argpartition(arrival, size - 1)[:size])
     index = np.resize(index, max(K, len(index)))  # equal rows may have been merged: then some are taken twice
     some = torch.as_tensor(points(index), dtype=table.dtype)
     if from_data:
@@ -71,22 +82,6 @@ def initial_centres(init_params, table, points, n_components, noise):
     if init_params == "kmeans":
         centres = _few_lloyd_steps(some, weight, centres)
     return centres.to(table.device)
-
-
-def _drawn_rows(noise, weight, size):
-    """Numbers of rows drawn without replacement in proportion to their weight, ascending; all, if that many."""
-    if size >= len(weight):
-        return np.arange(len(weight))
-    arrival = seeding.arrival_times(noise, torch.arange(len(weight)), weight).numpy()
-    return np.sort(np.argpartition(arrival, size - 1)[:size])
-
-
-def _nearest_takes_all(batch, centres):
-    """One-hot responsibilities (K, n_rows) of the nearest centre, by the observed cells of each row."""
-    squares = centres.square()
-    squares = squares.sum(1, keepdim=True) if batch.observed is None else squares @ batch.observed.mT
-    score = torch.addmm(-0.5 * squares, centres, batch.X.mT)
-    return torch.zeros_like(score).scatter_(0, score.argmax(0, keepdim=True), 1)
 
 
 def _few_lloyd_steps(points, weight, centres):
@@ -107,14 +102,20 @@ def checked_shape(array, shape, name):
     return array
 
 
+def checked_probabilities(array, shape, name):
+    """A parameter as an array of a given shape with entries in [0, 1]."""
+    array = checked_shape(array, shape, name)
+    if array.min() < 0 or array.max() > 1:
+        raise ValueError(
+            f"The parameter '{name}' should be in the range [0, 1], but got min value {array.min():.5f}, "
+            f"max value {array.max():.5f}"
+        )
+    return array
+
+
 def checked_weights(weights, n_components):
     """`weights_init` as an array of proportions."""
-    weights = checked_shape(weights, (n_components,), "weights")
-    if weights.min() < 0 or weights.max() > 1:
-        raise ValueError(
-            "The parameter 'weights' should be in the range [0, 1], but got min value "
-            f"{weights.min():.5f}, max value {weights.max():.5f}"
-        )
+    weights = checked_probabilities(weights, (n_components,), "weights")
     if not np.isclose(weights.sum(), 1.0, atol=1e-6):
         raise ValueError(f"The parameter 'weights' should be normalized, but got sum(weights) = {weights.sum():.5f}")
     return weights

@@ -12,7 +12,7 @@ from skvae._compat import Interval, StrOptions
 from skvae._tensors import rows_a_batch
 from skvae.engines import em
 from skvae.estimators.mixtures._mixture import BaseMixture
-from skvae.estimators.mixtures._starts import checked_shape, checked_weights, initial_centres
+from skvae.estimators.mixtures._starts import checked_probabilities, checked_weights, initial_centres
 from skvae.models.mixtures.bernoulli_mixture import BernoulliMixture
 from skvae.tables.categories import Levels
 from skvae.tables.checks import columns_of
@@ -225,13 +225,13 @@ class BernoulliMixtureEM(BaseMixture):
 
     # ---------------------------------------------------------------------------------------- from values to levels
     def _learn(self, X):
-        if self.categorical_features is None or _lists_none(self.categorical_features, X.shape[1]):
-            columns = None
-        elif isinstance(self.categorical_features, str):
-            columns = np.arange(X.shape[1])
-        else:
-            columns = columns_of(self, self.categorical_features, allow_all=True)
-        return Levels.of(X, columns)
+        if isinstance(self.categorical_features, str):
+            return Levels.of(X, np.arange(X.shape[1]))
+        listed = np.asarray([] if self.categorical_features is None else self.categorical_features)
+        is_mask = listed.dtype == bool and listed.shape == X.shape[1:]
+        if not listed.size or is_mask and not listed.any():
+            return Levels.of(X, None)
+        return Levels.of(X, columns_of(self, self.categorical_features, allow_all=True))
 
     def _learnt(self):
         return Levels(self.categories_, self._is_categorical)
@@ -308,7 +308,8 @@ class BernoulliMixtureEM(BaseMixture):
         if self.means_init is None:
             theta = self._drawn_params(model, table, noise).theta
         else:
-            theta = place(learnt.theta(self._checked_means(learnt)))
+            shape = self.n_components, len(learnt.indicators()[0])
+            theta = place(learnt.theta(checked_probabilities(self.means_init, shape, "means")))
         return model.params(pi, theta)
 
     def _drawn_params(self, model, table, noise):
@@ -337,18 +338,3 @@ class BernoulliMixtureEM(BaseMixture):
         x = model.indicators(X.nan_to_num(nan=0.0))
         means = x.sum(0) / seen.sum(0).clamp(min=1)
         return torch.where(seen > 0, x, means).numpy()
-
-    def _checked_means(self, learnt):
-        means = checked_shape(self.means_init, (self.n_components, len(learnt.indicators()[0])), "means")
-        if means.min() < 0 or means.max() > 1:
-            raise ValueError(
-                "The parameter 'means' should be in the range [0, 1], but got min value "
-                f"{means.min():.5f}, max value {means.max():.5f}"
-            )
-        return means
-
-
-def _lists_none(columns, n_features):
-    """Whether a list or mask of columns names none at all."""
-    columns = np.asarray(columns)
-    return columns.size == 0 or (columns.dtype == bool and columns.shape == (n_features,) and not columns.any())

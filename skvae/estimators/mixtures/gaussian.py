@@ -233,7 +233,10 @@ class GaussianMixtureEM(BaseMixture):
         check_is_fitted(self)
         given = columns_of(self, given)
         if hasattr(X, "columns") and hasattr(self, "feature_names_in_"):
-            X = _in_order(X, self.feature_names_in_[given].tolist())
+            names = self.feature_names_in_[given].tolist()
+            if sorted(map(str, X.columns)) != sorted(names):
+                raise ValueError(f"X should have the columns that are given, {names}, but has {list(X.columns)}.")
+            X = X[names]
         rest = np.delete(np.arange(self.n_features_in_), given)
         X = check_array(X, dtype=[np.float64, np.float32], input_name="X")
         refuse_overflow(X)
@@ -404,10 +407,3 @@ class GaussianMixtureEM(BaseMixture):
         elif np.any(precisions <= 0.0):
             raise ValueError(f"'{self.covariance_type} precision' should be positive")
         return self._as_model(precisions)
-
-
-def _in_order(frame, names):
-    """The columns of a DataFrame in the order of their names."""
-    if sorted(map(str, frame.columns)) != sorted(names):
-        raise ValueError(f"X should have the columns that are given, {names}, but has {list(frame.columns)}.")
-    return frame[names]

@@ -56,19 +56,16 @@ class Autoencoder(EncoderDecoder):
         """Minus the squared error of each row by what its corrupted cells tell, and the penalty if there is one."""
         u = self.corrupted(params, batch, noise)
         if self.sparsity is None and self._trained_by_hand(params):
-            return self._error_by_hand(params, batch.x, u)
+            z, to_weights = self._encoded_and_back(params, u)
+            log_prob, to_z = self._log_prob_and_back(params, batch.x, z)
+            no_kl = log_prob.new_zeros(*log_prob.shape, 0)
+            return Bound(log_prob, no_kl, lambda of_log_prob, of_kl: to_weights(to_z(of_log_prob)))
         z = self.encode(params, batch._replace(u=u))
         log_prob = self.log_prob(params, batch.x, z)
         no_kl = log_prob.new_zeros(*log_prob.shape, 0)
         if self.sparsity is None:
             return Bound(log_prob, no_kl)
         return penalised(log_prob, no_kl, penalty(z, batch.w, *self.sparsity))
-
-    def _error_by_hand(self, params, x, u):
-        z, to_weights = self._encoded_and_back(params, u)
-        log_prob, to_z = self._log_prob_and_back(params, x, z)
-        no_kl = log_prob.new_zeros(*log_prob.shape, 0)
-        return Bound(log_prob, no_kl, lambda of_log_prob, of_kl: to_weights(to_z(of_log_prob)))
 
     def encode(self, params, batch):
         """The code, (M, B, K)."""

@@ -46,15 +46,12 @@ def spread_seeds(batch, n_clusters, noise):
     for draw in draws[1:]:
         trial = _drawn(w * distance, draw)
         reach = torch.minimum(_distances_to(batch, norms, trial), distance)
-        best = _place_of_least(reach @ w)
+        left = reach @ w
+        # NumPy's is the first of several; on a device the host must not wait for the number.
+        best = torch.from_numpy(left.numpy().argmin(keepdims=True)) if w.is_cpu else left.argmin(keepdim=True)
         chosen.append(trial[best])
         distance = reach[best][0]
     return batch.part(torch.cat(chosen)).dense()
-
-
-def _place_of_least(values):
-    """Where the least value is, the first of several on the CPU: an int64 Tensor of one number."""
-    return torch.from_numpy(values.numpy().argmin(keepdims=True)) if values.is_cpu else values.argmin(keepdim=True)
 
 
 def _drawn(mass, draw):

@@ -216,20 +216,16 @@ class FactorAnalysis:
         mean, cov = stats.E[:-1, -1], stats.E[:-1, :-1]
         total = stats.E[-1, -1]
         mean = mean / total
-        W, intercept, residual = self._regress(stats)
-        chol = cholesky(cov / total - mean[:, None] * mean)
-        psi = residual.sum() / (stats.n.expand(len(W))).sum() if self.tied else residual / stats.n
-        psi = psi.expand(len(W)).maximum(self.floor)
-        return Params(params.mu + intercept + W @ mean, W @ chol, psi)
-
-    def _regress(self, stats):
-        """Regress each column's r on z: slopes, intercepts and residual sums of squares."""
         chol = cholesky(stats.C)
         if len(chol) == 1:
             slopes = stats.A @ torch.cholesky_inverse(chol[0])
         else:
             slopes = torch.cholesky_solve(stats.A[:, :, None], chol)[:, :, 0]
-        return slopes[:, :-1], slopes[:, -1], stats.rr - (slopes * stats.A).sum(1)
+        W, intercept, residual = slopes[:, :-1], slopes[:, -1], stats.rr - (slopes * stats.A).sum(1)
+        psi = residual.sum() / (stats.n.expand(len(W))).sum() if self.tied else residual / stats.n
+        psi = psi.expand(len(W)).maximum(self.floor)
+        spread = cholesky(cov / total - mean[:, None] * mean)
+        return Params(params.mu + intercept + W @ mean, W @ spread, psi)
 
     def to_free(self, params):
         """Turn parameters into a vector: loadings and means in standard deviations of the columns, and log noise."""

@@ -209,15 +209,14 @@ class FullGaussianMixture(GaussianMixture):
             near = _checked_and_near(failed, offset.square().sum(1)) and D <= _FEW_COLUMNS
         else:
             log_norm = log_norm.masked_fill(failed > 0, math.nan)
-        theta = self._theta(root, mu, log_norm, offset) if near else None
+        theta = None
+        if near:
+            precision = root @ root.mT
+            i, j = torch.triu_indices(D, D, device=mu.device)
+            quadratic = precision[:, i, j] * torch.where(i == j, -0.5, -1.0).to(mu.dtype)
+            linear = (precision @ mu[:, :, None])[..., 0]
+            theta = torch.cat([quadratic, linear, (log_norm - 0.5 * offset.square().sum(1))[:, None]], dim=1)
         return Params(pi, mu, sigma, root, log_norm, theta)
-
-    def _theta(self, root, mu, log_norm, offset):
-        precision = root @ root.mT
-        i, j = torch.triu_indices(mu.shape[1], mu.shape[1], device=mu.device)
-        quadratic = precision[:, i, j] * torch.where(i == j, -0.5, -1.0).to(mu.dtype)
-        linear = (precision @ mu[:, :, None])[..., 0]
-        return torch.cat([quadratic, linear, (log_norm - 0.5 * offset.square().sum(1))[:, None]], dim=1)
 
     def m_step(self, stats, params):
         """Eq. 9.24 to 9.27 of Bishop (2006); a component that no row belongs to stays where it is.
