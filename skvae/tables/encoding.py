@@ -15,7 +15,7 @@ _CELLS_AT_ONCE = 2**18  # in float64, where cells are scaled
 
 # ------------------------------------------------------------------------------------------------- from X to numbers
 def as_numbers(X, columns, custom=None):
-    """Read a table as numbers, for scikit-learn's checks.
+    """Turn a table into an array of numbers; refuse cells that their likelihood cannot have.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def _codes(values, missing, j, columns):
 
 
 def _floats(values, missing, j, columns, custom):
-    """Read cells of objects as floats."""
+    """Read cells of objects as floats, NaN where missing; refuse strings."""
     numbers = np.full(len(values), np.nan)
     for row in np.flatnonzero(~missing):
         value = values[row]

@@ -53,8 +53,14 @@ def factor_analysis(Z, weight, n_components, *, tied=False, floor=None, init_par
         mu = mu if complete else init_params.mu
         where_constant = mu if complete else origin
         init_params = _of_other_rows(init_params, mu, where_constant, model.floor, torch.from_numpy(constant))
-    batches = [_covariance(Z, weight, mean)] if complete else _batches(table, model.n_components)
     total = float(weight.sum())
+    if complete:
+        centred = (Z - mean) * np.sqrt(weight)[:, None]
+        n = torch.tensor(total, dtype=_FLOAT)
+        S = torch.from_numpy(centred.T @ centred) / n
+        batches = [fa.SufficientStatistics(n, torch.zeros(Z.shape[1], dtype=_FLOAT), S)]
+    else:
+        batches = _batches(table, model.n_components)
     plan = em.Plan(1000, lambda step: step.gain * total < _TOL, total, accelerate=True)
     found = em.ascend(model, batches, [init_params], plan=plan).params
     return fa.principal(found._replace(mu=origin + found.mu) if complete else found)
@@ -82,12 +88,6 @@ def _of_other_rows(params, mu, mean, floor, constant):
 
 def _batches(table, n_components):
     return table.batches(_ROWS, max(64, _PATTERN_CELLS // (n_components + 1) ** 2))
-
-
-def _covariance(Z, weight, mean):
-    centred = (Z - mean) * np.sqrt(weight)[:, None]
-    n = torch.tensor(weight.sum(), dtype=_FLOAT)
-    return fa.SufficientStatistics(n, torch.zeros(Z.shape[1], dtype=_FLOAT), torch.from_numpy(centred.T @ centred) / n)
 
 
 def evaluate(function, params, Z):

@@ -152,7 +152,8 @@ def run_together(ascents):
     n_latent = max(ascent.model.n_components for ascent in ascents)
     order, rows = _side_by_side(ascents, n_latent)
     ascents = [ascents[place] for place in order]
-    slices = _slices(ascents)
+    ends = np.cumsum([_n_members(ascent) for ascent in ascents]).tolist()
+    slices = [slice(start, stop) for start, stop in zip([0, *ends], ends)]  # each ascent's members among all
     widest = next(ascent.model for ascent in ascents if ascent.model.n_components == n_latent)
     params = [ascent.model.widened(ascent.params, n_latent) for ascent in ascents]
     result = gradient.ascend(
@@ -190,12 +191,6 @@ def _joint_stream(ascents, n_latent):
 
 def _n_members(ascent):
     return len(ascent.plan.fit_of_member)
-
-
-def _slices(ascents):
-    """The place of each ascent's members among all."""
-    ends = np.cumsum([_n_members(ascent) for ascent in ascents]).tolist()
-    return [slice(start, stop) for start, stop in zip([0, *ends], ends)]
 
 
 def _joint_plan(ascents):

@@ -353,17 +353,16 @@ def modules_of(estimator, architecture):
 
 def linear_path_of(estimator):
     """The linear models beside a fitted network, or None."""
-    return None if estimator._linear_path is None else LinearPath(*map(_as_params, estimator._linear_path))
+    if estimator._linear_path is None:
+        return None
+    models = ({name: torch.from_numpy(a) for name, a in (arrays or {}).items()} for arrays in estimator._linear_path)
+    return LinearPath(*(fa.Params(**tensors) if tensors else None for tensors in models))
 
 
 def _as_arrays(linear_path):
     if linear_path is None:
         return None
     return tuple(None if part is None else to_numpy(part._asdict()) for part in linear_path)
-
-
-def _as_params(arrays):
-    return None if arrays is None else fa.Params(**{name: torch.from_numpy(array) for name, array in arrays.items()})
 
 
 @dataclass(frozen=True)

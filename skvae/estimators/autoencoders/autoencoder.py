@@ -1,7 +1,6 @@
 """Compression of a table by an autoencoder: non-linear principal component analysis."""
 
 import math
-from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
@@ -236,10 +235,8 @@ class AutoencoderTransformer(NetworkTransformer):
                 f"denoising={self.denoising!r} replaces a share of the cells, so noise_level must be in [0, 1], but it "
                 f"is {self.noise_level}."
             )
-        if self.sparsity is not None:
-            self._check_sparsity()
-
-    def _check_sparsity(self):
+        if self.sparsity is None:
+            return
         numbers = len(self.sparsity) == 2 and all(isinstance(part, Real) for part in self.sparsity)
         if not numbers or not 0 < self.sparsity[0] < 1 or not 0 <= self.sparsity[1] < math.inf:
             raise ValueError(
@@ -367,7 +364,13 @@ class AutoencoderTransformer(NetworkTransformer):
             In the units of X squared, at most 0; 0 for a row of which nothing was observed.
         """
         fitted = self._fitted_rows(X)
-        errors = fitted.by_row(partial(_minus_error, fitted.model, fitted.params)) * self._columns.scale[0] ** 2
+        model, params = fitted.model, fitted.params
+
+        def minus_error(batch):
+            errors = model.log_prob(params, batch.x, model.encode(params, batch))[0] * model.n_outputs
+            return errors / batch.x.n_observed()[0].clamp(min=1)
+
+        errors = fitted.by_row(minus_error) * self._columns.scale[0] ** 2
         return errors.astype(fitted.numbers.dtype, copy=False)
 
     def score(self, X, y=None, sample_weight=None):
@@ -423,9 +426,3 @@ class AutoencoderTransformer(NetworkTransformer):
         model, params = fitted.model, fitted.params
         values = fitted.by_row(lambda batch: model.decode(params, model.encode(params, batch))[0])
         return fill_missing(X, fitted.numbers, decode(values, self._columns), self._columns)
-
-
-def _minus_error(model, params, batch):
-    """Minus the mean squared error over observed cells, (n_rows,)."""
-    errors = model.log_prob(params, batch.x, model.encode(params, batch))[0] * model.n_outputs
-    return errors / batch.x.n_observed()[0].clamp(min=1)

@@ -135,7 +135,7 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
 
     @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None, sample_weight=None):
-        """Take one step of stepwise EM with the rows of X; the first call, if none was fitted before, fits to them.
+        """Take one step of stepwise EM with the rows of X; an estimator that is not fitted is fitted to them instead.
 
         The statistics of X under the present parameters enter those so far with the share (w / (w + w_before))**0.6,
         where w is the weight of X and w_before that of all rows seen before.

@@ -212,23 +212,30 @@ class MultVAERecommender(NetworkRecommender):
 
     # ------------------------------------------------------------------------------------------- what a fit consists of
     def _architecture_of(self, X):
+        c = self.confidence if self.likelihood == "gaussian" else (1, 1)
+        if len(c) != 2 or not all(isinstance(precision, Real) and 0 < precision < math.inf for precision in c):
+            raise ValueError(f"confidence must be two positive numbers (c_0, c_1), but it is {c!r}.")
         return {
             "n_items": X.shape[1],
             "n_components": int(self.n_components),
             "hidden_layer_sizes": checked_sizes(self.hidden_layer_sizes),
             "activation": self.activation,
             "likelihood": self.likelihood,
-            "confidence": _checked_confidence(self.confidence) if self.likelihood == "gaussian" else None,
+            "confidence": tuple(map(float, self.confidence)) if self.likelihood == "gaussian" else None,
         }
 
     def _build(self, architecture):
+        if architecture["likelihood"] == "gaussian":
+            likelihood = WeightedGaussian(architecture["confidence"])
+        else:
+            likelihood = {"multinomial": Multinomial, "bernoulli": Bernoulli}[architecture["likelihood"]]()
         return MultVAE(
             architecture["n_items"],
             architecture["n_components"],
             architecture["hidden_layer_sizes"],
             ACTIVATIONS[architecture["activation"]],
             self.dropout,
-            _likelihood(architecture),
+            likelihood,
         )
 
     def _auto(self, n_users, n_seen):
@@ -260,15 +267,3 @@ class MultVAERecommender(NetworkRecommender):
         size = block_rows(X.shape[1])
         bounds = [model.expected_bound(params, batch, draws.to(rows.device)) for batch in rows.batches(size)]
         return torch.cat(bounds).cpu().numpy()
-
-
-def _checked_confidence(confidence):
-    if len(confidence) != 2 or not all(isinstance(c, Real) and 0 < c < math.inf for c in confidence):
-        raise ValueError(f"confidence must be two positive numbers (c_0, c_1), but it is {confidence!r}.")
-    return tuple(float(c) for c in confidence)
-
-
-def _likelihood(architecture):
-    if architecture["likelihood"] == "gaussian":
-        return WeightedGaussian(architecture["confidence"])
-    return {"multinomial": Multinomial, "bernoulli": Bernoulli}[architecture["likelihood"]]()

@@ -80,9 +80,14 @@ class EncoderDecoder:
 
         `statistics` has the mean, the variance and the share of non-zero cells of each column. No axis of members.
         """
-        params = self._init_encoder(noise) | self._init_decoder(noise, statistics)
+        if self.own_decoder:
+            decoder = self.own_decoder.init(noise)
+        else:
+            decoder = init_mlp("decoder", self.decoder_sizes, noise)
+            bias = self.likelihood.init_bias(statistics.mean, statistics.share)
+            decoder[f"decoder.{self.last}.bias"] = bias.float()
         own = self.likelihood.init_own(statistics.mean, statistics.variance)
-        return params | {f"likelihood.{name}": tensor for name, tensor in own.items()}
+        return self._init_encoder(noise) | decoder | {f"likelihood.{name}": tensor for name, tensor in own.items()}
 
     def _init_encoder(self, noise):
         """Random weights; of all heads but the first, zeros."""
@@ -93,13 +98,6 @@ class EncoderDecoder:
         for key in ("weight", "bias"):
             others = K * (self.n_heads - 1)
             params[f"encoder.{self.last}.{key}"] = torch.nn.functional.pad(first[f"mean.0.{key}"], (0, others))
-        return params
-
-    def _init_decoder(self, noise, statistics):
-        if self.own_decoder:
-            return self.own_decoder.init(noise)
-        params = init_mlp("decoder", self.decoder_sizes, noise)
-        params[f"decoder.{self.last}.bias"] = self.likelihood.init_bias(statistics.mean, statistics.share).float()
         return params
 
     # --------------------------------------------------------------------------------------------------- both ways
