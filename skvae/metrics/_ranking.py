@@ -264,7 +264,12 @@ def average_precision_at_k(y_true, y_score=None, *, ranked=None, k=100, per_user
     >>> average_precision_at_k(y_true, y_score, per_user=True).round(3)
     array([0.833, 1.   ])
     """
-    return _evaluate(_average_precision, y_true, y_score, ranked, k, per_user)
+
+    def average_precision(hits, n_relevant, k):
+        precisions = hits.cumsum(axis=1) / np.arange(1, hits.shape[1] + 1)
+        return _sum_down(hits, precisions) / np.minimum(n_relevant, k)
+
+    return _evaluate(average_precision, y_true, y_score, ranked, k, per_user)
 
 
 def dcg_at_k(y_true, y_score=None, *, ranked=None, k=100, per_user=False):
@@ -366,7 +371,13 @@ def ndcg_at_k(y_true, y_score=None, *, ranked=None, k=100, per_user=False):
     >>> ndcg_at_k(y_true, y_score, per_user=True).round(3)
     array([0.92, 1.  ])
     """
-    return _evaluate(_ndcg, y_true, y_score, ranked, k, per_user)
+
+    def ndcg(hits, n_relevant, k):
+        # A list is narrower than k only where it is as wide as the catalogue: min(n_relevant, k) hits are attainable.
+        ideal = np.cumsum(_discounts(hits.shape[1]))[np.minimum(n_relevant, hits.shape[1]) - 1]
+        return _dcg(hits, n_relevant, k) / ideal
+
+    return _evaluate(ndcg, y_true, y_score, ranked, k, per_user)
 
 
 def coverage(y_score=None, *, ranked=None, k=100, n_items=None):
@@ -422,22 +433,11 @@ def coverage(y_score=None, *, ranked=None, k=100, n_items=None):
     return float(covered.mean())
 
 
-# --- reductions of several steps, for `_evaluate` ------------------------------------------------------------------
-
-
-def _average_precision(hits, n_relevant, k):
-    precisions = hits.cumsum(axis=1) / np.arange(1, hits.shape[1] + 1)
-    return _sum_down(hits, precisions) / np.minimum(n_relevant, k)
+# --- sums of gains --------------------------------------------------------------------------------------------------
 
 
 def _dcg(hits, n_relevant, k):
     return _sum_down(hits, _discounts(hits.shape[1]))
-
-
-def _ndcg(hits, n_relevant, k):
-    # A list is narrower than k only where it is as wide as the catalogue: min(n_relevant, k) hits are attainable.
-    ideal = np.cumsum(_discounts(hits.shape[1]))[np.minimum(n_relevant, hits.shape[1]) - 1]
-    return _dcg(hits, n_relevant, k) / ideal
 
 
 def _discounts(width):

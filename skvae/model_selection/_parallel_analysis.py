@@ -89,7 +89,10 @@ def parallel_analysis(X, *, n_draws=100, quantile=0.95, method="permutation", co
     rng = np.random.RandomState() if random_state is None else check_random_state(random_state)
     seeds = rng.randint(2**31 - 1, size=n_draws)  # a stream for each draw
     eigenvalues = _eigenvalues(_scaled(X, correlation))
-    null = _scaled(_in_canonical_order(X), correlation)
+    # Each column sorted, and the columns in an order that their content gives: all draws start from one place.
+    null, N = np.sort(X, axis=1), X.shape[1]
+    null = null[np.lexsort(null[:, np.linspace(0, N - 1, min(N, _MARKS)).astype(int)].T)]
+    null = _scaled(null, correlation)
     drawn = []
     for rng in map(np.random.default_rng, seeds):
         # The values of each column in an order of their own: means and lengths stay.
@@ -134,13 +137,6 @@ def _eigenvalues(Z):
     eigenvalues = np.zeros(D)
     eigenvalues[: len(found)] = np.maximum(found, 0)  # rounding may leave -1e-16
     return eigenvalues
-
-
-def _in_canonical_order(columns):
-    """Each column sorted, and the columns in an order that their content gives: all draws start from one place."""
-    columns = np.sort(columns, axis=1)
-    N = columns.shape[1]
-    return columns[np.lexsort(columns[:, np.linspace(0, N - 1, min(N, _MARKS)).astype(int)].T)]
 
 
 def _normal(Z, correlation, rng):

@@ -163,7 +163,12 @@ def words(numbers, dtype, levels=None, *, boolean=False):
     if dtype.kind == "b" or boolean:
         return _with_gaps(numbers > 0.5, numbers)
     if dtype.kind in "iu":
-        return _with_gaps(_rounded(numbers, dtype), numbers)
+        limits = np.iinfo(getattr(dtype, "numpy_dtype", dtype))
+        largest = float(limits.max)
+        if largest > limits.max:  # 2^63 - 1 as a float is 2^63
+            largest = np.nextafter(largest, 0)
+        rounded = np.rint(np.nan_to_num(numbers).astype(np.float64))
+        return _with_gaps(np.clip(rounded, limits.min, largest), numbers)
     return numbers
 
 
@@ -187,12 +192,3 @@ def _with_gaps(cells, numbers):
         cells = cells.astype(object)
         cells[missing] = None
     return cells
-
-
-def _rounded(numbers, dtype):
-    """Round to the nearest integers that the dtype holds."""
-    limits = np.iinfo(getattr(dtype, "numpy_dtype", dtype))
-    largest = float(limits.max)
-    if largest > limits.max:  # 2^63 - 1 as a float is 2^63
-        largest = np.nextafter(largest, 0)
-    return np.clip(np.rint(np.nan_to_num(numbers).astype(np.float64)), limits.min, largest)

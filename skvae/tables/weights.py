@@ -36,7 +36,18 @@ def weigh(X, sample_weight):
     """
     X, weight = drop_weightless(X, sample_weight)
     if X.shape[0] * X.shape[1] <= _FEW_CELLS:
-        X, weight = _merged(X, weight)
+        dense = X.toarray() if sp.issparse(X) else X
+        # float32 and float64 of the same value have the same key; so do 0.0 and -0.0, and all NaNs.
+        cells = np.where(np.isnan(dense), np.nan, dense.astype(np.float64) + 0.0).view(np.int64)
+        key = np.zeros(len(dense), dtype=np.int64)
+        for column in cells.T:
+            key = combine(key, column)
+        order = np.argsort(key, kind="stable")
+        rows = dense[order]
+        same = (rows[1:] == rows[:-1]) | (np.isnan(rows[1:]) & np.isnan(rows[:-1]))
+        starts = np.flatnonzero(np.concatenate([[True], ~same.all(axis=1)]))
+        weight = np.ones(len(key)) if weight is None else weight
+        X, weight = X[order[starts]], np.add.reduceat(weight[order], starts)
     return X, None if weight is None or (weight == 1).all() else weight
 
 
@@ -47,18 +58,3 @@ def drop_weightless(X, sample_weight):
     weight = check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
     kept = np.flatnonzero(weight)
     return (X, weight) if len(kept) == len(weight) else (X[kept], weight[kept])
-
-
-def _merged(X, weight):
-    dense = X.toarray() if sp.issparse(X) else X
-    # float32 and float64 of the same value have the same key; so do 0.0 and -0.0, and all NaNs.
-    cells = np.where(np.isnan(dense), np.nan, dense.astype(np.float64) + 0.0).view(np.int64)
-    key = np.zeros(len(dense), dtype=np.int64)
-    for column in cells.T:
-        key = combine(key, column)
-    order = np.argsort(key, kind="stable")
-    rows = dense[order]
-    same = (rows[1:] == rows[:-1]) | (np.isnan(rows[1:]) & np.isnan(rows[:-1]))
-    starts = np.flatnonzero(np.concatenate([[True], ~same.all(axis=1)]))
-    weight = np.ones(len(key)) if weight is None else weight
-    return X[order[starts]], np.add.reduceat(weight[order], starts)

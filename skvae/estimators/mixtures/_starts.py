@@ -80,18 +80,13 @@ def initial_centres(init_params, table, points, n_components, noise):
         weight = torch.ones_like(weight)
     centres = seeding.seed_centres(some, weight, K, noise)
     if init_params == "kmeans":
-        centres = _few_lloyd_steps(some, weight, centres)
+        plan = em.Plan(
+            _SEEDING_STEPS, lambda step: torch.equal(step.before.centres, step.params.centres), float(weight.sum())
+        )
+        sample = Table(some.numpy(), some.device, weight=weight.numpy(), allow_missing=False)
+        batches = sample.batches(len(sample))
+        centres = em.ascend(kmeans.KMeans(K), batches, [kmeans.Params(centres)], plan=plan).params.centres
     return centres.to(table.device)
-
-
-def _few_lloyd_steps(points, weight, centres):
-    """Centres after a few steps of K-means."""
-    plan = em.Plan(
-        _SEEDING_STEPS, lambda step: torch.equal(step.before.centres, step.params.centres), float(weight.sum())
-    )
-    table = Table(points.numpy(), points.device, weight=weight.numpy(), allow_missing=False)
-    batches = table.batches(len(table))
-    return em.ascend(kmeans.KMeans(len(centres)), batches, [kmeans.Params(centres)], plan=plan).params.centres
 
 
 def checked_shape(array, shape, name):

@@ -85,21 +85,18 @@ class Autoencoder(EncoderDecoder):
             return batch.u
         cells, rest = batch.u.split([self.n_outputs, batch.u.shape[-1] - self.n_outputs], -1)
         chance = noise.fold("corruption").uniform(batch.row, self.n_outputs, cells.dtype)
-        changed = self._changed(params, cells, chance)
+        if self.corruption == "gaussian":  # normal noise would be that of latent dimensions, of which some may be idle
+            changed = cells + self.level * torch.special.ndtri(chance)
+        elif self.corruption == "masking":
+            changed = torch.where(chance < self.level, 0.0, cells)
+        else:
+            low, high = (params[f"corruption.{end}"].detach()[..., None, :] for end in ("low", "high"))
+            salted = torch.where(chance < 0.5 * self.level, high, low)
+            changed = torch.where(chance < self.level, salted, cells)
         if batch.x.observed is not None:
             changed = torch.where(batch.x.observed > 0, changed, cells)
         rest = rest.expand(len(changed), -1, -1)
         return torch.cat([changed, rest], -1) if rest.shape[-1] else changed
-
-    def _changed(self, params, cells, chance):
-        """Cells by a chance that is uniform on (0, 1)."""
-        if self.corruption == "gaussian":  # normal noise would be that of latent dimensions, of which some may be idle
-            return cells + self.level * torch.special.ndtri(chance)
-        if self.corruption == "masking":
-            return torch.where(chance < self.level, 0.0, cells)
-        low, high = (params[f"corruption.{end}"].detach()[..., None, :] for end in ("low", "high"))
-        salted = torch.where(chance < 0.5 * self.level, high, low)
-        return torch.where(chance < self.level, salted, cells)
 
 
 def penalty(z, w, rho, weight):

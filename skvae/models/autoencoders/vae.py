@@ -67,7 +67,13 @@ class VAE(EncoderDecoder):
     def bound(self, params, batch, noise):
         """The bound of each row, by draws of z or in closed form."""
         if self._goes_by_hand(params):
-            return self._bound_by_hand(params, batch, noise)
+            # By one draw, with the way back that autograd would find.
+            heads, to_weights = self._encoded_and_back(params, batch.u)
+            heads = _beside_linear_path(heads, batch)
+            epsilon = self._epsilon(noise.fold("z"), batch.row, heads.dtype)
+            (z, kl), to_heads = draw_and_kl_and_back(heads, epsilon, _LOWEST, _HIGHEST)
+            log_prob, to_z = self._log_prob_and_back(params, batch.x, z)
+            return Bound(log_prob, kl, lambda of_log_prob, of_kl: to_weights(to_heads(to_z(of_log_prob), of_kl)))
         if not (self.closed_form or self.several):
             heads = self._heads(params, batch)
             epsilon = self._epsilon(noise.fold("z"), batch.row, heads.dtype)
@@ -86,15 +92,6 @@ class VAE(EncoderDecoder):
     def _goes_by_hand(self, params):
         """Whether the bound of these brings its way back."""
         return not (self.several or self.closed_form or self.free_bits) and self._trained_by_hand(params)
-
-    def _bound_by_hand(self, params, batch, noise):
-        """The same by one draw of a network that is trained, with the way back that autograd would find."""
-        heads, to_weights = self._encoded_and_back(params, batch.u)
-        heads = _beside_linear_path(heads, batch)
-        epsilon = self._epsilon(noise.fold("z"), batch.row, heads.dtype)
-        (z, kl), to_heads = draw_and_kl_and_back(heads, epsilon, _LOWEST, _HIGHEST)
-        log_prob, to_z = self._log_prob_and_back(params, batch.x, z)
-        return Bound(log_prob, kl, lambda of_log_prob, of_kl: to_weights(to_heads(to_z(of_log_prob), of_kl)))
 
     def _bound(self, log_prob, kl, batch):
         return with_free_bits(log_prob, kl, self.free_bits, batch.w) if self.free_bits else Bound(log_prob, kl)
