@@ -17,17 +17,16 @@ from skvae._tensors import Cells, normal_at, uniform_at
 
 _ROWS_AHEAD = 2048  # for which noise is drawn at once
 _CELLS_AHEAD = 2**20
-_SHARED_BY_MEMBERS = {"step"}  # entries of an optimizer state without an axis of members
 
 
 def one_member(tensors):
-    """Give parameters, or an optimizer state, of one network a leading axis of members."""
-    return {name: tensor if name in _SHARED_BY_MEMBERS else tensor[None] for name, tensor in tensors.items()}
+    """Give parameters, or an optimizer state, of one network a leading axis of members; its counts of steps have none."""
+    return {name: tensor[None] if tensor.dim() else tensor for name, tensor in tensors.items()}
 
 
 def of_member(tensors, member):
     """Take one member's parameters, or its optimizer state, without the axis of members."""
-    return {name: tensor if name in _SHARED_BY_MEMBERS else tensor[member] for name, tensor in tensors.items()}
+    return {name: tensor[member] if tensor.dim() else tensor for name, tensor in tensors.items()}
 
 
 class Encoded(NamedTuple):
