@@ -20,13 +20,18 @@ _CELLS_AHEAD = 2**20
 
 
 def one_member(tensors):
-    """Give parameters, or an optimizer state, of one network a leading axis of members; its counts of steps have none."""
-    return {name: tensor[None] if tensor.dim() else tensor for name, tensor in tensors.items()}
+    """Give parameters, or an optimizer state, of one network a leading axis of members."""
+    return {name: tensor if _counts_steps(name) else tensor[None] for name, tensor in tensors.items()}
 
 
 def of_member(tensors, member):
     """Take one member's parameters, or its optimizer state, without the axis of members."""
-    return {name: tensor[member] if tensor.dim() else tensor for name, tensor in tensors.items()}
+    return {name: tensor if _counts_steps(name) else tensor[member] for name, tensor in tensors.items()}
+
+
+def _counts_steps(name):
+    """Whether an entry of an optimizer state counts the steps of a turn, which all members take together."""
+    return name == "step" or name.endswith("/step")
 
 
 class Encoded(NamedTuple):
