@@ -133,7 +133,7 @@ def ascend(model, batches, init_params, *, plan, watcher=None):
     """
     check_contract(model, AcceleratedEMModel if plan.accelerate else EMModel, "engines.em.ascend(model=...)")
     watcher = watcher or Watcher()
-    fits = (_climb(model, batches, params, restart, plan, watcher) for restart, params in enumerate(init_params))
+    fits = (_run_restart(model, batches, params, restart, plan, watcher) for restart, params in enumerate(init_params))
     return reduce(lambda best, fit: fit if _height(fit) > _height(best) else best, fits)
 
 
@@ -141,7 +141,7 @@ def _height(fit):
     return fit.lower_bounds[-1] if fit.lower_bounds else -math.inf
 
 
-def _climb(model, batches, params, restart, plan, watcher):
+def _run_restart(model, batches, params, restart, plan, watcher):
     """Run one restart."""
     fit, memory = FitResult(params), None
     path = _Squarem(model) if plan.accelerate else _PlainPath()

@@ -153,7 +153,7 @@ def orthomax(A, gamma, max_iter):
     if orthomax_criterion(A @ T, gamma) < orthomax_criterion(A, gamma):
         T = np.eye(len(T))
     T = _turn_pairs(A, T, gamma)
-    T = T @ _cayley(_climb(A @ T, gamma, max_iter))
+    T = T @ _cayley(_maximise(A @ T, gamma, max_iter))
     U, _, Vt = np.linalg.svd(T)  # many turns leave rounding; back to an orthogonal matrix
     return U @ Vt
 
@@ -190,7 +190,7 @@ def _best_angle(x, y, gamma):
     return np.arctan2(sine, cosine) / 4
 
 
-def _climb(A, gamma, max_iter):
+def _maximise(A, gamma, max_iter):
     """Find the skew-symmetric S, above its diagonal, that maximises the criterion of A (I - S)^-1 (I + S)."""
     upper = np.triu_indices(A.shape[1], 1)
 
