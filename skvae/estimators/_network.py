@@ -96,7 +96,7 @@ class NetworkEstimator(Estimator, abc.ABC):
 
     @property
     def _continuation(self):
-        """Of `fit`."""
+        """How `fit` relates to an earlier fit: by the parameter warm_start."""
         return Continuation.WARM_START if self.warm_start else Continuation.FRESH
 
     def _taken_ahead(self, X, **given):
