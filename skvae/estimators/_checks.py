@@ -1,5 +1,6 @@
 """Checks of parameters that several estimators have, and the seed of a fit."""
 
+from itertools import zip_longest
 from numbers import Integral
 
 import joblib
@@ -46,9 +47,13 @@ def refuse_other_modules(estimator, signatures):
     """Complain if the user's own modules are not those of the fit, whose parameters would mean something else."""
     for name, signature in signatures.items():
         if signature != estimator._architecture[name]:
+            layers = (str(text).split("; ") for text in (estimator._architecture[name], signature))
+            fitted, now = next(
+                pair for pair in zip_longest(*layers, fillvalue="no further layer") if len(set(pair)) > 1
+            )
             raise ValueError(
-                f"{type(estimator).__name__} was fitted with {name} = {estimator._architecture[name]}, but the "
-                f"parameter {name} now makes {signature}; set it back, or fit again."
+                f"{type(estimator).__name__} was fitted with {name} = {fitted}, but the parameter {name} now makes "
+                f"{now}; set it back, or fit again."
             )
 
 
