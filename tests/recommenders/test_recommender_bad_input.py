@@ -261,6 +261,8 @@ def test_k_may_be_a_numpy_integer(model, X):
         (np.ones(N_ITEMS - 1, dtype=bool), rf"mask of shape \({N_ITEMS},\), but it has dtype bool and shape \(11,\)"),
         ([[1, 2]], r"shape \(1, 2\)"),
         (3, r"shape \(\)"),
+        ([0, 1] * 6, "holds 0 and 1 only, as often as there are columns: a mask, which must be Boolean"),
+        ([[1, 2], [3]], "takes one list of columns for all users"),
     ],
 )
 def test_items_must_be_columns(name, given, message, model, X):
@@ -278,6 +280,33 @@ def test_no_items_leave_nothing_and_filter_nothing(nothing, model, X):
 def test_filtering_everything_leaves_nothing(model, X):
     assert (model.recommend(X, 2, filter_items=range(N_ITEMS))[0] == -1).all()
     assert (model.recommend(X, 2, items=[1, 2], filter_items=[1, 2])[0] == -1).all()
+
+
+def test_items_may_be_named_after_a_fit_on_a_frame(X):
+    frame = pd.DataFrame(X.toarray() if sp.issparse(X) else X, columns=[f"song {j}" for j in range(N_ITEMS)])
+    model = MultVAERecommender(n_components=3, max_iter=2, random_state=0).fit(frame)
+    for name in ("items", "filter_items"):
+        ids, _ = model.recommend(frame, 2, **{name: ["song 4", "song 1"]})
+        np.testing.assert_array_equal(ids, model.recommend(frame, 2, **{name: [4, 1]})[0])
+        with pytest.raises(ValueError, match=f"{name} holds 'song 99', but fit saw no item of that name"):
+            model.recommend(frame, 2, **{name: ["song 99"]})
+
+
+@pytest.mark.parametrize("kind", [sp.csr_array, sp.csr_matrix, sp.coo_array])
+def test_a_purchase_and_its_refund_are_what_is_left_of_both(kind, model, X):
+    dense = X.toarray() if sp.issparse(X) else np.array(X)
+    row, column = np.nonzero(dense)
+    value = dense[row, column].astype(float)
+    row, column, value = (np.r_[part, part[:1]] for part in (row, column, value))
+    value[0], value[-1] = value[0] + 1, -1.0  # in the same cell
+    entries = (value, (row, column)) if kind is sp.coo_array else None
+    if entries is None:  # duplicates stay side by side in CSR, as some tools leave them
+        order = np.argsort(row, kind="stable")
+        indptr = np.r_[0, np.bincount(row, minlength=len(dense)).cumsum()]
+        entries = (value[order], column[order], indptr)
+    given = kind(entries, shape=dense.shape)
+    np.testing.assert_array_equal(model.decision_function(given), model.decision_function(dense.astype(float)))
+    assert given.nnz == len(value)  # it stays as it is
 
 
 def test_a_mask_may_be_a_list_or_a_series(model, X):

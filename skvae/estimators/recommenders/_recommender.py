@@ -36,6 +36,8 @@ class RecommenderMixin(abc.ABC):
 
     def _check_X(self, X, *, reset):
         form = {"accept_sparse": "csr", "dtype": [np.float32, np.float64], "ensure_non_negative": True}
+        if sp.issparse(X) and X.ndim == 2:  # a purchase and its refund in one cell are what is left of both
+            X = merged(X, sp.csr_array)
         try:
             X = validate_data(self, X, reset=reset, **form)
         except ValueError as error:
@@ -82,9 +84,9 @@ class RecommenderMixin(abc.ABC):
             Length of the lists.
         exclude_seen : bool, default=True
             Leave out what a user's row of X already holds.
-        items : array-like of int or bool mask of shape (n_items,), default=None
-            Recommend these columns only.
-        filter_items : array-like of int or bool mask of shape (n_items,), default=None
+        items : array-like of int or str, or bool mask of shape (n_items,), default=None
+            Recommend these columns only, by number or, after a fit on a DataFrame, by name.
+        filter_items : array-like of int or str, or bool mask of shape (n_items,), default=None
             Never recommend these columns.
 
         Returns
@@ -97,12 +99,13 @@ class RecommenderMixin(abc.ABC):
         Raises
         ------
         ValueError
-            If k is not a positive integer, or an item is not a column of X.
+            If k is not a positive integer, an item is not a column of X, or a mask holds 0 and 1 in place of Booleans.
         """
         X = self._check_fitted_X(X)
         if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or k < 1:
             raise ValueError(f"recommend needs a whole number k >= 1, but k={k!r} was given.")
-        barred = _barred(X.shape[1], items, filter_items)
+        names = getattr(self, "feature_names_in_", None)
+        barred = _barred(X.shape[1], names, items, filter_items)
         return rank(self._scorer(X), X, k, exclude_seen=exclude_seen, barred=barred)
 
     def predict(self, X):
@@ -191,20 +194,26 @@ def _score_blocks(scorer, X):
         yield rows, block.contiguous()
 
 
-def _barred(n_items, items, filter_items):
+def _barred(n_items, names, items, filter_items):
     """Columns that may not be recommended, or None where all may."""
     if items is None and filter_items is None:
         return None
     allowed = np.full(n_items, items is None)
     if items is not None:
-        allowed[_columns(items, n_items, "items")] = True
+        allowed[_columns(items, n_items, names, "items")] = True
     if filter_items is not None:
-        allowed[_columns(filter_items, n_items, "filter_items")] = False
+        allowed[_columns(filter_items, n_items, names, "filter_items")] = False
     return np.flatnonzero(~allowed)
 
 
-def _columns(items, n_items, name):
-    items = np.asarray(items)
+def _columns(items, n_items, names, name):
+    """Numbers of the columns that a parameter names by number, by name or by a Boolean mask."""
+    try:
+        items = np.asarray(items)
+    except ValueError as error:  # lists of unequal lengths
+        raise ValueError(f"{name} takes one list of columns for all users, but it holds lists of its own.") from error
+    if items.dtype.kind in "OU" and names is not None and items.ndim == 1:
+        items = _numbers_of(items, names.tolist(), name)
     if items.dtype == bool and items.shape == (n_items,):
         return np.flatnonzero(items)
     if items.size == 0:
@@ -217,4 +226,18 @@ def _columns(items, n_items, name):
     outside = items[(items < 0) | (items >= n_items)]
     if len(outside):
         raise ValueError(f"{name} holds column {outside[0]}, but the columns of X run from 0 to {n_items - 1}.")
+    if len(items) == n_items > 2 and items.max() <= 1:
+        raise ValueError(
+            f"{name} holds 0 and 1 only, as often as there are columns: a mask, which must be Boolean. Pass "
+            "np.asarray(mask, dtype=bool)."
+        )
     return items
+
+
+def _numbers_of(items, names, name):
+    """Numbers of the columns with these names."""
+    number = {known: column for column, known in enumerate(names)}
+    unknown = [item for item in items.tolist() if item not in number]
+    if unknown:
+        raise ValueError(f"{name} holds {unknown[0]!r}, but fit saw no item of that name.")
+    return np.array([number[item] for item in items.tolist()], dtype=np.int64)
