@@ -446,7 +446,6 @@ def test_planted_counts_and_levels_are_recovered(kind):
     {
         "a constant column": lambda: np.c_[factor_data(), np.full(N, 7.0)],
         "constant columns only": lambda: np.ones((N, 3)) * [1.0, 0.0, -5.0],
-        "one row": lambda: factor_data(1),
         "two rows": lambda: factor_data(2),
         "one column": lambda: factor_data()[:, :1],
         "more dimensions than columns": lambda: factor_data()[:, :2],
@@ -595,6 +594,16 @@ def test_a_fitted_model_is_used_with_its_own_modules_only(X):
             use(X)
     with pytest.raises(ValueError, match="was fitted with .*encoder.* cannot go on"):
         model.partial_fit(X)
+
+
+@pytest.mark.parametrize("fit", ["fit", "partial_fit"])
+def test_one_row_is_too_few(fit, X):
+    model = tiny()
+    with pytest.raises(ValueError, match="1 sample.* a minimum of 2 is required by VAETransformer"):
+        getattr(model, fit)(X[:1])
+    assert not hasattr(model, "parameters_")
+    assert model.fit(X).transform(X[:1]).shape == (1, 2)
+    assert model.partial_fit(X[:1]).n_samples_seen_ == N + 1
 
 
 def test_the_encoder_has_no_place_in_svi(X):

@@ -94,6 +94,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         `from_linear`: whether the network begins as a linear model.
         """
 
+    _fewest_rows = 1  # that a fit which begins anew may be of
     _units: Callable  # (columns, numbers, weight) -> a function from bounds of the model layout to those of the data
 
     def _architecture_of(self, columns, with_mask):
@@ -181,7 +182,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         self._check_consistent()
         fitted = self._goes_on(continuation)
         columns = self._columns if fitted else self._read_columns(X)
-        numbers = _checked_numbers(self, columns, X, reset=not fitted)
+        numbers = _checked_numbers(self, columns, X, reset=not fitted, min_samples=1 if fitted else self._fewest_rows)
         if fitted:
             encoding.refuse_changed_constants(numbers, columns)
         noise = Noise(draw_seed(self.random_state))
@@ -329,7 +330,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         return tags
 
 
-def _checked_numbers(estimator, columns, X, *, reset):
+def _checked_numbers(estimator, columns, X, *, reset, min_samples=1):
     """X as numbers, NaN where missing, after all of scikit-learn's checks; those of a frame's names come first."""
     frame = hasattr(X, "iloc")
     if frame:
@@ -341,6 +342,7 @@ def _checked_numbers(estimator, columns, X, *, reset):
         numbers,
         dtype=[np.float64, np.float32],
         ensure_all_finite="allow-nan",
+        ensure_min_samples=min_samples,
         estimator=type(estimator).__name__,
         input_name="X",
     )

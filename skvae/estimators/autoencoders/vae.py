@@ -219,6 +219,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         "verbose": ["verbose"],
     }
 
+    _fewest_rows = 2  # of one, no variance is known
     _units = staticmethod(nats_of_data)
 
     def __init__(
