@@ -125,7 +125,7 @@ class RecommenderMixin(abc.ABC):
         return rank(self._scorer(X), X, 1)[0][:, 0]
 
     def score(self, X, y=None):
-        """Mean NDCG@100 of what the model cannot see.
+        """Mean ``NDCG@100`` of what the model cannot see.
 
         Parameters
         ----------

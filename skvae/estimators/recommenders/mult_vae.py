@@ -70,9 +70,9 @@ class MultVAERecommender(NetworkRecommender):
     max_iter : int or "auto", default="auto"
         Epochs. "auto": as many as make 1,500 steps, from 10 to 30, but at least 240 steps.
     early_stopping : bool or "auto", default="auto"
-        Whether to stop when NDCG@100 on held-out interactions of held-out users has not risen for `n_iter_no_change`
-        epochs, and to keep the best weights; no epoch counts before the annealing has ended. "auto": where `X_val` is
-        given or there are 10,000 users.
+        Whether to stop when ``NDCG@100`` on held-out interactions of held-out users has not risen for
+        `n_iter_no_change` epochs, and to keep the best weights; no epoch counts before the annealing has ended. "auto":
+        where `X_val` is given or there are 10,000 users.
     validation_fraction : float, default=0.1
         Share of the users to set aside for early stopping where `fit` is given no `X_val`, inside (0, 1).
     n_iter_no_change : int, default=10
@@ -96,7 +96,7 @@ class MultVAERecommender(NetworkRecommender):
         Mean evidence lower bound per user in each epoch, in nats, at beta = 1 whatever beta trains with, by the noise
         and dropout of training.
     validation_scores_ : ndarray
-        NDCG@100 of the validation users after each epoch, where there are any.
+        ``NDCG@100`` of the validation users after each epoch, where there are any.
     n_iter_ : int
         Epochs done, over all calls of `partial_fit` or of `fit` with `warm_start`.
     n_samples_seen_ : int
