@@ -282,6 +282,11 @@ def test_filtering_everything_leaves_nothing(model, X):
     assert (model.recommend(X, 2, items=[1, 2], filter_items=[1, 2])[0] == -1).all()
 
 
+def test_negative_values_are_refused_with_a_remedy(X):
+    with pytest.raises(ValueError, match="Negative values in data passed to X.*StandardScaler.*clip"):
+        MultVAERecommender().fit(X.toarray() - 0.5)
+
+
 def test_items_may_be_named_after_a_fit_on_a_frame(X):
     frame = pd.DataFrame(X.toarray() if sp.issparse(X) else X, columns=[f"song {j}" for j in range(N_ITEMS)])
     model = MultVAERecommender(n_components=3, max_iter=2, random_state=0).fit(frame)

@@ -307,6 +307,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         return fitted_likelihoods(columns, self.likelihood)
 
     def _decisions(self, columns, n_rows, *, given, continuation):
+        # early_stopping="auto" counts as True, but for a posterior of each row's own.
         validates = self.inference == "amortized" and bool(self.early_stopping) and (given or n_rows > 1)
         validates = validates and not continuation.single_pass
         likelihood = model_likelihood(columns, self._custom_likelihoods(columns))

@@ -41,6 +41,11 @@ class RecommenderMixin(abc.ABC):
         try:
             X = validate_data(self, X, reset=reset, **form)
         except ValueError as error:
+            if "Negative values" in str(error):
+                raise ValueError(
+                    f"{error} Interactions are counts, ratings or ones: leave out steps that centre X, such as "
+                    "StandardScaler, and drop dislikes, for example by X.clip(min=0)."
+                ) from None
             if "contains NaN" not in str(error):
                 raise
             raise ValueError(
