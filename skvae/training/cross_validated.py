@@ -118,27 +118,27 @@ class CrossValidatedNetwork(Training):
         self.seen = rows if seen.all() else rows.rows(np.flatnonzero(seen))
         weight = folds.weight[:, seen]
         self.weight = weight / weight.mean(1, keepdims=True)
-        self.fa_params = None
+        Z, self.fa_params = self.seen.Z, None
         if from_factor_analysis:  # the other copies begin at that of the first, which sees most rows
-            self.fa_params = [self._factor_analysis(self.weight[0])]
+            self.fa_params = [self._factor_analysis(Z, self.weight[0])]
             self.fa_params += [
-                self._factor_analysis(weight, init_params=self.fa_params[0]) for weight in self.weight[1:]
+                self._factor_analysis(Z, weight, init_params=self.fa_params[0]) for weight in self.weight[1:]
             ]
-        self.restarts = self._restarts(random_rate is not None)
+        self.restarts = self._restarts(Z, random_rate is not None)
         first = self.restarts[0][0]
         self.linear_path = None if first is None else LinearPath(first, first)
-        self.validation = self._validation(n_draws)
+        self.validation = self._validation(Z, n_draws)
         if from_factor_analysis and random_rate not in (None, plan.learning_rate):
             n_copies = len(self.weight)
             plan = replace(plan, learning_rate=(plan.learning_rate,) * n_copies + (random_rate,) * n_copies)
         self.ascent = ascent_of_members(model, self._initial_params(), self._stream(), plan, validation=self.validation)
 
     # ---------------------------------------------------------------------------------------- where the copies begin
-    def _factor_analysis(self, weight, **settings):
-        """Factor analysis of one copy's rows."""
-        return factor_analysis(self.seen.Z, weight, self.model.n_components, tied=self.tied, **settings)
+    def _factor_analysis(self, Z, weight, **settings):
+        """Factor analysis of one copy's rows, by its weights of the rows Z."""
+        return factor_analysis(Z, weight, self.model.n_components, tied=self.tied, **settings)
 
-    def _restarts(self, random_beside):
+    def _restarts(self, Z, random_beside):
         """For each restart and copy, factor analysis with a floor under its noise, or None for random weights."""
         random = [None] * len(self.weight)
         if self.fa_params is None:
@@ -148,7 +148,7 @@ class CrossValidatedNetwork(Training):
         if random_beside:
             return [clipped, random]
         pairs = zip(self.weight, self.fa_params, strict=True)
-        return [clipped, [self._factor_analysis(weight, floor=high, init_params=found) for weight, found in pairs]]
+        return [clipped, [self._factor_analysis(Z, weight, floor=high, init_params=found) for weight, found in pairs]]
 
     def _initial_params(self):
         """Initial parameters of all members: the copies of the first restart, then those of the second."""
@@ -178,10 +178,10 @@ class CrossValidatedNetwork(Training):
         return linear_heads(found, rows, self.model.n_components)
 
     # -------------------------------------------------------------------------------------------- the held-out score
-    def _validation(self, n_draws):
+    def _validation(self, Z, n_draws):
         """The score of all copies that some rows are held out from, for every restart."""
         scored = [copy for copy, rows in enumerate(self.folds.held_out) if len(rows)]
-        held_out = self._held_out(scored)
+        held_out = self._held_out(Z, scored)
         batch = self._held_out_batch(scored, held_out)
         members = [restart * len(self.weight) + copy for restart in range(len(self.restarts)) for copy in scored]
         least = [LEAST_GAIN_AFTER_RANDOM if restart[0] is None else LEAST_GAIN for restart in self.restarts]
@@ -196,13 +196,13 @@ class CrossValidatedNetwork(Training):
         log_base = self.model.likelihood.log_base(batch.x)
         return CrossValidatedGain(self.model, batch, log_base, members, least, baseline, n_draws)
 
-    def _held_out(self, scored):
+    def _held_out(self, Z, scored):
         """The rows that score each copy, as many for all: some are repeated with weight zero.
 
         Nobody can know the spread of a column that is constant for a copy, so it must not decide: it counts as missing.
         """
         size = max(len(self.folds.held_out[copy]) for copy in scored)
-        constant = [constant_columns(self.seen.Z, weight) for weight in self.weight]
+        constant = [constant_columns(Z, weight) for weight in self.weight]
         some_constant = np.any(constant)
         held_out = []
         for copy in scored:

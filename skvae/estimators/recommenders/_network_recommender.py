@@ -112,14 +112,15 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
     def _prepare(self, X, continuation, X_val=None):
         fitted = self._goes_on(continuation)
         X = self._check_training_X(X, reset=not fitted)
+        architecture = self._architecture_of(X)
+        model = self._build(architecture)
+        model.likelihood.check(X)
         X_val = None if X_val is None else self._check_X(X_val, reset=False)
         noise = Noise(draw_seed(self.random_state))
         if not continuation.single_pass:
             X, X_val = self._held_out(X, X_val, noise)
         if not X.nnz:
             raise ValueError(f"{type(self).__name__} found no interaction in X: all {X.shape} cells are zero.")
-        architecture = self._architecture_of(X)
-        model = self._build(architecture)
         X = informative_users(X, model.likelihood)
         device, earlier = resolve_device(self.device), self._earlier(continuation, X.shape[0])
         optimizer_state = None
@@ -134,7 +135,7 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         return PreparedFit(training, architecture, earlier, device)
 
     def _check_training_X(self, X, *, reset):
-        """Users to learn from, as a CSR array; complain of values that the likelihood or float32 cannot take."""
+        """Users to learn from, as a CSR array; complain of values that float32 cannot take."""
         X = self._check_X(X, reset=reset)
         outside = np.flatnonzero((X.data < _SMALLEST) | (X.data > _LARGEST))  # their squares leave float32 too
         if len(outside):
@@ -142,7 +143,6 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
                 f"fit computes in float32 and takes interactions between {_SMALLEST:g} and {_LARGEST:g}, but "
                 f"{entry(X, outside[0])}; scale X, or binarise it."
             )
-        self._build(self._architecture_of(X)).likelihood.check(X)
         return X
 
     def _held_out(self, X, X_val, noise):
@@ -211,23 +211,22 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         mean, std : ndarrays of shape (n_users, n_components)
             Means and standard deviations of the factorised normal posterior.
         """
-        model, params, rows = self._fitted_model(self._check_fitted_X(X))
+        X = self._check_fitted_X(X)
+        model, params = self._fitted_model(X.dtype)
+        batches = rows_beside(X, params).batches(block_rows(model.n_components))
         with torch.no_grad():
-            parts = [model.encode(params, batch) for batch in rows.batches(block_rows(model.n_components))]
+            parts = [model.encode(params, batch) for batch in batches]
         mean = torch.cat([q.mean for q in parts])
         std = torch.cat([(0.5 * q.log_variance).exp() for q in parts])
         return mean.cpu().numpy(), std.cpu().numpy()
 
-    def _fitted_model(self, X):
-        """The fitted model, its parameters as tensors of the dtype of X, and X as rows beside them."""
-        device = inference_device(self.device)
-        rows = Rows(X, device, torch_dtype(X.dtype))
-        return self._build(self._architecture), to_read(self.parameters_, device, rows.dtype), rows
+    def _fitted_model(self, dtype):
+        """The fitted model, and its parameters as tensors of a NumPy dtype."""
+        params = to_read(self.parameters_, inference_device(self.device), torch_dtype(dtype))
+        return self._build(self._architecture), params
 
     def _scorer(self, X):
-        device = inference_device(self.device)
-        params = to_read(self.parameters_, device, torch_dtype(X.dtype))
-        return partial(_score, self._build(self._architecture), params)
+        return partial(_score, *self._fitted_model(X.dtype))
 
     @property
     def _n_features_out(self):
@@ -268,9 +267,14 @@ def _rankable(X):
     return np.flatnonzero(np.diff(X.indptr) >= 2)
 
 
+def rows_beside(X, params):
+    """The rows of X on the device and in the dtype that all parameters share."""
+    some = next(iter(params.values()))
+    return Rows(X, some.device, some.dtype)
+
+
 @torch.no_grad()
 def _score(model, params, X):
     """Scores of all items for the users of X, at the mean of their posteriors."""
-    some = next(iter(params.values()))  # for the device and dtype they all share
-    batch = Rows(X, some.device, some.dtype).batch(np.arange(X.shape[0]))
+    batch = rows_beside(X, params).batch(np.arange(X.shape[0]))
     return model.decode(params, model.encode(params, batch).mean)

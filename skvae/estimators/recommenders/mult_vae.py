@@ -8,7 +8,7 @@ import torch
 from skvae._compat import Interval, StrOptions
 from skvae._tensors import Noise, block_rows
 from skvae.estimators._checks import checked_sizes
-from skvae.estimators.recommenders._network_recommender import NetworkRecommender
+from skvae.estimators.recommenders._network_recommender import NetworkRecommender, rows_beside
 from skvae.likelihoods import Bernoulli, Multinomial, WeightedGaussian
 from skvae.models.recommenders.mult_vae import MultVAE
 from skvae.networks import ACTIVATIONS
@@ -261,7 +261,8 @@ class MultVAERecommender(NetworkRecommender):
             interactions. (Under the other likelihoods such a row is evidence too, and its bound is negative.)
         """
         X = self._check_fitted_X(X)
-        model, params, rows = self._fitted_model(X)
+        model, params = self._fitted_model(X.dtype)
+        rows = rows_beside(X, params)
         model.likelihood.check(X)
         draws = Noise(0).fold("elbo").normal(torch.arange(_ELBO_DRAWS), model.n_components, rows.dtype)
         size = block_rows(X.shape[1])
