@@ -104,8 +104,11 @@ class CandidateFits:
 
     def take(self, network, X, given):
         """Fitted attributes of the fit of this network to these rows, or None."""
-        found = [fit for fit in self.fits if fit.attributes is not None and fit.is_of(network, X, given)]
-        return found[0].attributes if found else None
+        fits = [fit for fit in self.fits if fit.attributes is not None and fit.is_of(network)]
+        if not fits:
+            return None
+        key = _key(X, {name: value for name, value in given.items() if value is not None})
+        return next((fit.attributes for fit in fits if fit.key == key), None)
 
 
 _NO_FITS = CandidateFits([])
@@ -163,13 +166,12 @@ class _Fit:
         attributes.pop("_fits_ahead", None)
         self.attributes, self.prepared, self.fitted = attributes, None, None
 
-    def is_of(self, network, X, given):
-        """Whether this is the fit of the network, by its parameters, to these rows."""
+    def is_of(self, network):
+        """Whether this is the fit of a network with these parameters, to whatever rows."""
         if type(network) is not type(self.network):
             return False
         own = self.network.get_params()
-        same = all(not differ(own[name], value) for name, value in network.get_params().items())
-        return same and self.key == _key(X, {name: value for name, value in given.items() if value is not None})
+        return all(not differ(own[name], value) for name, value in network.get_params().items())
 
 
 def _run(fits):

@@ -292,6 +292,15 @@ def test_a_search_for_the_estimator_itself(ascents):
     assert_allclose(stacked.cv_results_["mean_test_score"], plain.cv_results_["mean_test_score"], atol=1e-4)
 
 
+def test_candidates_that_share_a_network_have_fits_of_their_own(ascents):
+    """The same rows and the same object in the step: only the parameters tell the fits apart."""
+    pipe = make_pipeline(StandardScaler(), PCA(2))
+    grid = {"pca": [vae()], "pca__beta": [0.5, 5.0]}
+    (plain, stacked), fits = both(pipe, grid, cv=2, refit=False)
+    assert ascents == [4]
+    assert_same_fits(*([pipe[-1] for pipe in kind] for kind in fits))
+
+
 def test_seeds_drawn_afresh_are_stacked_too(ascents):
     collected = Collected()
     StackedGridSearchCV(vae(random_state=None), {"beta": [1.0, 1.0]}, cv=2, scoring=collected, refit=False).fit(table())
