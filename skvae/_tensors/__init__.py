@@ -16,7 +16,7 @@ from skvae._tensors._devices import (
 )
 from skvae._tensors._gradients import and_back, keep_gradient, kept, kept_gradient
 from skvae._tensors._linear_algebra import cholesky
-from skvae._tensors._noise import Noise, normal_at, uniform_at
+from skvae._tensors._noise import Noise, content_keys, normal_at, uniform_at
 from skvae._tensors._rows import Cells, Rows, binned
 from skvae._tensors._tables import Table, TableBatch, Workspace
 
@@ -32,6 +32,7 @@ __all__ = [
     "block_rows",
     "by_row",
     "cholesky",
+    "content_keys",
     "explain_out_of_memory",
     "inference_device",
     "keep_gradient",

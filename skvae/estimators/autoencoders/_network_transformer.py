@@ -7,6 +7,7 @@ X -> `Columns` -> `TableRows` -> `FittedRows`: the fitted model and the rows tha
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 
 import numpy as np
 import torch
@@ -14,11 +15,12 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skvae._compat import fit_context
+from skvae._compat import Interval, StrOptions, fit_context
 from skvae._tensors import Noise, inference_device, placed, resolve_device, to_numpy, to_read, torch_dtype
 from skvae.estimators._checks import checked_sizes, draw_seed, refuse_another_architecture, refuse_other_modules
 from skvae.estimators._network import NetworkEstimator, PreparedFit
 from skvae.models.decomposition import factor_analysis as fa
+from skvae.networks import ACTIVATIONS
 from skvae.tables import decoding, encoding
 from skvae.tables.learning import measure_columns
 from skvae.tables.weights import weigh
@@ -37,6 +39,27 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
     learning_rate, learning_rate_schedule, batch_size, max_iter, early_stopping, n_iter_no_change, tol, warm_start,
     device, random_state and verbose.
     """
+
+    _parameter_constraints = {
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "activation": [StrOptions(set(ACTIVATIONS))],
+        "encoder": [callable, None],
+        "decoder": [callable, None],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "learning_rate": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
+        "learning_rate_schedule": [StrOptions({"cosine", "constant"})],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "max_iter": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "early_stopping": [StrOptions({"auto"}), "boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "warm_start": ["boolean"],
+        "device": [str],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
 
     # -------------------------------------------------------------------------------------- what a subclass gives
     @abc.abstractmethod

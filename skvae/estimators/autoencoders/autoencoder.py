@@ -1,7 +1,7 @@
 """Compression of a table by an autoencoder: non-linear principal component analysis."""
 
 import math
-from numbers import Integral, Real
+from numbers import Real
 
 import numpy as np
 
@@ -151,28 +151,11 @@ class AutoencoderTransformer(NetworkTransformer):
     """
 
     _parameter_constraints = {
-        "n_components": [Interval(Integral, 1, None, closed="left")],
-        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
-        "activation": [StrOptions(set(ACTIVATIONS))],
+        **NetworkTransformer._parameter_constraints,
         "init": [StrOptions({"pca", "random"})],
         "denoising": [StrOptions({"gaussian", "masking", "salt_and_pepper"}), None],
         "noise_level": [Interval(Real, 0, None, closed="left")],
         "sparsity": [tuple, list, None],
-        "encoder": [callable, None],
-        "decoder": [callable, None],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "learning_rate": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
-        "learning_rate_schedule": [StrOptions({"cosine", "constant"})],
-        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "max_iter": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "early_stopping": [StrOptions({"auto"}), "boolean"],
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
-        "tol": [Interval(Real, 0, None, closed="left")],
-        "warm_start": ["boolean"],
-        "device": [str],
-        "random_state": ["random_state"],
-        "verbose": ["verbose"],
     }
 
     _watcher = ErrorWatcher
