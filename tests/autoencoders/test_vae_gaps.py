@@ -7,11 +7,11 @@ from pytest import approx
 from scipy.special import logsumexp, softmax
 from sklearn.datasets import load_wine
 from sklearn.preprocessing import StandardScaler
+from test_vae import linear_model
 
 from skvae import FactorAnalysisEM, VAETransformer
 from skvae._tensors import Cells, content_keys
 from skvae.models.autoencoders.laplace import laplace
-from test_vae import linear_model
 
 SHARES = [0.0, 0.3, 0.7, 1.0]
 _GRID = np.linspace(-6, 6, 201)
