@@ -19,6 +19,7 @@ from skvae._tensors._linear_algebra import cholesky
 from skvae._tensors._noise import Noise, content_keys, normal_at, uniform_at
 from skvae._tensors._rows import Cells, Rows, binned
 from skvae._tensors._tables import Table, TableBatch, Workspace
+from skvae._tensors._workers import Workers, threads_to_share
 
 __all__ = [
     "Cells",
@@ -26,6 +27,7 @@ __all__ = [
     "Rows",
     "Table",
     "TableBatch",
+    "Workers",
     "Workspace",
     "and_back",
     "binned",
@@ -42,6 +44,7 @@ __all__ = [
     "placed",
     "rows_a_batch",
     "resolve_device",
+    "threads_to_share",
     "to_device",
     "to_numpy",
     "to_read",
