@@ -451,6 +451,7 @@ def ascend(estimator, model, data, init_params, watch, attributes):
     Returns
     -------
     fit : FitResult
+        `lower_bounds` has the bound after each M-step: the last is that of `params`.
 
     Raises
     ------
@@ -475,6 +476,8 @@ def ascend(estimator, model, data, init_params, watch, attributes):
             ConvergenceWarning,
             stacklevel=5,  # the caller of `fit`
         )
+    stats, _ = em.collect(model, data.batches, fit.params, fit.memory)
+    fit.lower_bounds = [*fit.lower_bounds[1:], float(model.bound(stats, fit.params)) / data.n]
     return fit
 
 

@@ -46,7 +46,7 @@ class FactorAnalysisEM(LinearGaussian):
         Accepted for scikit-learn's sake; EM needs no SVD.
     iterated_power : int, default=3
         Accepted for scikit-learn's sake.
-    rotation : {"varimax", "quartimax", "promax", "oblimin"} or None, default=None
+    rotation : {"varimax", "quartimax", "equamax", "promax", "oblimin"} or None, default=None
         Rotation to simple structure, after the fit: orthogonal, or (the last two) oblique, with correlated factors.
         Likelihood and covariance stay as they are. None: along the principal axes of Psi^-1/2 W.
     random_state : int, RandomState instance or None, default=0
@@ -55,6 +55,10 @@ class FactorAnalysisEM(LinearGaussian):
     score_method : {"regression", "bartlett"}, default="regression"
         How `transform` scores rows: by the mean of p(z | x), which is shrunk towards 0, or by weighted least squares,
         which is unbiased given z.
+    normalize : bool, default=True
+        Whether the rotation gives all columns the same weight, whatever their communality (Kaiser's normalisation). So
+        do R's `factanal`, SPSS and SAS. False gives the loadings of scikit-learn, whose `FactorAnalysis` does not
+        normalise. X itself is never normalised.
     device : str, default="auto"
         Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
     batch_size : int or "auto", default="auto"
@@ -79,7 +83,7 @@ class FactorAnalysisEM(LinearGaussian):
     rotation_matrix_ : ndarray of shape (n_components, n_components)
         The matrix by which scores of the unrotated factors are multiplied.
     loglike_ : list of float
-        Log-likelihood of all rows before each M-step, nats.
+        Log-likelihood of all rows after each EM step, nats. The last is that of the fitted model.
     lower_bounds_ : ndarray of shape (n_iter,)
         The same per sample.
     n_iter_ : int
@@ -141,6 +145,7 @@ class FactorAnalysisEM(LinearGaussian):
         "rotation": [StrOptions({*ORTHOGONAL, *OBLIQUE}), None],
         "random_state": ["random_state"],
         "score_method": [StrOptions({"regression", "bartlett"})],
+        "normalize": ["boolean"],
         "device": [str],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "verbose": ["verbose"],
@@ -159,6 +164,7 @@ class FactorAnalysisEM(LinearGaussian):
         rotation=None,
         random_state=0,
         score_method="regression",
+        normalize=True,
         device="auto",
         batch_size="auto",
         verbose=0,
@@ -173,6 +179,7 @@ class FactorAnalysisEM(LinearGaussian):
         self.rotation = rotation
         self.random_state = random_state
         self.score_method = score_method
+        self.normalize = normalize
         self.device = device
         self.batch_size = batch_size
         self.verbose = verbose
@@ -215,7 +222,7 @@ class FactorAnalysisEM(LinearGaussian):
         variance = (W**2).sum(axis=1)
         turned, phi, L = np.eye(W.shape[1]), np.eye(W.shape[1]), W
         if self.rotation is not None:
-            L, turned, phi = rotate(W, self.rotation)
+            L, turned, phi = rotate(W, self.rotation, normalize=self.normalize)
         found = {
             "components_": np.ascontiguousarray(L.T),
             "noise_variance_": psi,
