@@ -23,7 +23,7 @@ from skvae.models.decomposition import factor_analysis as fa
 from skvae.networks import ACTIVATIONS
 from skvae.tables import decoding, encoding
 from skvae.tables.learning import measure_columns
-from skvae.tables.weights import weigh
+from skvae.tables.weights import spread, weigh
 from skvae.training import defaults
 from skvae.training.ascent import SingleNetwork
 from skvae.training.continuation import Continuation
@@ -78,6 +78,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         ----------
         columns : Columns
         n_rows : int
+            Before equal rows were merged.
         given : bool
             Whether rows were given to decide when to stop.
         continuation : Continuation
@@ -209,18 +210,21 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         if fitted:
             encoding.refuse_changed_constants(numbers, columns)
         noise = Noise(draw_seed(self.random_state))
-        numbers, weight = weigh(numbers, sample_weight)
-        weight = np.ones(len(numbers)) if weight is None else weight
+        numbers, weight = spread(*weigh(numbers, sample_weight), defaults.LEAST_BATCH)
+        count, weight = weight, np.ones(len(numbers)) if weight is None else weight
         custom = self._custom_likelihoods(columns)
         if not fitted:
             columns = measure_columns(columns, numbers, weight, custom)
         x, observed = encoding.encode(numbers, columns)
-        rows = TableRows(columns, x, observed, weight / weight.mean(), resolve_device(self.device), custom=custom)
+        device = resolve_device(self.device)
+        rows = TableRows(columns, x, observed, weight / weight.mean(), device, custom=custom, count=count)
         earlier = self._earlier(continuation, weight.sum())
         if fitted:
             with_mask = self._architecture["with_mask"]
         else:
-            validates, fills = self._decisions(columns, len(rows), given=X_val is not None, continuation=continuation)
+            validates, fills = self._decisions(
+                columns, rows.n_observations, given=X_val is not None, continuation=continuation
+            )
             with_mask = observed is not None and not fills
         rows = replace(rows, with_mask=with_mask)
         architecture = self._architecture_of(columns, with_mask)
@@ -236,7 +240,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
                 model, rows, held_out, noise, validates=validates, fills=fills, continuation=continuation
             )
         in_units = self._units(columns, numbers, weight)
-        return PreparedFit(training, architecture, earlier, rows.device, rows, in_units)
+        return PreparedFit(training, architecture, earlier, device, rows, in_units)
 
     def _held_out(self, rows, X_val):
         """Rows that were given to decide when to stop, as `TableRows`."""
@@ -249,7 +253,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         if np.isnan(numbers).all():
             raise ValueError("X_val has no observed cell to judge by; leave it out, or give rows with values.")
         x, observed = encoding.encode(numbers, rows.columns)
-        return replace(rows, x=x, observed=observed, weight=np.ones(len(x)))
+        return replace(rows, x=x, observed=observed, weight=np.ones(len(x)), count=None)
 
     def _go_on(self, model, rows, noise, earlier, continuation):
         """The `Training` of an estimator that goes on from an earlier fit."""

@@ -332,7 +332,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         if not validates:
             return SingleNetwork(model, rows, noise, self._plan(n, continuation=continuation))
         from_linear, tied = fills, fills and model.likelihood.noise == "isotropic"
-        if from_linear and (not model.last or n < defaults.FEW_ROWS and held_out is None):
+        if from_linear and (not model.last or rows.n_observations < defaults.FEW_ROWS and held_out is None):
             found = factor_analysis(rows.Z, rows.weight, model.n_components, tied=tied)
             return KnownResult(factor_analysis_result(model, rows, noise, found))
         folds = folds_of(rows, held_out, noise.fold("validation"), self.validation_fraction)
