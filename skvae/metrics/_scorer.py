@@ -41,8 +41,9 @@ def make_ranking_scorer(metric="ndcg", *, k=100, holdout=0.2, seed=0):
     holdout : float, default=0.2
         Share of each row to hide, inside (0, 1), if no held-out interactions are given as y.
     seed : int, default=0
-        Seed of the choice of the hidden items. `content_holdout` makes this choice. So all candidates are scored on the
-        same hidden items, and the order of rows, batches and n_jobs do not matter.
+        Seed of the choice of the hidden items. `content_holdout` makes this choice for all rows of a test fold at once.
+        So all candidates are scored on the same hidden items, whatever n_jobs is. In another order of the rows, equal
+        rows exchange their hidden items.
 
     Returns
     -------

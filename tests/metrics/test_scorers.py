@@ -190,6 +190,19 @@ def test_order_and_blocks_of_users_do_not_matter(X, monkeypatch):
     assert scorer(model, X) == expected
 
 
+@pytest.mark.parametrize("recommender", [ItemNeighbours, Recommending])
+def test_a_crowd_of_equal_users_is_split_before_it_is_cut_into_blocks(recommender, X, monkeypatch):
+    model, scorer = recommender().fit(X), make_ranking_scorer(["ndcg@10", "recall@3"])
+    crowd = X[[0] * 500 + [1] * 500]
+    foldin, heldout = content_holdout(crowd)
+    expected = ndcg_at_k(heldout, masked(ItemNeighbours().fit(X).decision_function(foldin), foldin), k=10)
+    monkeypatch.setattr(_ranking, "_BLOCK_CELLS", 100)
+    scores = scorer(model, crowd)
+    assert scores["ndcg@10"] == expected
+    reordered = scorer(model, crowd[np.random.default_rng(1).permutation(1000)])
+    assert reordered == pytest.approx(scores, rel=1e-12)  # equal users exchange their hidden items
+
+
 def test_users_with_too_little_are_left_out(X):
     model, scorer = Popularity().fit(X), make_ranking_scorer()
     one_item = sp.csr_array((np.ones(5), (np.arange(5), np.arange(5))), shape=(5, 30))

@@ -139,7 +139,8 @@ class RecommenderMixin(abc.ABC):
         y : {array-like, sparse matrix} of shape (n_users, n_items) or None, default=None
             Held-out interactions, to be ranked given X. With None, or a y of one dimension (as scikit-learn's tools
             may pass), a fifth of each row of X is hidden and ranked given the rest. Which fifth depends on the items
-            of that row alone, so the score does not depend on order, batches or n_jobs.
+            of that row and, among equal rows, on its rank, as in `skvae.metrics.content_holdout`. Two calls with the
+            same X hide the same items.
 
         Returns
         -------
