@@ -19,7 +19,9 @@ for axis, (rotation, title) in zip(axes, titles.items()):
     drawn = axis.imshow(loadings, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
     for (row, column), value in np.ndenumerate(loadings):
         colour = "white" if abs(value) > 0.6 else "black"
-        axis.text(column, row, f"{value:.1f}".replace("-0.0", "0.0"), ha="center", va="center", color=colour, fontsize=9)
+        axis.text(
+            column, row, f"{value:.1f}".replace("-0.0", "0.0"), ha="center", va="center", color=colour, fontsize=9
+        )
     axis.set_title(title)
     axis.set_xticks(range(3), ["factor 1", "2", "3"])
     axis.set_yticks(range(13), names if rotation is None else [])

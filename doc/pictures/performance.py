@@ -6,11 +6,13 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-page = (Path(__file__).parents[1] / "performance.rst").read_text()
+page = Path("../performance.rst").read_text()  # Sphinx runs a picture in its own folder
 page = page.partition(".. begin measured")[2].partition(".. end measured")[0]
 labels, ratios, kinds = [], [], []
 for title, table in re.findall(r"\.\. list-table:: ([^\n]*)\n(.*?)(?=\n\S|\Z)", page, re.S):
-    rows = [re.split(r"\n? {3,5}(?:\* )?- ", "\n" + row)[1:] for row in re.findall(r" {3}\* - (?:.|\n(?! {3}\*))*", table)]
+    rows = [
+        re.split(r"\n? {3,5}(?:\* )?- ", "\n" + row)[1:] for row in re.findall(r" {3}\* - (?:.|\n(?! {3}\*))*", table)
+    ]
     if [cell.strip() for cell in rows[0]] == ["What", "Shapes", "Ratio"]:
         for what, shapes, ratio in rows[1:]:
             ends = re.findall(r"[\d.]+", ratio.split(",")[0])
@@ -21,7 +23,9 @@ for title, table in re.findall(r"\.\. list-table:: ([^\n]*)\n(.*?)(?=\n\S|\Z)", 
 groups = list(dict.fromkeys(kinds))
 place = np.arange(len(labels)) + 1.2 * (1 + np.array([groups.index(kind) for kind in kinds]))
 figure, axis = plt.subplots(figsize=(5.6, 0.26 * place[-1] + 0.8))
-axis.barh(place + 0.25, np.array(ratios) - 1, left=1, height=0.4, color=[f"C{groups.index(kind) % 5}" for kind in kinds])
+axis.barh(
+    place + 0.25, np.array(ratios) - 1, left=1, height=0.4, color=[f"C{groups.index(kind) % 5}" for kind in kinds]
+)
 for y, label, ratio in zip(place, labels, ratios):
     axis.text(0.52, y - 0.2, label, fontsize=8, va="center")
     axis.annotate(
