@@ -5,6 +5,7 @@ Engines and models see tensors only, and never ask whether rows are sparse or wh
 
 from skvae._tensors._block_sizes import block_rows, by_row, rows_a_batch, top_k, top_k_of_blocks
 from skvae._tensors._devices import (
+    alias,
     explain_out_of_memory,
     inference_device,
     placed,
@@ -29,6 +30,7 @@ __all__ = [
     "TableBatch",
     "Workers",
     "Workspace",
+    "alias",
     "and_back",
     "binned",
     "block_rows",

@@ -16,7 +16,7 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skvae._compat import Interval, StrOptions, fit_context
-from skvae._tensors import Noise, inference_device, placed, resolve_device, to_numpy, to_read, torch_dtype
+from skvae._tensors import Noise, alias, inference_device, placed, resolve_device, to_numpy, to_read, torch_dtype
 from skvae.estimators._checks import checked_sizes, draw_seed, refuse_another_architecture, refuse_other_modules
 from skvae.estimators._network import NetworkEstimator, PreparedFit
 from skvae.models.decomposition import factor_analysis as fa
@@ -384,7 +384,7 @@ def linear_path_of(estimator):
     """The linear models beside a fitted network, or None."""
     if estimator._linear_path is None:
         return None
-    models = ({name: torch.from_numpy(a) for name, a in (arrays or {}).items()} for arrays in estimator._linear_path)
+    models = ({name: alias(a) for name, a in (arrays or {}).items()} for arrays in estimator._linear_path)
     return LinearPath(*(fa.Params(**tensors) if tensors else None for tensors in models))
 
 
