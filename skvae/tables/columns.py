@@ -99,8 +99,8 @@ class Columns(NamedTuple):
         Columns that hold Booleans.
     of_objects : bool
         Whether an array of objects was fitted.
-    frame : FrameFacts or None
-        Labels and dtypes of a DataFrame.
+    frame : FrameFacts, list or None
+        Labels and dtypes of a DataFrame; of polars, as `polars_frames.names_and_dtypes` gives them.
     all_numbers : bool
         Whether the table holds nothing but numbers, so that an array says it all.
     blocks : tuple of Block
@@ -126,7 +126,7 @@ class Columns(NamedTuple):
     level_dtypes: dict
     boolean_columns: tuple
     of_objects: bool
-    frame: FrameFacts | None
+    frame: FrameFacts | list | None
     all_numbers: bool
     blocks: tuple
     source: np.ndarray

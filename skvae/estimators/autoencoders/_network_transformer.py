@@ -20,6 +20,7 @@ from skvae.estimators._checks import checked_sizes, draw_seed, refuse_another_ar
 from skvae.estimators._network import NetworkEstimator, PreparedFit
 from skvae.models.decomposition import factor_analysis as fa
 from skvae.tables import decoding, encoding
+from skvae.tables.frames import is_frame
 from skvae.tables.learning import measure_columns
 from skvae.tables.weights import weigh
 from skvae.training import defaults
@@ -332,7 +333,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
 
 def _checked_numbers(estimator, columns, X, *, reset, min_samples=1):
     """X as numbers, NaN where missing, after all of scikit-learn's checks; those of a frame's names come first."""
-    frame = hasattr(X, "iloc")
+    frame = is_frame(X)
     if frame:
         validate_data(estimator, X, reset=reset, skip_check_array=True)
     numbers = encoding.as_numbers(X, columns, estimator._custom_likelihoods(columns))
