@@ -162,7 +162,7 @@ class Columns(NamedTuple):
 
     def cell(self, row, j):
         """Name a cell of the table, as errors do."""
-        return f"X[{row}, {label(self.names, j)!r}]"
+        return cell_label(self.names, row, j)
 
 
 def _ranges(columns):
@@ -177,7 +177,13 @@ def label(names, j):
     return int(j) if names is None else names[j]
 
 
-def listed(words, most=20):
-    """Put words side by side, the first ones of many."""
+def cell_label(names, row, j):
+    """Name a cell of the table X."""
+    return f"X[{row}, {label(names, j)!r}]"
+
+
+def listed(columns, names=None, most=10):
+    """Put the labels of columns side by side, or other things in words: the first ones of many, and how many more."""
+    words = [repr(label(names, each)) if isinstance(each, int | np.integer) else str(each) for each in columns]
     shown = ", ".join(words[:most])
-    return shown if len(words) <= most else f"{shown}, ... ({len(words)} in all)"
+    return shown if len(words) <= most else f"{shown} and {len(words) - most} more"

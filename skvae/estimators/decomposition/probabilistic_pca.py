@@ -130,7 +130,7 @@ class ProbabilisticPCA(LinearGaussian):
 
     def _fitted_attributes(self, data, watch, continuation):
         K = self._n_components(len(data.origin), data.n_rows)
-        model = model_of(data, K, tied=True)
+        model = model_of(data, K, tied=True, names=self._names)
         mu = torch.zeros(len(data.origin), dtype=FLOAT, device=data.device)
 
         def attributes(params):

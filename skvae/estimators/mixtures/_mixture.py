@@ -19,7 +19,7 @@ from skvae.estimators._checks import check_n_samples, draw_seed, refuse_another_
 from skvae.estimators._progress import FitWatcher
 from skvae.estimators.mixtures._contract import MixtureContract, MixtureModel
 from skvae.models.mixtures.posterior import posterior
-from skvae.tables.checks import refuse_empty_columns
+from skvae.tables.checks import naming_cells, refuse_empty_columns
 from skvae.tables.weights import weigh
 from skvae.training.continuation import Continuation
 
@@ -165,14 +165,15 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
             return self._set(**self._stepped(X, sample_weight))
 
     def _validated(self, X, *, reset):
-        return validate_data(
-            self,
-            X,
-            reset=reset,
-            dtype=[np.float64, np.float32],
-            ensure_all_finite="allow-nan",
-            ensure_min_samples=2 if reset else 1,
-        )
+        with naming_cells(X, type(self).__name__):
+            return validate_data(
+                self,
+                X,
+                reset=reset,
+                dtype=[np.float64, np.float32],
+                ensure_all_finite="allow-nan",
+                ensure_min_samples=2 if reset else 1,
+            )
 
     def _read_to_fit(self, X, sample_weight, continuation):
         """Rows as the model reads them, their weights, and what was learnt of the columns."""
@@ -188,7 +189,7 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
             )
         if continuation.continues:
             refuse_another_number(self, "components", len(self.weights_))
-        refuse_empty_columns(coded, type(self).__name__, weight)
+        refuse_empty_columns(coded, type(self).__name__, weight, getattr(self, "feature_names_in_", None))
         return *weigh(*self._condensed(coded, weight, learnt)), learnt
 
     def _ascended(self, X, y, sample_weight, continuation):
