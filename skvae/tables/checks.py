@@ -79,9 +79,9 @@ def _refused_cell(X, who, gaps):
             if is_date(value):
                 return TypeError(no_dates(who, label(names, j), type(value).__name__))
             asked, remedy = (", NaN where a cell is missing", ", or make such cells missing") if gaps else ("", "")
-            # It begins with scikit-learn's words.
-            return ValueError(
-                f"Input X contains infinity: {who} expects finite values{asked}, but {cell} = {value}; correct it{remedy}."
+            return ValueError(  # in scikit-learn's words first
+                f"Input X contains infinity: {who} expects finite values{asked}, but {cell} = {value}; "
+                f"correct it{remedy}."
             )
     return None
 

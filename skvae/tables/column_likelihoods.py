@@ -174,8 +174,8 @@ def _assign_by_list(entries, noise, n, names, who):
     for columns, fault, remedy in ((twice, "more than once", "once"), (left, "not at all", "too")):
         if columns:
             raise ValueError(
-                f"{who} expects likelihood to name every column once, but it names column(s) {listed(columns, names)} {fault}; "
-                f"name them {remedy}."
+                f"{who} expects likelihood to name every column once, but it names column(s) "
+                f"{listed(columns, names)} {fault}; name them {remedy}."
             )
     return assigned, objects
 

@@ -496,7 +496,7 @@ def test_columns_without_any_value_are_named():
     with pytest.raises(ValueError, match=r"without any observed value.*column\(s\) 'x'"):
         fit_columns(frame, "auto")
     frame = GOOD.assign(c=pd.Categorical([None] * 4))
-    with pytest.raises(ValueError, match=r"without any observed value.*column\(s\) 1"):
+    with pytest.raises(ValueError, match=r"without any observed value.*column\(s\) 'c'"):
         fit_columns(frame, "auto")
     with pytest.raises(ValueError, match=r"column\(s\) 1"):
         fit_columns([[1.0, 2.0], [2.0, np.nan]], sample_weight=[0, 1])

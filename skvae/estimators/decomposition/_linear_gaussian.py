@@ -10,7 +10,7 @@ import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from skvae._compat import fit_context
 from skvae._tensors import (
@@ -25,7 +25,7 @@ from skvae._tensors import (
 )
 from skvae.engines import em
 from skvae.estimators._base import Estimator, LikelihoodScoreMixin
-from skvae.estimators._checks import check_n_samples, draw_seed
+from skvae.estimators._checks import check_n_samples, column_names, draw_seed, validated
 from skvae.estimators._progress import FitWatcher
 from skvae.estimators.decomposition._training_data import (
     FLOAT,
@@ -42,8 +42,6 @@ from skvae.tables.checks import naming_cells
 from skvae.tables.columns import listed
 from skvae.tables.frames import imputed
 from skvae.training.continuation import Continuation
-
-_DTYPES = [np.float64, np.float32]
 
 
 class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimator, abc.ABC):
@@ -88,15 +86,6 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
         """Scores of checked rows, as `transform` gives them."""
 
     # ------------------------------------------------------------------------------------------------------- fitting
-    def _validated(self, X, *, reset, ensure_all_finite="allow-nan", **others):
-        with naming_cells(X, type(self).__name__):
-            return validate_data(self, X, reset=reset, dtype=_DTYPES, ensure_all_finite=ensure_all_finite, **others)
-
-    @property
-    def _names(self):
-        """Names of the columns, if they have names."""
-        return getattr(self, "feature_names_in_", None)
-
     @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None, sample_weight=None):
         """Raise the likelihood of X.
@@ -127,7 +116,7 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
             If `max_iter` was reached, or a noise variance fell to its floor; names the column.
         """
         with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
-            checked = self._validated(X, reset=True, ensure_min_samples=2, ensure_all_finite=False)
+            checked = validated(self, X, reset=True, ensure_min_samples=2, ensure_all_finite=False)
             _refuse_many_components(self.n_components, checked.shape[1])
             device = resolve_device(self.device)
             name = type(self).__name__
@@ -135,7 +124,14 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
             K = self._n_components(rows.shape[1], n_rows)
             with naming_cells(X, name):  # rows are checked for cells that are not finite while they are read
                 data = training_data(
-                    rows, weight, n_rows, K, batch_size=self.batch_size, device=device, name=name, names=self._names
+                    rows,
+                    weight,
+                    n_rows,
+                    K,
+                    batch_size=self.batch_size,
+                    device=device,
+                    name=name,
+                    names=column_names(self),
                 )
             watch = functools.partial(FitWatcher, self, X, y)
             return self._set(**self._fitted_attributes(data, watch, Continuation.FRESH))
@@ -168,7 +164,7 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
         """
         with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
             continuation = Continuation.PARTIAL_FIT if hasattr(self, "components_") else Continuation.FRESH
-            checked = self._validated(X, reset=not continuation.continues)
+            checked = validated(self, X, reset=not continuation.continues)
             _refuse_many_components(self.n_components, checked.shape[1])
             device = resolve_device(self.device)
             before = self._sufficient_statistics if continuation.continues else None
@@ -219,7 +215,7 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
             If S is not a covariance matrix, or mean not of its width.
         """
         with self._unchanged_on_error():
-            checked = self._validated(S, reset=True, ensure_all_finite=False)
+            checked = validated(self, S, reset=True, ensure_all_finite=False)
             statistics = statistics_of_covariance(checked, n_samples, mean)
             _refuse_many_components(self.n_components, len(checked))
             data = from_statistics(statistics, checked.dtype, resolve_device(self.device))
@@ -273,7 +269,7 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
             Given the observed cells of each row; of the dtype of X.
         """
         check_is_fitted(self)
-        return self._scores(self._validated(X, reset=False))
+        return self._scores(validated(self, X, reset=False))
 
     def inverse_transform(self, X):
         """Rows that the model expects of given scores: the mean of p(x | z).
@@ -310,7 +306,7 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
             nearest. All else gives an ndarray.
         """
         check_is_fitted(self)
-        checked = self._validated(X, reset=False)
+        checked = validated(self, X, reset=False)
         Z = self._by_row(checked, fa.posterior_mean)
         return imputed(X, checked, Z @ self._loadings().T + self.mean_)
 
@@ -328,7 +324,7 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
             Nats; 0 for a row without any observed cell.
         """
         check_is_fitted(self)
-        checked = self._validated(X, reset=False)
+        checked = validated(self, X, reset=False)
         return self._by_row(checked, fa.log_prob)
 
     def get_covariance(self):
