@@ -430,6 +430,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         """
         rows = self._inferred(X)
         q = rows.by_row(lambda batch: torch.cat(rows.model.encode(rows.params, batch), -1)[0])
+        q = q.astype(rows.numbers.dtype, copy=False)
         mean, log_variance = np.split(q, 2, axis=1)
         return mean, np.exp(0.5 * log_variance)
 
