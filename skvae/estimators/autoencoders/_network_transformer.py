@@ -22,6 +22,8 @@ from skvae.estimators._network import NetworkEstimator, PreparedFit
 from skvae.models.decomposition import factor_analysis as fa
 from skvae.networks import ACTIVATIONS
 from skvae.tables import decoding, encoding
+from skvae.tables.column_likelihoods import likelihood_of
+from skvae.tables.frames import is_frame
 from skvae.tables.learning import measure_columns
 from skvae.tables.weights import spread, weigh
 from skvae.training import defaults
@@ -339,9 +341,10 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         """The fitted model and the rows of X, which are checked here."""
         check_is_fitted(self)
         numbers = _checked_numbers(self, self._columns, X, reset=False)
-        device, dtype = inference_device(self.device), torch_dtype(numbers.dtype)
-        x, observed = encoding.encode(numbers, self._columns)
         with_mask, custom = self._architecture["with_mask"], self._custom_likelihoods(self._columns)
+        doubled = any(likelihood_of(block, self._columns, custom).in_float64 for block in self._columns.blocks)
+        device, dtype = inference_device(self.device), torch.float64 if doubled else torch_dtype(numbers.dtype)
+        x, observed = encoding.encode(numbers.astype(np.float64) if doubled else numbers, self._columns)
         rows = TableRows(self._columns, x, observed, np.ones(len(x)), device, with_mask, custom)
         model, params = self._model_on(device, dtype)
         return FittedRows(model, params, rows, linear_path_of(self), dtype, numbers)
@@ -359,7 +362,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
 
 def _checked_numbers(estimator, columns, X, *, reset, min_samples=1):
     """X as numbers, NaN where missing, after all of scikit-learn's checks; those of a frame's names come first."""
-    frame = hasattr(X, "iloc")
+    frame = is_frame(X)
     if frame:
         validate_data(estimator, X, reset=reset, skip_check_array=True)
     numbers = encoding.as_numbers(X, columns, estimator._custom_likelihoods(columns))

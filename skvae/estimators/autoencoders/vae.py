@@ -416,6 +416,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         fitted = self._with_posteriors(self._fitted_rows(X))
         posterior = partial(vae_evaluation.posterior, fitted.model, fitted.params, exact=not self.nonlinear_)
         q = fitted.by_row(lambda batch: torch.cat(posterior(batch), -1)[0], n_gradients(fitted.model.n_components))
+        q = q.astype(fitted.numbers.dtype, copy=False)
         mean, log_variance = np.split(q, 2, axis=1)
         return mean, np.exp(0.5 * log_variance)
 

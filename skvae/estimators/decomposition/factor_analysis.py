@@ -10,12 +10,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from skvae._compat import Interval, StrOptions
 from skvae._tensors import Noise
-from skvae.estimators._checks import draw_seed
+from skvae.estimators._checks import column_names, draw_seed
 from skvae.estimators.decomposition._linear_gaussian import LinearGaussian, ascend, model_of, record
 from skvae.estimators.decomposition._training_data import FLOAT
 from skvae.models.decomposition import factor_analysis as fa
 from skvae.models.decomposition import goodness_of_fit
 from skvae.models.decomposition.rotation import OBLIQUE, ORTHOGONAL, rotate
+from skvae.tables.columns import listed
 
 _HEYWOOD = 2 * fa.UNIQUENESS_FLOOR  # share of its column's variance below which a noise variance is at its floor
 
@@ -189,7 +190,7 @@ class FactorAnalysisEM(LinearGaussian):
         return n_features if self.n_components is None else int(self.n_components)
 
     def _fitted_attributes(self, data, watch, continuation):
-        model = model_of(data, self._n_components(len(data.origin), data.n_rows))
+        model = model_of(data, self._n_components(len(data.origin), data.n_rows), names=column_names(self))
 
         def attributes(params):
             return self._attributes(params, data)
@@ -234,13 +235,11 @@ class FactorAnalysisEM(LinearGaussian):
         return {name: value.astype(data.dtype) for name, value in found.items()}
 
     def _warn_of_heywood(self, noise, data):
-        names = getattr(self, "feature_names_in_", None)
         low = np.flatnonzero((noise <= _HEYWOOD * data.variance) & (data.variance > 0))
         if len(low):
-            K = self._n_components(len(noise), data.n_rows)
-            listed = ", ".join(str(column) if names is None else repr(names[column]) for column in low[:10])
+            K, columns = self._n_components(len(noise), data.n_rows), listed(low, column_names(self))
             warnings.warn(
-                f"{type(self).__name__} found no noise in column(s) {listed} (a Heywood case: its variance is at the "
+                f"{type(self).__name__} found no noise in column(s) {columns} (a Heywood case: its variance is at the "
                 f"floor, {fa.UNIQUENESS_FLOOR:g} of the column's); use fewer than {K} factors, more rows, or drop "
                 "columns that repeat others.",
                 ConvergenceWarning,

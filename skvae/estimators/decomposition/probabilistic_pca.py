@@ -10,7 +10,7 @@ from sklearn.exceptions import ConvergenceWarning
 from skvae._tensors import Noise
 from skvae.elbo import FitResult
 from skvae.engines import em
-from skvae.estimators._checks import draw_seed
+from skvae.estimators._checks import column_names, draw_seed
 from skvae.estimators.decomposition._linear_gaussian import LinearGaussian, ascend, model_of, record
 from skvae.estimators.decomposition._training_data import FLOAT
 from skvae.estimators.decomposition.factor_analysis import FactorAnalysisEM
@@ -133,7 +133,7 @@ class ProbabilisticPCA(LinearGaussian):
 
     def _fitted_attributes(self, data, watch, continuation):
         K = self._n_components(len(data.origin), data.n_rows)
-        model = model_of(data, K, tied=True)
+        model = model_of(data, K, tied=True, names=column_names(self))
         mu = torch.zeros(len(data.origin), dtype=FLOAT, device=data.device)
 
         def attributes(params):
