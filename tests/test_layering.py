@@ -58,7 +58,7 @@ THIRD_PARTY = {
 }
 
 # Never while a module is being imported: plots are optional, everywhere.
-LAZY = {"matplotlib", "pandas", "rich"}
+LAZY = {"matplotlib", "pandas", "polars", "rich"}
 
 # Parts of scikit-learn that may change without notice; one module is the buffer against them.
 UNSTABLE_SKLEARN = {"sklearn.callback", "sklearn.experimental"}

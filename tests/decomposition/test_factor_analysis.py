@@ -24,7 +24,7 @@ from skvae.estimators.decomposition._linear_gaussian import LinearGaussian
 from skvae.models.decomposition import factor_analysis as fa
 
 CPU = torch.device("cpu")
-ROTATIONS = [None, "varimax", "quartimax", "promax", "oblimin"]
+ROTATIONS = [None, "varimax", "quartimax", "equamax", "promax", "oblimin"]
 METHODS = ["transform", "score_samples"]
 
 
@@ -477,6 +477,16 @@ def test_bartlett_scores_of_rows_without_noise_are_the_factors():
     np.testing.assert_allclose(model.transform(model.inverse_transform(Z)), Z, rtol=1e-8)
 
 
+def test_normalisation_concerns_the_rotation_alone():
+    X = draw(200, 9, 3) * np.linspace(0.1, 10, 9)
+    kaiser, plain = (fitted(X, 3, rotation="varimax", normalize=normalize) for normalize in (True, False))
+    assert np.abs(kaiser.components_ - plain.components_).max() > 0.1
+    np.testing.assert_allclose(kaiser.get_covariance(), plain.get_covariance(), rtol=1e-10, atol=1e-10)
+    np.testing.assert_array_equal(fitted(X, 3).components_, fitted(X, 3, normalize=False).components_)
+    scaled = fitted(X / X.std(axis=0), 3, rotation="varimax", tol=1e-11).components_ * X.std(axis=0)
+    np.testing.assert_allclose(kaiser.components_, scaled, atol=1e-3 * np.abs(scaled).max())  # units do not matter
+
+
 # ------------------------------------------------------------------------------------------------------- missing cells
 def test_missing_cells_are_filled_with_their_conditional_mean():
     X = draw(missing=0.2)
@@ -671,14 +681,33 @@ def test_scripts_for_scikit_learn_run(parameters, dtype):
 def test_parameters_and_defaults_are_scikit_learns():
     theirs, ours = FactorAnalysis().get_params(), FactorAnalysisEM().get_params()
     assert {name: ours[name] for name in theirs} == theirs
-    assert set(ours) - set(theirs) == {"score_method", "device", "batch_size", "verbose"}
+    assert set(ours) - set(theirs) == {"score_method", "normalize", "device", "batch_size", "verbose"}
 
 
 def test_it_stops_when_the_total_likelihood_rises_by_less_than_tol():
     X = draw(500, 10, 3)
     loglike = fitted(X, 3, tol=1e-2).loglike_
-    assert 0 <= loglike[-1] - loglike[-2] < 1e-2
+    assert 0 <= loglike[-2] - loglike[-3] < 1e-2  # the step before the last one, which is taken all the same
     assert fitted(X, 3, tol=1e-2).n_iter_ < fitted(X, 3, tol=1e-6).n_iter_
+
+
+@pytest.mark.parametrize("parameters", [{}, {"rotation": "oblimin"}, {"max_iter": 1}, {"max_iter": 4}], ids=str)
+@pytest.mark.parametrize("missing", [0.0, 0.1])
+@pytest.mark.parametrize("shape", [(120, 6), (15, 25)])
+@pytest.mark.parametrize("Class", [FactorAnalysisEM, ProbabilisticPCA])
+def test_the_trace_ends_with_the_likelihood_of_the_model(Class, shape, missing, parameters):
+    """To 7 decimals of the total, as scikit-learn's tests ask."""
+    X = draw(*shape, missing=missing)
+    if Class is ProbabilisticPCA:
+        parameters = {name: value for name, value in parameters.items() if name != "rotation"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = Class(2, **parameters).fit(X)
+    assert model.loglike_[-1] == pytest.approx(model.score_samples(X).sum(), abs=1.5e-7)
+    assert model.lower_bounds_[-1] == pytest.approx(model.score(X), abs=1e-8)
+    assert len(model.loglike_) == len(model.lower_bounds_) == model.n_iter_
+    assert np.diff(model.loglike_).min(initial=0) >= -1e-9 * abs(model.loglike_[-1])
+    assert model.bic() == pytest.approx(model.bic(X), abs=1e-6)
 
 
 def test_too_few_iterations_are_warned_of():
@@ -705,6 +734,7 @@ def test_the_fit_may_start_from_given_noise():
         {"max_iter": 0},
         {"svd_method": "qr"},
         {"rotation": "procrustes"},
+        {"normalize": "kaiser"},
         {"score_method": "thurstone"},
         {"batch_size": 0},
         {"device": "abacus"},

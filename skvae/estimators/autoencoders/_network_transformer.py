@@ -16,14 +16,16 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skvae._compat import Interval, StrOptions, fit_context
-from skvae._tensors import Noise, inference_device, placed, resolve_device, to_numpy, to_read, torch_dtype
+from skvae._tensors import Noise, alias, inference_device, placed, resolve_device, to_numpy, to_read, torch_dtype
 from skvae.estimators._checks import checked_sizes, draw_seed, refuse_another_architecture, refuse_other_modules
 from skvae.estimators._network import NetworkEstimator, PreparedFit
 from skvae.models.decomposition import factor_analysis as fa
 from skvae.networks import ACTIVATIONS
 from skvae.tables import decoding, encoding
+from skvae.tables.column_likelihoods import likelihood_of
+from skvae.tables.frames import is_frame
 from skvae.tables.learning import measure_columns
-from skvae.tables.weights import weigh
+from skvae.tables.weights import spread, weigh
 from skvae.training import defaults
 from skvae.training.ascent import SingleNetwork
 from skvae.training.continuation import Continuation
@@ -78,6 +80,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         ----------
         columns : Columns
         n_rows : int
+            Before equal rows were merged.
         given : bool
             Whether rows were given to decide when to stop.
         continuation : Continuation
@@ -209,18 +212,21 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         if fitted:
             encoding.refuse_changed_constants(numbers, columns)
         noise = Noise(draw_seed(self.random_state))
-        numbers, weight = weigh(numbers, sample_weight)
-        weight = np.ones(len(numbers)) if weight is None else weight
+        numbers, weight = spread(*weigh(numbers, sample_weight), defaults.LEAST_BATCH)
+        count, weight = weight, np.ones(len(numbers)) if weight is None else weight
         custom = self._custom_likelihoods(columns)
         if not fitted:
             columns = measure_columns(columns, numbers, weight, custom)
         x, observed = encoding.encode(numbers, columns)
-        rows = TableRows(columns, x, observed, weight / weight.mean(), resolve_device(self.device), custom=custom)
+        device = resolve_device(self.device)
+        rows = TableRows(columns, x, observed, weight / weight.mean(), device, custom=custom, count=count)
         earlier = self._earlier(continuation, weight.sum())
         if fitted:
             with_mask = self._architecture["with_mask"]
         else:
-            validates, fills = self._decisions(columns, len(rows), given=X_val is not None, continuation=continuation)
+            validates, fills = self._decisions(
+                columns, rows.n_observations, given=X_val is not None, continuation=continuation
+            )
             with_mask = observed is not None and not fills
         rows = replace(rows, with_mask=with_mask)
         architecture = self._architecture_of(columns, with_mask)
@@ -236,7 +242,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
                 model, rows, held_out, noise, validates=validates, fills=fills, continuation=continuation
             )
         in_units = self._units(columns, numbers, weight)
-        return PreparedFit(training, architecture, earlier, rows.device, rows, in_units)
+        return PreparedFit(training, architecture, earlier, device, rows, in_units)
 
     def _held_out(self, rows, X_val):
         """Rows that were given to decide when to stop, as `TableRows`."""
@@ -249,7 +255,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         if np.isnan(numbers).all():
             raise ValueError("X_val has no observed cell to judge by; leave it out, or give rows with values.")
         x, observed = encoding.encode(numbers, rows.columns)
-        return replace(rows, x=x, observed=observed, weight=np.ones(len(x)))
+        return replace(rows, x=x, observed=observed, weight=np.ones(len(x)), count=None)
 
     def _go_on(self, model, rows, noise, earlier, continuation):
         """The `Training` of an estimator that goes on from an earlier fit."""
@@ -335,9 +341,10 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         """The fitted model and the rows of X, which are checked here."""
         check_is_fitted(self)
         numbers = _checked_numbers(self, self._columns, X, reset=False)
-        device, dtype = inference_device(self.device), torch_dtype(numbers.dtype)
-        x, observed = encoding.encode(numbers, self._columns)
         with_mask, custom = self._architecture["with_mask"], self._custom_likelihoods(self._columns)
+        doubled = any(likelihood_of(block, self._columns, custom).in_float64 for block in self._columns.blocks)
+        device, dtype = inference_device(self.device), torch.float64 if doubled else torch_dtype(numbers.dtype)
+        x, observed = encoding.encode(numbers.astype(np.float64) if doubled else numbers, self._columns)
         rows = TableRows(self._columns, x, observed, np.ones(len(x)), device, with_mask, custom)
         model, params = self._model_on(device, dtype)
         return FittedRows(model, params, rows, linear_path_of(self), dtype, numbers)
@@ -355,7 +362,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
 
 def _checked_numbers(estimator, columns, X, *, reset, min_samples=1):
     """X as numbers, NaN where missing, after all of scikit-learn's checks; those of a frame's names come first."""
-    frame = hasattr(X, "iloc")
+    frame = is_frame(X)
     if frame:
         validate_data(estimator, X, reset=reset, skip_check_array=True)
     numbers = encoding.as_numbers(X, columns, estimator._custom_likelihoods(columns))
@@ -380,7 +387,7 @@ def linear_path_of(estimator):
     """The linear models beside a fitted network, or None."""
     if estimator._linear_path is None:
         return None
-    models = ({name: torch.from_numpy(a) for name, a in (arrays or {}).items()} for arrays in estimator._linear_path)
+    models = ({name: alias(a) for name, a in (arrays or {}).items()} for arrays in estimator._linear_path)
     return LinearPath(*(fa.Params(**tensors) if tensors else None for tensors in models))
 
 

@@ -289,14 +289,15 @@ class AutoencoderTransformer(NetworkTransformer):
 
     def _split(self, rows, noise):
         """The rows to learn from, and those that are held out."""
-        folds = deal_folds(rows.weight, noise.fold("validation"), 1, self.validation_fraction)
-        learnt, (_, held_out) = np.flatnonzero(folds.weight[1]), folds.held_out
+        folds = deal_folds(rows, noise.fold("validation"), 1, self.validation_fraction)
+        learnt, held_out = np.flatnonzero(folds.weight[1]), folds.held_out[1]
         if not len(learnt):
             raise ValueError(
-                f"validation_fraction={self.validation_fraction} of {len(rows)} rows leaves none to learn from; lower "
-                "it, or use early_stopping=False."
+                f"validation_fraction={self.validation_fraction} of {rows.n_observations} rows leaves none to learn "
+                "from; lower it, or use early_stopping=False."
             )
-        return rows.rows(learnt).reweighted(), rows.rows(held_out)
+        training = rows.rows(learnt).with_weight(folds.weight[1][learnt])
+        return training, rows.rows(held_out.index).with_weight(held_out.count)
 
     def _params_to_go_on(self, model, earlier, rows):
         return self._ranges(rows) | super()._params_to_go_on(model, earlier, rows)

@@ -332,7 +332,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         if not validates:
             return SingleNetwork(model, rows, noise, self._plan(n, continuation=continuation))
         from_linear, tied = fills, fills and model.likelihood.noise == "isotropic"
-        if from_linear and (not model.last or n < defaults.FEW_ROWS and held_out is None):
+        if from_linear and (not model.last or rows.n_observations < defaults.FEW_ROWS and held_out is None):
             found = factor_analysis(rows.Z, rows.weight, model.n_components, tied=tied)
             return KnownResult(factor_analysis_result(model, rows, noise, found))
         folds = folds_of(rows, held_out, noise.fold("validation"), self.validation_fraction)
@@ -416,6 +416,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         fitted = self._with_posteriors(self._fitted_rows(X))
         posterior = partial(vae_evaluation.posterior, fitted.model, fitted.params, exact=not self.nonlinear_)
         q = fitted.by_row(lambda batch: torch.cat(posterior(batch), -1)[0], n_gradients(fitted.model.n_components))
+        q = q.astype(fitted.numbers.dtype, copy=False)
         mean, log_variance = np.split(q, 2, axis=1)
         return mean, np.exp(0.5 * log_variance)
 

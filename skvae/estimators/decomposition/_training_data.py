@@ -62,7 +62,7 @@ class TrainingData(NamedTuple):
 
 
 # ------------------------------------------------------------------------------------------------------- training data
-def training_data(X, weight, n_rows, n_components, *, batch_size, device, name):
+def training_data(X, weight, n_rows, n_components, *, batch_size, device, name, names=None):
     """Prepare rows: their sufficient statistics if there are as many rows as columns, else batches of the rows.
 
     Rows with missing cells always become batches. So do wide tables that have many rows only by their weights: their
@@ -80,6 +80,8 @@ def training_data(X, weight, n_rows, n_components, *, batch_size, device, name):
     device : torch.device
     name : str
         Name of the estimator, for error messages.
+    names : list of str or None, default=None
+        Of the columns, for error messages.
 
     Returns
     -------
@@ -93,7 +95,7 @@ def training_data(X, weight, n_rows, n_components, *, batch_size, device, name):
     missing = np.isnan(X)
     complete = not missing.any()
     if not complete:
-        refuse_empty_columns(X, name)
+        refuse_empty_columns(X, name, names=names)
     origin, variance = column_means_and_variances(X, weight, None if complete else ~missing)
     size = rows_a_batch(batch_size, X.shape[1], device)
     if complete:

@@ -10,12 +10,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from skvae._compat import Interval, StrOptions
 from skvae._tensors import Noise
-from skvae.estimators._checks import draw_seed
+from skvae.estimators._checks import column_names, draw_seed
 from skvae.estimators.decomposition._linear_gaussian import LinearGaussian, ascend, model_of, record
 from skvae.estimators.decomposition._training_data import FLOAT
 from skvae.models.decomposition import factor_analysis as fa
 from skvae.models.decomposition import goodness_of_fit
 from skvae.models.decomposition.rotation import OBLIQUE, ORTHOGONAL, rotate
+from skvae.tables.columns import listed
 
 _HEYWOOD = 2 * fa.UNIQUENESS_FLOOR  # share of its column's variance below which a noise variance is at its floor
 
@@ -46,7 +47,7 @@ class FactorAnalysisEM(LinearGaussian):
         Accepted for scikit-learn's sake; EM needs no SVD.
     iterated_power : int, default=3
         Accepted for scikit-learn's sake.
-    rotation : {"varimax", "quartimax", "promax", "oblimin"} or None, default=None
+    rotation : {"varimax", "quartimax", "equamax", "promax", "oblimin"} or None, default=None
         Rotation to simple structure, after the fit: orthogonal, or (the last two) oblique, with correlated factors.
         Likelihood and covariance stay as they are. None: along the principal axes of Psi^-1/2 W.
     random_state : int, RandomState instance or None, default=0
@@ -55,6 +56,10 @@ class FactorAnalysisEM(LinearGaussian):
     score_method : {"regression", "bartlett"}, default="regression"
         How `transform` scores rows: by the mean of p(z | x), which is shrunk towards 0, or by weighted least squares,
         which is unbiased given z.
+    normalize : bool, default=True
+        Whether the rotation gives all columns the same weight, whatever their communality (Kaiser's normalisation). So
+        do R's `factanal`, SPSS and SAS. False gives the loadings of scikit-learn, whose `FactorAnalysis` does not
+        normalise. X itself is never normalised.
     device : str, default="auto"
         Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
     batch_size : int or "auto", default="auto"
@@ -79,7 +84,7 @@ class FactorAnalysisEM(LinearGaussian):
     rotation_matrix_ : ndarray of shape (n_components, n_components)
         The matrix by which scores of the unrotated factors are multiplied.
     loglike_ : list of float
-        Log-likelihood of all rows before each M-step, nats.
+        Log-likelihood of all rows after each EM step, nats. The last is that of the fitted model.
     lower_bounds_ : ndarray of shape (n_iter,)
         The same per sample.
     n_iter_ : int
@@ -141,6 +146,7 @@ class FactorAnalysisEM(LinearGaussian):
         "rotation": [StrOptions({*ORTHOGONAL, *OBLIQUE}), None],
         "random_state": ["random_state"],
         "score_method": [StrOptions({"regression", "bartlett"})],
+        "normalize": ["boolean"],
         "device": [str],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "verbose": ["verbose"],
@@ -159,6 +165,7 @@ class FactorAnalysisEM(LinearGaussian):
         rotation=None,
         random_state=0,
         score_method="regression",
+        normalize=True,
         device="auto",
         batch_size="auto",
         verbose=0,
@@ -173,6 +180,7 @@ class FactorAnalysisEM(LinearGaussian):
         self.rotation = rotation
         self.random_state = random_state
         self.score_method = score_method
+        self.normalize = normalize
         self.device = device
         self.batch_size = batch_size
         self.verbose = verbose
@@ -182,7 +190,7 @@ class FactorAnalysisEM(LinearGaussian):
         return n_features if self.n_components is None else int(self.n_components)
 
     def _fitted_attributes(self, data, watch, continuation):
-        model = model_of(data, self._n_components(len(data.origin), data.n_rows))
+        model = model_of(data, self._n_components(len(data.origin), data.n_rows), names=column_names(self))
 
         def attributes(params):
             return self._attributes(params, data)
@@ -215,7 +223,7 @@ class FactorAnalysisEM(LinearGaussian):
         variance = (W**2).sum(axis=1)
         turned, phi, L = np.eye(W.shape[1]), np.eye(W.shape[1]), W
         if self.rotation is not None:
-            L, turned, phi = rotate(W, self.rotation)
+            L, turned, phi = rotate(W, self.rotation, normalize=self.normalize)
         found = {
             "components_": np.ascontiguousarray(L.T),
             "noise_variance_": psi,
@@ -227,13 +235,11 @@ class FactorAnalysisEM(LinearGaussian):
         return {name: value.astype(data.dtype) for name, value in found.items()}
 
     def _warn_of_heywood(self, noise, data):
-        names = getattr(self, "feature_names_in_", None)
         low = np.flatnonzero((noise <= _HEYWOOD * data.variance) & (data.variance > 0))
         if len(low):
-            K = self._n_components(len(noise), data.n_rows)
-            listed = ", ".join(str(column) if names is None else repr(names[column]) for column in low[:10])
+            K, columns = self._n_components(len(noise), data.n_rows), listed(low, column_names(self))
             warnings.warn(
-                f"{type(self).__name__} found no noise in column(s) {listed} (a Heywood case: its variance is at the "
+                f"{type(self).__name__} found no noise in column(s) {columns} (a Heywood case: its variance is at the "
                 f"floor, {fa.UNIQUENESS_FLOOR:g} of the column's); use fewer than {K} factors, more rows, or drop "
                 "columns that repeat others.",
                 ConvergenceWarning,

@@ -16,7 +16,7 @@ from skvae.estimators.mixtures._mixture import BaseMixture
 from skvae.estimators.mixtures._starts import checked_shape, checked_weights, initial_responsibilities
 from skvae.estimators.mixtures.conditional import ConditionalMixture
 from skvae.models.mixtures.gaussian_mixture import DiagonalGaussianMixture, FullGaussianMixture
-from skvae.tables.checks import columns_of, refuse_overflow
+from skvae.tables.checks import columns_of, naming_cells, refuse_overflow
 from skvae.tables.column_statistics import column_means_and_variances
 from skvae.tables.frames import imputed
 
@@ -238,7 +238,8 @@ class GaussianMixtureEM(BaseMixture):
                 raise ValueError(f"X should have the columns that are given, {names}, but has {list(X.columns)}.")
             X = X[names]
         rest = np.delete(np.arange(self.n_features_in_), given)
-        X = check_array(X, dtype=[np.float64, np.float32], input_name="X")
+        with naming_cells(X, type(self).__name__, gaps=False):
+            X = check_array(X, dtype=[np.float64, np.float32], input_name="X")
         refuse_overflow(X)
         if X.shape[1] != len(given):
             raise ValueError(f"X has {X.shape[1]} columns, but {len(given)} are given: {given.tolist()}.")
