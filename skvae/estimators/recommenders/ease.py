@@ -149,8 +149,19 @@ class EASERecommender(RecommenderMixin, Estimator):
     def _scorer(self, X):
         device, dtype = inference_device(self.device), torch_dtype(X.dtype)
         weight = placed(self.item_weights_, device, dtype)
-        no_bias = weight.new_zeros(weight.shape[1])
-        return lambda users: Rows(users, device, dtype).batch(np.arange(users.shape[0])).linear(weight, no_bias)
+        no_bias, popularity = weight.new_zeros(weight.shape[1]), placed(self.item_gram_.diagonal(), device, dtype)
+
+        def score(users):
+            scores = Rows(users, device, dtype).batch(np.arange(users.shape[0])).linear(weight, no_bias)
+            scores[torch.from_numpy(np.diff(users.indptr) == 0).to(device)] = popularity  # of users without items
+            return scores
+
+        return score
+
+    def _contributions(self, X, columns):
+        user = np.repeat(np.arange(X.shape[0]), np.diff(X.indptr))
+        parts = X.data * self.item_weights_[X.indices, columns[user]].astype(X.dtype)
+        return sp.csr_array((parts, X.indices.copy(), X.indptr.copy()), shape=X.shape)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -11,9 +11,10 @@ from sklearn.utils.validation import has_fit_parameter
 
 from skvae._compat import Interval, StrOptions, fit_context
 from skvae.estimators._base import Estimator
+from skvae.estimators._checks import seeded_clone
 from skvae.estimators.clustering.kmeans_lite import KMeansLite
-from skvae.estimators.recommenders._members import check_recommender, scorer_of, seeded_clone
-from skvae.estimators.recommenders._recommender import RecommenderMixin
+from skvae.estimators.recommenders._input_checks import check_recommender
+from skvae.estimators.recommenders._recommender import RecommenderMixin, scorer_of
 from skvae.estimators.recommenders.mult_vae import MultVAERecommender
 from skvae.models.recommenders import loca as model
 from skvae.tables.weights import drop_weightless

@@ -8,8 +8,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from skvae._compat import BaseComposition, fit_context
 from skvae.estimators._base import Estimator
-from skvae.estimators.recommenders._members import check_recommender, scorer_of, seeded_clone
-from skvae.estimators.recommenders._recommender import RecommenderMixin
+from skvae.estimators._checks import seeded_clone
+from skvae.estimators.recommenders._input_checks import check_recommender
+from skvae.estimators.recommenders._recommender import RecommenderMixin, scorer_of
 from skvae.estimators.recommenders.ease import EASERecommender
 from skvae.estimators.recommenders.mult_vae import MultVAERecommender
 
