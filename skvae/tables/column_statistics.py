@@ -6,6 +6,7 @@ import scipy.sparse as sp
 from skvae._rounding import is_constant
 
 _CELLS_AT_ONCE = 2**22  # in float64: a large table of float32 is never copied as a whole
+_FAR = 100  # times as large are squared norms as variances where rows are far from 0
 _CELLS_IN_CACHE = 2**20  # of rows read in turn
 
 
@@ -79,6 +80,14 @@ def centred(X, weight, dtype):
     rows = X.astype(dtype, copy=False) - mean.astype(dtype)
     squares = weight @ np.einsum("ij,ij->i", rows, rows)
     return rows, mean.astype(np.float64), float(squares / weight.sum() / X.shape[1])
+
+
+def far_from_zero(X):
+    """Whether the rows of a sparse array are nearly alike for their norms, so that distances need more digits."""
+    X = X.astype(np.float64, copy=False)
+    squares = X.multiply(X).sum() / X.shape[0]
+    middle = np.square(X.sum(axis=0) / X.shape[0]).sum()
+    return bool(squares - middle < squares / _FAR)
 
 
 def _mean_and_variance(x, weight, seen):

@@ -17,7 +17,7 @@ from skvae.models.clustering import kmeans
 from skvae.models.clustering import kmeans_seeding as seeding
 from skvae.models.clustering.kmeans_compiled import CompiledKMeans
 from skvae.tables.checks import refuse_overflow
-from skvae.tables.column_statistics import centred
+from skvae.tables.column_statistics import centred, far_from_zero
 from skvae.tables.weights import weigh
 
 _ROWS_A_BATCH = 2**18  # on the CPU
@@ -104,9 +104,11 @@ class TrainingRun:
         self.compiled = estimator.batch_size == "auto" and CompiledKMeans.suits(self.rows, estimator.n_clusters)
 
     def _working_dtype(self, rows):
-        """float64 for sparse rows, which may lie far from 0, and for few dense ones, which cost little; else theirs."""
+        """float64 for few dense rows, which cost little, and for sparse rows far from 0; else that of the rows."""
+        if sp.issparse(rows):
+            return np.dtype(np.float64) if far_from_zero(rows) else rows.dtype
         few = self.device.type == "cpu" and rows.shape[0] * rows.shape[1] <= _FEW_CELLS
-        return np.dtype(np.float64) if few or sp.issparse(rows) else rows.dtype
+        return np.dtype(np.float64) if few else rows.dtype
 
     def _checked(self, centres):
         centres = check_array(centres, dtype=self.X.dtype, order="C")
@@ -144,8 +146,7 @@ class TrainingRun:
         plan = self._plan(self.estimator.max_iter, float(self.weight.sum()))
         n_clusters = self.estimator.n_clusters
         if self.compiled:
-            squares = self.mean_variance * self.weight.sum() * self.X.shape[1]
-            model, batches = CompiledKMeans(self.rows, n_clusters, squares), [self.rows]
+            model, batches = CompiledKMeans(self.rows, n_clusters), [self.rows]
         else:
             model, batches = kmeans.KMeans(n_clusters), self._batches()
         return em.ascend(model, batches, init_params, plan=plan, watcher=watcher)

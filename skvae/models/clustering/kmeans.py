@@ -26,7 +26,7 @@ from skvae.models.clustering.kmeans_sketch import Sketch, differences, leading_d
 
 _CHUNK_CELLS = 2**19  # scores computed at once on the CPU: they stay in the cache until the smallest are found
 _CHUNK_CELLS_GPU = 2**25
-_COSTLY_ROW = 2**10  # multiplications to compare a row with all centres, below which bounds cost more than that
+_COSTLY_ROW = 2**12  # multiplications to compare a row with all centres, below which bounds cost more than that
 _SMALL_BATCH = 2**26  # the same of all rows of a batch
 _WORTH_BOUNDS = 0.35  # share of rows whose bounds fail, above which it is as fast to compare all rows
 _WORTH_UPDATING = 0.3  # share of rows that changed cluster above which it is as fast to sum up all rows
@@ -282,7 +282,7 @@ def _relocated(stats):
 # -------------------------------------------------------------------------------------------------------------- kernels
 def bounds_may_pay(batch, n_clusters):
     """Whether comparing a row with all centres, and all rows with them, takes long enough; it never does on a GPU."""
-    row = n_clusters * batch.n_columns
+    row = n_clusters * batch.cells_a_row
     return batch.w.is_cpu and row >= _COSTLY_ROW and len(batch.row) * row >= _SMALL_BATCH
 
 
@@ -442,7 +442,7 @@ def _least(scores, before=None):
 
 def squared_distances(batch, centres, label):
     """Squared distance of each row to its own centre, computed without cancellation; float64, of shape (n_rows,)."""
-    size = _chunk_rows(batch, batch.n_columns)
+    size = _chunk_rows(batch, batch.cells_a_row)
     parts = [
         batch.part(slice(start, start + size)).squared_distances(centres, label[start : start + size])
         for start in range(0, max(1, len(batch.row)), size)

@@ -7,10 +7,10 @@ iteration to the next. It runs on one thread or two: the sums of more would be a
 from typing import NamedTuple
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 
 from skvae._compat import lloyd_kernels, lloyd_threads
-from skvae._tensors import TableBatch
 from skvae.models.clustering import kmeans
 
 _MOST_THREADS = 2
@@ -28,27 +28,26 @@ class CompiledKMeans:
 
     Parameters
     ----------
-    batch : TableBatch
-        Dense rows on the CPU, to work for.
+    batch : TableBatch or Batch
+        Rows on the CPU, to work for.
     n_clusters : int
-    squares : float or None, default=None
-        Weighted sum of the squared norms of the rows; None: it is computed.
     """
 
-    def __init__(self, batch, n_clusters, squares=None):
+    def __init__(self, batch, n_clusters):
         self.n_clusters, self.heaviest = n_clusters, float(batch.w.max())
-        n_rows, n_columns = batch.X.shape
+        n_rows = len(batch.row)
+        self.kernel = lloyd_kernels()[sp.issparse(batch.array)]
         self.w = batch.w.numpy().astype(batch.array.dtype, copy=False)
-        self.squares = float(batch.squared_norms().double() @ batch.w.double()) if squares is None else squares
+        self.squares = float(batch.squared_norms().double() @ batch.w.double())
         self.label, self.shift = np.empty(n_rows, np.int32), np.empty(n_clusters, self.w.dtype)
-        self.n_threads = lloyd_threads(n_rows * n_columns * n_clusters, torch.get_num_threads())
+        self.n_threads = lloyd_threads(n_rows * batch.cells_a_row * n_clusters, torch.get_num_threads())
 
     @staticmethod
     def suits(batch, n_clusters):
         """Whether there is a kernel, and rows are few or compared at so little cost that bounds would not pay."""
-        if not isinstance(batch, TableBatch) or not batch.w.is_cpu or not lloyd_kernels():
+        if not batch.w.is_cpu or not lloyd_kernels():
             return False
-        cost = len(batch.row) * batch.n_columns * n_clusters
+        cost = len(batch.row) * batch.cells_a_row * n_clusters
         few_threads = lloyd_threads(cost, torch.get_num_threads()) <= _MOST_THREADS
         return few_threads and not kmeans.bounds_may_pay(batch, n_clusters)
 
@@ -56,8 +55,7 @@ class CompiledKMeans:
         """Assign each row to its nearest centre; return the inertia and the means of the clusters."""
         C = params.centres.numpy()
         means, N = np.empty_like(C), np.empty(len(C), C.dtype)
-        kernel = lloyd_kernels()[0]
-        kernel(batch.array, self.w, C, means, N, self.label, self.shift, self.n_threads)
+        self.kernel(batch.array, self.w, C, means, N, self.label, self.shift, self.n_threads)
         # A cluster that was empty has one row now, or none.
         if N.min() <= self.heaviest and np.bincount(self.label, minlength=len(C)).min() == 0:
             return self._with_empty_clusters(batch, params), None

@@ -117,6 +117,8 @@ class _Distances:
         self.rows, self.w = batch.array, batch.w.double().numpy()
         n, n_columns = self.rows.shape
         self.sparse, self.kept = sp.issparse(self.rows), n * n_columns <= _CELLS_KEPT
+        if self.sparse:
+            self.rows = self.rows.astype(np.float64, copy=False)
         size = n if self.sparse else max(_FEWEST_ROWS, _CELLS_AT_ONCE // (n_columns + n_seeds))
         self.parts = [slice(start, start + size) for start in range(0, n, size)]
         self.space = torch.empty(size, n_columns, dtype=torch.float64) if batch.w.dtype == torch.float32 else None
