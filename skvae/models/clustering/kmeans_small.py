@@ -49,7 +49,10 @@ class Stats(NamedTuple):
 
 
 class SmallKMeans:
-    """The steps of Lloyd's algorithm; the centre of a cluster without rows becomes NaN, and the ascent ends there."""
+    """The steps of Lloyd's algorithm on one batch; the centre of a cluster without rows becomes NaN."""
+
+    def __init__(self):
+        self._share = self._label = None  # weights by cluster and row, and which of them are not 0
 
     def e_step(self, batch, params, memory=None):
         """Sums of the rows of each cluster."""
@@ -58,9 +61,12 @@ class SmallKMeans:
         label = scores.numpy().argmin(1)
         rows = np.arange(len(label))
         least = torch.from_numpy(scores.numpy()[rows, label])
-        share = np.zeros((len(C), len(label)))
-        share[label, rows] = batch.w.numpy()
-        share = torch.from_numpy(share)
+        if self._share is None:
+            self._share = np.zeros((len(C), len(label)))
+        else:
+            self._share[self._label, rows] = 0
+        self._share[label, rows] = batch.w.numpy()
+        self._label, share = label, torch.from_numpy(self._share)
         return Stats(batch.w @ (least + batch.squares), share.sum(1), share @ batch.X), None
 
     def bound(self, stats, params):
