@@ -246,7 +246,7 @@ class _Batches:
     """Batches of a table; complete and incomplete rows never share one."""
 
     def __init__(self, table, batch_size, incomplete, in_turn):
-        self.table, self.in_turn = table, in_turn
+        self.table, self.in_turn, self._only = table, in_turn, None
         complete, n = table.n_complete, len(table)
         self.bounds = [*_equal_parts(0, complete, batch_size), *_equal_parts(complete, n, incomplete)]
 
@@ -262,7 +262,13 @@ class _Batches:
         return self.part(0, len(self))
 
     def part(self, start, stop):
-        """Return an iterator over the batches from number `start` to `stop`, in memory of its own."""
+        """Return an iterator over the batches from number `start` to `stop`, in memory of its own.
+
+        Where there is only one batch, it is the same each time.
+        """
+        if len(self) == 1 and self.in_turn:
+            self._only = self._only or self.table.batch(*self.bounds[0])
+            return iter([self._only])
         space = Workspace() if self.in_turn else None
         return (self.table.batch(*bounds, space) for bounds in self.bounds[start:stop])
 
