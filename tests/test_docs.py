@@ -520,6 +520,12 @@ def test_examples_run_as_notebooks_and_leave_no_empty_axes(example, tmp_path):
     run_python(["-c", NOTEBOOK, str(example)], tmp_path)
 
 
+def test_the_gallery_shows_full_runs(tmp_path):
+    """Whatever the environment says, Sphinx's configuration leaves the small form of the examples."""
+    told = f"import os, runpy; runpy.run_path({str(DOC / 'conf.py')!r}); print('SKVAE_EXAMPLE_FAST' in os.environ)"
+    assert run_python(["-c", told], tmp_path).split() == ["False"]
+
+
 @pytest.mark.slow
 def test_the_demo_takes_a_command_line_and_saves_its_picture(tmp_path):
     demo = ROOT / "examples/1_quickstart/tune_recommender.py"

@@ -15,7 +15,6 @@ Where it does not, it is on purpose, and a test below shows it:
     GaussianMixture  K-means warns of too few distinct rows     no warning: a component of weight nought is kept
     GaussianMixture  `warm_start` with another K is ignored     is refused
     KMeans           negative weights are taken                 are refused
-    KMeans           `algorithm="elkan"` and K = 1 warn         both algorithms are one: no warning
     KMeans           `copy_x=False` writes to X                 X is never written to
     FactorAnalysis   float32 becomes float64                    stays
     FactorAnalysis   NaN is refused                             NaN is a missing value
@@ -728,14 +727,10 @@ def test_negative_weights_of_clusters_are_refused():
         KMeansLite(2, init=X[:2], random_state=0).fit(X, sample_weight=weight)
 
 
-def test_elkan_with_one_cluster_is_not_warned_of():
-    X = blobs()[0]
-    with pytest.warns(RuntimeWarning, match="single cluster"):
-        theirs = KMeans(1, algorithm="elkan", random_state=0).fit(X)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        ours = KMeansLite(1, algorithm="elkan", random_state=0).fit(X)
-    np.testing.assert_allclose(ours.cluster_centers_, theirs.cluster_centers_)
+@clusterings
+def test_elkan_with_one_cluster_is_warned_of(Class):
+    with pytest.warns(RuntimeWarning, match="algorithm='elkan' doesn't make sense for a single cluster"):
+        Class(1, algorithm="elkan", random_state=0).fit(blobs()[0])
 
 
 def test_rows_of_clusters_are_never_written_to():

@@ -50,8 +50,12 @@ class Noise:
 
 
 def uniform_at(key, column, dtype=torch.float32):
-    """Draw from the uniform distribution on (0, 1) for single cells, by row `keys` and columns, which broadcast."""
-    return _unit(combine(key, column) >> 40, dtype)
+    """Draw from the uniform distribution on (0, 1) for single cells, by row `keys` and columns, which broadcast.
+
+    Arrays of both make an array of float64, with the numbers that tensors make in that dtype.
+    """
+    bits = combine(key, column) >> 40
+    return ((bits & 0x7FFFFF) + 0.5) * 2.0**-23 if isinstance(bits, np.ndarray) else _unit(bits, dtype)
 
 
 def normal_at(key, column, dtype=torch.float32):

@@ -271,7 +271,7 @@ def _groups(batches):
 
     Where the groups begin and end does not depend on the number of threads.
     """
-    if not hasattr(batches, "part"):
+    if not hasattr(batches, "part") or len(batches) == 1:
         return [lambda: enumerate(batches)]
     n, n_groups = len(batches), min(_GROUPS, len(batches))
     edges = [n * group // n_groups for group in range(n_groups + 1)]

@@ -527,10 +527,10 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         if rows.observed is not None and exact is not None:
             values = expected(exact, rows.x, rows.observed)
         elif rows.observed is not None:
-            gaps = np.flatnonzero(~rows.observed.all(1))
-            some = self._with_posteriors(replace(fitted, rows=rows.rows(gaps), numbers=fitted.numbers[gaps]))
-            values = values.copy()
-            values[gaps] = _by_draws(vae_evaluation.expected_cells, some, n_draws, _IMPUTE_DRAWS)
+            gaps, values = np.flatnonzero(~rows.observed.all(1)), values.copy()
+            if len(gaps):
+                some = self._with_posteriors(replace(fitted, rows=rows.rows(gaps), numbers=fitted.numbers[gaps]))
+                values[gaps] = _by_draws(vae_evaluation.expected_cells, some, n_draws, _IMPUTE_DRAWS)
         return fill_missing(X, fitted.numbers, decode(values, self._columns), self._columns)
 
     # -------------------------------------------------------------------------------------------- what prediction needs

@@ -11,10 +11,11 @@ from sklearn.utils.validation import check_is_fitted
 from skvae._compat import Interval, StrOptions
 from skvae._tensors import Noise
 from skvae.estimators._checks import column_names, draw_seed
-from skvae.estimators.decomposition._linear_gaussian import LinearGaussian, ascend, model_of, record
+from skvae.estimators.decomposition._linear_gaussian import LinearGaussian, ascend, known, model_of, record
 from skvae.estimators.decomposition._training_data import FLOAT
 from skvae.models.decomposition import factor_analysis as fa
 from skvae.models.decomposition import goodness_of_fit
+from skvae.models.decomposition.covariance_em import explain_all
 from skvae.models.decomposition.rotation import OBLIQUE, ORTHOGONAL, rotate
 from skvae.tables.columns import listed
 
@@ -88,7 +89,7 @@ class FactorAnalysisEM(LinearGaussian):
     lower_bounds_ : ndarray of shape (n_iter,)
         The same per sample.
     n_iter_ : int
-        EM steps done.
+        EM steps done; 1 where as many factors as columns explain all covariance, which needs no ascent.
     converged_ : bool
         Whether `tol` was met.
     n_samples_seen_ : float
@@ -195,27 +196,38 @@ class FactorAnalysisEM(LinearGaussian):
         def attributes(params):
             return self._attributes(params, data)
 
-        init_params = self._init_params(model, data, continuation)
-        fit = ascend(self, model, data, init_params, watch, attributes)
+        psi = self._given_noise(len(data.origin))
+        everything = data.statistics is not None and model.n_components == len(data.origin)
+        found = explain_all(data.statistics["S"], psi) if everything else None
+        if found is not None:
+            mu = torch.zeros(len(data.origin), dtype=FLOAT, device=data.device)
+            params = fa.Params(mu, *(torch.from_numpy(array).to(data.device) for array in found))
+            fit = known(model, data, params, watch, attributes)
+        else:
+            fit = ascend(self, model, data, self._init_params(model, data, psi, continuation), watch, attributes)
         found = attributes(fit.params)
         self._warn_of_heywood(found["noise_variance_"], data)
         return {**found, **record(fit, data)}
 
-    def _init_params(self, model, data, continuation):
+    def _given_noise(self, n_features):
+        """`noise_variance_init` as a float64 ndarray, or None."""
+        if self.noise_variance_init is None:
+            return None
+        psi = np.array(self.noise_variance_init, dtype=np.float64)
+        if psi.shape != (n_features,) or not (psi > 0).all() or not np.isfinite(psi).all():
+            raise ValueError(
+                f"noise_variance_init must hold {n_features} positive numbers, one for each column of X, but it is "
+                f"{self.noise_variance_init!r}."
+            )
+        return psi
+
+    def _init_params(self, model, data, psi, continuation):
         """Fitted loadings and noise if the fit goes on and asks for as many factors, else random loadings."""
         mu = torch.zeros(len(data.origin), dtype=FLOAT, device=data.device)
         if continuation.continues and len(self.components_) == model.n_components:
             W, psi = (torch.tensor(a, dtype=FLOAT, device=data.device) for a in (self._loadings(), self._noise()))
             return fa.Params(mu, W, psi)
-        psi = None
-        if self.noise_variance_init is not None:
-            psi = np.array(self.noise_variance_init, dtype=np.float64)
-            if psi.shape != (len(mu),) or not (psi > 0).all() or not np.isfinite(psi).all():
-                raise ValueError(
-                    f"noise_variance_init must hold {len(mu)} positive numbers, one for each column of X, but it is "
-                    f"{self.noise_variance_init!r}."
-                )
-            psi = torch.tensor(psi).to(data.device)
+        psi = None if psi is None else torch.tensor(psi).to(data.device)
         return model.init(mu, Noise(draw_seed(self.random_state)), psi)
 
     def _attributes(self, params, data):

@@ -1,6 +1,5 @@
 """Probabilistic PCA: principal components as a model of the data."""
 
-import math
 import warnings
 
 import numpy as np
@@ -8,10 +7,8 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from skvae._tensors import Noise
-from skvae.elbo import FitResult
-from skvae.engines import em
 from skvae.estimators._checks import column_names, draw_seed
-from skvae.estimators.decomposition._linear_gaussian import LinearGaussian, ascend, model_of, record
+from skvae.estimators.decomposition._linear_gaussian import LinearGaussian, ascend, known, model_of, record
 from skvae.estimators.decomposition._training_data import FLOAT
 from skvae.estimators.decomposition.factor_analysis import FactorAnalysisEM
 from skvae.models.decomposition import factor_analysis as fa
@@ -142,12 +139,7 @@ class ProbabilisticPCA(LinearGaussian):
         if data.complete:
             axes = self._closed_form(data, K)
             params = fa.Params(mu, axes.loadings(), axes.noise.expand(len(mu)))
-            stats, _ = em.collect(model, data.batches, params)
-            bound = float(model.bound(stats, params)) / data.n
-            with watch(1, attributes) as watcher:  # what is known in closed form is told as a fit of one iteration
-                watcher.begins(0)
-                watcher.ends(em.Iteration(0, 0, bound, math.inf, params, params))
-            fit = FitResult(params, [bound], n_iter=1, converged=True)
+            fit = known(model, data, params, watch, attributes)
             found = self._attributes(axes, mu, data)
         else:
             init_params = model.init(mu, Noise(draw_seed(self.random_state)))
