@@ -23,12 +23,17 @@ import skvae
 from skvae import (
     AutoencoderTransformer,
     BernoulliMixtureEM,
+    EASERecommender,
     FactorAnalysisEM,
     GaussianMixtureEM,
     KMeansLite,
+    LOCARecommender,
+    MultDAERecommender,
     MultVAERecommender,
+    PopularityRecommender,
     ProbabilisticPCA,
     VAETransformer,
+    VotingRecommender,
 )
 from skvae._tensors import cholesky
 from skvae.model_selection import StackedGridSearchCV
@@ -229,6 +234,14 @@ CASES = {
     "recommender, linear": Case(recommender(hidden_layer_sizes=()), CLICKS),
     "recommender, deep": Case(recommender(hidden_layer_sizes=(6, 4), annealing="linear"), CLICKS),
     "recommender, float32": Case(recommender(), CLICKS.astype(np.float32)),
+    "recommender, denoising": Case(MultDAERecommender(3, batch_size=25, max_iter=3, random_state=0), CLICKS),
+    "ease": Case(EASERecommender(), CLICKS, IN_ANOTHER_ORDER),
+    "popularity": Case(PopularityRecommender(), CLICKS, IN_ANOTHER_ORDER),
+    "voting": Case(VotingRecommender([("vae", recommender()), ("ease", EASERecommender(20))]), CLICKS),
+    "local models": Case(
+        LOCARecommender(EASERecommender(20), embedding=recommender(), n_anchors=3, bandwidth=1.0, random_state=0),
+        CLICKS,
+    ),
 }
 
 NETWORKS = [name for name in CASES if name.startswith(("vae", "autoencoder", "recommender"))]

@@ -42,8 +42,6 @@ class EASERecommender(RecommenderMixin, Estimator):
         Effect of item i (row) on the score of item j (column); zero on the diagonal. Of the dtype of X.
     l2_ : float
         The penalty that was used.
-    item_gram_ : csr_array of shape (n_items, n_items)
-        X' W X of all users so far, with weights W: what `partial_fit` adds to.
     n_samples_seen_ : float
         Weight of the users that `fit`, or all calls of `partial_fit`, learnt from.
     device_ : str
@@ -133,7 +131,7 @@ class EASERecommender(RecommenderMixin, Estimator):
             The estimator, fitted.
         """
         with self._unchanged_on_error():
-            return self._fit(X, sample_weight, fitted=hasattr(self, "item_gram_"))
+            return self._fit(X, sample_weight, fitted=hasattr(self, "item_weights_"))
 
     def _fit(self, X, sample_weight, *, fitted):
         X = self._check_X(X, reset=not fitted)
@@ -147,19 +145,23 @@ class EASERecommender(RecommenderMixin, Estimator):
         if l2 == "auto":
             l2 = self.l2_ if fitted else _best_l2(X, weight, gram, device)
         if fitted:
-            gram, n_seen = sp.csr_array(self.item_gram_ + gram), n_seen + self.n_samples_seen_
+            gram, n_seen = sp.csr_array(self._gram_so_far() + gram), n_seen + self.n_samples_seen_
         return self._set(
             item_weights_=_weights(gram, l2, device).cpu().numpy(),
-            item_gram_=gram,
+            _item_gram={name: getattr(gram, name) for name in ("data", "indices", "indptr")},
             l2_=float(l2),
             n_samples_seen_=n_seen,
             device_=str(device),
         )
 
+    def _gram_so_far(self):
+        """X' W X of all users so far, a CSR array: what `partial_fit` adds to."""
+        return sp.csr_array(tuple(self._item_gram.values()), shape=self.item_weights_.shape)
+
     def _scorer(self, X):
         device, dtype = inference_device(self.device), torch_dtype(X.dtype)
         product = _product(placed(self.item_weights_, device, dtype))
-        popularity = placed(self.item_gram_.diagonal(), device, dtype)
+        popularity = placed(self._gram_so_far().diagonal(), device, dtype)
 
         def score(users):
             scores = product(users)
