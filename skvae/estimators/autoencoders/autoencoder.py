@@ -310,8 +310,8 @@ class AutoencoderTransformer(NetworkTransformer):
         learnt, held_out = np.flatnonzero(folds.weight[1]), folds.held_out[1]
         if not len(learnt):
             raise ValueError(
-                f"validation_fraction={self.validation_fraction} of {rows.n_observations} rows leaves none to learn from; lower "
-                "it, or use early_stopping=False."
+                f"validation_fraction={self.validation_fraction} of {rows.n_observations} rows leaves none to learn "
+                "from; lower it, or use early_stopping=False."
             )
         training = rows.rows(learnt).with_weight(folds.weight[1][learnt])
         return training, rows.rows(held_out.index).with_weight(held_out.count)
