@@ -5,6 +5,7 @@ X -> `Columns` -> `TableRows` -> `FittedRows`: the fitted model and the rows tha
 """
 
 import abc
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
@@ -12,6 +13,7 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -282,6 +284,12 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
             first_epoch=first_epoch,
         )
 
+    def _attributes_of(self, prepared, result):
+        kept = prepared.training.conclude(result)
+        if len(kept.without_noise):
+            _warn_of_heywood(self, prepared.rows.columns, kept.without_noise)
+        return self._attributes(prepared, kept)
+
     def _summary(self, prepared, kept):
         return {"_columns": prepared.rows.columns, "_linear_path": _as_arrays(kept.linear_path)}
 
@@ -358,6 +366,20 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         tags.input_tags.allow_nan = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+def _warn_of_heywood(estimator, columns, places):
+    """Warn of columns of the model layout in which factor analysis found no noise."""
+    number = np.concatenate([np.asarray(block.columns) for block in columns.blocks])
+    names = getattr(estimator, "feature_names_in_", None)
+    listed = ", ".join(str(number[at]) if names is None else repr(names[number[at]]) for at in places[:10])
+    warnings.warn(
+        f"{type(estimator).__name__} keeps factor analysis, which found no noise in column(s) {listed} (a Heywood "
+        f"case: its variance is at the floor); use fewer than {estimator.n_components} components, more rows, or drop "
+        "columns that repeat others.",
+        ConvergenceWarning,
+        stacklevel=6,  # the caller of `fit`
+    )
 
 
 def _checked_numbers(estimator, columns, X, *, reset, min_samples=1):

@@ -332,9 +332,10 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         if not validates:
             return SingleNetwork(model, rows, noise, self._plan(n, continuation=continuation))
         from_linear, tied = fills, fills and model.likelihood.noise == "isotropic"
-        if from_linear and (not model.last or rows.n_observations < defaults.FEW_ROWS and held_out is None):
-            found = factor_analysis(rows.Z, rows.weight, model.n_components, tied=tied)
-            return KnownResult(factor_analysis_result(model, rows, noise, found))
+        few = rows.n_observations < defaults.FEW_ROWS and held_out is None
+        if from_linear and not self.free_bits and (few or not model.last):
+            found = factor_analysis(rows.Z, rows.weight, model.n_components, tied=tied, beta=self.beta)
+            return KnownResult(factor_analysis_result(model, rows, noise, found, self.beta))
         folds = folds_of(rows, held_out, noise.fold("validation"), self.validation_fraction)
         if held_out is not None:
             rows = rows.followed_by(held_out)
@@ -350,6 +351,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
             from_factor_analysis=from_linear,
             fallback_weight=np.where(np.arange(len(rows)) < n, rows.weight, 0.0),
             tied=tied,
+            beta=self.beta,
             n_draws=defaults.n_validation_draws(len(rows)),
             random_rate=random_rate,
         )
@@ -557,7 +559,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         """The model as factor analysis, where that is what it is: its likelihood needs no draws."""
         check_is_fitted(self)
         if not self.nonlinear_:
-            return linear_path_of(self).posterior
+            return linear_path_of(self).fill
         if self._architecture["hidden_layer_sizes"] or self._architecture["decoder"] is not None:
             return None
         model = self._build(self._columns, self._architecture)
