@@ -9,7 +9,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from skvae._compat import Interval, StrOptions
-from skvae._tensors import Noise, inference_device
+from skvae._tensors import Noise, inference_device, rounded
 from skvae.estimators._base import LikelihoodScoreMixin
 from skvae.estimators._checks import check_n_samples, draw_seed, refuse_other_modules
 from skvae.estimators.autoencoders._network_transformer import NetworkTransformer, linear_path_of, modules_of
@@ -430,7 +430,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         """
         rows = self._inferred(X)
         q = rows.by_row(lambda batch: torch.cat(rows.model.encode(rows.params, batch), -1)[0])
-        q = q.astype(rows.numbers.dtype, copy=False)
+        q = rounded(q, rows.numbers.dtype)
         mean, log_variance = np.split(q, 2, axis=1)
         return mean, np.exp(0.5 * log_variance)
 
@@ -486,7 +486,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
             log_prob = evaluate(fa.log_prob, exact, fitted.rows.Z)
         else:
             log_prob = _by_draws(vae_evaluation.log_evidence, fitted, n_draws)
-        return (log_prob + log_jacobian(fitted.numbers, self._columns)).astype(fitted.numbers.dtype)
+        return rounded(log_prob + log_jacobian(fitted.numbers, self._columns), fitted.numbers.dtype)
 
     def elbo(self, X, inference=None):
         """Bound log p(x) of each row from below, at beta = 1.
@@ -511,7 +511,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         epsilon = vae_evaluation.balanced(_draws(max(_ELBO_DRAWS // 2, fitted.model.n_components), fitted))
         of_batch = partial(vae_evaluation.expected_bound, fitted.model, fitted.params, epsilon=epsilon)
         bound = fitted.by_row(of_batch, epsilon.shape[1])
-        return (bound + log_jacobian(fitted.numbers, self._columns)).astype(fitted.numbers.dtype)
+        return rounded(bound + log_jacobian(fitted.numbers, self._columns), fitted.numbers.dtype)
 
     def impute(self, X, n_draws=None):
         """Fill missing cells with what the model expects of them, given the rest of the row.
