@@ -1,5 +1,7 @@
 """What a word means on one estimator it means on all: laws of every estimator that has a method."""
 
+import inspect
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +15,7 @@ from skvae import (
     FactorAnalysisEM,
     GaussianMixtureEM,
     KMeansLite,
+    MultVAERecommender,
     ProbabilisticPCA,
     VAETransformer,
 )
@@ -147,7 +150,20 @@ def test_impute_finds_categories_among_those_of_the_column(estimator, settings):
     assert len(set(filled["c"])) > 1
 
 
-# ------------------------------------------------------------------------------------------------------------ warnings
+# ---------------------------------------------------------------------------------------------------- errors, warnings
+FACES = [*DENSITIES, KMeansLite(2), AutoencoderTransformer(1), MultVAERecommender()]
+
+
+@pytest.mark.parametrize("estimator", FACES, ids=lambda estimator: type(estimator).__name__)
+def test_python_names_no_class_that_a_user_does_not_know(estimator):
+    """`fit_covariance()` said "LinearGaussian.fit_covariance() missing ..."."""
+    Class, own = type(estimator), f"{type(estimator).__name__}."
+    methods = [name for name in dir(Class) if name[0] != "_" and inspect.isfunction(getattr(Class, name))]
+    for name in {"fit", "fit_covariance", "partial_fit", "score", "predict", "transform"} & set(methods):
+        with pytest.raises(TypeError, match=rf"^({own})?{name}\(\) missing .* positional argument"):
+            getattr(clone(estimator), name)()
+
+
 @pytest.mark.parametrize(
     "estimator",
     [

@@ -72,24 +72,8 @@ class Rows:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, dtype, non_blocking=True)
 
 
-class Batch:
-    """Some rows of a sparse matrix x, as its stored entries x[user, item] = value.
-
-    Attributes
-    ----------
-    row : int64 Tensor of shape (n_rows,)
-        Global number of each row, the key of its noise.
-    user, item : int64 Tensors of shape (n_stored,)
-        Row within the batch, and column, of each stored entry; ordered by row.
-    value : Tensor of shape (n_stored,)
-    offset, count : int64 Tensors of shape (n_rows,)
-        Where each row starts among the entries, and how many are its own.
-    n_columns : int
-    w : Tensor of shape (n_rows,)
-        Weight of each row.
-    cell : int64 Tensor of shape (n_stored,)
-        Place of each entry in a dense matrix of (n_rows, n_columns), row after row.
-    """
+class _Entries:
+    """Some rows of a sparse matrix as stored entries: their places and values, whole or in parts."""
 
     def __init__(self, row, user, item, value, offset, count, n_columns, w=None, ends=None):
         self.row, self.user, self.item, self.value = row, user, item, value
@@ -98,11 +82,6 @@ class Batch:
     @cached_property
     def w(self):
         return self.value.new_ones(len(self.row)) if self._w is None else self._w
-
-    @property
-    def counted(self):
-        """The weights by which the rows enter sums over batches."""
-        return self.w
 
     @cached_property
     def cell(self):
@@ -118,7 +97,7 @@ class Batch:
 
     def with_values(self, value):
         """Return the same cells with other values."""
-        return Batch(
+        return type(self)(
             self.row, self.user, self.item, value, self.offset, self.count, self.n_columns, self._w, self._ends
         )
 
@@ -143,19 +122,56 @@ class Batch:
         user = torch.arange(len(count), device=count.device).repeat_interleave(count, output_size=n)
         w = None if self._w is None else self._w[index]
         item, value = self.item[entries], self.value[entries]
-        return Batch(self.row[index], user, item, value, offset, count, self.n_columns, w, ends)
+        return type(self)(self.row[index], user, item, value, offset, count, self.n_columns, w, ends)
 
     def double(self):
         """Return the same rows in float64."""
+        if self.value.dtype == torch.float64:
+            return self
         w = None if self._w is None else self._w.double()
         value = self.value.double()
-        return Batch(self.row, self.user, self.item, value, self.offset, self.count, self.n_columns, w, self._ends)
+        return type(self)(self.row, self.user, self.item, value, self.offset, self.count, self.n_columns, w, self._ends)
 
     def dense(self):
         """Return the rows as a dense matrix."""
         X = self.value.new_zeros(len(self.row) * self.n_columns)
         X[self.cell] = self.value
         return X.reshape(len(self.row), self.n_columns)
+
+    @cached_property
+    def array(self):
+        """The rows as a CSR array with indices of int32 where they fit; on the CPU only."""
+        ends = np.append(self.offset.numpy(), len(self.value))
+        if max(len(self.value), self.n_columns) < 2**31:
+            ends, item = ends.astype(np.int32), self.item.numpy().astype(np.int32)
+        else:
+            item = self.item.numpy()
+        return sp.csr_array((self.value.numpy(), item, ends), shape=(len(self.row), self.n_columns))
+
+
+class Batch(_Entries):
+    """Some rows of a sparse matrix x, as its stored entries x[user, item] = value.
+
+    Attributes
+    ----------
+    row : int64 Tensor of shape (n_rows,)
+        Global number of each row, the key of its noise.
+    user, item : int64 Tensors of shape (n_stored,)
+        Row within the batch, and column, of each stored entry; ordered by row.
+    value : Tensor of shape (n_stored,)
+    offset, count : int64 Tensors of shape (n_rows,)
+        Where each row starts among the entries, and how many are its own.
+    n_columns : int
+    w : Tensor of shape (n_rows,)
+        Weight of each row.
+    cell : int64 Tensor of shape (n_stored,)
+        Place of each entry in a dense matrix of (n_rows, n_columns), row after row.
+    """
+
+    @property
+    def counted(self):
+        """The weights by which the rows enter sums over batches."""
+        return self.w
 
     def squared_norms(self):
         """Return the sum of squares of each row, of shape (n_rows,)."""
@@ -168,11 +184,15 @@ class Batch:
         away = self.sum((value - own).square() - own.square()) + centres.square().sum(1)[label]
         return away.clamp_(min=0)
 
-    def sums(self, label, w, n_labels):
-        """Return the sum of the rows of each label, weighted by `w`: float64 Tensor of shape (n_labels, n_columns)."""
+    def sums(self, label, n_labels):
+        """Return the weighted sum of the rows of each label: float64 Tensor of shape (n_labels, n_columns)."""
         cell = label[self.user] * self.n_columns + self.item
-        mass = w[self.user].double() * self.value.double()
+        mass = self.w[self.user].double() * self.value.double()
         return binned(cell, n_labels * self.n_columns, mass).reshape(n_labels, self.n_columns)
+
+    def summing(self, n_labels):
+        """Return a function from labels to what `sums` returns."""
+        return lambda label: self.sums(label, n_labels)
 
     def sum(self, value=None):
         """Sum over each row of its values (or of others in their place), of shape (n_rows,)."""
@@ -192,12 +212,13 @@ class Batch:
         if not self.value.is_cpu or self.value.dtype != torch.float64:
             return lambda rows: self.part(rows).linear(weight, bias)
         # SciPy's product takes half the time of torch's, but in float64 only.
-        ends = np.append(self.offset.numpy(), len(self.value))
-        stored = sp.csr_array((self.value.numpy(), self.item.numpy(), ends), shape=(len(self.row), self.n_columns))
-        array = weight.numpy()
-        return lambda rows: torch.from_numpy(stored[rows if isinstance(rows, slice) else rows.numpy()] @ array).add_(
-            bias
-        )
+        stored, array = self.array, weight.numpy()
+
+        def linear(rows):
+            part = stored if rows == slice(None) else stored[rows if isinstance(rows, slice) else rows.numpy()]
+            return torch.from_numpy(part @ array).add_(bias)
+
+        return linear
 
     def inner(self, f, beside=None):
         """Sum x_d f_d over the columns of each row; f of shape (n_rows, n_columns), the result (n_rows,).

@@ -79,7 +79,7 @@ class Table:
 
         With `in_turn`, each batch may overwrite the one before.
         """
-        return _Batches(self, batch_size, min(batch_size, incomplete), Workspace() if in_turn else None)
+        return _Batches(self, batch_size, min(batch_size, incomplete), in_turn)
 
     def batch(self, start, stop, space=None):
         """Return the rows from place `start` to place `stop` in the order of this table, in a `Workspace` if given."""
@@ -138,6 +138,11 @@ class TableBatch(NamedTuple):
         """How many cells of a row there are to handle."""
         return self.n_columns
 
+    @property
+    def array(self):
+        """The rows as an array that shares their memory; on the CPU only."""
+        return self.X.numpy()
+
     def part(self, index):
         """Return some of the rows, all complete: a slice of them, or an int64 Tensor of their places."""
         if isinstance(index, slice) or not self.X.is_cpu:
@@ -162,7 +167,7 @@ class TableBatch(NamedTuple):
         """Return the squared distance of each row to its own of some centres (n_centres, n_columns), in float64."""
         if not self.X.is_cpu:
             return (self.X.double() - centres.double()[label]).square().sum(1)
-        away = self.X.numpy() - centres.numpy()[label.numpy()]
+        away = self.X.numpy() - centres.numpy().take(label.numpy(), 0)
         return torch.from_numpy(_squared_norms(away).astype(np.float64))
 
     def linear(self, weight, bias):
@@ -186,17 +191,43 @@ class TableBatch(NamedTuple):
 
         return linear
 
-    def sums(self, label, w, n_labels):
-        """Return the sum of the rows of each label, weighted by `w`: float64 Tensor of shape (n_labels, n_columns)."""
-        total = torch.zeros(n_labels, self.n_columns, dtype=torch.float64, device=self.X.device)
+    def sums(self, label, n_labels):
+        """Return the weighted sum of the rows of each label: float64 Tensor of shape (n_labels, n_columns)."""
+        return self.summing(n_labels)(label)
+
+    def summing(self, n_labels):
+        """Return a function from labels, int64, to what `sums` returns; what it needs is prepared once."""
         size = max(_ROWS_A_SUM if self.X.is_cpu else 16 * _ROWS_A_SUM, n_labels)
-        for X, own, mass in zip(self.X.split(size), label.split(size), w.split(size)):
-            if not X.is_cpu:
+        if self.X.is_cpu:  # where torch's index_add and embedding_bag take two to five times as long
+            return _ProductSums(self.X.numpy(), self.w.numpy(), n_labels, size)
+
+        def sums(label):
+            total = torch.zeros(n_labels, self.n_columns, dtype=torch.float64, device=self.X.device)
+            for X, own, mass in zip(self.X.split(size), label.split(size), self.w.split(size)):
                 total.index_add_(0, own, (mass[:, None] * X).double())
-            else:  # where torch's index_add and embedding_bag take two to five times as long
-                entries = mass.to(X.dtype).numpy(), own.numpy(), np.arange(len(X) + 1)
-                total += torch.from_numpy(sp.csc_array(entries, shape=(n_labels, len(X))) @ X.numpy())
-        return total
+            return total
+
+        return sums
+
+
+class _ProductSums:
+    """Weighted sums of the rows of each label, as products with a sparse matrix; float32 rows are summed in parts."""
+
+    def __init__(self, X, w, n_labels, size):
+        size = len(X) if X.dtype == np.float64 else size
+        w, parts = w.astype(X.dtype, copy=False), range(0, max(1, len(X)), max(1, size))
+        self.parts, self.shape = [], (n_labels, X.shape[1])
+        for part in (slice(start, start + size) for start in parts):
+            rows = X[part]
+            entries = w[part], np.zeros(len(rows), np.int64), np.arange(len(rows) + 1)
+            self.parts.append((part, rows, sp.csc_array(entries, shape=(n_labels, len(rows)))))
+
+    def __call__(self, label):
+        total, label = np.zeros(self.shape), label.numpy()
+        for part, rows, member in self.parts:
+            member.indices[:] = label[part]
+            total += member @ rows
+        return torch.from_numpy(total)
 
 
 def _squared_norms(X):
@@ -214,16 +245,32 @@ def _affine(X, weight, bias, out=None):
 class _Batches:
     """Batches of a table; complete and incomplete rows never share one."""
 
-    def __init__(self, table, batch_size, incomplete, space):
-        self.table, self.space = table, space
+    def __init__(self, table, batch_size, incomplete, in_turn):
+        self.table, self.in_turn, self._only = table, in_turn, None
         complete, n = table.n_complete, len(table)
         self.bounds = [*_equal_parts(0, complete, batch_size), *_equal_parts(complete, n, incomplete)]
+
+    @property
+    def on_cpu(self):
+        """Whether the batches lie on the CPU."""
+        return self.table.placed is None
 
     def __len__(self):
         return len(self.bounds)
 
     def __iter__(self):
-        return (self.table.batch(start, stop, self.space) for start, stop in self.bounds)
+        return self.part(0, len(self))
+
+    def part(self, start, stop):
+        """Return an iterator over the batches from number `start` to `stop`, in memory of its own.
+
+        Where there is only one batch, it is the same each time.
+        """
+        if len(self) == 1 and self.in_turn:
+            self._only = self._only or self.table.batch(*self.bounds[0])
+            return iter([self._only])
+        space = Workspace() if self.in_turn else None
+        return (self.table.batch(*bounds, space) for bounds in self.bounds[start:stop])
 
 
 def _equal_parts(start, stop, size):

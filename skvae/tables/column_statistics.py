@@ -6,6 +6,7 @@ import scipy.sparse as sp
 from skvae._rounding import is_constant
 
 _CELLS_AT_ONCE = 2**22  # in float64: a large table of float32 is never copied as a whole
+_FAR = 100  # times as large are squared norms as variances where rows are far from 0
 _CELLS_IN_CACHE = 2**20  # of rows read in turn
 
 
@@ -50,30 +51,43 @@ def slices(n, step):
     return [slice(start, start + step) for start in range(0, n, step)]
 
 
-def centre_and_mean_variance(X, weight):
-    """Find what to subtract from rows before distances are computed, and the mean variance of a column.
+def centred(X, weight, dtype):
+    """Subtract from dense rows what makes distances precise, and find the mean variance of a column.
 
     Neither needs more digits than X has. Unlike `column_means_and_variances`, this therefore reads rows in their own
-    dtype and order, once for each of the two.
+    dtype and order.
 
     Parameters
     ----------
     X : {float ndarray, sparse array} of shape (n_rows, n_columns)
     weight : float64 ndarray of shape (n_rows,)
+    dtype : dtype
+        Of the rows returned.
 
     Returns
     -------
+    rows : {ndarray, sparse array} of shape (n_rows, n_columns)
     centre : float64 ndarray of shape (n_columns,), or (1,) for sparse rows
         The means rounded to the dtype of X; 0 for sparse rows, which stay sparse.
     mean_variance : float
     """
     if sp.issparse(X):
-        mean, squares = X.T @ weight / weight.sum(), X.multiply(X).T @ weight / weight.sum()
-        return np.zeros(1), float((squares - mean**2).mean())
-    parts = [(X[rows], weight[rows]) for rows in slices(len(X), max(256, _CELLS_IN_CACHE // X.shape[1]))]
-    mean = sum(w.astype(X.dtype) @ x for x, w in parts) / weight.sum()
-    squares = sum(w @ np.einsum("ij,ij->i", x - mean.astype(X.dtype), x - mean.astype(X.dtype)) for x, w in parts)
-    return mean.astype(X.dtype).astype(np.float64), float(squares / weight.sum() / X.shape[1])
+        rows = X.astype(dtype, copy=False)
+        mean, squares = rows.T @ weight / weight.sum(), rows.multiply(rows).T @ weight / weight.sum()
+        return rows, np.zeros(1), float((squares - mean**2).mean())
+    parts = slices(len(X), max(256, _CELLS_IN_CACHE // X.shape[1]))
+    mean = (sum(weight[part].astype(X.dtype) @ X[part] for part in parts) / weight.sum()).astype(X.dtype)
+    rows = X.astype(dtype, copy=False) - mean.astype(dtype)
+    squares = weight @ np.einsum("ij,ij->i", rows, rows)
+    return rows, mean.astype(np.float64), float(squares / weight.sum() / X.shape[1])
+
+
+def far_from_zero(X):
+    """Whether the rows of a sparse array are nearly alike for their norms, so that distances need more digits."""
+    X = X.astype(np.float64, copy=False)
+    squares = X.multiply(X).sum() / X.shape[0]
+    middle = np.square(X.sum(axis=0) / X.shape[0]).sum()
+    return bool(squares - middle < squares / _FAR)
 
 
 def _mean_and_variance(x, weight, seen):

@@ -1,4 +1,4 @@
-"""Drops rows of weight zero and, in small fits, merges equal rows."""
+"""Drops rows of weight zero, merges equal rows in small fits, and splits rows into observations."""
 
 import numpy as np
 import scipy.sparse as sp
@@ -9,7 +9,7 @@ from skvae._hash import combine
 _FEW_CELLS = 2**18  # cells up to which equal rows are merged: a hash and a sort, a millisecond or two
 
 
-def weigh(X, sample_weight):
+def weigh(X, sample_weight, n_hashed=None):
     """Drop rows of weight zero; in small fits, merge equal rows and sort them by content.
 
     What a fit draws at random is drawn for the rows that are left. So rows of weight zero change nothing, nor does the
@@ -21,6 +21,9 @@ def weigh(X, sample_weight):
     X : {ndarray, CSR array} of shape (n_samples, n_features)
         Checked; NaN equals NaN.
     sample_weight : array-like of shape (n_samples,) or None
+    n_hashed : int or None, default=None
+        Number of columns by which rows are sorted if that tells all that differ apart, which takes less time; None: by
+        all of them at once.
 
     Returns
     -------
@@ -37,18 +40,82 @@ def weigh(X, sample_weight):
     X, weight = drop_weightless(X, sample_weight)
     if X.shape[0] * X.shape[1] <= _FEW_CELLS:
         dense = X.toarray() if sp.issparse(X) else X
+        order, starts = _by_content(dense, n_hashed)
+        weight = np.ones(len(order)) if weight is None else weight
+        X, weight = dense.take(order[starts], axis=0), np.add.reduceat(weight[order], starts)
+    return X, None if weight is None or (weight == 1).all() else weight
+
+
+def _by_content(X, n_hashed):
+    """An order of the rows that does not depend on theirs, and the places in it where another row begins."""
+    key, n_columns, kind = np.zeros(len(X), dtype=np.int64), X.shape[1], None if n_hashed else "stable"
+    n_hashed = n_hashed or n_columns
+    for start in range(0, n_columns, n_hashed):
+        cells = X[:, start : start + n_hashed]
         # float32 and float64 of the same value have the same key; so do 0.0 and -0.0, and all NaNs.
-        cells = np.where(np.isnan(dense), np.nan, dense.astype(np.float64) + 0.0).view(np.int64)
-        key = np.zeros(len(dense), dtype=np.int64)
+        cells = np.where(np.isnan(cells), np.nan, cells.astype(np.float64) + 0.0).view(np.int64)
         for column in cells.T:
             key = combine(key, column)
-        order = np.argsort(key, kind="stable")
-        rows = dense[order]
-        same = (rows[1:] == rows[:-1]) | (np.isnan(rows[1:]) & np.isnan(rows[:-1]))
-        starts = np.flatnonzero(np.concatenate([[True], ~same.all(axis=1)]))
-        weight = np.ones(len(key)) if weight is None else weight
-        X, weight = X[order[starts]], np.add.reduceat(weight[order], starts)
-    return X, None if weight is None or (weight == 1).all() else weight
+        order = np.argsort(key, kind=kind)  # unless the order of equal keys matters, in a fraction of the time
+        keys = key[order]
+        twins = np.flatnonzero(keys[1:] == keys[:-1])  # rows of another key differ
+        one, other = X[order[twins]], X[order[twins + 1]]
+        same = ((one == other) | (np.isnan(one) & np.isnan(other))).all(axis=1)
+        if same.all():
+            break
+    return order, np.delete(np.arange(len(keys)), twins[same] + 1)
+
+
+def observations(weight, most=None):
+    """Split rows into observations: a row of weight w is w of them, the last of which may weigh less than one.
+
+    Parameters
+    ----------
+    weight : float64 ndarray of shape (n_rows,)
+    most : int or None, default=None
+        Above so many, an observation stands for several.
+
+    Returns
+    -------
+    row : int64 ndarray of shape (n_observations,)
+        Of each observation, in order.
+    weight : float64 ndarray of shape (n_observations,)
+    """
+    size = 1.0 if most is None else max(1.0, weight.sum() / most)
+    n = np.ceil(weight / size).astype(np.int64)
+    weight_of = np.full(n.sum(), size)
+    weight_of[np.cumsum(n) - 1] = weight - (n - 1) * size
+    return np.repeat(np.arange(len(weight)), n), weight_of
+
+
+def spread(X, weight, n_rows):
+    """Split heavy rows of a table that has fewer than `n_rows` into equal ones, towards that number.
+
+    A network draws noise for each row of a step, and a few rows of large weight draw too little. No row is split into
+    more rows than whole observations.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_distinct, n_features)
+    weight : float64 ndarray of shape (n_distinct,) or None
+    n_rows : int
+
+    Returns
+    -------
+    X, weight
+        The very same objects where nothing had to change.
+    """
+    if weight is None or len(X) >= n_rows or weight.max() <= 1:
+        return X, weight
+    most = np.maximum(np.floor(weight), 1.0)
+    parts = np.floor(n_rows * weight / weight.sum()).clip(1.0, most).astype(np.int64)
+    row = np.repeat(np.arange(len(X)), parts)
+    each = np.floor(weight / parts)  # whole observations; the first parts get one more, the last what is left
+    rank = np.arange(len(row)) - np.repeat(np.cumsum(parts) - parts, parts)
+    left = np.floor(weight) - each * parts
+    split = each[row] + (rank < left[row])
+    split[np.cumsum(parts) - 1] += weight - np.floor(weight)
+    return X[row], split
 
 
 def drop_weightless(X, sample_weight):

@@ -26,7 +26,14 @@ from skvae.training.factor_analysis_start import (
 )
 from skvae.training.members import MemberBatch, Stream
 from skvae.training.rows import LinearPath, linear_heads
-from skvae.training.validation import LEAST_GAIN, LEAST_GAIN_AFTER_RANDOM, CrossValidatedGain, Folds, deal_folds
+from skvae.training.validation import (
+    LEAST_GAIN,
+    LEAST_GAIN_AFTER_RANDOM,
+    CrossValidatedGain,
+    Folds,
+    HeldOutRows,
+    deal_folds,
+)
 
 INITIAL_NOISE_FLOORS = (1e-3, 0.05)  # of factor analysis where networks begin, as shares of a column's variance
 
@@ -66,8 +73,8 @@ def folds_of(rows, held_out, noise, fraction):
     n = len(rows)
     if held_out is not None:
         weight = np.concatenate([rows.weight, np.zeros(len(held_out))])
-        return Folds(weight[None], [np.arange(n, n + len(held_out))])
-    folds = deal_folds(rows.weight, noise, defaults.n_folds(n, rows.x.size), fraction)
+        return Folds(weight[None], [HeldOutRows.once(np.arange(n, n + len(held_out)))])
+    folds = deal_folds(rows, noise, defaults.n_folds(n, rows.x.size, rows.n_observations), fraction)
     return folds if n < defaults.MANY_ROWS else Folds(folds.weight[1:], folds.held_out[1:])
 
 
@@ -180,7 +187,7 @@ class CrossValidatedNetwork(Training):
     # -------------------------------------------------------------------------------------------- the held-out score
     def _validation(self, Z, n_draws):
         """The score of all copies that some rows are held out from, for every restart."""
-        scored = [copy for copy, rows in enumerate(self.folds.held_out) if len(rows)]
+        scored = [copy for copy, rows in enumerate(self.folds.held_out) if len(rows.index)]
         held_out = self._held_out(Z, scored)
         batch = self._held_out_batch(scored, held_out)
         members = [restart * len(self.weight) + copy for restart in range(len(self.restarts)) for copy in scored]
@@ -190,29 +197,28 @@ class CrossValidatedNetwork(Training):
             log_prob = [
                 evaluate(fa.log_prob, self.fa_params[c], rows.Z) for c, rows in zip(scored, held_out, strict=True)
             ]
-            baseline = self._stacked_for_restarts(
-                [torch.from_numpy(part).float().to(self.rows.device) for part in log_prob]
-            )
+            baseline = self._by_row(log_prob)
+        squares = self._by_row([_filled_up(self.folds.held_out[c].squares, batch.w.shape[1]) for c in scored])
         log_base = self.model.likelihood.log_base(batch.x)
-        return CrossValidatedGain(self.model, batch, log_base, members, least, baseline, n_draws)
+        return CrossValidatedGain(self.model, batch, squares, log_base, members, least, baseline, n_draws)
 
     def _held_out(self, Z, scored):
         """The rows that score each copy, as many for all: some are repeated with weight zero.
 
         Nobody can know the spread of a column that is constant for a copy, so it must not decide: it counts as missing.
         """
-        size = max(len(self.folds.held_out[copy]) for copy in scored)
+        size = max(len(self.folds.held_out[copy].index) for copy in scored)
         constant = [constant_columns(Z, weight) for weight in self.weight]
         some_constant = np.any(constant)
         held_out = []
         for copy in scored:
-            index = self.folds.held_out[copy]
+            index, count, _ = self.folds.held_out[copy]
             rows = self.rows.rows(np.resize(index, size))
             x, observed = rows.x, rows.observed
             if some_constant:
                 observed = (np.ones(x.shape, dtype=bool) if observed is None else observed) & ~constant[copy]
                 x = np.where(constant[copy], 0, x)
-            weight = np.where(np.arange(size) < len(index), rows.weight, 0.0)
+            weight = _filled_up(count, size)
             held_out.append(replace(rows, x=x, observed=observed, weight=weight))
         return held_out
 
@@ -222,13 +228,17 @@ class CrossValidatedNetwork(Training):
         x, observed, u = (
             None if part[0] is None else self._stacked_for_restarts(part) for part in zip(*parts, strict=True)
         )
-        w = self._stacked_for_restarts([torch.from_numpy(rows.weight).float().to(rows.device) for rows in held_out])
+        w = self._by_row([rows.weight for rows in held_out])
         row = torch.arange(w.shape[1], device=w.device)[None]
         heads = None
         if self.fa_params is not None:
             pairs = [(restart, pair) for restart in self.restarts for pair in zip(scored, held_out, strict=True)]
             heads = torch.stack([self._linear_heads(restart[copy], rows) for restart, (copy, rows) in pairs])
         return MemberBatch(Cells(x, observed), u, w, row, heads)
+
+    def _by_row(self, arrays):
+        """Numbers of the held-out rows of every scored copy, on the device of the rows, for every restart."""
+        return self._stacked_for_restarts([torch.from_numpy(part).float().to(self.rows.device) for part in arrays])
 
     def _stacked_for_restarts(self, parts):
         """One tensor of the parts of the copies, repeated for every restart."""
@@ -258,3 +268,8 @@ class CrossValidatedNetwork(Training):
     def snapshot(self, params):
         """The first copy of the first restart."""
         return snapshot_of_member(params, 0, self.linear_path)
+
+
+def _filled_up(values, size):
+    """The values, and zeros for rows that only fill up."""
+    return np.pad(values, (0, size - len(values)))

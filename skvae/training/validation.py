@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from skvae._tensors import Cells, Noise
+from skvae.tables.weights import observations
 from skvae.training.members import MemberBatch
 from skvae.training.rows import batches
 
@@ -18,6 +19,8 @@ LEAST_GAIN = 0.02  # nats a row: for less, the exact model is worth more
 # rows by up to 0.06, and loses to that of all rows.
 LEAST_GAIN_AFTER_RANDOM = 0.1
 _CELLS = 2**20  # draws x rows x columns at once: more leave the caches
+_TINY = 1e-30
+_MOST_OBSERVATIONS = 2**22  # dealt one by one; of more, each stands for several
 
 
 class Validation(abc.ABC):
@@ -96,6 +99,28 @@ def observed_share(rows):
     return 1.0 if rows.observed is None else float(np.average(rows.observed.mean(1), weights=rows.weight))
 
 
+class HeldOutRows(NamedTuple):
+    """Rows that score a copy of a network, and how many observations of each.
+
+    Attributes
+    ----------
+    index : int64 ndarray of shape (n_held_out,)
+    count : float64 ndarray of shape (n_held_out,)
+        Observations of the row that are held out; the copy may learn from others that are equal to them.
+    squares : float64 ndarray of shape (n_held_out,)
+        Sum of squares of the weights of these observations.
+    """
+
+    index: np.ndarray
+    count: np.ndarray
+    squares: np.ndarray
+
+    @classmethod
+    def once(cls, index):
+        """Rows that are one observation each."""
+        return cls(index, np.ones(len(index)), np.ones(len(index)))
+
+
 class Folds(NamedTuple):
     """Which rows each copy of a network learns from, and which are held out to score it.
 
@@ -103,7 +128,7 @@ class Folds(NamedTuple):
     ----------
     weight : float64 ndarray of shape (n_copies, n_rows)
         0 where a copy does not learn from a row.
-    held_out : list of int64 ndarray
+    held_out : list of HeldOutRows
         The rows that score each copy; empty for a copy that learns from all.
     """
 
@@ -111,28 +136,38 @@ class Folds(NamedTuple):
     held_out: list
 
 
-def deal_folds(weight, noise, n_folds, fraction):
-    """Deal rows to one copy that learns from all of them, and to one copy for each fold that is held out from it.
+def deal_folds(rows, noise, n_folds, fraction):
+    """Deal observations to one copy that learns from all of them, and to one copy for each fold held out from it.
+
+    A row of weight w is w observations, the last of which may weigh less than one. They are dealt one by one, as if
+    equal rows had never been merged: a copy may learn from a row and be scored on an equal one.
 
     Parameters
     ----------
-    weight : ndarray of shape (n_rows,)
+    rows : TableRows
     noise : Noise
     n_folds : int
     fraction : float
-        Share of the rows in the fold, where there is one.
+        Share of the observations in the fold, where there is one.
 
     Returns
     -------
     folds : Folds
     """
-    n = len(weight)
+    n_rows = len(rows)
+    row_of, weight_of = observations(np.ones(n_rows) if rows.count is None else rows.count, _MOST_OBSERVATIONS)
+    n = len(row_of)
     order = noise.permutation(n)
-    held_out = np.array_split(order, n_folds) if n_folds > 1 else [order[: max(1, math.ceil(fraction * n))]]
-    weights = np.tile(weight, (1 + len(held_out), 1))
-    for copy, fold in enumerate(held_out, start=1):
-        weights[copy, fold] = 0
-    return Folds(weights, [np.empty(0, dtype=np.int64), *(np.sort(fold) for fold in held_out)])
+    parts = np.array_split(order, n_folds) if n_folds > 1 else [order[: max(1, math.ceil(fraction * n))]]
+    total = np.bincount(row_of, weight_of, n_rows)
+    weights, held_out = [rows.weight], [HeldOutRows.once(np.empty(0, dtype=np.int64))]
+    for part in map(np.sort, parts):
+        count = np.bincount(row_of[part], weight_of[part], n_rows)
+        index = np.flatnonzero(count)
+        squares = np.bincount(row_of[part], weight_of[part] ** 2, n_rows)
+        weights.append(rows.weight * ((total - count) / total))
+        held_out.append(HeldOutRows(index, count[index], squares[index]))
+    return Folds(np.stack(weights), held_out)
 
 
 class CrossValidatedGain(Validation):
@@ -145,8 +180,10 @@ class CrossValidatedGain(Validation):
     ----------
     model : VAE
     batch : MemberBatch
-        The held-out rows of one member for each restart and scored copy, restarts first; weight 0 for rows that only
-        fill up.
+        The held-out rows of one member for each restart and scored copy, restarts first. Their weights are numbers of
+        observations; 0 for rows that only fill up.
+    squares : Tensor
+        Sum of squares of the weights of each row's observations, in the shape of the batch's weights.
     log_base : Tensor
         Of each row of the batch.
     members : list of int
@@ -159,8 +196,9 @@ class CrossValidatedGain(Validation):
         Draws of z that estimate log p(x).
     """
 
-    def __init__(self, model, batch, log_base, members, least_gains, baseline, n_draws):
+    def __init__(self, model, batch, squares, log_base, members, least_gains, baseline, n_draws):
         self.model, self.batch, self.log_base = model, batch, log_base
+        self.squares = squares / batch.w.square().clamp(min=_TINY)  # of shares of one row's observations
         self.members = torch.tensor(members, device=batch.w.device)
         self.least_gains, self.baseline = least_gains, baseline
         draws = Noise(0).fold("vote").normal(torch.arange(n_draws), model.n_components)
@@ -176,10 +214,11 @@ class CrossValidatedGain(Validation):
         gain = self._log_prob(scored) + self.log_base
         gain = gain if self.baseline is None else gain - self.baseline
         w = self.batch.w.expand(gain.shape)
-        gain, w = (part.double().reshape(len(self.least_gains), -1) for part in (gain, w))
+        parts = (gain, w, self.squares.expand(gain.shape))
+        gain, w, squares = (part.double().reshape(len(self.least_gains), -1) for part in parts)
         share = w / w.sum(1, keepdim=True)
         mean = (share * gain).sum(1)
-        error = (share.square() * (gain - mean[:, None]).square()).sum(1).sqrt()
+        error = (share.square() * squares * (gain - mean[:, None]).square()).sum(1).sqrt()
         error = torch.zeros_like(mean) if self.baseline is None else error
         return torch.stack([mean, error])
 

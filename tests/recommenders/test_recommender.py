@@ -176,7 +176,7 @@ def test_recommend_agrees_with_a_full_sort(k, exclude_seen, model, X):
 
 @pytest.mark.parametrize(
     "items, filter_items",
-    [([1, 4, 8, 9], None), (None, [0, 3, 14]), ([1, 4, 8, 9], [8]), (np.arange(N_ITEMS) % 2 == 0, [2]), ([3, 3], None)],
+    [([1, 4, 8, 9], None), (None, [0, 3, 14]), ([1, 4, 8, 9], [8]), (np.arange(N_ITEMS) % 2 == 0, [2]), (None, [3, 3])],
 )
 def test_items_and_filter_items_agree_with_a_full_sort(items, filter_items, model, X):
     allowed = X.toarray() == 0

@@ -7,6 +7,7 @@ X -> `Columns` -> `TableRows` -> `FittedRows`: the fitted model and the rows tha
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 
 import numpy as np
 import torch
@@ -14,17 +15,18 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skvae._compat import fit_context
-from skvae._tensors import Noise, inference_device, placed, resolve_device, to_numpy, to_read, torch_dtype
+from skvae._compat import Interval, StrOptions, fit_context
+from skvae._tensors import Noise, alias, inference_device, placed, resolve_device, to_numpy, to_read, torch_dtype
 from skvae.estimators._checks import checked_sizes, draw_seed, refuse_another_architecture, refuse_other_modules
 from skvae.estimators._network import NetworkEstimator, PreparedFit
 from skvae.models.decomposition import factor_analysis as fa
+from skvae.networks import ACTIVATIONS
 from skvae.tables import decoding, encoding
 from skvae.tables.checks import refuse_overflow
 from skvae.tables.column_likelihoods import likelihood_of
 from skvae.tables.frames import is_frame
 from skvae.tables.learning import measure_columns
-from skvae.tables.weights import weigh
+from skvae.tables.weights import spread, weigh
 from skvae.training import defaults
 from skvae.training.ascent import SingleNetwork
 from skvae.training.continuation import Continuation
@@ -43,6 +45,27 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
     device, random_state and verbose.
     """
 
+    _parameter_constraints = {
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "activation": [StrOptions(set(ACTIVATIONS))],
+        "encoder": [callable, None],
+        "decoder": [callable, None],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "learning_rate": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
+        "learning_rate_schedule": [StrOptions({"cosine", "constant"})],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "max_iter": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "early_stopping": [StrOptions({"auto"}), "boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "warm_start": ["boolean"],
+        "device": [str],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
     # -------------------------------------------------------------------------------------- what a subclass gives
     @abc.abstractmethod
     def _check_consistent(self):
@@ -60,6 +83,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         ----------
         columns : Columns
         n_rows : int
+            Before equal rows were merged.
         given : bool
             Whether rows were given to decide when to stop.
         continuation : Continuation
@@ -191,18 +215,21 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         if fitted:
             encoding.refuse_changed_constants(numbers, columns)
         noise = Noise(draw_seed(self.random_state))
-        numbers, weight = weigh(numbers, sample_weight)
-        weight = np.ones(len(numbers)) if weight is None else weight
+        numbers, weight = spread(*weigh(numbers, sample_weight), defaults.LEAST_BATCH)
+        count, weight = weight, np.ones(len(numbers)) if weight is None else weight
         custom = self._custom_likelihoods(columns)
         if not fitted:
             columns = measure_columns(columns, numbers, weight, custom)
         x, observed = encoding.encode(numbers, columns)
-        rows = TableRows(columns, x, observed, weight / weight.mean(), resolve_device(self.device), custom=custom)
+        device = resolve_device(self.device)
+        rows = TableRows(columns, x, observed, weight / weight.mean(), device, custom=custom, count=count)
         earlier = self._earlier(continuation, weight.sum())
         if fitted:
             with_mask = self._architecture["with_mask"]
         else:
-            validates, fills = self._decisions(columns, len(rows), given=X_val is not None, continuation=continuation)
+            validates, fills = self._decisions(
+                columns, rows.n_observations, given=X_val is not None, continuation=continuation
+            )
             with_mask = observed is not None and not fills
         rows = replace(rows, with_mask=with_mask)
         architecture = self._architecture_of(columns, with_mask)
@@ -218,7 +245,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
                 model, rows, held_out, noise, validates=validates, fills=fills, continuation=continuation
             )
         in_units = self._units(columns, numbers, weight)
-        return PreparedFit(training, architecture, earlier, rows.device, rows, in_units)
+        return PreparedFit(training, architecture, earlier, device, rows, in_units)
 
     def _held_out(self, rows, X_val):
         """Rows that were given to decide when to stop, as `TableRows`."""
@@ -231,7 +258,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         if np.isnan(numbers).all():
             raise ValueError("X_val has no observed cell to judge by; leave it out, or give rows with values.")
         x, observed = encoding.encode(numbers, rows.columns)
-        return replace(rows, x=x, observed=observed, weight=np.ones(len(x)))
+        return replace(rows, x=x, observed=observed, weight=np.ones(len(x)), count=None)
 
     def _go_on(self, model, rows, noise, earlier, continuation):
         """The `Training` of an estimator that goes on from an earlier fit."""
@@ -367,7 +394,7 @@ def linear_path_of(estimator):
     """The linear models beside a fitted network, or None."""
     if estimator._linear_path is None:
         return None
-    models = ({name: torch.from_numpy(a) for name, a in (arrays or {}).items()} for arrays in estimator._linear_path)
+    models = ({name: alias(a) for name, a in (arrays or {}).items()} for arrays in estimator._linear_path)
     return LinearPath(*(fa.Params(**tensors) if tensors else None for tensors in models))
 
 

@@ -1,7 +1,7 @@
 """Compression of a table by an autoencoder: non-linear principal component analysis."""
 
 import math
-from numbers import Integral, Real
+from numbers import Real
 
 import numpy as np
 
@@ -152,28 +152,11 @@ class AutoencoderTransformer(NetworkTransformer):
     """
 
     _parameter_constraints = {
-        "n_components": [Interval(Integral, 1, None, closed="left")],
-        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
-        "activation": [StrOptions(set(ACTIVATIONS))],
+        **NetworkTransformer._parameter_constraints,
         "init": [StrOptions({"pca", "random"})],
         "denoising": [StrOptions({"gaussian", "masking", "salt_and_pepper"}), None],
         "noise_level": [Interval(Real, 0, None, closed="left")],
         "sparsity": [tuple, list, None],
-        "encoder": [callable, None],
-        "decoder": [callable, None],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "learning_rate": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
-        "learning_rate_schedule": [StrOptions({"cosine", "constant"})],
-        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "max_iter": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "early_stopping": [StrOptions({"auto"}), "boolean"],
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
-        "tol": [Interval(Real, 0, None, closed="left")],
-        "warm_start": ["boolean"],
-        "device": [str],
-        "random_state": ["random_state"],
-        "verbose": ["verbose"],
     }
 
     _watcher = ErrorWatcher
@@ -307,14 +290,15 @@ class AutoencoderTransformer(NetworkTransformer):
 
     def _split(self, rows, noise):
         """The rows to learn from, and those that are held out."""
-        folds = deal_folds(rows.weight, noise.fold("validation"), 1, self.validation_fraction)
-        learnt, (_, held_out) = np.flatnonzero(folds.weight[1]), folds.held_out
+        folds = deal_folds(rows, noise.fold("validation"), 1, self.validation_fraction)
+        learnt, held_out = np.flatnonzero(folds.weight[1]), folds.held_out[1]
         if not len(learnt):
             raise ValueError(
-                f"validation_fraction={self.validation_fraction} of {len(rows)} rows leaves none to learn from; lower "
-                "it, or use early_stopping=False."
+                f"validation_fraction={self.validation_fraction} of {rows.n_observations} rows leaves none to learn "
+                "from; lower it, or use early_stopping=False."
             )
-        return rows.rows(learnt).reweighted(), rows.rows(held_out)
+        training = rows.rows(learnt).with_weight(folds.weight[1][learnt])
+        return training, rows.rows(held_out.index).with_weight(held_out.count)
 
     def _params_to_go_on(self, model, earlier, rows):
         return self._ranges(rows) | super()._params_to_go_on(model, earlier, rows)

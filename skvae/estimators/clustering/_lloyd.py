@@ -15,24 +15,54 @@ from skvae.estimators._checks import draw_seed
 from skvae.estimators._progress import FitWatcher
 from skvae.models.clustering import kmeans
 from skvae.models.clustering import kmeans_seeding as seeding
+from skvae.models.clustering.kmeans_compiled import CompiledKMeans
 from skvae.tables.checks import refuse_overflow
-from skvae.tables.column_statistics import centre_and_mean_variance
+from skvae.tables.column_statistics import centred, far_from_zero
 from skvae.tables.weights import weigh
 
 _ROWS_A_BATCH = 2**18  # on the CPU
+_FEW_CELLS = 2**18  # that are computed with in float64
+_COLUMNS_HASHED = 2  # at a time, to sort rows by content
 _LEAST_EXPONENT = -1074  # of a float64
 _CELLS_AT_ONCE = 2**20  # rows x columns, or stored values, placed at once when predicting
-_FEWEST_SAMPLED, _SAMPLED_A_CLUSTER = 10_000, 300  # rows of the sample from which large fits take initial centres
+_FEWEST_SAMPLED, _SAMPLED_A_CLUSTER = 5_000, 300  # rows of the sample from which large fits take initial centres
+_WORTH_SAMPLING = 5  # times as many rows as the sample has, from which a sample saves time
 _SAMPLE_RESTARTS, _SAMPLE_ITERATIONS = 3, (5, 100)  # on the sample: iterations of each restart, and of the best one
 _SEEDS = {"k-means++": seeding.spread_seeds, "k-means||": seeding.scalable_seeds, "random": seeding.random_seeds}
 
 
 class InertiaWatcher(FitWatcher):
-    """Watches the iterations of K-means and prints their inertia."""
+    """Watches the iterations of K-means and prints their inertia, in scikit-learn's words where scripts may read them.
+
+    Parameters
+    ----------
+    estimator : KMeansLite
+    X, y : array-like
+    run : TrainingRun
+    """
+
+    def __init__(self, estimator, X, y, run):
+        super().__init__(estimator, X, y, estimator.max_iter, run.attributes, n_restarts=run.n_restarts)
+        self.limit = run.limit
+
+    def begins(self, number):
+        if self.verbose and number == 0:
+            print("Initialization complete")
+        super().begins(number)
+
+    def ends(self, report):
+        stop = super().ends(report)
+        if self.verbose:
+            shift, number = kmeans.squared_shift(report.before, report.params), report.number + 1
+            if shift <= self.limit:
+                how = "strict convergence" if shift == 0 else f"center shift {shift:g} within tolerance {self.limit:g}"
+                print(f"Iteration {number}, inertia {-report.lower_bound:.6g} a sample.")
+                print(f"Converged at iteration {number}: {how}.")
+        return stop
 
     def line(self, report):
         restart = f"start {report.restart + 1}, " if report.restart else ""
-        return f"{restart}iteration {report.number + 1}/{self.max_iter}  inertia {-report.lower_bound:.6g} a sample"
+        return f"{restart}Iteration {report.number + 1}, inertia {-report.lower_bound:.6g} a sample"
 
 
 class TrainingRun:
@@ -52,21 +82,33 @@ class TrainingRun:
         self.seed = draw_seed(estimator.random_state)
         self.noise = Noise(self.seed)
         self.device = resolve_device(estimator.device)
-        self.sample_weight = check_sample_weight(sample_weight, X, dtype=np.float64)
+        if sample_weight is None:
+            self.sample_weight = np.ones(X.shape[0])
+        else:
+            self.sample_weight = check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         self.given_centres = None
         if not isinstance(estimator.init, str) and not callable(estimator.init):
             self.given_centres = self._checked(estimator.init)
         self.n_restarts = self._count_restarts()
         # Only ratios of weights matter to the iterations; with the largest between 1 and 2, float32 holds them.
         self.exponent = _exponent(self.sample_weight)
-        rows, weight = weigh(X, None if sample_weight is None else np.ldexp(self.sample_weight, -self.exponent))
+        weight = None if sample_weight is None else np.ldexp(self.sample_weight, -self.exponent)
+        rows, weight = weigh(X, weight, n_hashed=_COLUMNS_HASHED)
         self.weight = np.ones(rows.shape[0]) if weight is None else weight
         if not sp.issparse(rows):
             refuse_overflow(rows)
-        self.shift, self.mean_variance = centre_and_mean_variance(rows, self.weight)
-        centred = rows if sp.issparse(rows) else rows - self.shift.astype(rows.dtype)
-        self.rows = _placed(centred, self.device, self.weight)
-        self.model = kmeans.KMeans(estimator.n_clusters)
+        self.dtype = self._working_dtype(rows)
+        rows, self.shift, self.mean_variance = centred(rows, self.weight, self.dtype)
+        self.rows = _placed(rows, self.device, self.weight)
+        self.limit = estimator.tol * self.mean_variance  # of the squared shift of all centres
+        self.compiled = estimator.batch_size == "auto" and CompiledKMeans.suits(self.rows, estimator.n_clusters)
+
+    def _working_dtype(self, rows):
+        """float64 for few dense rows, which cost little, and for sparse rows far from 0; else that of the rows."""
+        if sp.issparse(rows):
+            return np.dtype(np.float64) if far_from_zero(rows) else rows.dtype
+        few = self.device.type == "cpu" and rows.shape[0] * rows.shape[1] <= _FEW_CELLS
+        return np.dtype(np.float64) if few else rows.dtype
 
     def _checked(self, centres):
         centres = check_array(centres, dtype=self.X.dtype, order="C")
@@ -102,7 +144,12 @@ class TrainingRun:
         """Iterate from each set of initial centres; return the `FitResult` of lowest inertia."""
         init_params = (kmeans.Params(self._init_centres(number)) for number in range(self.n_restarts))
         plan = self._plan(self.estimator.max_iter, float(self.weight.sum()))
-        return em.ascend(self.model, self._batches(), init_params, plan=plan, watcher=watcher)
+        n_clusters = self.estimator.n_clusters
+        if self.compiled:
+            model, batches = CompiledKMeans(self.rows, n_clusters), [self.rows]
+        else:
+            model, batches = kmeans.KMeans(n_clusters), self._batches()
+        return em.ascend(model, batches, init_params, plan=plan, watcher=watcher)
 
     def one_step(self, centres, weights):
         """Move centres once, each to the mean of its new rows and of those that it has had before.
@@ -135,10 +182,8 @@ class TrainingRun:
         return bound, np.ldexp(both.N.cpu().numpy(), exponent), after
 
     def _plan(self, max_iter, weight):
-        limit = self.estimator.tol * self.mean_variance
-
         def converged(report):
-            return float((report.params.centres.double() - report.before.centres.double()).square().sum()) <= limit
+            return kmeans.squared_shift(report.before, report.params) <= self.limit
 
         return em.Plan(max_iter, converged, weight)
 
@@ -160,7 +205,7 @@ class TrainingRun:
             return self._placed_centres(self._checked(found))
         n = len(self.weight)
         n_sampled = max(_FEWEST_SAMPLED, _SAMPLED_A_CLUSTER * self.estimator.n_clusters, n // 10)
-        if init != "k-means++" or n < 2 * n_sampled:
+        if init != "k-means++" or n < _WORTH_SAMPLING * n_sampled:
             return _SEEDS[init](self.rows, self.estimator.n_clusters, noise)
         return self._centres_of_sample(n_sampled, noise)
 
@@ -174,13 +219,16 @@ class TrainingRun:
             for number in range(_SAMPLE_RESTARTS)
         )
         weight, (few, more) = float(sample.w.sum()), _SAMPLE_ITERATIONS
-        best = em.ascend(self.model, [sample], init_params, plan=self._plan(few, weight)).params
-        return em.ascend(self.model, [sample], [best], plan=self._plan(more, weight)).params.centres
+        n_clusters = self.estimator.n_clusters
+        compiled = self.compiled or CompiledKMeans.suits(sample, n_clusters)
+        model = CompiledKMeans(sample, n_clusters) if compiled else kmeans.KMeans(n_clusters)
+        best = em.ascend(model, [sample], init_params, plan=self._plan(few, weight)).params
+        return em.ascend(model, [sample], [best], plan=self._plan(more, weight)).params.centres
 
     # ---------------------------------------------------------------------------------------- from and to the estimator
     def _placed_centres(self, centres):
         """Centres in the coordinates of X as a tensor measured from the shift."""
-        return torch.from_numpy((centres - self.shift).astype(self.X.dtype)).to(self.device)
+        return torch.from_numpy((centres - self.shift).astype(self.dtype)).to(self.device)
 
     def _fitted_centres(self, params):
         """Centres in the coordinates of X, as an array of its dtype."""
@@ -204,12 +252,13 @@ def _exponent(weight):
 # ----------------------------------------------------------------------------------------------- rows and their centres
 def _placed(X, device, weight=None):
     """Place all rows on the device as one batch."""
-    dtype = torch_dtype(X.dtype)
-    weight = np.ones(X.shape[0]) if weight is None else weight
+    n, dtype = X.shape[0], torch_dtype(X.dtype)
     if sp.issparse(X):
-        return Rows(X, device, dtype, weight).batch(np.arange(X.shape[0]))
-    w = torch.tensor(weight, dtype=dtype, device=device)
-    return TableBatch(torch.from_numpy(X).to(device), w, torch.arange(X.shape[0], device=device))
+        return Rows(X, device, dtype, np.ones(n) if weight is None else weight).batch(np.arange(n))
+    w = torch.ones(n, dtype=dtype, device=device)
+    if weight is not None:
+        w.copy_(torch.from_numpy(weight))
+    return TableBatch(torch.from_numpy(X).to(device), w, torch.arange(n, device=device))
 
 
 def placed_in_turn(X, centres, device):
@@ -218,15 +267,18 @@ def placed_in_turn(X, centres, device):
     Distances are the more precise the nearer the rows are to the origin.
     """
     size = max(256, _CELLS_AT_ONCE * X.shape[0] // max(1, X.nnz) if sp.issparse(X) else _CELLS_AT_ONCE // X.shape[1])
-    middle = np.zeros(1, X.dtype) if sp.issparse(X) else centres.mean(axis=0, dtype=np.float64).astype(X.dtype)
-    placed = torch.from_numpy(centres - middle).to(device)
+    middle = np.zeros(1) if sp.issparse(X) else centres.mean(axis=0, dtype=np.float64).astype(X.dtype)
+    placed = torch.from_numpy(centres - middle).to(device)  # of sparse rows in float64: they may lie far from 0
     for start in range(0, X.shape[0], size):
         rows = X[start : start + size]
-        yield _placed(rows if sp.issparse(X) else rows - middle, device), placed
+        yield _placed(rows.astype(np.float64, copy=False) if sp.issparse(X) else rows - middle, device), placed
 
 
 def nearest(X, centres, device):
-    """Find the nearest centre of each row: its number, int32, and the squared distance, float64."""
+    """Find the nearest centre of each row: its number, int32, and the squared distance, float64.
+
+    Call it in the context of `one_blas_thread`.
+    """
     labels, distances = np.empty(X.shape[0], np.int32), np.empty(X.shape[0])
     start = 0
     for batch, placed in placed_in_turn(X, centres, device):

@@ -9,7 +9,7 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, ClusterMixin, Transfor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skvae._compat import Interval, StrOptions, check_sample_weight, fit_context
+from skvae._compat import Interval, StrOptions, check_sample_weight, fit_context, one_blas_thread
 from skvae._sparse import merged
 from skvae._tensors import explain_out_of_memory, inference_device, torch_dtype
 from skvae.estimators._base import Estimator
@@ -27,9 +27,9 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         sum_n w_n min_k |x_n - c_k|^2
 
     is low, by Lloyd's iterations from good initial centres. A drop-in for scikit-learn's ``KMeans``: from the same
-    initial centres it finds the same clusters. Large fits begin from the clusters of a sample; only rows whose cluster
-    may have changed are looked at again; it can run on a GPU. Read more in the
-    :doc:`user guide </user_guide/clustering>`.
+    initial centres it finds the same clusters. Large fits begin from the clusters of a sample; where comparing rows
+    with centres takes long, only rows whose cluster may have changed are looked at again; it can run on a GPU. Read
+    more in the :doc:`user guide </user_guide/clustering>`.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
     init : {"k-means++", "k-means||", "random"}, callable or array-like of shape (n_clusters, n_features), \
             default="k-means++"
         The initial centres. "k-means++": rows that lie far apart, each the best of 2 + log(K) draws. Large fits take
-        them from K-means on a sample: a tenth of the rows, at least 10,000 and 300 a cluster, if that is less than half
+        them from K-means on a sample: a tenth of the rows, at least 5,000 and 300 a cluster, if that is at most a fifth
         of all rows. There, the best of three k-means++ draws after a few iterations goes on.
         "k-means||": rows that lie far apart, drawn many at a time; for many clusters. "random": rows drawn by weight.
         A callable is given X, `n_clusters` and `random_state`, and returns centres.
@@ -58,7 +58,7 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         Accepted for scikit-learn's sake: X is never changed.
     algorithm : {"lloyd", "elkan"}, default="lloyd"
         Accepted for scikit-learn's sake: both find the same clusters. Bounds on distances are used where they save
-        time.
+        time, whatever stands here.
     device : str, default="auto"
         Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
     batch_size : int or "auto", default="auto"
@@ -182,12 +182,20 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         -----
         ConvergenceWarning
             If X has fewer distinct rows than `n_clusters`.
+        RuntimeWarning
+            If `n_init` restarts are asked for from given centres, or Elkan's algorithm for one cluster.
         """
-        with self._unchanged_on_error(), explain_out_of_memory("use device='cpu'"):
+        with self._unchanged_on_error(), one_blas_thread(), explain_out_of_memory("use device='cpu'"):
             checked = self._check_X(X, reset=True)
             self._check_size(checked)
+            if self.algorithm == "elkan" and self.n_clusters == 1:
+                warnings.warn(
+                    "algorithm='elkan' doesn't make sense for a single cluster. Using 'lloyd' instead.",
+                    RuntimeWarning,
+                    stacklevel=3,  # the caller of `fit`
+                )
             run = TrainingRun(self, checked, sample_weight)
-            with InertiaWatcher(self, X, y, self.max_iter, run.attributes, n_restarts=run.n_restarts) as watcher:
+            with InertiaWatcher(self, X, y, run) as watcher:
                 fit = run.ascend(watcher)
             found = run.attributes(fit.params)
             n_found = np.count_nonzero(np.bincount(found["labels_"]))
@@ -229,7 +237,7 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         ValueError
             If the first call has too few rows, or `n_clusters` is no longer the number of the centres.
         """
-        with self._unchanged_on_error(), explain_out_of_memory("use device='cpu'"):
+        with self._unchanged_on_error(), one_blas_thread(), explain_out_of_memory("use device='cpu'"):
             fitted = hasattr(self, "cluster_centers_")
             continuation = Continuation.PARTIAL_FIT if fitted else Continuation.FRESH
             X = self._check_X(X, reset=not continuation.continues)
@@ -304,7 +312,8 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
             Number of the nearest centre; of equally near ones the first.
         """
         X = self._check_fitted_X(X)
-        return nearest(X, self._centres_for(X), inference_device(self.device))[0]
+        with one_blas_thread():
+            return nearest(X, self._centres_for(X), inference_device(self.device))[0]
 
     def transform(self, X):
         """Give the distance of each row to each centre.
@@ -345,8 +354,9 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
             Minus the weighted sum of squared distances to the nearest centres.
         """
         X = self._check_fitted_X(X)
-        weight = check_sample_weight(sample_weight, X, dtype=np.float64)
-        _, distances = nearest(X, self._centres_for(X), inference_device(self.device))
+        weight = check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        with one_blas_thread():
+            _, distances = nearest(X, self._centres_for(X), inference_device(self.device))
         return -float(distances @ weight)
 
     def _check_X(self, X, *, reset):

@@ -23,6 +23,7 @@ from skvae._tensors import (
     rows_a_batch,
     to_read,
 )
+from skvae.elbo import FitResult
 from skvae.engines import em
 from skvae.estimators._base import Estimator, LikelihoodScoreMixin
 from skvae.estimators._checks import check_n_samples, column_names, draw_seed, validated
@@ -38,6 +39,7 @@ from skvae.estimators.decomposition._training_data import (
     training_data,
 )
 from skvae.models.decomposition import factor_analysis as fa
+from skvae.models.decomposition.covariance_em import CentredFactorAnalysis
 from skvae.tables.checks import naming_cells
 from skvae.tables.columns import listed
 from skvae.tables.frames import imputed
@@ -443,7 +445,10 @@ def model_of(data, n_components, tied=False, names=None):
     ValueError
         If a column varies, but by so little that its smallest noise variance is not a normal float64.
     """
-    model = fa.FactorAnalysis(n_components, torch.as_tensor(data.variance, device=data.device), tied)
+    if data.statistics is not None and data.device.type == "cpu":
+        model = CentredFactorAnalysis(n_components, data.statistics["S"], tied)
+    else:
+        model = fa.FactorAnalysis(n_components, torch.as_tensor(data.variance, device=data.device), tied)
     low = np.flatnonzero(model.floor.cpu().numpy() < np.finfo(np.float64).tiny)
     if len(low):
         raise ValueError(
@@ -459,6 +464,7 @@ def ascend(estimator, model, data, init_params, watch, attributes):
     Returns
     -------
     fit : FitResult
+        `lower_bounds` has the bound after each M-step: the last is that of `params`.
 
     Raises
     ------
@@ -483,7 +489,19 @@ def ascend(estimator, model, data, init_params, watch, attributes):
             ConvergenceWarning,
             stacklevel=5,  # the caller of `fit`
         )
+    stats, _ = em.collect(model, data.batches, fit.params, fit.memory)
+    fit.lower_bounds = [*fit.lower_bounds[1:], float(model.bound(stats, fit.params)) / data.n]
     return fit
+
+
+def known(model, data, params, watch, attributes):
+    """Tell the watcher of parameters that need no ascent as of a fit of one iteration; return that fit."""
+    stats, _ = em.collect(model, data.batches, params)
+    bound = float(model.bound(stats, params)) / data.n
+    with watch(1, attributes) as watcher:
+        watcher.begins(0)
+        watcher.ends(em.Iteration(0, 0, bound, math.inf, params, params))
+    return FitResult(params, [bound], n_iter=1, converged=True)
 
 
 def record(fit, data):

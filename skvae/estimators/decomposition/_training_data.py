@@ -209,14 +209,33 @@ def statistics_of_rows(X, weight, n_rows, batch_size, device):
     """Sum up complete rows: a dict of "n", "n_rows", "mean" and "S"; not finite if a cell is not."""
     D = X.shape[1]
     shift = _rough_centre(X)
-    table = Table(X, device, FLOAT, weight=weight, shift=shift, allow_missing=False)
     size = rows_a_batch(batch_size, D, device)
     if batch_size == "auto":  # each batch adds D x D products to the sums
         size = max(size, 3 * D)
+    if device.type == "cpu":
+        batches = _blocks(X, weight, shift, size)
+    else:
+        batches = Table(X, device, FLOAT, weight=weight, shift=shift, allow_missing=False).batches(size)
     shift = torch.zeros(D, dtype=FLOAT) if shift is None else torch.as_tensor(shift, dtype=FLOAT)
     shift = shift.to(device)
-    n, mean, S = fa.sufficient_statistics(em.summed(fa.sums, table.batches(size)), shift)
+    n, mean, S = fa.sufficient_statistics(em.summed(fa.sums, batches), shift)
     return {"n": float(n), "n_rows": n_rows, "mean": (mean + shift).cpu().numpy(), "S": S.cpu().numpy()}
+
+
+def _blocks(X, weight, shift, size):
+    """Batches of complete rows in float64 less `shift`, each of which overwrites the one before.
+
+    They are made by NumPy, as are the sums: when the threads of NumPy and torch take turns, each waits for the other.
+    """
+    as_it_is = shift is None and X.dtype == np.float64
+    memory = None if as_it_is else np.empty((min(size, len(X)), X.shape[1]))
+    weight = np.ones(len(X)) if weight is None else weight.astype(np.float64, copy=False)
+    shift = 0.0 if shift is None else shift
+    for start in range(0, len(X), size):
+        rows = X[start : start + size]
+        if not as_it_is:
+            rows = np.subtract(rows, shift, out=memory[: len(rows)])
+        yield fa.Block(rows, weight[start : start + size])
 
 
 def _rough_centre(X):

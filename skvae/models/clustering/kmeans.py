@@ -12,6 +12,7 @@ few coordinates are compared first (`kmeans_sketch`). Initial centres are drawn 
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,21 +20,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skvae._compat import nearest_centres
 from skvae._tensors import binned
 from skvae.models.clustering.kmeans_sketch import Sketch, differences, leading_directions, sketched
 
 _CHUNK_CELLS = 2**19  # scores computed at once on the CPU: they stay in the cache until the smallest are found
 _CHUNK_CELLS_GPU = 2**25
-_COSTLY_ROW = 2**12  # multiplications to compare a row with all centres, beside which keeping bounds costs little
-# Share of rows whose bounds fail, above which it is as fast to compare all rows; by whether a row is costly to compare.
-_WORTH_BOUNDS = {False: 0.35, True: 0.5}
-_SMALL_BATCH = 2**21  # multiplications a batch below which bounds cost more than all distances
+_COSTLY_ROW = 2**12  # multiplications to compare a row with all centres, below which bounds cost more than that
+_SMALL_BATCH = 2**26  # the same of all rows of a batch
+_WORTH_BOUNDS = 0.35  # share of rows whose bounds fail, above which it is as fast to compare all rows
 _WORTH_UPDATING = 0.3  # share of rows that changed cluster above which it is as fast to sum up all rows
+_FEW_CELLS = 2**17  # of a batch, so few that it is as fast to sum up all rows again
 _MANY_CLUSTERS = 1024  # number of clusters from which distances between all centres cost more than they save
 _CHANGED_ROWS = 2**14  # rows to add and subtract at once
 _WIDE_ROW = 128  # cells a row from which a sketch may pay
 _PASSES_BEFORE_SKETCH = 2  # a sketch costs as much as two or three passes; a fit of few iterations would lose time
-_ROWS_OF_A_SAMPLE = 2048  # rows with bounds, from which it is seen whether bounds for all rows would pay
+_ROWS_OF_A_SAMPLE = 512  # rows with bounds, from which it is seen whether bounds for all rows would pay
 _ROWS_OF_A_TRIAL = 1024  # rows that are sketched first, to see whether a sketch of all would pay
 _WORTH_SKETCH = 0.35  # share of the rows of a trial that the sketch may leave undecided
 _WORTH_ASKING = 0.25  # share of rows whose bounds fail, above which the sketch goes first; distances bound tighter
@@ -94,8 +96,10 @@ class Memory(NamedTuple):
     N: Tensor  # (K,)
     S: Tensor  # (K, D)
     norms: Tensor  # (n,)    squared norms of the rows
-    nearest: Tensor  # (m,)    upper bounds on the distances of the first m rows to their own centres
-    other: Tensor  # (m,)    lower bounds on their distances to any other centre
+    squares: Tensor  # ()      their weighted sum
+    summing: Callable  # labels -> weighted sums of the rows
+    nearest: Tensor | None = None  # (m,)    upper bounds on the distances of the first m rows to their own centres
+    other: Tensor | None = None  # (m,)    lower bounds on their distances to any other centre
     sketch: Sketch | None = None  # finds new bounds at less cost
     passes: int = 1  # number of E-steps so far
 
@@ -117,83 +121,80 @@ class KMeans:
         """Assign each row of a batch to its nearest centre; return the statistics, and what to remember."""
         if memory is None:
             norms = batch.squared_norms().double()
-            found = self._assigned(batch, params.centres, norms, self._n_bounded(batch))
-            sums = self._sums(batch, found.label)
-            n_empty = int((sums["count"] == 0).sum())
+            squares, summing = batch.w.double() @ norms, batch.summing(self.n_clusters)
+            found = Memory(params.centres, None, None, None, None, norms, squares, summing)
+            found = self._assigned(batch, params.centres, found, self._n_bounded(batch))
+            sums = self._sums(batch, found.label, summing)
+            n_empty = self._n_empty(sums)
         else:
             found = self._assigned_again(batch, params.centres, memory)
             found = found._replace(passes=memory.passes + 1)
             sums, n_empty = self._updated(batch, memory, found.label)
         memory = found._replace(**sums)
         farthest = self._farthest(batch, memory, n_empty) if self.relocate and n_empty else Farthest(0)
-        squares = batch.w.double() @ memory.norms
-        return Stats(memory.count, memory.N, memory.S, squares, farthest), memory
+        return Stats(memory.count, memory.N, memory.S, memory.squares, farthest), memory
 
     def bound(self, stats, params):
         """Minus the inertia under `params`, given the statistics of an E-step with them."""
         C = params.centres.double()
-        inertia = stats.squares - 2 * (C * stats.S).sum() + (stats.N * C.square().sum(1)).sum()
-        return -inertia.clamp(min=0)
+        inertia = stats.squares + torch.sub(stats.N[:, None] * C, stats.S, alpha=2).mul_(C).sum()
+        return -inertia.clamp_(min=0)
 
     def m_step(self, stats, params):
         """Move each centre to the mean of its rows; that of an empty cluster to a far row, or leave it."""
         N, S = _relocated(stats)
-        means = S / torch.where(N > 0, N, 1)[:, None]
-        return Params(torch.where((N > 0)[:, None], means.to(params.centres.dtype), params.centres))
+        N = N[:, None]
+        return Params(torch.where(N > 0, (S / N).to(params.centres.dtype), params.centres))
 
     # ------------------------------------------------------------------------------------------------ nearest centres
-    def _costly_rows(self, batch):
-        return self.n_clusters * batch.n_columns >= _COSTLY_ROW
-
     def _n_bounded(self, batch):
-        """For how many rows to keep bounds: all, or a sample to see whether all would pay. A GPU needs none."""
-        n = len(batch.row)
-        if not batch.w.is_cpu or n * self.n_clusters * batch.n_columns < _SMALL_BATCH:
-            return 0
-        return n if self._costly_rows(batch) else _ROWS_OF_A_SAMPLE
+        """For how many rows to keep bounds at first: a sample, to see whether all would pay, or none."""
+        return _ROWS_OF_A_SAMPLE if bounds_may_pay(batch, self.n_clusters) else 0
 
-    def _assigned(self, batch, centres, norms, n_bounded, before=None):
+    def _assigned(self, batch, centres, memory, n_bounded):
         """Assign all rows to their nearest centres, with bounds for the first `n_bounded`."""
-        n = len(norms)
+        before = memory.label
         if not n_bounded:
-            none = norms.new_empty(0)
-            return Memory(centres, nearest_centre(batch, centres, before), None, None, None, norms, none, none)
+            return memory._replace(centres=centres, label=nearest_centre(batch, centres, before), nearest=None)
+        n = len(memory.norms)
         n_bounded = min(n, n_bounded)
-        label, nearest, other = nearest_two(batch, centres, norms, slice(0, n_bounded), before)
+        label, nearest, other = nearest_two(batch, centres, memory.norms, slice(0, n_bounded), before)
         if n_bounded < n:
             rest = slice(n_bounded, n)
             found = nearest_centre(batch.part(rest), centres, None if before is None else before[rest])
             label = torch.cat([label, found])
-        return Memory(centres, label, None, None, None, norms, nearest, other)
+        return memory._replace(centres=centres, label=label, nearest=nearest, other=other)
 
     def _assigned_again(self, batch, centres, memory):
         """Assign again those rows whose bounds leave the nearest centre open; the others keep their label."""
+        if memory.nearest is None:
+            return self._assigned(batch, centres, memory, 0)
         norms, before = memory.norms, memory.label
         n, n_bounded = len(before), len(memory.nearest)
-        if not n_bounded:
-            return self._assigned(batch, centres, norms, 0, before)
         label = before.clone()
         nearest, other = _moved_bounds(memory, centres)
         active = (nearest >= other).nonzero()[:, 0]
-        many = _WORTH_BOUNDS[self._costly_rows(batch)] * n_bounded
+        many = _WORTH_BOUNDS * n_bounded
         sketch = memory.sketch
         if sketch is None and len(active) > many:
             sketch = self._worthwhile_sketch(batch, centres, memory)
+        if sketch is not None and n_bounded < n:
+            return self._assigned(batch, centres, memory._replace(sketch=sketch), n)
         if sketch is not None and len(active) > _WORTH_ASKING * n:
             *found, unsure = nearest_two_by_sketch(sketch, centres, norms, active, before)
             label[active], nearest[active], other[active] = found
             active = active[unsure]
         if len(active) > many:
-            return self._assigned(batch, centres, norms, self._n_bounded(batch), before)
+            return self._assigned(batch, centres, memory, self._n_bounded(batch))
         if n_bounded < n:
-            return self._assigned(batch, centres, norms, n, before)
+            return self._assigned(batch, centres, memory, n)
         if len(active):
             label[active], nearest[active], other[active] = nearest_two(batch, centres, norms, active, before)
         return memory._replace(centres=centres, label=label, nearest=nearest, other=other, sketch=sketch)
 
     def _worthwhile_sketch(self, batch, centres, memory):
         """Sketch many wide dense rows after 2, 4, 8, ... passes; None for others, or where a trial decides too few."""
-        wide = _WIDE_ROW <= batch.n_columns == batch.cells_a_row and self._costly_rows(batch)
+        wide = _WIDE_ROW <= batch.n_columns == batch.cells_a_row
         due = memory.passes >= _PASSES_BEFORE_SKETCH and memory.passes.bit_count() == 1
         if not (wide and due and len(batch.row) >= 16 * _ROWS_OF_A_TRIAL):
             return None
@@ -207,30 +208,36 @@ class KMeans:
         return sketched(batch, basis, memory.norms) if unsure.sum() <= _WORTH_SKETCH * len(some) else None
 
     # --------------------------------------------------------------------------------------------------------- sums
-    def _sums(self, batch, label):
+    def _sums(self, batch, label, summing=None):
         """Sum up the rows of each cluster."""
         return {
             "count": binned(label, self.n_clusters),
             "N": binned(label, self.n_clusters, batch.w.double()),
-            "S": batch.sums(label, batch.w, self.n_clusters),
+            "S": summing(label) if summing else batch.sums(label, self.n_clusters),
         }
 
     def _updated(self, batch, before, label):
         """Update the sums by the rows that changed cluster; return them and the number of empty clusters."""
-        changed = label != before.label
         if label.is_cpu:
-            sums = self._updated_sums(batch, before, label, changed.nonzero()[:, 0])
+            few = len(label) * batch.cells_a_row <= _FEW_CELLS
+            changed = None if few else (label != before.label).nonzero()[:, 0]
+            sums = self._updated_sums(batch, before, label, changed)
         elif batch.cells_a_row < batch.n_columns:  # to pick out sparse rows, the host would have to wait
             sums = self._sums(batch, label)
         else:  # the host waits once, for two numbers
+            changed = label != before.label
             n_changed, n_empty = torch.stack([changed.sum(), (binned(label, self.n_clusters) == 0).sum()]).tolist()
             places = changed.byte().argsort(descending=True, stable=True)[:n_changed]
             return self._updated_sums(batch, before, label, places), n_empty
-        return sums, int((sums["count"] == 0).sum())
+        return sums, self._n_empty(sums)
+
+    def _n_empty(self, sums):
+        return self.n_clusters - int(sums["count"].count_nonzero())
 
     def _updated_sums(self, batch, before, label, changed):
-        if len(changed) > _WORTH_UPDATING * len(label):
-            return self._sums(batch, label)
+        """Sums under new labels; `changed` are the places of the rows to add and subtract, None to sum up all rows."""
+        if changed is None or len(changed) > _WORTH_UPDATING * len(label):
+            return self._sums(batch, label, before.summing)
         sums = {name: getattr(before, name) for name in ("count", "N", "S")}
         for index in changed.split(_CHANGED_ROWS) if len(changed) else ():
             part = batch.part(index)
@@ -273,6 +280,20 @@ def _relocated(stats):
 
 
 # -------------------------------------------------------------------------------------------------------------- kernels
+def bounds_may_pay(batch, n_clusters):
+    """Whether comparing a row with all centres, and all rows with them, takes long enough; it never does on a GPU."""
+    row = n_clusters * batch.cells_a_row
+    return batch.w.is_cpu and row >= _COSTLY_ROW and len(batch.row) * row >= _SMALL_BATCH
+
+
+def squared_shift(before, after):
+    """Squared distance between parameters."""
+    if not after.centres.is_cpu:
+        return float((after.centres - before.centres).double().square().sum())
+    away = (after.centres.numpy() - before.centres.numpy()).ravel().astype(np.float64, copy=False)
+    return float(away @ away)
+
+
 def _moved_bounds(memory, centres):
     """Widen bounds by how far the centres have moved, and tighten them by the distances between centres."""
     label = memory.label[: len(memory.nearest)]
@@ -309,6 +330,9 @@ def nearest_centre(batch, centres, before=None):
     Of several nearest centres the first counts. With labels from `before`, which makes it faster where most rows keep
     theirs, a row also keeps its label if its centre is one of the nearest.
     """
+    label = nearest_centres(batch.array, centres.numpy(), torch.get_num_threads()) if batch.w.is_cpu else None
+    if label is not None:
+        return torch.from_numpy(label).long()
 
     def find(rows, scores):
         return _least(scores, None if before is None else before[rows])[:1]
@@ -418,7 +442,7 @@ def _least(scores, before=None):
 
 def squared_distances(batch, centres, label):
     """Squared distance of each row to its own centre, computed without cancellation; float64, of shape (n_rows,)."""
-    size = _chunk_rows(batch, batch.n_columns)
+    size = _chunk_rows(batch, batch.cells_a_row)
     parts = [
         batch.part(slice(start, start + size)).squared_distances(centres, label[start : start + size])
         for start in range(0, max(1, len(batch.row)), size)

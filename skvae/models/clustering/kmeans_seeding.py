@@ -6,12 +6,17 @@ Greedy k-means++ (Arthur and Vassilvitskii, SODA 2007), k-means|| (Bahmani et al
 import math
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 
-from skvae._tensors import TableBatch, binned
+from skvae._tensors import TableBatch, binned, uniform_at
 from skvae.models.clustering.kmeans import nearest_centre, squared_distances
 
 _ROUNDS = 5  # rounds of k-means||
+_CELLS_AT_ONCE = 2**17  # of rows and of their distances, that stay in the cache of the CPU
+_FEW_ROWS, _DRAWN_AT_ONCE = 4096, 128  # a draw takes the running sum over all rows if they are few, else over these
+_FEWEST_ROWS = 1024  # at once
+_CELLS_KEPT = 2**20  # up to which float32 rows are turned into float64 once, not once a centre
 
 
 def seed_centres(X, w, n_clusters, noise):
@@ -36,37 +41,169 @@ def spread_seeds(batch, n_clusters, noise):
     """Draw rows of a batch that lie far apart, by greedy k-means++.
 
     Each centre is the best of 2 + log(n_clusters) rows, drawn with probabilities proportional to their squared
-    distances to the nearest centre so far.
+    distances to the nearest centre so far. Distances are computed in float64: rows draw the same whatever their dtype.
     """
     n_trials = 2 + int(math.log(n_clusters))
-    w, norms = batch.w.double(), batch.squared_norms().double()
-    draws = noise.fold("k-means++").uniform(torch.arange(n_clusters), n_trials, torch.float64).to(w.device)
+    keys = noise.fold("k-means++").keys(np.arange(n_clusters))
+    draws = uniform_at(keys[:, None], np.arange(n_trials))
+    if batch.w.is_cpu:
+        chosen = torch.tensor(_spread_on_cpu(batch, draws))
+    else:
+        chosen = _spread_on_device(batch, torch.from_numpy(draws).to(batch.w.device))
+    return batch.part(chosen).dense()
+
+
+def _spread_on_cpu(batch, draws):
+    """Places of the rows drawn. NumPy takes a fraction of torch's time for many small steps."""
+    w, distances = batch.w.double().numpy(), _Distances(batch, draws.shape[1])
+    urn = _Urn(w)
+    chosen, distance = [urn.draw(draws[0, :1])[0]], urn.mass
+    urn.mass[:] = np.inf
+    np.maximum(distances.to(chosen, distance)[0][0], 0, out=distance)
+    for draw in draws[1:]:
+        trial = urn.draw(draw)
+        reach, left = distances.to(trial, distance)
+        best = left.argmin()
+        chosen.append(trial[best])
+        np.maximum(reach[best], 0, out=distance)
+    return chosen
+
+
+class _Urn:
+    """Draws places with probabilities proportional to weight times mass, without a running sum over all of them.
+
+    Parameters
+    ----------
+    w : float64 ndarray of shape (n,)
+    """
+
+    def __init__(self, w):
+        self.n = n = len(w)
+        self.size = _DRAWN_AT_ONCE if n > _FEW_ROWS else n
+        shape = (-(-n // self.size), self.size)
+        self.w, self.blocks = np.zeros(shape), np.zeros(shape)
+        self.w.ravel()[:n] = w
+        self.mass = self.blocks.ravel()[:n]  # to be written to
+        self.mass[:] = 1
+
+    def draw(self, uniform):
+        """Draw a place by each of some uniform numbers; evenly if all mass is 0."""
+        reached = np.einsum("ij,ij->i", self.w, self.blocks).cumsum()
+        if reached[-1] <= 0:
+            return (uniform * self.n).astype(np.int64)
+        target = uniform * reached[-1]
+        if len(reached) == 1:
+            place = (self.w[0] * self.mass).cumsum().searchsorted(target, side="right")
+            return np.minimum(place, self.n - 1)
+        block = np.minimum(reached.searchsorted(target, side="right"), len(reached) - 1)
+        inner = (self.w[block] * self.blocks[block]).cumsum(axis=1)
+        inner += (reached[block] - inner[:, -1])[:, None]
+        place = np.minimum((inner <= target[:, None]).sum(axis=1), self.size - 1)
+        return np.minimum(block * self.size + place, self.n - 1)
+
+
+class _Distances:
+    """Squared distances of the rows of a batch to a few of them, in float64, block after block in memory that is kept.
+
+    Parameters
+    ----------
+    batch : TableBatch or Batch
+        On the CPU.
+    n_seeds : int
+        Largest number of rows to measure distances to.
+    """
+
+    def __init__(self, batch, n_seeds):
+        self.rows, self.w = batch.array, batch.w.double().numpy()
+        n, n_columns = self.rows.shape
+        self.sparse, self.kept = sp.issparse(self.rows), n * n_columns <= _CELLS_KEPT
+        if self.sparse:
+            self.rows = self.rows.astype(np.float64, copy=False)
+        size = n if self.sparse else max(_FEWEST_ROWS, _CELLS_AT_ONCE // (n_columns + n_seeds))
+        self.parts = [slice(start, start + size) for start in range(0, n, size)]
+        self.space = torch.empty(size, n_columns, dtype=torch.float64) if batch.w.dtype == torch.float32 else None
+        self.norms = np.concatenate([self._squared_norms(part) for part in self.parts])
+        if self.kept and not self.sparse:  # rows, ones and squared norms, of which one product makes distances
+            blocks = (
+                np.vstack([self.rows[part].T, np.ones_like(self.norms[part]), self.norms[part]]) for part in self.parts
+            )
+            self.blocks = list(blocks)
+        self.reach, self.weights = np.empty((n_seeds, n)), np.ones((n_seeds, n_columns + 2))
+
+    def _squared_norms(self, part):
+        if self.sparse:
+            return self.rows.multiply(self.rows).sum(axis=1)
+        rows = self._wide_rows(part).numpy()
+        return np.einsum("ij,ij->i", rows, rows)
+
+    def _wide_rows(self, part):
+        """Rows in float64, as a tensor that the next call overwrites."""
+        rows = torch.from_numpy(self.rows[part])
+        return rows if self.space is None else self.space[: len(rows)].copy_(rows)
+
+    def to(self, index, most):
+        """Squared distances of all rows to the rows `index`, or `most` where that is less, and their weighted sums.
+
+        Rounding may make them negative.
+
+        Returns
+        -------
+        reach : ndarray of shape (len(index), n_rows)
+            The next call overwrites it.
+        total : ndarray of shape (len(index),)
+        """
+        n, own = len(index), self.rows[index]
+        weights, reach, total = self.weights[:n], self.reach[:n], np.zeros(n)
+        np.multiply(own.toarray() if self.sparse else own, -2.0, out=weights[:, :-2])
+        weights[:, -2] = self.norms[index]
+        for number, part in enumerate(self.parts):
+            out = reach[:, part]
+            self._compute(weights, number, part, out)
+            np.minimum(out, most[part], out=out)
+            total += out @ self.w[part]
+        reach[np.arange(n), index] = 0
+        return reach, total
+
+    def _compute(self, weights, number, part, out):
+        """Write the squared distances of some rows."""
+        if self.kept and not self.sparse:
+            np.matmul(weights, self.blocks[number], out=out)
+            return
+        seeds, squares = weights[:, :-2], weights[:, -2:-1]
+        if self.sparse:
+            products = (self.rows @ seeds.T).T
+        else:  # torch works on several threads
+            products = (torch.from_numpy(seeds) @ self._wide_rows(part).T).numpy()
+        np.add(products, self.norms[part], out=out)
+        out += squares
+
+
+def _spread_on_device(batch, draws):
+    """Places of the rows drawn. The host never waits for a number."""
+    w, norms = batch.w.double(), batch.double().squared_norms()
     chosen = [_drawn(w, draws[0, :1])]
     distance = _distances_to(batch, norms, chosen[0])[0]
     for draw in draws[1:]:
         trial = _drawn(w * distance, draw)
         reach = torch.minimum(_distances_to(batch, norms, trial), distance)
-        left = reach @ w
-        # NumPy's is the first of several; on a device the host must not wait for the number.
-        best = torch.from_numpy(left.numpy().argmin(keepdims=True)) if w.is_cpu else left.argmin(keepdim=True)
+        best = (reach @ w).argmin(keepdim=True)
         chosen.append(trial[best])
         distance = reach[best][0]
-    return batch.part(torch.cat(chosen)).dense()
+    return torch.cat(chosen)
 
 
 def _drawn(mass, draw):
     """Draw places by uniform numbers, with probabilities proportional to `mass`; with equal ones if it is 0."""
     reached = mass.cumsum(0)
-    if not mass.is_cpu or reached[-1] <= 0:  # on a device, to ask would be to wait
-        evenly = torch.arange(1, len(mass) + 1, device=mass.device, dtype=mass.dtype)
-        reached = torch.where(reached[-1] > 0, reached, evenly)
+    evenly = torch.arange(1, len(mass) + 1, device=mass.device, dtype=mass.dtype)
+    reached = torch.where(reached[-1] > 0, reached, evenly)
     return torch.searchsorted(reached, draw * reached[-1], right=True).clamp_(max=len(mass) - 1)
 
 
 def _distances_to(batch, norms, index):
-    """Squared distances of all rows to the rows `index`, of shape (len(index), n_rows)."""
-    seeds = batch.part(index).dense()
-    products = batch.linear(seeds.T.contiguous(), seeds.new_zeros(len(seeds))).double().T
+    """Squared distances of all rows to the rows `index`, in float64, of shape (len(index), n_rows)."""
+    seeds = batch.part(index).dense().double()
+    products = batch.double().linear(seeds.T.contiguous(), seeds.new_zeros(len(seeds))).T
     distance = (norms - 2 * products + norms[index][:, None]).clamp_(min=0)
     distance[torch.arange(len(index), device=index.device), index] = 0
     return distance

@@ -1,0 +1,118 @@
+"""scikit-learn's own tests of a class pass with ours in its place.
+
+The installed test modules run in processes of their own, where `from sklearn.cluster import KMeans` gives KMeansLite. A
+test counts if it is about the class (it names it, or is parametrised with it) and leans on nothing private of
+scikit-learn's implementation (no attribute or function of the class's package that begins with an underscore).
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+# theirs, ours, the module of tests, how many of its tests must have run at least. Tests of what ours does otherwise, on
+# purpose, stand with a reason in ON_PURPOSE.
+ROWS = [
+    ("sklearn.cluster.KMeans", "skvae.KMeansLite", "sklearn.cluster.tests.test_k_means", 140),
+    # ("sklearn.mixture.GaussianMixture", "skvae.GaussianMixtureEM", "sklearn.mixture.tests.test_gaussian_mixture", 20),
+    # (
+    #     "sklearn.decomposition.FactorAnalysis",
+    #     "skvae.FactorAnalysisEM",
+    #     "sklearn.decomposition.tests.test_factor_analysis",
+    #     1,
+    # ),
+]
+ON_PURPOSE = {}  # name of a test: why ours differs
+
+
+@pytest.mark.parametrize(("theirs", "ours", "module", "at_least"), ROWS, ids=[row[1] for row in ROWS])
+def test_scikit_learns_tests_pass(theirs, ours, module, at_least):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path]), "SCIPY_ARRAY_API": "1"}
+    done = subprocess.run(
+        [sys.executable, __file__, theirs, ours, module], capture_output=True, text=True, env=environment, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    failed = {test: message for test, message in found.items() if message and base_name(test) not in ON_PURPOSE}
+    assert not failed, "\n\n".join(f"{test}: {message}" for test, message in failed.items())
+    assert len(found) >= at_least
+
+
+def base_name(test):
+    return test.partition("[")[0]
+
+
+class Counted:
+    """A plugin of pytest that runs those tests that count, and writes down what became of them."""
+
+    def __init__(self, name, ours):
+        self.name, self.ours, self.found = name, ours, {}
+
+    def pytest_collection_modifyitems(self, items):
+        items[:] = [item for item in items if self.is_about_ours(item) and not leans_on_private(item.function)]
+
+    def is_about_ours(self, item):
+        given = getattr(item, "callspec", None)
+        return self.name in names_used(item.function) or (given and self.ours in list_of(given.params.values()))
+
+    def pytest_runtest_logreport(self, report):
+        name = report.nodeid.rpartition("::")[2]
+        if report.passed and report.when == "call":
+            self.found.setdefault(name, "")
+        elif report.failed:
+            self.found[name] = f"{report.when}: {report.longreprtext[-2000:]}"
+
+
+def list_of(values):
+    """The classes among the values of a parametrised test."""
+    return [value for value in values if isinstance(value, type)]
+
+
+def names_used(function):
+    """Names of globals and attributes in a function and in those within it."""
+    codes = [function.__code__]
+    for code in codes:
+        codes += [constant for constant in code.co_consts if hasattr(constant, "co_names")]
+    return {name for code in codes for name in code.co_names}
+
+
+def leans_on_private(function):
+    """Whether a test uses an attribute, or a function of the package that it tests, whose name begins with `_`."""
+    here, package = function.__module__, function.__module__.partition(".tests.")[0]
+    for name in names_used(function):
+        if name.startswith("_") and not name.startswith("__"):
+            source = getattr(function.__globals__.get(name), "__module__", package)
+            if source.startswith(package) and source != here:
+                return True
+    return False
+
+
+def run(theirs, ours, module):
+    """Run a module of scikit-learn's tests with another class; print the outcomes as JSON."""
+    from importlib import import_module
+
+    (package, name), (own_package, own_name) = (path.rsplit(".", 1) for path in (theirs, ours))
+    ours = getattr(import_module(own_package), own_name)
+    setattr(import_module(package), name, ours)
+    counted = Counted(name, ours)
+    options = [
+        "-q",
+        "--no-header",
+        "--no-summary",
+        "-p",
+        "no:cacheprovider",
+        "-W",
+        "ignore",
+        "-c",
+        os.devnull,
+        "--assert=plain",
+    ]
+    pytest.main([*options, "--pyargs", module], plugins=[counted])
+    print()
+    print(json.dumps(counted.found))
+
+
+if __name__ == "__main__":
+    run(*sys.argv[1:])
