@@ -24,6 +24,7 @@ from skvae.estimators._network import NetworkEstimator, PreparedFit
 from skvae.models.decomposition import factor_analysis as fa
 from skvae.networks import ACTIVATIONS
 from skvae.tables import decoding, encoding
+from skvae.tables.checks import refuse_overflow
 from skvae.tables.column_likelihoods import likelihood_of
 from skvae.tables.frames import is_frame
 from skvae.tables.learning import measure_columns
@@ -34,6 +35,8 @@ from skvae.training.continuation import Continuation
 from skvae.training.members import one_member
 from skvae.training.plan import CONSTANT_WEIGHT, make_plan, settle
 from skvae.training.rows import LinearPath, TableRows, batches, rows_at_once
+
+_HUGE = 1e15  # of a scaled cell, from which float32 does not hold squares that are divided by a small variance
 
 
 class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NetworkEstimator):
@@ -349,10 +352,14 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         """The fitted model and the rows of X, which are checked here."""
         check_is_fitted(self)
         numbers = _checked_numbers(self, self._columns, X, reset=False)
+        refuse_overflow(numbers, np.float64)
         with_mask, custom = self._architecture["with_mask"], self._custom_likelihoods(self._columns)
         doubled = any(likelihood_of(block, self._columns, custom).in_float64 for block in self._columns.blocks)
-        device, dtype = inference_device(self.device), torch.float64 if doubled else torch_dtype(numbers.dtype)
-        x, observed = encoding.encode(numbers.astype(np.float64) if doubled else numbers, self._columns)
+        with np.errstate(over="ignore"):
+            x, observed = encoding.encode(numbers.astype(np.float64) if doubled else numbers, self._columns)
+        if x.dtype == np.float32 and max(x.max(), -x.min()) > _HUGE:
+            x, observed = encoding.encode(numbers.astype(np.float64), self._columns)
+        device, dtype = inference_device(self.device), torch_dtype(x.dtype)
         rows = TableRows(self._columns, x, observed, np.ones(len(x)), device, with_mask, custom)
         model, params = self._model_on(device, dtype)
         return FittedRows(model, params, rows, linear_path_of(self), dtype, numbers)

@@ -9,7 +9,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from skvae._compat import Interval, StrOptions
-from skvae._tensors import Noise, content_keys, inference_device
+from skvae._tensors import Noise, content_keys, inference_device, rounded
 from skvae.estimators._base import LikelihoodScoreMixin
 from skvae.estimators._checks import check_n_samples, draw_seed, refuse_other_modules
 from skvae.estimators.autoencoders._network_transformer import NetworkTransformer, linear_path_of, modules_of
@@ -418,7 +418,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         fitted = self._with_posteriors(self._fitted_rows(X))
         posterior = partial(vae_evaluation.posterior, fitted.model, fitted.params, exact=not self.nonlinear_)
         q = fitted.by_row(lambda batch: torch.cat(posterior(batch), -1)[0], n_gradients(fitted.model.n_components))
-        q = q.astype(fitted.numbers.dtype, copy=False)
+        q = rounded(q, fitted.numbers.dtype)
         mean, log_variance = np.split(q, 2, axis=1)
         return mean, np.exp(0.5 * log_variance)
 
@@ -475,7 +475,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
             log_prob = evaluate(fa.log_prob, exact, fitted.rows.Z)
         else:
             log_prob = _by_draws(vae_evaluation.log_evidence, fitted, n_draws, _SCORE_DRAWS)
-        return (log_prob + log_jacobian(fitted.numbers, self._columns)).astype(fitted.numbers.dtype)
+        return rounded(log_prob + log_jacobian(fitted.numbers, self._columns), fitted.numbers.dtype)
 
     def elbo(self, X, inference=None):
         """Bound log p(x) of each row from below, at beta = 1.
@@ -502,7 +502,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
 
         bound_of = partial(vae_evaluation.expected_bound, fitted.model, fitted.params, exact=not self.nonlinear_)
         bound = fitted.by_row(partial(bound_of, epsilon=epsilon), max(len(epsilon[0]), n_gradients(epsilon.shape[-1])))
-        return (bound + log_jacobian(fitted.numbers, self._columns)).astype(fitted.numbers.dtype)
+        return rounded(bound + log_jacobian(fitted.numbers, self._columns), fitted.numbers.dtype)
 
     def impute(self, X, n_draws=None):
         """Fill missing cells with what the model expects of them, given the rest of the row.
