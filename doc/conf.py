@@ -55,6 +55,7 @@ sphinx_gallery_conf = {
     "ignore_pattern": r"[/\\]_",
     "abort_on_example_error": False,  # a failure is a warning, hence an error at the end, after all have run
     "show_memory": False,
+    "capture_repr": (),  # what is printed, and no list of texts that a panel returns
     "min_reported_time": 5,
 }
 

@@ -47,8 +47,8 @@ print(f"{len(training)} {what} to learn from, {len(held_out)} held out, {varies.
 # %%
 # Bound curves
 # ------------
-# `fit` begins at factor analysis, so each curve begins at its likelihood, or near it if the other restart was better.
-# `validation_scores_` is log p(x) of the held-out pictures. The split is random, and neighbouring frames of the film
+# ``fit`` begins at factor analysis, so each curve begins at its likelihood, or near it if the other restart was better.
+# ``validation_scores_`` is log p(x) of the held-out pictures. The split is random, and neighbouring frames of the film
 # are similar. So the held-out frames are not as new as those of another film.
 sizes = (2, 5) if FAST else (2, 5, 10)
 fits = {}
@@ -113,7 +113,7 @@ axis.tick_params(length=0)
 # %%
 # Samples
 # -------
-# `sample` draws pixels with their noise. `inverse_transform` of standard normal z gives f(z), without the noise.
+# ``sample`` draws pixels with their noise. ``inverse_transform`` of standard normal z gives f(z), without the noise.
 expected = vae.inverse_transform(np.random.default_rng(0).normal(size=(18, vae.n_components)))
 drawn = vae.sample(18, random_state=0)
 figure, axes = plt.subplots(1, 2, figsize=(6.4, 2.6), layout="constrained")
