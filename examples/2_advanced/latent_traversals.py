@@ -62,13 +62,13 @@ for k in sizes:
 vae = fits[sizes[-1]]
 
 plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "font.size": 10})
-figure, axis = plt.subplots(figsize=(6.2, 4), layout="constrained")
+figure, axis = plt.subplots(figsize=(6.6, 4.2), layout="constrained")
 for colour, (k, fit) in zip(("#0072B2", "#D55E00", "#009E73"), fits.items(), strict=False):
     axis.plot(1 + np.arange(fit.n_iter_), fit.lower_bounds_, color=colour, label=f"K = {k}, bound, training")
     votes = np.linspace(1, fit.n_iter_, len(fit.validation_scores_))
     axis.plot(votes, fit.validation_scores_, color=colour, ls=":", label=f"K = {k}, log p(x), held out")
 axis.set(title=f"bound curves of {what}", xlabel="epoch", ylabel="nats a picture")
-axis.legend(fontsize=9)
+figure.legend(loc="outside lower center", ncols=len(fits), fontsize=8)
 
 # %%
 # Dimensions in use
