@@ -192,3 +192,34 @@ def test_what_is_said_of_batches_comes_back_in_the_order_of_the_rows(size):
     np.testing.assert_array_equal(numbers, np.arange(len(X)))
     assert numbers.dtype == np.int64
     assert by_row(batches, len(X), lambda batch: batch.w, np.float32).dtype == np.float32
+
+
+# ------------------------------------------------------------------------------------------------------ huge values
+SVI = VAETransformer(1, hidden_layer_sizes=(3,), inference="svi", max_iter=2, random_state=0)
+READERS = [*IMPUTERS, KMeansLite(2, random_state=0), SVI]
+ROW_METHODS = ["transform", "posterior", "predict", "predict_proba", "score_samples", "elbo", "anomaly_score", "impute"]
+
+
+@pytest.mark.parametrize("estimator", READERS, ids=lambda estimator: type(estimator).__name__)
+def test_huge_values_of_float32_are_read_without_gaps_or_warnings(estimator):
+    model = clone(estimator).fit(draw().astype(np.float32))
+    gap = 0.0 if isinstance(estimator, KMeansLite) else np.nan
+    rows = np.array([[1e25, gap, 0, 0], [-3e38, gap, 1e19, 0], [3e38, -3e38, 0, gap], [0, 0.5, 1, 0]], np.float32)
+    for name in ROW_METHODS:
+        if hasattr(model, name):
+            result = getattr(model, name)(rows)
+            assert not any(np.isnan(part).any() for part in (result if isinstance(result, tuple) else (result,))), name
+    if hasattr(model, "score_samples") and not isinstance(model, BernoulliMixtureEM):
+        assert np.isneginf(model.score_samples(rows)[:3]).all() and np.isfinite(model.score_samples(rows)[3])
+
+
+@pytest.mark.parametrize("scale", [1e19, 1e30])
+@pytest.mark.parametrize("missing", [0.0, 0.1])
+@pytest.mark.parametrize(
+    "estimator", [GaussianMixtureEM(2), FactorAnalysisEM(1), ProbabilisticPCA(1), KMeansLite(2)], ids=repr
+)
+def test_squares_that_float32_does_not_hold_are_one_clear_error(estimator, missing, scale):
+    X = draw(missing=0.0 if isinstance(estimator, KMeansLite) else missing) * scale
+    with pytest.raises(ValueError, match=r"squares overflow in float32.*; scale it or give float64"):
+        clone(estimator).fit(X.astype(np.float32))
+    assert np.isfinite(clone(estimator).fit(X).score(X))

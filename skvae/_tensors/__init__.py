@@ -3,7 +3,7 @@
 Engines and models see tensors only, and never ask whether rows are sparse or where they live.
 """
 
-from skvae._tensors._block_sizes import block_rows, by_row, rows_a_batch, top_k, top_k_of_blocks
+from skvae._tensors._block_sizes import block_rows, by_row, rounded, rows_a_batch, top_k, top_k_of_blocks
 from skvae._tensors._devices import (
     alias,
     explain_out_of_memory,
@@ -46,6 +46,7 @@ __all__ = [
     "placed",
     "rows_a_batch",
     "resolve_device",
+    "rounded",
     "threads_to_share",
     "to_device",
     "to_numpy",

@@ -9,7 +9,7 @@ import scipy.sparse as sp
 from skvae.tables.columns import cell_label, label, listed
 from skvae.tables.frames import cells_of, dtypes_of, is_frame
 
-_LARGEST = 1e150
+_LARGEST = {np.dtype(np.float64): 1e150, np.dtype(np.float32): 1e18}
 
 
 @contextlib.contextmanager
@@ -121,11 +121,13 @@ def refuse_empty_columns(X, who, weight=None, names=None):
         )
 
 
-def refuse_overflow(X):
-    """Complain of values whose squares no float64 holds."""
+def refuse_overflow(X, dtype=None):
+    """Complain of values whose squares a dtype, by default that of X, does not hold."""
+    dtype = X.dtype if dtype is None else np.dtype(dtype)
     largest = max(float(np.fmax.reduce(X, axis=None)), -float(np.fmin.reduce(X, axis=None)))
-    if largest > _LARGEST:
-        raise ValueError(f"X holds values whose squares overflow, such as {largest:g}; scale it.")
+    if largest > _LARGEST[dtype]:
+        wider = " or give float64" if dtype == np.float32 else ""
+        raise ValueError(f"X holds values whose squares overflow in {dtype}, such as {largest:g}; scale it{wider}.")
 
 
 def columns_of(estimator, columns, *, allow_all=False):

@@ -6,7 +6,7 @@ import numpy as np
 
 from skvae.likelihoods import Mixed
 from skvae.tables.frame_facts import dtype_of, empty_frame, not_plain
-from skvae.tables.frames import as_table, filled_frame, is_frame, series_like, words
+from skvae.tables.frames import as_table, filled_frame, is_frame, merged, series_like, words
 from skvae.tables.polars_frames import is_polars, made, names_and_dtypes
 
 
@@ -122,7 +122,7 @@ def fill_missing(X, numbers, values, columns):
     missing = np.isnan(numbers)
     if is_frame(X):
         return filled_frame(X, missing, lambda j, rows, dtype: _words(values[rows, j], dtype, j, columns))
-    filled = _as_array(np.where(missing, values, numbers).astype(numbers.dtype, copy=False), columns)
+    filled = _as_array(merged(missing, values, numbers), columns)
     if filled.dtype == object:  # what was observed stays as it is: True stays True
         filled[~missing] = as_table(X, columns.who)[~missing]
     return filled

@@ -120,13 +120,19 @@ def imputed(X, checked, values, *, are_levels=False):
     """
     missing = np.isnan(checked)
     if not is_frame(X):
-        return np.where(missing, values, checked).astype(checked.dtype, copy=False)
+        return merged(missing, values, checked)
 
     def cells(j, rows, dtype):
         found = values[rows, j]
         return found if are_levels and hasattr(dtype, "categories") else words(found, dtype)
 
     return filled_frame(X, missing, cells)
+
+
+def merged(missing, values, cells):
+    """Give the cells with values where they are missing, as far as their dtype reaches."""
+    limits = np.finfo(cells.dtype)
+    return np.where(missing, np.clip(values, limits.min, limits.max), cells).astype(cells.dtype, copy=False)
 
 
 def filled_frame(X, missing, cells):

@@ -123,7 +123,7 @@ def measure_columns(columns, numbers, sample_weight=None, custom=None):
     numbers, weight = drop_weightless(numbers, sample_weight)
     weight = np.ones(len(numbers)) if weight is None else weight
     refuse_empty_columns(numbers, columns.who, names=columns.names)
-    refuse_overflow(numbers)
+    refuse_overflow(numbers, np.float64)
     missing = np.isnan(numbers)
     seen = ~missing if missing.any() else None
     mean, variance = column_means_and_variances(numbers, weight, seen)

@@ -5,6 +5,7 @@ X -> `Columns` -> `TableRows` -> `FittedRows`: the fitted model and the rows tha
 """
 
 import abc
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
@@ -12,6 +13,7 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -22,6 +24,7 @@ from skvae.estimators._network import NetworkEstimator, PreparedFit
 from skvae.models.decomposition import factor_analysis as fa
 from skvae.networks import ACTIVATIONS
 from skvae.tables import decoding, encoding
+from skvae.tables.checks import refuse_overflow
 from skvae.tables.column_likelihoods import likelihood_of
 from skvae.tables.frames import is_frame
 from skvae.tables.learning import measure_columns
@@ -32,6 +35,8 @@ from skvae.training.continuation import Continuation
 from skvae.training.members import one_member
 from skvae.training.plan import CONSTANT_WEIGHT, make_plan, settle
 from skvae.training.rows import LinearPath, TableRows, batches, rows_at_once
+
+_HUGE = 1e15  # of a scaled cell, from which float32 does not hold squares that are divided by a small variance
 
 
 class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NetworkEstimator):
@@ -282,6 +287,12 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
             first_epoch=first_epoch,
         )
 
+    def _attributes_of(self, prepared, result):
+        kept = prepared.training.conclude(result)
+        if len(kept.without_noise):
+            _warn_of_heywood(self, prepared.rows.columns, kept.without_noise)
+        return self._attributes(prepared, kept)
+
     def _summary(self, prepared, kept):
         return {"_columns": prepared.rows.columns, "_linear_path": _as_arrays(kept.linear_path)}
 
@@ -341,10 +352,14 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         """The fitted model and the rows of X, which are checked here."""
         check_is_fitted(self)
         numbers = _checked_numbers(self, self._columns, X, reset=False)
+        refuse_overflow(numbers, np.float64)
         with_mask, custom = self._architecture["with_mask"], self._custom_likelihoods(self._columns)
         doubled = any(likelihood_of(block, self._columns, custom).in_float64 for block in self._columns.blocks)
-        device, dtype = inference_device(self.device), torch.float64 if doubled else torch_dtype(numbers.dtype)
-        x, observed = encoding.encode(numbers.astype(np.float64) if doubled else numbers, self._columns)
+        with np.errstate(over="ignore"):
+            x, observed = encoding.encode(numbers.astype(np.float64) if doubled else numbers, self._columns)
+        if x.dtype == np.float32 and max(x.max(), -x.min()) > _HUGE:
+            x, observed = encoding.encode(numbers.astype(np.float64), self._columns)
+        device, dtype = inference_device(self.device), torch_dtype(x.dtype)
         rows = TableRows(self._columns, x, observed, np.ones(len(x)), device, with_mask, custom)
         model, params = self._model_on(device, dtype)
         return FittedRows(model, params, rows, linear_path_of(self), dtype, numbers)
@@ -358,6 +373,20 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         tags.input_tags.allow_nan = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+def _warn_of_heywood(estimator, columns, places):
+    """Warn of columns of the model layout in which factor analysis found no noise."""
+    number = np.concatenate([np.asarray(block.columns) for block in columns.blocks])
+    names = getattr(estimator, "feature_names_in_", None)
+    listed = ", ".join(str(number[at]) if names is None else repr(names[number[at]]) for at in places[:10])
+    warnings.warn(
+        f"{type(estimator).__name__} keeps factor analysis, which found no noise in column(s) {listed} (a Heywood "
+        f"case: its variance is at the floor); use fewer than {estimator.n_components} components, more rows, or drop "
+        "columns that repeat others.",
+        ConvergenceWarning,
+        stacklevel=6,  # the caller of `fit`
+    )
 
 
 def _checked_numbers(estimator, columns, X, *, reset, min_samples=1):

@@ -6,6 +6,7 @@ from numbers import Real
 import numpy as np
 
 from skvae._compat import Interval, StrOptions
+from skvae._tensors import rounded
 from skvae.estimators._base import mean_score
 from skvae.estimators._checks import checked_sizes
 from skvae.estimators._progress import ErrorWatcher
@@ -332,7 +333,8 @@ class AutoencoderTransformer(NetworkTransformer):
         code : ndarray of shape (n_samples, n_components)
         """
         fitted = self._fitted_rows(X)
-        return fitted.by_row(lambda batch: fitted.model.encode(fitted.params, batch)[0])
+        code = fitted.by_row(lambda batch: fitted.model.encode(fitted.params, batch)[0])
+        return rounded(code, fitted.numbers.dtype)
 
     def score_samples(self, X):
         """Minus the mean squared error of each row over its observed cells.
@@ -354,8 +356,8 @@ class AutoencoderTransformer(NetworkTransformer):
             errors = model.log_prob(params, batch.x, model.encode(params, batch))[0] * model.n_outputs
             return errors / batch.x.n_observed()[0].clamp(min=1)
 
-        errors = fitted.by_row(minus_error) * self._columns.scale[0] ** 2
-        return errors.astype(fitted.numbers.dtype, copy=False)
+        errors = fitted.by_row(minus_error).astype(np.float64) * self._columns.scale[0] ** 2
+        return rounded(errors, fitted.numbers.dtype)
 
     def score(self, X, y=None, sample_weight=None):
         """Minus the mean squared error.

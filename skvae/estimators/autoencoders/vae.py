@@ -9,7 +9,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from skvae._compat import Interval, StrOptions
-from skvae._tensors import Noise, content_keys, inference_device
+from skvae._tensors import Noise, content_keys, inference_device, rounded
 from skvae.estimators._base import LikelihoodScoreMixin
 from skvae.estimators._checks import check_n_samples, draw_seed, refuse_other_modules
 from skvae.estimators.autoencoders._network_transformer import NetworkTransformer, linear_path_of, modules_of
@@ -332,9 +332,10 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         if not validates:
             return SingleNetwork(model, rows, noise, self._plan(n, continuation=continuation))
         from_linear, tied = fills, fills and model.likelihood.noise == "isotropic"
-        if from_linear and (not model.last or rows.n_observations < defaults.FEW_ROWS and held_out is None):
-            found = factor_analysis(rows.Z, rows.weight, model.n_components, tied=tied)
-            return KnownResult(factor_analysis_result(model, rows, noise, found))
+        few = rows.n_observations < defaults.FEW_ROWS and held_out is None
+        if from_linear and not self.free_bits and (few or not model.last):
+            found = factor_analysis(rows.Z, rows.weight, model.n_components, tied=tied, beta=self.beta)
+            return KnownResult(factor_analysis_result(model, rows, noise, found, self.beta))
         folds = folds_of(rows, held_out, noise.fold("validation"), self.validation_fraction)
         if held_out is not None:
             rows = rows.followed_by(held_out)
@@ -350,6 +351,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
             from_factor_analysis=from_linear,
             fallback_weight=np.where(np.arange(len(rows)) < n, rows.weight, 0.0),
             tied=tied,
+            beta=self.beta,
             n_draws=defaults.n_validation_draws(len(rows)),
             random_rate=random_rate,
         )
@@ -416,7 +418,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         fitted = self._with_posteriors(self._fitted_rows(X))
         posterior = partial(vae_evaluation.posterior, fitted.model, fitted.params, exact=not self.nonlinear_)
         q = fitted.by_row(lambda batch: torch.cat(posterior(batch), -1)[0], n_gradients(fitted.model.n_components))
-        q = q.astype(fitted.numbers.dtype, copy=False)
+        q = rounded(q, fitted.numbers.dtype)
         mean, log_variance = np.split(q, 2, axis=1)
         return mean, np.exp(0.5 * log_variance)
 
@@ -473,7 +475,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
             log_prob = evaluate(fa.log_prob, exact, fitted.rows.Z)
         else:
             log_prob = _by_draws(vae_evaluation.log_evidence, fitted, n_draws, _SCORE_DRAWS)
-        return (log_prob + log_jacobian(fitted.numbers, self._columns)).astype(fitted.numbers.dtype)
+        return rounded(log_prob + log_jacobian(fitted.numbers, self._columns), fitted.numbers.dtype)
 
     def elbo(self, X, inference=None):
         """Bound log p(x) of each row from below, at beta = 1.
@@ -500,7 +502,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
 
         bound_of = partial(vae_evaluation.expected_bound, fitted.model, fitted.params, exact=not self.nonlinear_)
         bound = fitted.by_row(partial(bound_of, epsilon=epsilon), max(len(epsilon[0]), n_gradients(epsilon.shape[-1])))
-        return (bound + log_jacobian(fitted.numbers, self._columns)).astype(fitted.numbers.dtype)
+        return rounded(bound + log_jacobian(fitted.numbers, self._columns), fitted.numbers.dtype)
 
     def impute(self, X, n_draws=None):
         """Fill missing cells with what the model expects of them, given the rest of the row.
@@ -557,7 +559,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         """The model as factor analysis, where that is what it is: its likelihood needs no draws."""
         check_is_fitted(self)
         if not self.nonlinear_:
-            return linear_path_of(self).posterior
+            return linear_path_of(self).fill
         if self._architecture["hidden_layer_sizes"] or self._architecture["decoder"] is not None:
             return None
         model = self._build(self._columns, self._architecture)

@@ -97,6 +97,7 @@ def training_data(X, weight, n_rows, n_components, *, batch_size, device, name, 
     if not complete:
         refuse_empty_columns(X, name, names=names)
     origin, variance = column_means_and_variances(X, weight, None if complete else ~missing)
+    _refuse_overflow(variance, X.dtype)
     size = rows_a_batch(batch_size, X.shape[1], device)
     if complete:
         batches = Table(X - origin, device, FLOAT, weight=weight, allow_missing=False).batches(size)
@@ -130,13 +131,19 @@ def from_statistics(statistics, dtype, device):
         If variances are not finite.
     """
     variance = statistics["S"].diagonal().copy()
-    if not np.isfinite(variance).all():
-        raise ValueError("X holds values whose squares overflow; scale it.")
+    _refuse_overflow(variance, dtype)
     n, S = (torch.as_tensor(statistics[name], dtype=FLOAT, device=device) for name in ("n", "S"))
     batch = fa.SufficientStatistics(n, torch.zeros(len(variance), dtype=FLOAT, device=device), S)
     return TrainingData(
         [batch], statistics["mean"], variance, statistics["n"], statistics["n_rows"], dtype, device, statistics
     )
+
+
+def _refuse_overflow(variance, dtype):
+    """Complain of variances whose sum is not finite in the dtype of the fitted attributes."""
+    if not variance.sum() < np.finfo(dtype).max:
+        wider = " or give float64" if dtype == np.float32 else ""
+        raise ValueError(f"X holds values whose squares overflow in {dtype}; scale it{wider}.")
 
 
 def _batches_with_gaps(table, size, n_components):

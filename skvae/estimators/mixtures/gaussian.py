@@ -240,7 +240,7 @@ class GaussianMixtureEM(BaseMixture):
         rest = np.delete(np.arange(self.n_features_in_), given)
         with naming_cells(X, type(self).__name__, gaps=False):
             X = check_array(X, dtype=[np.float64, np.float32], input_name="X")
-        refuse_overflow(X)
+        refuse_overflow(X, np.float64)
         if X.shape[1] != len(given):
             raise ValueError(f"X has {X.shape[1]} columns, but {len(given)} are given: {given.tolist()}.")
         model, origin = self._fitted_model(), self._fitted_origin()
@@ -263,14 +263,15 @@ class GaussianMixtureEM(BaseMixture):
         return family(len(self.weights_), pooled=pooled, floor=getattr(self, "_fitted_floor", float(self.reg_covar)))
 
     def _coded(self, X, learnt):
-        refuse_overflow(X)
+        refuse_overflow(X, np.float64)
         return X
 
     def _table(self, X, device, weight=None, *, to_fit):
         """Rows measured from their mean, which keeps digits, or from that of the fitted mixture."""
         if not to_fit:
-            origin = self._fitted_origin()
-        elif np.isnan(np.sum(X)):
+            return Table(X, device, weight=weight, shift=self._fitted_origin())
+        refuse_overflow(X)
+        if np.isnan(np.sum(X)):
             origin = column_means_and_variances(X, weight, ~np.isnan(X))[0]
         else:
             origin = np.average(X, axis=0, weights=weight).astype(np.float64)

@@ -88,9 +88,15 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         ------
         ValueError
             If X holds negative values, NaN or infinity, no interaction at all, values above 1 for the bernoulli
-            likelihood, or if a parameter is out of its range.
+            likelihood, if its columns are named as those of a long table, or if a parameter is out of its range.
         FloatingPointError
             If the bound diverges even at half the learning rate.
+
+        Warns
+        -----
+        UserWarning
+            If a few large values hold most of the weight of X, if X looks like a long table, or if there are more
+            components than items.
         """
         given = {"sample_weight": sample_weight, "X_val": X_val}
         with self._fitting():
