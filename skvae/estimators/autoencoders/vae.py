@@ -497,11 +497,12 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         if inference not in (None, "amortized", "svi"):
             raise ValueError(f"inference must be None, 'amortized' or 'svi', but it is {inference!r}.")
         fitted = self._with_posteriors(self._fitted_rows(X), inference)
-        epsilon = vae_evaluation.balanced_draws(_ELBO_DRAWS, fitted.model.n_components, fitted.dtype)
-        epsilon = epsilon.to(fitted.rows.device)
+        K = fitted.model.n_components
+        epsilon = Noise(0).fold("score").normal(torch.arange(max(_ELBO_DRAWS // 2, K)), K, fitted.dtype)
+        epsilon = vae_evaluation.balanced(epsilon[None, :, None].to(fitted.rows.device))
 
         bound_of = partial(vae_evaluation.expected_bound, fitted.model, fitted.params, exact=not self.nonlinear_)
-        bound = fitted.by_row(partial(bound_of, epsilon=epsilon), max(len(epsilon[0]), n_gradients(epsilon.shape[-1])))
+        bound = fitted.by_row(partial(bound_of, epsilon=epsilon), max(len(epsilon[0]), n_gradients(K)))
         return rounded(bound + log_jacobian(fitted.numbers, self._columns), fitted.numbers.dtype)
 
     def impute(self, X, n_draws=None):
