@@ -6,6 +6,7 @@ import warnings
 from functools import partial
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
@@ -139,6 +140,7 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         if not X.nnz:
             raise ValueError(f"{type(self).__name__} found no interaction in X: all {X.shape} cells are zero.")
         X, weight = weigh(*informative_users(X, weight, model.likelihood))
+        X = sp.csr_array(X)  # small ones come dense
         n_users = X.shape[0] if weight is None else float(weight.sum())
         weight = None if weight is None else weight / weight.mean()
         device, earlier = resolve_device(self.device), self._earlier(continuation, n_users)
