@@ -165,8 +165,8 @@ class _Distances:
 
     def keep(self, number, row, out):
         """Write the distances to one of the rows last asked for, which is `row`; 0 where only rounding is left."""
-        out[:] = self.reach[number]
-        out[out < self.rounding + self.rounding[row]] = 0
+        reach = self.reach[number]
+        np.multiply(reach, reach >= self.rounding + self.rounding[row], out=out)
         out[row] = 0
 
     def _compute(self, weights, number, part, out):
