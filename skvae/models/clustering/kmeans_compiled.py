@@ -45,7 +45,7 @@ class CompiledKMeans:
     @staticmethod
     def suits(batch, n_clusters):
         """Whether there is a kernel, and rows are few or compared at so little cost that bounds would not pay."""
-        if not batch.w.is_cpu or not lloyd_kernels():
+        if not batch.w.is_cpu or len(batch.row) < n_clusters or not lloyd_kernels():
             return False
         cost = len(batch.row) * batch.cells_a_row * n_clusters
         few_threads = lloyd_threads(cost, torch.get_num_threads()) <= _MOST_THREADS
