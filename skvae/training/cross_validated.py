@@ -15,7 +15,14 @@ import torch
 from skvae._tensors import Cells
 from skvae.models.decomposition import factor_analysis as fa
 from skvae.training import defaults
-from skvae.training.ascent import NetworkResult, Training, ascent_of_members, member_result, snapshot_of_member
+from skvae.training.ascent import (
+    NetworkResult,
+    Training,
+    ascent_of_members,
+    kept_epoch,
+    member_result,
+    snapshot_of_member,
+)
 from skvae.training.factor_analysis_start import (
     constant_columns,
     evaluate,
@@ -255,6 +262,14 @@ class CrossValidatedNetwork(Training):
         path = self.linear_path and self.linear_path._replace(posterior=self.restarts[restart][0])
         scores = self.validation.scores(restart, len(result.validation_scores))
         return member_result(result, restart * len(self.weight), path, scores)
+
+    def verdict(self, result):
+        epoch = kept_epoch(result, self.ascent.plan)
+        if self.fa_params is None:
+            return epoch
+        restart, is_better = self.validation.best_restart(int(result.best[0]))
+        kept = epoch if is_better else "kept factor analysis"
+        return f"{kept}: {self.validation.in_words(int(result.best[0]), restart)}"
 
     def _fallback_result(self):
         """Factor analysis of the rows that `fallback_weight` names."""

@@ -256,6 +256,16 @@ class CrossValidatedGain(Validation):
         restart = int(np.argmax(mean - _TO_CHOOSE * error))
         return restart, bool(mean[restart] - _TO_KEEP * error[restart] > self.least_gains[restart])
 
+    def in_words(self, number, restart):
+        """Say what a restart gained over factor analysis at a validation, and what it must gain to be kept."""
+        if not self.means:
+            return "the network was not scored on held-out rows"
+        mean, error, least = self.means[number][restart], self.errors[number][restart], self.least_gains[restart]
+        return (
+            f"on held-out rows the network gains {mean:.3g} nats a row (standard error {error:.2g}); it is kept where "
+            f"the gain less {_TO_KEEP:g} standard errors exceeds {least:g}"
+        )
+
 
 def _part_of(batch, index):
     """Some rows of all members of a batch."""
