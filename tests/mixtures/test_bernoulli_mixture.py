@@ -850,8 +850,9 @@ def test_predictions_change_nothing():
 def test_progress_is_told(capsys):
     X = drawn()
     BernoulliMixtureEM(3, verbose=2, tol=0.1, random_state=0).fit(X)
-    lines = capsys.readouterr().out.splitlines()
+    *lines, end = capsys.readouterr().out.splitlines()
     assert lines and all(line.startswith("[BernoulliMixtureEM] iteration") for line in lines)
+    assert end == "[BernoulliMixtureEM] ended: converged"
 
 
 class Recorder:

@@ -664,11 +664,12 @@ def test_verbose_speaks_at_its_interval(capsys):
         mixture(**options).fit(X)
         assert capsys.readouterr().out == ""
         mixture(**options, verbose=1, verbose_interval=4).fit(X)
-        lines = capsys.readouterr().out.splitlines()
+        *lines, end = capsys.readouterr().out.splitlines()
         assert [line.split("  ")[0] for line in lines] == [f"[GaussianMixtureEM] iteration {i}/12" for i in (4, 8, 12)]
+        assert end == "[GaussianMixtureEM] ended: max_iter was reached"
         mixture(**options, verbose=2, n_init=2).fit(X)
         lines = capsys.readouterr().out.splitlines()
-        assert len(lines) == 24 and lines[12].startswith("[GaussianMixtureEM] start 2, iteration 1/12")
+        assert len(lines) == 26 and lines[13].startswith("[GaussianMixtureEM] start 2, iteration 1/12")
 
 
 class Recorder:
