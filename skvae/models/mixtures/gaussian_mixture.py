@@ -489,7 +489,9 @@ def _checked_and_near(failed, squares):
     else:
         any_failed, largest = torch.stack([failed.any().to(squares.dtype), squares.max()]).tolist()
     if any_failed:
-        raise torch.linalg.LinAlgError(f"{failed.nonzero()[0 if isinstance(failed, np.ndarray) else ...].ravel().tolist()}")
+        raise torch.linalg.LinAlgError(
+            f"{failed.nonzero()[0 if isinstance(failed, np.ndarray) else ...].ravel().tolist()}"
+        )
     return bool(largest < _FAR)
 
 
