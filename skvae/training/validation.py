@@ -333,7 +333,7 @@ def cost_of_rows(kl, w, free_bits):
         mean, error, least = self.means[number][restart], self.errors[number][restart], self.least_gains[restart]
         return (
             f"on held-out rows the network gains {mean:.3g} nats a row (standard error {error:.2g}); it is kept where "
-            f"the gain less {_TO_KEEP:g} standard errors exceeds {least:g}"
+            f"the gain less {TO_KEEP:g} standard errors exceeds {least:g}"
         )
 
 

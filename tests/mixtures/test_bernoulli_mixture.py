@@ -849,13 +849,8 @@ def test_predictions_change_nothing():
 
 def test_progress_is_told(capsys):
     X = drawn()
-<<<<<<< HEAD
-    BernoulliMixtureEM(3, verbose=2, tol=0.1, random_state=0).fit(X)
-    *lines, end = capsys.readouterr().out.splitlines()
-=======
     BernoulliMixtureEM(3, verbose=2, tol=0.1, n_init=1, random_state=0).fit(X)
-    lines = capsys.readouterr().out.splitlines()
->>>>>>> em
+    *lines, end = capsys.readouterr().out.splitlines()
     assert lines and all(line.startswith("[BernoulliMixtureEM] iteration") for line in lines)
     assert end == "[BernoulliMixtureEM] ended: converged"
 
