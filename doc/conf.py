@@ -3,10 +3,13 @@
 import os
 from pathlib import Path
 
+from cycler import cycler
+
 from skvae import __version__
 
-# The gallery runs every example in its quick form; the tests do the same.
-os.environ["SKVAE_EXAMPLE_FAST"] = "1"
+# The gallery shows full runs. The tests run the examples in their small form.
+os.environ.pop("SKVAE_EXAMPLE_FAST", None)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; the fits of the gallery are small
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 project = "skvae"
@@ -18,6 +21,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
+    "matplotlib.sphinxext.plot_directive",
     "numpydoc",
     "sphinx_gallery.gen_gallery",
 ]
@@ -30,6 +34,20 @@ autodoc_default_options = {"members": True, "inherited-members": True}
 autodoc_typehints = "none"  # the docstrings say more: shapes and units
 numpydoc_show_class_members = False  # autodoc lists them
 
+# The pictures of the guide: scripts in doc/pictures, run by the `plot` directive at each build.
+plot_formats = [("png", 140)]
+plot_html_show_formats = False
+plot_html_show_source_link = False
+plot_apply_rcparams = True
+plot_rcparams = {
+    "axes.prop_cycle": cycler(color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"]),  # Okabe and Ito
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+    "legend.frameon": False,
+}
+
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
@@ -37,6 +55,7 @@ sphinx_gallery_conf = {
     "ignore_pattern": r"[/\\]_",
     "abort_on_example_error": False,  # a failure is a warning, hence an error at the end, after all have run
     "show_memory": False,
+    "capture_repr": (),  # what is printed, and no list of texts that a panel returns
     "min_reported_time": 5,
 }
 
@@ -50,7 +69,10 @@ for page in (here / "gallery").rglob("*.rst"):
 html_theme = "pydata_sphinx_theme"
 html_title = "skvae"
 html_show_sourcelink = False
-html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False}
+html_static_path = ["_static"]
+html_css_files = ["skvae.css"]
+html_sidebars = {"index": [], "search": [], "genindex": []}  # the other pages have their section in the side bar
+html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False, "header_links_before_dropdown": 6}
 
 
 def skip_inherited_from_sklearn(app, what, name, obj, skip, options):
@@ -60,5 +82,15 @@ def skip_inherited_from_sklearn(app, what, name, obj, skip, options):
     return True if skip or foreign else None
 
 
+def unlink_mail(app, doctree):
+    """Make plain text of what docutils takes for mail addresses, such as NDCG@100."""
+    from docutils import nodes
+
+    for link in list(doctree.findall(nodes.reference)):
+        if link.get("refuri", "").startswith("mailto:"):
+            link.replace_self(nodes.Text(link.astext()))
+
+
 def setup(app):
     app.connect("autodoc-skip-member", skip_inherited_from_sklearn)
+    app.connect("doctree-read", unlink_mail)

@@ -373,6 +373,107 @@ def test_the_docstring_checker_sees_a_planted_fault(old, new, complaint, monkeyp
     assert [complaint in text for text in complaints("good", good)] == [True]
 
 
+# --- promises, figures and pictures -----------------------------------------------------------------------------------
+
+
+def missing_tests(text):
+    """Names of tests, `tests/file.py::test_name`, that are not defined there."""
+    named = re.findall(r"``(tests/[\w/]+\.py)::(test_\w+)``", text)
+    assert named
+    sources = {path: (ROOT / path).read_text() if (ROOT / path).is_file() else "" for path, _ in named}
+    return [f"{path}::{name}" for path, name in named if not re.search(rf"^def {name}\(", sources[path], re.M)]
+
+
+def test_every_promise_names_tests_that_exist():
+    text = (DOC / "promises.rst").read_text()
+    assert missing_tests(text) == []
+    sections = re.split(r"\n[^\n]+\n-{3,}\n", text)[1:]
+    assert all("::test_" in section for section in sections)
+
+
+def test_a_promise_without_its_test_is_seen():
+    here = "``tests/test_docs.py::test_a_promise_without_its_test_is_seen``"
+    assert missing_tests(here + " ``tests/test_docs.py::test_none`` ``tests/none.py::test_none``") == [
+        "tests/test_docs.py::test_none",
+        "tests/none.py::test_none",
+    ]
+
+
+def tables_of(text):
+    """Cells of every list-table of a page, as lists of rows, by their title or their first cell."""
+    found = {}
+    for title, body in re.findall(r"^\.\. list-table:: *([^\n]*)\n(.*?)(?=^\S|\Z)", text, re.M | re.S):
+        rows = re.split(r"^ {3}\* - ", body, flags=re.M)[1:]
+        cells = [[" ".join(cell.split()) for cell in re.split(r"^ {5}- ?", row, flags=re.M)] for row in rows]
+        found.setdefault(title or cells[0][0], []).append(cells)
+    return found
+
+
+def numbers_of(text):
+    return re.findall(r"\d+\.?\d*", text.replace(",", ""))
+
+
+def test_the_readme_says_the_ratios_of_the_page_performance():
+    (told,) = tables_of((ROOT / "README.rst").read_text())["Estimator"]
+    page = tables_of((DOC / "performance.rst").read_text())
+    for estimator, *row in told[1:]:
+        of_estimator = [table for title, tables in page.items() if estimator.strip("`") in title for table in tables]
+        assert any(row in table for table in of_estimator), (estimator, row)
+
+
+def test_the_readme_rounds_the_ndcg_of_the_guide():
+    (told,) = tables_of((ROOT / "README.rst").read_text())["Data"]
+    page = tables_of((DOC / "user_guide/recommender.rst").read_text())["Data"]
+    (full,) = (table for table in page if "EASE" in table[0])
+    columns = [full[0].index(name) for name in ("Popularity", "EASE", "Plain Mult-VAE", "skvae, defaults")]
+    assert len(told) == len(full)
+    for row, whole in zip(told[1:], full[1:]):
+        for cell, column in zip(row[2:], columns):
+            exact = numbers_of(whole[column])
+            assert cell == (f"{float(exact[0]):.3f}" if exact else whole[column]), (row[0], whole[column])
+
+
+def test_the_readme_has_no_metric_that_reads_as_a_mail_address():
+    """Sites that show the README make links of them; the documentation's own configuration undoes that."""
+    prose = re.sub(r"``[^`]*``", "", (ROOT / "README.rst").read_text())
+    assert re.findall(r"\w+@\w+", prose) == []
+
+
+def names_in_task_table(page):
+    """The public names that the table of tasks recommends, in the order of the tasks."""
+    (table,) = tables_of(page.read_text())["Task"]
+    found = [[name for name in re.findall(r"\w+", use) if name in short_names()] for _, use in table[1:]]
+    return {task: names for (task, _), names in zip(table[1:], found)}
+
+
+@functools.cache
+def short_names():
+    return {name.rpartition(".")[2] for name in public_names()}
+
+
+def test_start_page_and_readme_recommend_the_same_estimators():
+    assert names_in_task_table(DOC / "index.rst") == names_in_task_table(ROOT / "README.rst")
+    estimators = {name.partition(".")[2] for name in public_names() if name.count(".") == 1}
+    assert estimators <= {name for names in names_in_task_table(DOC / "index.rst").values() for name in names}
+
+
+GUIDE = [DOC / "index.rst", DOC / "quick_start.rst", DOC / "theory.rst", DOC / "performance.rst"]
+GUIDE += sorted(page for page in (DOC / "user_guide").glob("*.rst") if page.stem != "index")
+
+
+@pytest.mark.parametrize("page", GUIDE, ids=relative)
+def test_every_guide_page_has_a_picture_that_is_told_in_words(page):
+    pictures = re.findall(r"^\.\. plot:: (\S+)\n   :alt: \S+", page.read_text(), re.M)
+    assert pictures
+    assert all((DOC / picture).is_file() for picture in pictures)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("picture", sorted((DOC / "pictures").glob("*.py")), ids=relative)
+def test_pictures_are_drawn(picture):
+    run_python(["-c", NOTEBOOK, str(picture)], picture.parent)
+
+
 # --- change log and examples ------------------------------------------------------------------------------------------
 
 FRAGMENT = re.compile(r"(\d+|\+[\w-]+)\.(feature|fix|change|doc|misc)(\.\d+)?\.rst")
@@ -386,11 +487,74 @@ def test_change_log_fragments_are_named_id_kind():
     assert others <= {path.name for path in (DOC / "changes").iterdir()}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("example", EXAMPLES, ids=relative)
-def test_examples_run(example, tmp_path):
+# Runs an example as the notebook that the gallery makes of it: cell by cell, with the arguments of a kernel and without
+# a file. After each cell it closes the figures, as gallery and notebook do, and fails if an axis of one is empty.
+NOTEBOOK = """
+import re, sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+cells = re.split(r"(?m)^# %%.*$", Path(sys.argv[1]).read_text())
+sys.argv[:] = ["ipykernel_launcher.py", "-f", "kernel-7c4f.json"]
+namespace = {"__name__": "__main__"}
+n_figures = 0
+for number, cell in enumerate(cells):
+    exec(compile(cell, f"<cell {number}>", "exec"), namespace)
+    for figure in map(plt.figure, plt.get_fignums()):
+        empty = [axis.get_title() for axis in figure.axes if not axis.has_data()]
+        assert figure.axes and not empty, f"cell {number} leaves a figure with empty axes: {empty}"
+        n_figures += 1
+    plt.close("all")
+assert n_figures, "no figure"
+"""
+
+
+def run_python(arguments, folder):
+    """Run Python in a folder with the small form of the examples; the output where it succeeds."""
     environment = os.environ | {"SKVAE_EXAMPLE_FAST": "1", "MPLBACKEND": "Agg"}
     run = subprocess.run(
-        [sys.executable, str(example)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
     )
     assert run.returncode == 0, f"{run.stdout}\n{run.stderr}"
+    return run.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", EXAMPLES, ids=relative)
+def test_examples_run_as_notebooks_and_leave_no_empty_axes(example, tmp_path):
+    run_python(["-c", NOTEBOOK, str(example)], tmp_path)
+
+
+def test_the_gallery_shows_full_runs(tmp_path):
+    """Whatever the environment says, Sphinx's configuration leaves the small form of the examples."""
+    told = f"import os, runpy; runpy.run_path({str(DOC / 'conf.py')!r}); print('SKVAE_EXAMPLE_FAST' in os.environ)"
+    assert run_python(["-c", told], tmp_path).split() == ["False"]
+
+
+@pytest.mark.slow
+def test_the_demo_takes_a_command_line_and_saves_its_picture(tmp_path):
+    demo = ROOT / "examples/1_quickstart/tune_recommender.py"
+    run_python([str(demo), "--output", "here.png"], tmp_path)
+    assert (tmp_path / "here.png").stat().st_size > 10_000
+
+
+CELLS = "import matplotlib.pyplot as plt\n{first}\n# %%\n# Text\n# ----\n{second}\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "complaint"),
+    [
+        ("axis = plt.subplots()[1]", "axis.plot([1, 2])", "empty axes"),
+        ("import argparse; argparse.ArgumentParser().parse_args()", "plt.plot([1, 2])", "unrecognized arguments"),
+        ("", "", "no figure"),
+        ("", "plt.plot([1, 2])", None),
+    ],
+)
+def test_the_notebook_runner_sees_a_planted_fault(first, second, complaint, tmp_path):
+    (tmp_path / "example.py").write_text(CELLS.format(first=first, second=second))
+    if complaint is None:
+        run_python(["-c", NOTEBOOK, "example.py"], tmp_path)
+    else:
+        with pytest.raises(AssertionError, match=complaint):
+            run_python(["-c", NOTEBOOK, "example.py"], tmp_path)

@@ -1,5 +1,8 @@
 """What a word means on one estimator it means on all: laws of every estimator that has a method."""
 
+import inspect
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +16,7 @@ from skvae import (
     FactorAnalysisEM,
     GaussianMixtureEM,
     KMeansLite,
+    MultVAERecommender,
     ProbabilisticPCA,
     VAETransformer,
 )
@@ -147,7 +151,20 @@ def test_impute_finds_categories_among_those_of_the_column(estimator, settings):
     assert len(set(filled["c"])) > 1
 
 
-# ------------------------------------------------------------------------------------------------------------ warnings
+# ---------------------------------------------------------------------------------------------------- errors, warnings
+FACES = [*DENSITIES, KMeansLite(2), AutoencoderTransformer(1), MultVAERecommender()]
+
+
+@pytest.mark.parametrize("estimator", FACES, ids=lambda estimator: type(estimator).__name__)
+def test_python_names_no_class_that_a_user_does_not_know(estimator):
+    """`fit_covariance()` said "LinearGaussian.fit_covariance() missing ..."."""
+    Class, own = type(estimator), f"{type(estimator).__name__}."
+    methods = [name for name in dir(Class) if name[0] != "_" and inspect.isfunction(getattr(Class, name))]
+    for name in {"fit", "fit_covariance", "partial_fit", "score", "predict", "transform"} & set(methods):
+        with pytest.raises(TypeError, match=rf"^({own})?{name}\(\) missing .* positional argument"):
+            getattr(clone(estimator), name)()
+
+
 @pytest.mark.parametrize(
     "estimator",
     [
@@ -176,3 +193,78 @@ def test_what_is_said_of_batches_comes_back_in_the_order_of_the_rows(size):
     np.testing.assert_array_equal(numbers, np.arange(len(X)))
     assert numbers.dtype == np.int64
     assert by_row(batches, len(X), lambda batch: batch.w, np.float32).dtype == np.float32
+
+
+# ------------------------------------------------------------------------------------------------------ huge values
+SVI = VAETransformer(1, hidden_layer_sizes=(3,), inference="svi", max_iter=2, random_state=0)
+READERS = [*IMPUTERS, KMeansLite(2, random_state=0), SVI]
+ROW_METHODS = ["transform", "posterior", "predict", "predict_proba", "score_samples", "elbo", "anomaly_score", "impute"]
+
+
+@pytest.mark.parametrize("estimator", READERS, ids=lambda estimator: type(estimator).__name__)
+def test_huge_values_of_float32_are_read_without_gaps_or_warnings(estimator):
+    model = clone(estimator).fit(draw().astype(np.float32))
+    gap = 0.0 if isinstance(estimator, KMeansLite) else np.nan
+    rows = np.array([[1e25, gap, 0, 0], [-3e38, gap, 1e19, 0], [3e38, -3e38, 0, gap], [0, 0.5, 1, 0]], np.float32)
+    for name in ROW_METHODS:
+        if hasattr(model, name):
+            result = getattr(model, name)(rows)
+            assert not any(np.isnan(part).any() for part in (result if isinstance(result, tuple) else (result,))), name
+    if hasattr(model, "score_samples") and not isinstance(model, BernoulliMixtureEM):
+        assert np.isneginf(model.score_samples(rows)[:3]).all() and np.isfinite(model.score_samples(rows)[3])
+
+
+@pytest.mark.parametrize("scale", [1e19, 1e30])
+@pytest.mark.parametrize("missing", [0.0, 0.1])
+@pytest.mark.parametrize(
+    "estimator", [GaussianMixtureEM(2), FactorAnalysisEM(1), ProbabilisticPCA(1), KMeansLite(2)], ids=repr
+)
+def test_squares_that_float32_does_not_hold_are_one_clear_error(estimator, missing, scale):
+    X = draw(missing=0.0 if isinstance(estimator, KMeansLite) else missing) * scale
+    with pytest.raises(ValueError, match=r"squares overflow in float32.*; scale it or give float64"):
+        clone(estimator).fit(X.astype(np.float32))
+    assert np.isfinite(clone(estimator).fit(X).score(X))
+
+
+# ------------------------------------------------------------------------------------------------------------ progress
+@pytest.mark.parametrize(
+    ("estimator", "task", "reason"),
+    [
+        (KMeansLite(4, verbose=1, random_state=0), "Iteration", "Converged at iteration"),
+        (FactorAnalysisEM(1, verbose=1), "iteration", "ended: converged"),
+        (ProbabilisticPCA(1, max_iter=2, tol=0, verbose=1), "iteration", "ended: "),
+        (GaussianMixtureEM(2, tol=1e-8, max_iter=1000, verbose=1, random_state=0), "iteration", "ended: converged"),
+    ],
+    ids=str,
+)
+def test_about_ten_lines_tell_the_first_and_the_last_iteration_and_why_it_ended(estimator, task, reason, capsys):
+    X = draw(missing=0.0 if isinstance(estimator, KMeansLite) else 0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = clone(estimator).fit(X)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line != "Initialization complete"]
+    assert f"{task} 1" in lines[0] or isinstance(model, GaussianMixtureEM)
+    assert f"{task} {model.n_iter_}" in lines[-2] and reason in lines[-1]
+    assert len(lines) <= 13 or isinstance(model, GaussianMixtureEM)  # whose verbose_interval says how many
+
+
+def told(capsys, model, X, **fit):
+    model.fit(X, **fit)
+    return capsys.readouterr().out.splitlines()
+
+
+def test_networks_say_what_was_kept_and_why(capsys):
+    X = draw()
+    settings = {"hidden_layer_sizes": (3,), "random_state": 0, "verbose": 1}
+    model = VAETransformer(1, max_iter=400, **settings)
+    *lines, last, end, kept = told(capsys, model, X)
+    assert "epoch 1/400" in lines[0] and len(lines) < 12
+    assert "epoch " in last and ("ended: early stopping" in end or "ended: max_iter" in end)
+    what = "kept the network of epoch" if model.nonlinear_ else "kept factor analysis"
+    assert what in kept and "the network gains " in kept and "nats a row (standard error" in kept
+    *_, end, kept = told(capsys, VAETransformer(1, early_stopping=False, max_iter=3, **settings), X)
+    assert end.endswith("ended: max_iter was reached") and kept.endswith("kept the network of the last epoch, 3")
+    lines = told(capsys, VAETransformer(1, hidden_layer_sizes=(), verbose=1), X)
+    assert lines == ["[VAETransformer] kept the exact solution, which needs no epochs"]
+    *_, kept = told(capsys, AutoencoderTransformer(1, early_stopping=True, max_iter=60, **settings), X)
+    assert "kept the network of epoch " in kept or "kept the initial network" in kept

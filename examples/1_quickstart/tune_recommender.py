@@ -42,7 +42,8 @@ parser = argparse.ArgumentParser(description="Tune a Mult-VAE recommender by cro
 parser.add_argument("--data", choices=("api", "ml-100k", "ml-1m"), default="api", help="ml-1m takes ten times as long")
 parser.add_argument("--jobs", type=int, default=default_jobs, help="fits at the same time")
 parser.add_argument("--output", type=Path, default=Path("tune_recommender.png"), help="where the picture goes")
-args = parser.parse_args()
+# A notebook has no command line: ``sys.argv`` is that of its kernel.
+args = parser.parse_args(None if "__file__" in globals() else [])
 
 
 # %%
@@ -188,10 +189,10 @@ for row, recommended in zip(shown, ids, strict=True):
 # %%
 # A picture
 # ---------
-# For the left side, the best model is fitted again, with some rows of the training data for validation. The same model
-# is also fitted with ``beta = 1``. ``lower_bounds_`` is the bound on log p(x) at ``beta = 1``, whatever ``beta`` the
-# fit uses, so the two fits can be compared. In the fit with the small ``beta`` the bound falls. The code of this fit
-# has more information about a row than is best for the bound, and it ranks better.
+# For the two upper panels, the best model is fitted again, with some rows of the training data for validation. The same
+# model is also fitted with ``beta = 1``. ``lower_bounds_`` is the bound on log p(x) at ``beta = 1``, whatever ``beta``
+# the fit uses, so the two fits can be compared. In the fit with the small ``beta`` the bound falls. The code of this
+# fit has more information about a row than is best for the bound, and it ranks better.
 X_fit, X_val = train_test_split(winner[:-1].transform(X_train), test_size=0.15, random_state=0)
 best = search.best_params_
 watched = {
@@ -201,21 +202,18 @@ watched = {
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73")  # Okabe and Ito's palette for colour-blind readers
 GREY = "#555555"
-plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "font.size": 11})
-figure, axes = plt.subplot_mosaic([["bound", "search"], ["ndcg", "search"]], figsize=(12, 5.4), layout="constrained")
+plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "font.size": 10})
+figure, (bound, ndcg, right) = plt.subplots(3, 1, figsize=(6.4, 8.6), layout="constrained", height_ratios=[1, 1, 1.5])
 for (label, model), colour, line in zip(watched.items(), (COLOURS[0], GREY), ("-", "--"), strict=False):
     epochs = np.arange(1, model.n_iter_ + 1)
-    axes["bound"].plot(epochs, model.lower_bounds_, color=colour, linestyle=line, label=label)
-    axes["ndcg"].plot(epochs, model.validation_scores_, color=colour, linestyle=line, label=label)
-axes["bound"].set(
-    title=f"Two fits, K = {best['recommender__n_components']}", ylabel=f"bound at beta = 1,\nnats per {row_word}"
-)
-axes["bound"].legend()
-axes["ndcg"].set(xlabel="epoch", ylabel=f"NDCG@100 on\nvalidation {row_word}s")
-axes["bound"].sharex(axes["ndcg"])
-axes["bound"].tick_params(labelbottom=False)
+    bound.plot(epochs, model.lower_bounds_, color=colour, linestyle=line, label=label)
+    ndcg.plot(epochs, model.validation_scores_, color=colour, linestyle=line, label=label)
+bound.set(title=f"Two fits, K = {best['recommender__n_components']}", ylabel=f"bound at beta = 1,\nnats per {row_word}")
+bound.legend()
+ndcg.set(xlabel="epoch", ylabel=f"NDCG@100 on\nvalidation {row_word}s")
+bound.sharex(ndcg)
+bound.tick_params(labelbottom=False)
 
-right = axes["search"]
 for K, colour, marker in zip(grid["recommender__n_components"], COLOURS, "os^", strict=False):
     of_K = np.flatnonzero(results["param_recommender__n_components"] == K)
     points = [mean_and_error(fold_scores(results, "ndcg@100", i)) for i in of_K]
@@ -225,10 +223,10 @@ level, error = mean_and_error(baseline["test_ndcg@100"])
 right.axhspan(level - error, level + error, color=GREY, alpha=0.2, linewidth=0)
 right.axhline(level, color=GREY, linestyle=":", label="popularity")
 right.set(xscale="log", title="The search", xlabel="beta, weight of the KL term")
-right.set_ylabel("NDCG@100, mean over folds +- standard error")
+right.set_ylabel("NDCG@100, mean over folds\n+- standard error")
 right.set_xticks(grid["recommender__beta"], [f"{beta:g}" for beta in grid["recommender__beta"]])
 right.minorticks_off()
 right.legend()
 
 figure.savefig(args.output, dpi=150)
-print(f"\nPicture: {args.output.resolve()}")
+print(f"\nPicture: {args.output}")

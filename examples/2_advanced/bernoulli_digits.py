@@ -9,9 +9,7 @@ independently. The fit uses no labels. The digit above a prototype is the most f
 In a second part, half of the pixels of new images are hidden, and the mixture fills them in.
 """
 
-import argparse
 import os
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,14 +19,10 @@ from skvae import BernoulliMixtureEM
 
 FAST = os.environ.get("SKVAE_EXAMPLE_FAST") == "1"
 
-parser = argparse.ArgumentParser(description="Prototypes of handwritten digits, and images with hidden pixels.")
-parser.add_argument("--output", type=Path, default=Path("bernoulli_digits.png"), help="where the picture goes")
-args = parser.parse_args()
-
 # %%
 # The fit
 # -------
-# Pixels have values from 0 to 16, and `binarize` is the threshold. Half of the images are kept for the test. Some
+# Pixels have values from 0 to 16, and ``binarize`` is the threshold. Half of the images are kept for the test. Some
 # pixels of the training images are missing. Missing pixels are left out of the sums, so nothing is filled in for them.
 images, digits = load_digits(return_X_y=True)
 rng = np.random.default_rng(0)
@@ -48,11 +42,18 @@ counts = np.array([np.bincount(digits[training][labels == k], minlength=10) for 
 purity = counts.max(axis=1).sum() / counts.sum()
 print(f"images whose prototype is mostly of their own digit: {purity:.0%}")
 
+figure, axes = plt.subplots(4, 6, figsize=(6.2, 5), layout="constrained")
+for axis, k in zip(axes.flat, np.argsort(-mixture.weights_), strict=True):
+    axis.imshow(mixture.means_[k].reshape(8, 8), cmap="Greys", vmin=0, vmax=1)
+    axis.set_title(f"{counts[k].argmax()}: {mixture.weights_[k]:.0%}", fontsize=10)
+    axis.set(xticks=[], yticks=[])
+figure.suptitle("24 prototypes: the most frequent digit, and the share of images")
+
 # %%
 # Hidden pixels
 # -------------
 # In the first test a random half of the pixels of each new image is hidden, and in the second test the lower half.
-# `impute` fills in the most probable value, or, with `strategy="mean"`, the probability that the pixel is on. The
+# ``impute`` fills in the most probable value, or, with ``strategy="mean"``, the probability that the pixel is on. The
 # baseline is the most frequent value of each pixel over all images.
 black = images[test] > 7.5
 hidings = {
@@ -69,30 +70,17 @@ for name, hidden in hidings.items():
     shown[name] = np.where(hidden, np.nan, black), np.where(hidden, mixture.impute(holes, strategy="mean"), black)
 
 # %%
-# The picture
-# -----------
-# The upper part has the prototypes in order of their weight. The lower part has, for both tests, the image that the
-# mixture saw (hidden pixels are blue), the imputed image, and the true image.
-N_SHOWN = 12
-chosen = [np.flatnonzero(digits[test] == digit)[0] for digit in range(10)]
-chosen += [np.flatnonzero(digits[test] == digit)[1] for digit in (4, 9)]
-figure = plt.figure(figsize=(12, 9.5), layout="constrained")
-above, below = figure.subfigures(2, 1, height_ratios=[2.6, 5.6])
-
-above.suptitle("24 prototypes, the heaviest first: the most frequent digit, and the share of images")
-for axis, k in zip(above.subplots(2, N_SHOWN).flat, np.argsort(-mixture.weights_), strict=True):
-    axis.imshow(mixture.means_[k].reshape(8, 8), cmap="Greys", vmin=0, vmax=1)
-    axis.set_title(f"{counts[k].argmax()}: {mixture.weights_[k]:.0%}", fontsize=10)
-    axis.set(xticks=[], yticks=[])
-
-below.suptitle("Images that the fit has not seen, with pixels hidden (blue)")
+# The picture has, for both tests, the image that the mixture saw (hidden pixels are blue), the imputed image, and the
+# true image.
+chosen = [np.flatnonzero(digits[test] == digit)[0] for digit in (0, 1, 2, 3, 4, 6, 8, 9)]
 rows = [(name, kind) for name in hidings for kind in ("seen", "imputed")] + [("", "truth")]
 palette = plt.get_cmap("Greys").with_extremes(bad="#9ecae1")
-for (name, kind), line in zip(rows, below.subplots(len(rows), N_SHOWN), strict=True):
+figure, axes = plt.subplots(len(rows), len(chosen), figsize=(6.4, 4.4), layout="constrained")
+for (name, kind), line in zip(rows, axes, strict=True):
     values = black if kind == "truth" else shown[name][kind == "imputed"]
     for axis, row in zip(line, chosen, strict=True):
         axis.imshow(np.ma.masked_invalid(values[row].reshape(8, 8).astype(float)), cmap=palette, vmin=0, vmax=1)
         axis.set(xticks=[], yticks=[])
-    line[0].set_ylabel(f"{kind}", fontsize=11)
-figure.savefig(args.output, dpi=150)
-print(f"\nPicture: {args.output.resolve()}")
+    line[0].set_ylabel(kind, fontsize=11)
+figure.suptitle("images that the fit has not seen, with pixels hidden (blue)")
+plt.show()

@@ -3,13 +3,11 @@ Latent space of digits
 ======================
 
 Each image of a handwritten digit is mapped to two numbers, by PCA and by a variational autoencoder. PCA is linear, and
-the autoencoder is not. A third panel has the images that the autoencoder expects at the points of its plane. The fits
-use no labels. The colours show the true digits.
+the autoencoder is not. A second picture has the images that the autoencoder expects at the points of its plane. The
+fits use no labels. The first picture shows the true digits.
 """
 
-import argparse
 import os
-from pathlib import Path
 
 # Use one thread, and set it before torch is imported: the fits are small, and more threads would mostly wait.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -25,10 +23,6 @@ from sklearn.neighbors import KNeighborsClassifier
 from skvae import VAETransformer
 
 FAST = os.environ.get("SKVAE_EXAMPLE_FAST") == "1"
-
-parser = argparse.ArgumentParser(description="Two latent dimensions of handwritten digits.")
-parser.add_argument("--output", type=Path, default=Path("latent_digits.png"), help="where the picture goes")
-args = parser.parse_args()
 
 # %%
 # Two ways to two dimensions
@@ -60,22 +54,25 @@ for name, model in (("PCA", pca), ("VAE", vae)):
     right[name] = neighbours.score(model.transform(new), new_digits)
     print(f"{name}: {right[name]:.0%} of the digits named rightly from two numbers")
 
-# %%
-# The picture
-# -----------
-# The right panel has f(z) at the quantiles of a standard normal, so the steps have equal prior probability.
-plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "font.size": 11})
-figure, axes = plt.subplots(1, 3, figsize=(15, 5), layout="constrained")
-for axis, (name, model) in zip(axes, (("PCA", pca), ("VAE", vae)), strict=False):
-    points = axis.scatter(*model.transform(new).T, c=new_digits, cmap="tab10", vmin=-0.5, vmax=9.5, s=12)
-    axis.set_title(f"{name}: {right[name]:.0%} right by their neighbours")
-figure.colorbar(points, ax=axes[1], ticks=range(10), label="digit")
+plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "font.size": 10})
+figure, axes = plt.subplots(2, 1, figsize=(6.2, 9), layout="constrained")
+colours = plt.get_cmap("tab10").colors
+for axis, (name, model) in zip(axes, (("PCA", pca), ("VAE", vae)), strict=True):
+    points = model.transform(new)
+    for digit in range(10):
+        chosen = new_digits == digit
+        axis.plot(*points[chosen].T, ls="", marker=f"${digit}$", ms=5.5, color=colours[digit], mew=0.3)
+    axis.set(title=f"{name}: {right[name]:.0%} right by their neighbours", xlabel="first dimension", ylabel="second")
 
+# %%
+# What the autoencoder expects
+# ----------------------------
+# The picture has f(z) at the quantiles of a standard normal, so the steps have equal prior probability.
 side = norm.ppf(np.linspace(0.03, 0.97, 15))
 plane = np.array([(across, up) for up in side[::-1] for across in side])
 pictures = np.pad(vae.inverse_transform(plane).reshape(15, 15, 8, 8), ((0, 0), (0, 0), (1, 1), (1, 1)))
 pictures = pictures.transpose(0, 2, 1, 3).reshape(150, 150)
-axes[2].imshow(pictures, cmap="Greys", vmin=0, vmax=1)
-axes[2].set(title="what the VAE expects over its plane", xticks=[], yticks=[])
-figure.savefig(args.output, dpi=150)
-print(f"\nPicture: {args.output.resolve()}")
+figure, axis = plt.subplots(figsize=(5.4, 5.4), layout="constrained")
+axis.imshow(pictures, cmap="Greys", vmin=0, vmax=1)
+axis.set(title="expected images over the plane", xlabel="first dimension", ylabel="second", xticks=[], yticks=[])
+plt.show()

@@ -3,14 +3,13 @@ Latent traversals, samples and bound curves
 ===========================================
 
 A latent traversal shows the effect of one latent dimension: move along it, keep the others fixed, and look at the
-expected picture. The figure also has draws from the model, and the bound during the fit for several numbers of
+expected picture. The page also shows draws from the model, and the bound during the fit for several numbers of
 dimensions.
 
 The pictures are the Frey faces, 1,965 frames of 28 x 20 pixels, if the folder in the environment variable
 ``SKVAE_TEST_DATA`` has the file ``frey_faces/frey_rawface.mat``. Otherwise they are scikit-learn's digits.
 """
 
-import argparse
 import os
 from pathlib import Path
 
@@ -26,10 +25,6 @@ from sklearn.model_selection import train_test_split
 from skvae import VAETransformer
 
 FAST = os.environ.get("SKVAE_EXAMPLE_FAST") == "1"
-
-parser = argparse.ArgumentParser(description="Traversals, samples and bound curves of a VAE of pictures.")
-parser.add_argument("--output", type=Path, default=Path("latent_traversals.png"), help="where the picture goes")
-args = parser.parse_args()
 
 
 # %%
@@ -52,8 +47,8 @@ print(f"{len(training)} {what} to learn from, {len(held_out)} held out, {varies.
 # %%
 # Bound curves
 # ------------
-# `fit` begins at factor analysis, so each curve begins at its likelihood, or near it if the other restart was better.
-# `validation_scores_` is log p(x) of the held-out pictures. The split is random, and neighbouring frames of the film
+# ``fit`` begins at factor analysis, so each curve begins at its likelihood, or near it if the other restart was better.
+# ``validation_scores_`` is log p(x) of the held-out pictures. The split is random, and neighbouring frames of the film
 # are similar. So the held-out frames are not as new as those of another film.
 sizes = (2, 5) if FAST else (2, 5, 10)
 fits = {}
@@ -65,6 +60,20 @@ for k in sizes:
         f"held out: bound {fit.elbo(held_out).mean():.1f}, log p(x) {fit.score(held_out):.1f} nats a picture"
     )
 vae = fits[sizes[-1]]
+
+plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "font.size": 10})
+figure, axis = plt.subplots(figsize=(6.6, 4.2), layout="constrained")
+for colour, (k, fit) in zip(("#0072B2", "#D55E00", "#009E73"), fits.items(), strict=False):
+    axis.plot(1 + np.arange(fit.n_iter_), fit.lower_bounds_, color=colour, label=f"K = {k}, bound, training")
+    votes = np.linspace(1, fit.n_iter_, len(fit.validation_scores_))
+    axis.plot(votes, fit.validation_scores_, color=colour, ls=":", label=f"K = {k}, log p(x), held out")
+axis.set(title=f"bound curves of {what}", xlabel="epoch", ylabel="nats a picture")
+figure.legend(loc="outside lower center", ncols=len(fits), fontsize=8)
+
+# %%
+# Dimensions in use
+# -----------------
+# The KL term of a dimension is the information that it has about a picture.
 print(f"{vae.n_active_} of {sizes[-1]} dimensions active; KL {np.sort(vae.kl_per_dimension_)[::-1].round(1)}")
 
 # %%
@@ -92,34 +101,25 @@ Z = np.zeros((len(busiest), len(steps), vae.n_components))
 for place, k in enumerate(busiest):
     Z[place, :, k] = steps
 traversals = vae.inverse_transform(Z.reshape(-1, vae.n_components))
+shades = {"cmap": "Greys_r" if what == "Frey faces" else "Greys", "vmin": 0, "vmax": pictures.max()}
+figure, axis = plt.subplots(figsize=(6.2, 3.2), layout="constrained")
+axis.imshow(side_by_side(traversals, len(steps)), **shades)
+rows, columns = shape
+axis.set_xticks(columns * (np.arange(len(steps)) + 0.5) - 0.5, [f"{step:.1f}" for step in steps])
+axis.set_yticks(rows * (np.arange(len(busiest)) + 0.5) - 0.5, [f"z{k}" for k in busiest])
+axis.set(title="one dimension moves, the others are 0", xlabel="value of the dimension")
+axis.tick_params(length=0)
 
 # %%
 # Samples
 # -------
-# `sample` draws pixels with their noise. `inverse_transform` of standard normal z gives f(z), without the noise.
+# ``sample`` draws pixels with their noise. ``inverse_transform`` of standard normal z gives f(z), without the noise.
 expected = vae.inverse_transform(np.random.default_rng(0).normal(size=(18, vae.n_components)))
 drawn = vae.sample(18, random_state=0)
-
-# %%
-# The picture
-# -----------
-shades = {"cmap": "Greys_r" if what == "Frey faces" else "Greys", "vmin": 0, "vmax": pictures.max()}
-plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "font.size": 11})
-panels = [["curves", "traversals"], ["expected", "drawn"]]
-figure, axes = plt.subplot_mosaic(panels, figsize=(13, 9), layout="constrained", height_ratios=[1.6, 1])
-for colour, (k, fit) in zip(("#0072B2", "#D55E00", "#009E73"), fits.items(), strict=False):
-    axes["curves"].plot(1 + np.arange(fit.n_iter_), fit.lower_bounds_, color=colour, label=f"K = {k}, bound, training")
-    votes = np.linspace(1, fit.n_iter_, len(fit.validation_scores_))
-    axes["curves"].plot(votes, fit.validation_scores_, color=colour, ls=":", label="log p(x), held out")
-axes["curves"].set(title=f"bound curves of {what}", xlabel="epoch", ylabel="nats a picture")
-axes["curves"].legend(fontsize=9)
-images = {
-    "traversals": (traversals, len(steps), "the four busiest dimensions, from -3 to 3"),
-    "expected": (expected, 6, "f(z) of draws of z"),
-    "drawn": (drawn, 6, "draws of x: f(z) with its noise"),
-}
-for name, (rows, n_across, title) in images.items():
-    axes[name].imshow(side_by_side(rows, n_across), **shades)
-    axes[name].set(title=title, xticks=[], yticks=[])
-figure.savefig(args.output, dpi=150)
-print(f"\nPicture: {args.output.resolve()}")
+figure, axes = plt.subplots(1, 2, figsize=(6.4, 2.6), layout="constrained")
+titles = {"f(z) of draws of z": expected, "draws of x: f(z) with its noise": drawn}
+for axis, (title, rows) in zip(axes, titles.items(), strict=True):
+    axis.imshow(side_by_side(rows, 6), **shades)
+    axis.set_title(title, fontsize=10)
+    axis.set(xticks=[], yticks=[])
+plt.show()

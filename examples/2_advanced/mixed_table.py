@@ -7,9 +7,7 @@ likelihood, and all columns depend on one latent variable. The table is simulate
 households at different points of a life: young, with a family, old.
 """
 
-import argparse
 import os
-from pathlib import Path
 
 # Use one thread, and set it before torch is imported: the fits are small, and more threads would mostly wait.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -21,10 +19,6 @@ import pandas as pd
 from skvae import VAETransformer
 
 FAST = os.environ.get("SKVAE_EXAMPLE_FAST") == "1"
-
-parser = argparse.ArgumentParser(description="Fit a DataFrame of mixed columns with missing cells.")
-parser.add_argument("--output", type=Path, default=Path("mixed_table.png"), help="where the picture goes")
-args = parser.parse_args()
 
 # %%
 # The table
@@ -50,7 +44,7 @@ print(table.head(3).to_string())
 # %%
 # The fit
 # -------
-# A fifth of the cells is missing. `likelihood="auto"` would read the kinds from the dtypes and treat whole numbers as
+# A fifth of the cells is missing. ``likelihood="auto"`` would read the kinds from the dtypes and treat whole numbers as
 # Gaussian. The list says that children are counts.
 hidden = rng.random(table.shape) < 0.2
 holes = table.astype({"works": object, "children": float}).mask(hidden)
@@ -68,7 +62,7 @@ print(f"rank correlation of the latent dimension with the true place in life: {o
 # %%
 # Filling in
 # ----------
-# `impute` returns a DataFrame with the same kinds of columns. It fills in the mean of a number, the probability of a
+# ``impute`` returns a DataFrame with the same kinds of columns. It fills in the mean of a number, the probability of a
 # Boolean, and the most probable category.
 filled = vae.impute(holes)
 for name in ("age", "income", "children"):
@@ -83,28 +77,33 @@ for name in ("works", "home"):
     print(f"{name}: {right:.0%} right, by the commonest value {usual:.0%}")
 
 # %%
-# The picture
-# -----------
+# What was learned
+# ----------------
 # Three panels have a column against the true place in life, with the expected value at the latent value of each row.
-# One panel has the latent dimension. Two panels compare the table with draws by `sample`.
+# The fourth panel has the latent dimension.
 expected = vae.inverse_transform(Z[:, None])
-drawn = vae.sample(n, random_state=0)
-along = np.argsort(life)
-plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "font.size": 11})
-figure, axes = plt.subplots(2, 3, figsize=(14, 8), layout="constrained")
-for axis, name in zip(axes.flat, ("age", "income", "children"), strict=False):
+plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "font.size": 10})
+figure, axes = plt.subplots(2, 2, figsize=(6.6, 5.6), layout="constrained")
+units = {"age": "age, years", "income": "income, thousands", "children": "children at home"}
+for axis, (name, label) in zip(axes.flat, units.items(), strict=False):
     axis.plot(life, table[name], ".", color="#9ecae1", ms=4, label="table")
-    axis.plot(life[along], expected[name].astype(float).to_numpy()[along], ".", color="#D55E00", ms=3, label="expected")
-    axis.set(title=name, xlabel="true place in life")
-axes[0, 0].legend()
-axes[1, 0].plot(life, Z, ".", color="#0072B2", ms=4)
-axes[1, 0].set(title=f"latent dimension, rank correlation {order:.2f}", xlabel="true place in life", ylabel="z")
-axes[1, 1].plot(table["age"], table["income"], ".", color="#9ecae1", ms=4, label="table")
-axes[1, 1].plot(drawn["age"], drawn["income"], ".", color="#009E73", ms=3, label="drawn")
-axes[1, 1].set(title="draws from the model", xlabel="age", ylabel="income")
-axes[1, 1].legend()
+    axis.plot(life, expected[name].astype(float), ".", color="#D55E00", ms=3, label="expected")
+    axis.set(xlabel="true place in life", ylabel=label)
+axes[0, 0].legend(markerscale=3)
+axes[1, 1].plot(life, Z, ".", color="#0072B2", ms=4)
+axes[1, 1].set(title=f"rank correlation {order:.2f}", xlabel="true place in life", ylabel="latent dimension z")
+
+# %%
+# Draws from the model
+# --------------------
+# ``sample`` draws whole rows. They have the dependence of the table: old households have a low income again.
+drawn = vae.sample(n, random_state=0)
+figure, (left, right) = plt.subplots(1, 2, figsize=(6.6, 3.2), layout="constrained")
+left.plot(table["age"], table["income"], ".", color="#9ecae1", ms=4, label="table")
+left.plot(drawn["age"], drawn["income"], ".", color="#D55E00", ms=3, label="drawn")
+left.set(xlabel="age, years", ylabel="income, thousands")
+left.legend(markerscale=3)
 shares = pd.DataFrame({"table": table["home"].value_counts(), "drawn": drawn["home"].value_counts()}) / n
-shares.loc[home].plot.bar(ax=axes[1, 2], color=["#9ecae1", "#009E73"], rot=0)
-axes[1, 2].set(title="home", xlabel="", ylabel="share of rows")
-figure.savefig(args.output, dpi=150)
-print(f"\nPicture: {args.output.resolve()}")
+shares.loc[home].plot.bar(ax=right, color=["#9ecae1", "#D55E00"], rot=0)
+right.set(xlabel="home", ylabel="share of rows")
+plt.show()

@@ -2,17 +2,15 @@
 Mixtures as ellipses
 ====================
 
-A mixture of three Gaussians is fitted to two measurements of 178 wines. The first four panels have the four kinds of
-covariance. The other panels have missing cells, sample weights, and a regression. An ellipse has a radius of two
+A mixture of three Gaussians is fitted to two measurements of 178 wines. The first picture has the four kinds of
+covariance. The others have missing cells, sample weights, and a regression. An ellipse has a radius of two
 standard deviations and contains 86 % of the probability of its component.
 
 The regression curve is the mean of colour given flavanoids under the fitted density. It falls and then rises, because
 different clusters of wines dominate at different values of flavanoids.
 """
 
-import argparse
 import os
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -24,10 +22,6 @@ from skvae import GaussianMixtureEM
 
 FAST = os.environ.get("SKVAE_EXAMPLE_FAST") == "1"
 N_STARTS = 1 if FAST else 5
-
-parser = argparse.ArgumentParser(description="Draw Gaussian mixtures with missing cells and weights.")
-parser.add_argument("--output", type=Path, default=Path("mixture_ellipses.png"), help="where the picture goes")
-args = parser.parse_args()
 
 wine = load_wine()
 COLUMNS = [wine.feature_names.index(name) for name in ("flavanoids", "color_intensity")]
@@ -63,16 +57,26 @@ def draw_ellipses(axis, mixture, line="-"):
 
 def draw_rows(axis, rows, mixture):
     rank = np.argsort(np.argsort(mixture.means_[:, 0]))[mixture.predict(rows)]
-    axis.scatter(*rows.T, s=12, c=np.array(COLOURS)[rank], alpha=0.6, linewidths=0)
+    for k, (colour, marker) in enumerate(zip(COLOURS, "o^s", strict=True)):
+        axis.scatter(*rows[rank == k].T, s=14, c=colour, marker=marker, alpha=0.6, linewidths=0)
 
 
 def fitted(kind, rows, **given):
     return GaussianMixtureEM(3, covariance_type=kind, n_init=N_STARTS, random_state=0).fit(rows, **given)
 
 
-plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "font.size": 11})
-panels = [["full", "tied", "diag", "spherical"], ["missing", "weights", "regression", "regression"]]
-figure, axes = plt.subplot_mosaic(panels, figsize=(14, 8), layout="constrained")
+plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "font.size": 10})
+
+
+def frame(axis):
+    axis.set(xlabel="flavanoids", ylabel="colour intensity", xlim=(-3, 3.4), ylim=(-2.6, 3.8))
+
+
+def panel():
+    axis = plt.subplots(figsize=(5.6, 4.6), layout="constrained")[1]
+    frame(axis)
+    return axis
+
 
 # %%
 # Four kinds of covariance
@@ -80,11 +84,13 @@ figure, axes = plt.subplot_mosaic(panels, figsize=(14, 8), layout="constrained")
 # With "full" each component has its own ellipse. With "tied" all have the same ellipse. With "diag" the ellipses are
 # along the axes. With "spherical" they are circles. BIC combines the likelihood and the number of parameters; lower is
 # better.
-for kind in panels[0]:
+figure, axes = plt.subplots(2, 2, figsize=(6.4, 6.2), layout="constrained")
+for axis, kind in zip(axes.flat, ("full", "tied", "diag", "spherical"), strict=True):
     mixture = fitted(kind, X)
-    draw_rows(axes[kind], X, mixture)
-    draw_ellipses(axes[kind], mixture)
-    axes[kind].set_title(f"{kind}, BIC {mixture.bic(X):.0f}")
+    draw_rows(axis, X, mixture)
+    draw_ellipses(axis, mixture)
+    frame(axis)
+    axis.set_title(f"{kind}, BIC {mixture.bic(X):.0f}")
     print(f"{kind:10} {mixture.n_iter_:3} iterations, {mixture.score(X):.3f} nats a row, BIC {mixture.bic(X):.0f}")
 
 # %%
@@ -93,17 +99,18 @@ for kind in panels[0]:
 # Colour is missing in most wines with few flavanoids. Whether it is missing depends only on flavanoids, which are
 # always observed. So the cells are missing at random. The fit to all rows (solid) uses the flavanoids of the incomplete
 # rows, and the cluster on the left keeps its weight. In the fit to the complete rows (dotted) this cluster has too
-# little weight. Triangles are the incomplete rows after `impute`. They are on the curve of conditional means.
+# little weight. Crosses are the incomplete rows after ``impute``. They are on the curve of conditional means.
 rng = np.random.default_rng(0)
 incomplete = (X[:, 0] < -0.5) & (rng.random(len(X)) < 0.6)
 X_missing = X.copy()
 X_missing[incomplete, 1] = np.nan
 gappy, complete = fitted("full", X_missing), fitted("full", X[~incomplete])
 filled = gappy.impute(X_missing)
-draw_rows(axes["missing"], X[~incomplete], gappy)
-axes["missing"].scatter(*filled[incomplete].T, s=14, marker="^", c=GREY, linewidths=0)
-draw_ellipses(axes["missing"], gappy)
-draw_ellipses(axes["missing"], complete, line=":")
+axis = panel()
+draw_rows(axis, X[~incomplete], gappy)
+axis.scatter(*filled[incomplete].T, s=24, marker="x", c=GREY)
+draw_ellipses(axis, gappy)
+draw_ellipses(axis, complete, line=":")
 
 
 def share_on_the_left(mixture):
@@ -111,7 +118,7 @@ def share_on_the_left(mixture):
 
 
 shares = f"share on the left {share_on_the_left(gappy):.0%}, dotted {share_on_the_left(complete):.0%}"
-axes["missing"].set_title(f"cells missing at random,\n{shares}", fontsize=11)
+axis.set_title(f"cells missing at random,\n{shares}")
 
 print(f"\n{incomplete.sum()} of {len(X)} wines without colour. Share of the cluster on the left:")
 for label, mixture in ("nothing missing", fitted("full", X)), ("all rows", gappy), ("complete rows", complete):
@@ -126,11 +133,12 @@ rare = wine.target == 2
 kept = ~rare | (np.cumsum(rare) % 3 == 0)
 weight = np.where(rare[kept], 3.0, 1.0)
 weighted, unweighted = fitted("full", X[kept], sample_weight=weight), fitted("full", X[kept])
-draw_rows(axes["weights"], X[kept], weighted)
-draw_ellipses(axes["weights"], weighted)
-draw_ellipses(axes["weights"], unweighted, line=":")
+axis = panel()
+draw_rows(axis, X[kept], weighted)
+draw_ellipses(axis, weighted)
+draw_ellipses(axis, unweighted, line=":")
 shares = f"share on the left {share_on_the_left(weighted):.0%}, dotted {share_on_the_left(unweighted):.0%}"
-axes["weights"].set_title(f"a third of one grower's wines, weight 3,\n{shares}", fontsize=11)
+axis.set_title(f"a third of one grower's wines, weight 3,\n{shares}")
 print(f"\n{(~kept).sum()} wines of one grower left out. Share of the cluster on the left:")
 for label, mixture in ("with weights", weighted), ("without", unweighted):
     print(f"  {label:16} {share_on_the_left(mixture):.2f}")
@@ -138,23 +146,16 @@ for label, mixture in ("with weights", weighted), ("without", unweighted):
 # %%
 # Mixture regression
 # ------------------
-# `condition` returns the mixture of colour at each value of flavanoids. It uses the fit to the incomplete table. The
+# ``condition`` returns the mixture of colour at each value of flavanoids. It uses the fit to the incomplete table. The
 # band is two standard deviations wide on each side, and its width varies with flavanoids.
 grid = np.linspace(X[:, 0].min(), X[:, 0].max(), 200)
 conditional = gappy.condition([0], grid[:, None])
 centre = conditional.mean()[:, 0]
 spread = 2 * np.sqrt(conditional.covariance()[:, 0, 0])
-axis = axes["regression"]
+axis = panel()
 axis.fill_between(grid, centre - spread, centre + spread, color=COLOURS[0], alpha=0.15, linewidth=0)
 axis.scatter(*X[~incomplete].T, s=12, c=GREY, alpha=0.6, linewidths=0, label="wines with colour")
 axis.plot(grid, centre, color=COLOURS[0], lw=2.5, label="E[colour | flavanoids]")
 axis.set_title("mixture regression")
 axis.legend(loc="upper right")
-
-for axis in axes.values():
-    axis.set(xlabel="flavanoids", ylabel="colour intensity", xlim=(-3, 3.4), ylim=(-2.6, 3.8))
-for name in {*axes} - {"regression"}:
-    axes[name].set_aspect("equal")
-figure.suptitle("Three Gaussians on 178 wines, standardised")
-figure.savefig(args.output, dpi=150)
-print(f"\nPicture: {args.output.resolve()}")
+plt.show()

@@ -4,13 +4,10 @@ Loadings before and after rotation
 
 Factor analysis finds three factors of 13 measurements of 178 wines. Heat maps show the loadings as fitted, after
 varimax, and after oblimin, which allows correlated factors. Rotation does not change the fit. It makes the loadings
-easier to interpret, because fewer of them are large. Two more panels have the correlations of the oblique factors and
+easier to interpret, because fewer of them are large. A second picture has the correlations of the oblique factors and
 the communalities. The communality of a measurement is the share of its variance that the factors explain. Rotation does
 not change it.
 """
-
-import argparse
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,10 +15,6 @@ from sklearn.datasets import load_wine
 from sklearn.preprocessing import StandardScaler
 
 from skvae import FactorAnalysisEM
-
-parser = argparse.ArgumentParser(description="Loadings of three factors before and after rotation.")
-parser.add_argument("--output", type=Path, default=Path("rotations.png"), help="where the picture goes")
-args = parser.parse_args()
 
 # %%
 # Three fits
@@ -48,8 +41,8 @@ print(f"root mean square of the residual correlations {np.sqrt(np.mean(residual[
 
 
 # %%
-# The picture
-# -----------
+# The loadings
+# ------------
 # The signs of factors are arbitrary. Each sign is chosen so that the sum of the loadings is positive. The factors are
 # in order of the sum of their squared loadings.
 def arranged(model):
@@ -73,21 +66,21 @@ def heat_map(axis, values, title):
 
 
 names = [name.replace("_", " ").replace("od280/od315 of diluted wines", "OD280/OD315") for name in wine.feature_names]
-plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "font.size": 11})
-mosaic = [["unrotated", "varimax", "oblimin", "communalities"], ["unrotated", "varimax", "oblimin", "correlations"]]
-figure, axes = plt.subplot_mosaic(mosaic, figsize=(13, 7), layout="constrained", height_ratios=[3, 1.3])
-for rotation, model in fits.items():
-    axis = axes[rotation or "unrotated"]
+plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "font.size": 10})
+figure, axes = plt.subplots(1, 3, figsize=(6.6, 4.8), layout="constrained")
+for axis, (rotation, model) in zip(axes, fits.items(), strict=True):
     drawn = heat_map(axis, arranged(model)[0], rotation or "as fitted")
     axis.set_yticks(range(13), names if rotation is None else [])
-heat_map(axes["correlations"], arranged(fits["oblimin"])[1], "oblimin: correlations")
-axes["correlations"].set_yticks(range(3), ["F1", "F2", "F3"])
-figure.colorbar(drawn, ax=axes["oblimin"], label="loading", shrink=0.6)
+figure.colorbar(drawn, ax=axes, label="loading", shrink=0.6)
 
-axis = axes["communalities"]
-axis.barh(range(13), fits[None].communalities_, color="#0072B2")
-axis.set(title="communalities", xlim=(0, 1))
-axis.invert_yaxis()
-axis.set_yticks(range(13), names, fontsize=9)
-figure.savefig(args.output, dpi=150)
-print(f"\nPicture: {args.output.resolve()}")
+# %%
+# Communalities, and correlations of the oblique factors
+# ------------------------------------------------------
+figure, (left, right) = plt.subplots(1, 2, figsize=(6.6, 3.8), layout="constrained", width_ratios=[1.3, 1])
+left.barh(range(13), fits[None].communalities_, color="#0072B2")
+left.set(title="communalities", xlabel="share of the variance", xlim=(0, 1))
+left.invert_yaxis()
+left.set_yticks(range(13), names, fontsize=9)
+heat_map(right, arranged(fits["oblimin"])[1], "oblimin: correlations")
+right.set_yticks(range(3), ["F1", "F2", "F3"])
+plt.show()

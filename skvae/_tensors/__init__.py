@@ -3,8 +3,9 @@
 Engines and models see tensors only, and never ask whether rows are sparse or where they live.
 """
 
-from skvae._tensors._block_sizes import block_rows, by_row, rows_a_batch, top_k, top_k_of_blocks
+from skvae._tensors._block_sizes import block_rows, by_row, rounded, rows_a_batch, top_k, top_k_of_blocks
 from skvae._tensors._devices import (
+    alias,
     explain_out_of_memory,
     inference_device,
     placed,
@@ -16,9 +17,10 @@ from skvae._tensors._devices import (
 )
 from skvae._tensors._gradients import and_back, keep_gradient, kept, kept_gradient
 from skvae._tensors._linear_algebra import cholesky
-from skvae._tensors._noise import Noise, normal_at, uniform_at
+from skvae._tensors._noise import Noise, content_keys, normal_at, uniform_at
 from skvae._tensors._rows import Cells, Rows, binned
 from skvae._tensors._tables import Table, TableBatch, Workspace
+from skvae._tensors._workers import Workers, threads_to_share
 
 __all__ = [
     "Cells",
@@ -26,12 +28,15 @@ __all__ = [
     "Rows",
     "Table",
     "TableBatch",
+    "Workers",
     "Workspace",
+    "alias",
     "and_back",
     "binned",
     "block_rows",
     "by_row",
     "cholesky",
+    "content_keys",
     "explain_out_of_memory",
     "inference_device",
     "keep_gradient",
@@ -41,6 +46,8 @@ __all__ = [
     "placed",
     "rows_a_batch",
     "resolve_device",
+    "rounded",
+    "threads_to_share",
     "to_device",
     "to_numpy",
     "to_read",

@@ -61,7 +61,7 @@ def by_row(batches, n_rows, function, dtype=None):
     function : callable
         Batch -> Tensor of shape (n_rows_of_the_batch, ...).
     dtype : dtype or None, default=None
-        Of what is returned, unless it is integers; None: as it comes.
+        Of what is returned, unless it is integers; None: as it comes. What it cannot hold becomes infinite.
 
     Returns
     -------
@@ -73,5 +73,12 @@ def by_row(batches, n_rows, function, dtype=None):
         if out is None:
             as_it_comes = dtype is None or values.dtype.kind == "i"
             out = np.empty((n_rows, *values.shape[1:]), dtype=values.dtype if as_it_comes else dtype)
-        out[batch.row.cpu().numpy()] = values
+        with np.errstate(over="ignore"):
+            out[batch.row.cpu().numpy()] = values
     return out
+
+
+def rounded(values, dtype):
+    """Give an array of floats in another dtype; what that cannot hold becomes infinite."""
+    with np.errstate(over="ignore"):
+        return values.astype(dtype, copy=False)

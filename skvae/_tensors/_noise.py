@@ -68,3 +68,22 @@ def normal_at(key, column, dtype=torch.float32):
 def _unit(bits, dtype):
     """Map the lowest 23 bits to the midpoints of 2**23 equal parts of (0, 1): float32 holds each of them exactly."""
     return (bits & 0x7FFFFF).to(dtype).add_(0.5).mul_(2.0**-23)
+
+
+def content_keys(X):
+    """Hash the content of each row: equal rows have equal keys, of float32 and of float64 alike.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_rows, n_columns)
+        NaN equals NaN. Numbers that are equal in float32 count as equal.
+
+    Returns
+    -------
+    key : int64 ndarray of shape (n_rows,)
+    """
+    with np.errstate(over="ignore"):
+        single = X.astype(np.float32) + np.float32(0.0)  # -0.0 becomes 0.0
+    single[np.isnan(single)] = np.nan  # of one sign and payload
+    bits = single.view(np.int32).astype(np.int64)
+    return combine(np.arange(X.shape[1], dtype=np.int64), bits).sum(1)

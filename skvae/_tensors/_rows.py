@@ -280,6 +280,10 @@ class Cells:
         """Return the same cells with one more axis, of length 1."""
         return Cells(self.value.unsqueeze(axis), None if self.observed is None else self.observed.unsqueeze(axis))
 
+    def double(self):
+        """Return the same cells in float64."""
+        return Cells(self.value.double(), None if self.observed is None else self.observed.double())
+
     def columns(self, start, stop):
         """Return the columns from `start` to `stop`."""
         observed = None if self.observed is None else self.observed[..., start:stop]

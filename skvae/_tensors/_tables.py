@@ -79,7 +79,7 @@ class Table:
 
         With `in_turn`, each batch may overwrite the one before.
         """
-        return _Batches(self, batch_size, min(batch_size, incomplete), Workspace() if in_turn else None)
+        return _Batches(self, batch_size, min(batch_size, incomplete), in_turn)
 
     def batch(self, start, stop, space=None):
         """Return the rows from place `start` to place `stop` in the order of this table, in a `Workspace` if given."""
@@ -245,16 +245,32 @@ def _affine(X, weight, bias, out=None):
 class _Batches:
     """Batches of a table; complete and incomplete rows never share one."""
 
-    def __init__(self, table, batch_size, incomplete, space):
-        self.table, self.space = table, space
+    def __init__(self, table, batch_size, incomplete, in_turn):
+        self.table, self.in_turn, self._only = table, in_turn, None
         complete, n = table.n_complete, len(table)
         self.bounds = [*_equal_parts(0, complete, batch_size), *_equal_parts(complete, n, incomplete)]
+
+    @property
+    def on_cpu(self):
+        """Whether the batches lie on the CPU."""
+        return self.table.placed is None
 
     def __len__(self):
         return len(self.bounds)
 
     def __iter__(self):
-        return (self.table.batch(start, stop, self.space) for start, stop in self.bounds)
+        return self.part(0, len(self))
+
+    def part(self, start, stop):
+        """Return an iterator over the batches from number `start` to `stop`, in memory of its own.
+
+        Where there is only one batch, it is the same each time.
+        """
+        if len(self) == 1 and self.in_turn:
+            self._only = self._only or self.table.batch(*self.bounds[0])
+            return iter([self._only])
+        space = Workspace() if self.in_turn else None
+        return (self.table.batch(*bounds, space) for bounds in self.bounds[start:stop])
 
 
 def _equal_parts(start, stop, size):

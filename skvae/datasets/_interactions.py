@@ -1,6 +1,7 @@
 """Conversion of a long table of (user, item, value) into a CSR matrix with the ids of its rows and columns."""
 
 import numbers
+import warnings
 from datetime import date, timedelta
 
 import numpy as np
@@ -36,7 +37,8 @@ def to_interactions(
         occur, sorted. To pass new users to a fitted recommender, give `item_ids` and leave `user_ids` out.
     unknown : {"error", "ignore"}, default="error"
         What to do with interactions whose id is not in the given `user_ids` or `item_ids`: raise an error, or leave
-        these interactions out. If all items of a user are left out, the user has a row of zeros.
+        these interactions out. If all items of a user are left out, the user has a row of zeros. If not a single id is
+        known, "ignore" warns, because ids of another type are the usual reason: "1" is not 1.
     dtype : numeric dtype, default=numpy.float32
         Dtype of the matrix. An integer type that cannot hold the values is an error.
 
@@ -177,13 +179,33 @@ def _locate(name, column, ids, unknown):
         return inverse, distinct
     ids = _as_ids(f"{name[:-1]}_ids", ids)
     position = _positions(name, distinct, ids)
-    if unknown == "error" and (position < 0).any():
-        strange = distinct[position < 0]
+    strange, ids_name = distinct[position < 0], f"{name[:-1]}_ids"
+    if len(strange) and unknown == "error":
         raise ValueError(
-            f"{len(strange)} of the {len(distinct)} distinct {name} are not in {name[:-1]}_ids, the first being "
+            f"{len(strange)} of the {len(distinct)} distinct {name} are not in {ids_name}, the first being "
             f"{_quote(strange.tolist())}; pass unknown='ignore' to leave their interactions out."
+            + _on_types(name, strange, ids_name, ids)
+        )
+    if len(strange) == len(distinct):
+        warnings.warn(
+            f"None of the {len(distinct)} distinct {name} is in {ids_name}, so the matrix is empty: the first are "
+            f"{_quote(strange.tolist())}, and {ids_name} begin with {_quote(ids.tolist())}."
+            + _on_types(name, strange, ids_name, ids),
+            UserWarning,
+            stacklevel=3,
         )
     return position[inverse], ids
+
+
+def _on_types(name, strange, ids_name, ids):
+    """A hint where ids are unknown because they are of another type than the known ones: "1" is not 1."""
+    given, known = (
+        {"number" if isinstance(id_, numbers.Real) else type(id_).__name__ for id_ in some.tolist()}
+        for some in (strange, ids)
+    )
+    if given & known:
+        return ""
+    return f" {name} hold {', '.join(sorted(given))}, {ids_name} {', '.join(sorted(known))}: convert one of them."
 
 
 def _factorize(name, column):

@@ -3,14 +3,17 @@
     e_step of each batch -> add -> reduce -> bound -> m_step -> stop?
 
 The loop owns restarts, stopping, the trace, the guard against bounds that are not finite, acceleration, and the sums
-over batches and processes. A model is an `EMModel`: three pure functions, whatever it is a model of.
+over batches, threads and processes. A model is an `EMModel`: three pure functions, whatever it is a model of.
 
 Parameters and statistics are NamedTuples. Statistics add: those of a union of rows are the sums of the statistics,
 field by field. A field that is no plain sum (the k farthest rows) brings its own `+`, which must be commutative and
 associative.
 """
 
+import contextlib
+import copy
 import math
+import queue
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
@@ -19,10 +22,13 @@ from typing import NamedTuple, Protocol
 import torch
 
 from skvae import _reduce
+from skvae._tensors import Workers, threads_to_share
 from skvae.elbo import FitResult
 from skvae.engines.contracts import check_contract
-from skvae.engines.watching import Watcher
+from skvae.engines.watching import CONVERGED, LIMIT, STOPPED, Watcher
 
+_GROUPS = 16  # of consecutive batches, each summed by one thread; on how many threads changes no digit of the sums
+_FEWEST_BATCHES = 4  # of fewer the threads would wait for each other longer than they save
 _LONGEST_STEP = 4.0  # the first bound on the length of an extrapolation, in EM steps; it adapts by this factor
 
 
@@ -30,7 +36,7 @@ class EMModel(Protocol):
     """What `ascend` wants of a model.
 
     A model holds its settings, and at most memory to work in, of which it returns nothing. Parameters and statistics
-    are passed in and returned.
+    are passed in and returned. Where several threads take E-steps, each has a deep copy of the model.
     """
 
     def e_step(self, batch, params, memory=None):
@@ -112,7 +118,8 @@ def ascend(model, batches, init_params, *, plan, watcher=None):
     ----------
     model : EMModel or AcceleratedEMModel
     batches : iterable
-        Whatever the model's `e_step` takes; gone through once an iteration.
+        Whatever the model's `e_step` takes; gone through once an iteration. Many batches of a `Table` on the CPU are
+        shared out to threads.
     init_params : iterable of NamedTuple of Tensor
         Parameters that each restart begins from. A generator computes them when their restart begins.
     plan : Plan
@@ -133,15 +140,19 @@ def ascend(model, batches, init_params, *, plan, watcher=None):
     """
     check_contract(model, AcceleratedEMModel if plan.accelerate else EMModel, "engines.em.ascend(model=...)")
     watcher = watcher or Watcher()
-    fits = (_run_restart(model, batches, params, restart, plan, watcher) for restart, params in enumerate(init_params))
-    return reduce(lambda best, fit: fit if _height(fit) > _height(best) else best, fits)
+    with _crew_for(model, batches) as crew:
+        fits = (
+            _run_restart(model, batches, params, restart, plan, watcher, crew)
+            for restart, params in enumerate(init_params)
+        )
+        return reduce(lambda best, fit: fit if _height(fit) > _height(best) else best, fits)
 
 
 def _height(fit):
     return fit.lower_bounds[-1] if fit.lower_bounds else -math.inf
 
 
-def _run_restart(model, batches, params, restart, plan, watcher):
+def _run_restart(model, batches, params, restart, plan, watcher, crew):
     """Run one restart."""
     fit, memory = FitResult(params), None
     path = _Squarem(model) if plan.accelerate else _PlainPath()
@@ -149,14 +160,14 @@ def _run_restart(model, batches, params, restart, plan, watcher):
     for number in range(plan.max_iter):
         watcher.begins(number)
         try:
-            stats, memory, bound = _evaluate(model, batches, params, memory, plan.weight)
+            stats, memory, bound = _evaluate(model, batches, params, memory, plan.weight, crew)
         except torch.linalg.LinAlgError:
             if not path.extrapolated:
                 raise
             bound = math.nan
         if path.refuses(bound, last_bound):
             params = path.plain
-            stats, memory, bound = _evaluate(model, batches, params, memory, plan.weight)
+            stats, memory, bound = _evaluate(model, batches, params, memory, plan.weight, crew)
         if not math.isfinite(bound):
             raise FloatingPointError(
                 f"The bound of {type(model).__name__} was {bound} in iteration {number} of start {restart}; "
@@ -170,31 +181,48 @@ def _run_restart(model, batches, params, restart, plan, watcher):
         fit.converged = not path.extrapolated and bool(plan.converged(report))
         stop = watcher.ends(report)
         params = found if fit.converged or stop or number + 1 == plan.max_iter else path.next(params, found)
-        if fit.converged or stop:
+        if fit.converged or stop or number + 1 == plan.max_iter:
+            watcher.concludes(CONVERGED if fit.converged else STOPPED if stop else LIMIT)
             break
     fit.params, fit.memory = params, memory
     return fit
 
 
-def _evaluate(model, batches, params, memory, weight):
+def _evaluate(model, batches, params, memory, weight, crew):
     """Statistics and memory of one E-step, and the mean bound under its parameters."""
-    stats, memory = collect(model, batches, params, memory)
+    stats, memory = collect(model, batches, params, memory, crew=crew)
     return stats, memory, float(model.bound(stats, params)) / weight
 
 
-def collect(model, batches, params, memory=None):
+def collect(model, batches, params, memory=None, *, crew=None):
     """Take one E-step over all batches: the statistics of all rows, and what the model remembers of each batch."""
-    total, kept = None, []
-    for number, batch in enumerate(batches):
-        stats, remembered = model.e_step(batch, params, memory[number] if memory else None)
-        kept.append(remembered)
-        total = stats if total is None else add(total, stats)
+
+    def of_group(group):
+        with contextlib.nullcontext(model) if crew is None else crew.own_model() as own:
+            total, kept = None, []
+            for number, batch in group():
+                stats, remembered = own.e_step(batch, params, memory[number] if memory else None)
+                kept.append(remembered)
+                total = stats if total is None else add(total, stats)
+            return total, kept
+
+    found = (map if crew is None else crew.workers.map)(of_group, _groups(batches))
+    total, kept = reduce(lambda some, others: (add(some[0], others[0]), some[1] + others[1]), found)
     return type(total)(*_reduce.total(*total)), kept
 
 
 def summed(function, batches):
-    """Sum a function that returns a NamedTuple over all batches, here and in other processes."""
-    total = reduce(add, map(function, batches))
+    """Sum a function that returns a NamedTuple over all batches, here and in other processes.
+
+    Several threads may call the function at once.
+    """
+    n_threads = _n_threads(batches)
+    with contextlib.nullcontext() if n_threads == 1 else Workers(n_threads) as workers:
+
+        def of_group(group):
+            return reduce(add, (function(batch) for _, batch in group()))
+
+        total = reduce(add, (map if workers is None else workers.map)(of_group, _groups(batches)))
     return type(total)(*_reduce.total(*total))
 
 
@@ -203,6 +231,58 @@ def add(some, others):
     return type(some)(*(a + b for a, b in zip(some, others)))
 
 
+# ------------------------------------------------------------------------------------------------------------- threads
+class _Crew:
+    """Worker threads that take E-steps, and as many copies of a model, each used by one thread at a time."""
+
+    def __init__(self, workers, model, n_copies):
+        self.workers, self._models = workers, queue.SimpleQueue()
+        for _ in range(n_copies):
+            self._models.put(copy.deepcopy(model))
+
+    @contextlib.contextmanager
+    def own_model(self):
+        model = self._models.get()
+        try:
+            yield model
+        finally:
+            self._models.put(model)
+
+
+@contextlib.contextmanager
+def _crew_for(model, batches):
+    """A `_Crew` where several threads are faster than one, else None."""
+    n_threads = _n_threads(batches)
+    if n_threads == 1:
+        yield None
+    else:
+        with Workers(n_threads) as workers:
+            yield _Crew(workers, model, n_threads)
+
+
+def _n_threads(batches):
+    """How many threads to share batches out to."""
+    if not getattr(batches, "on_cpu", False) or len(batches) < _FEWEST_BATCHES:
+        return 1
+    return min(threads_to_share(), _GROUPS, len(batches))
+
+
+def _groups(batches):
+    """Functions that return the numbered batches of a group, all together those of `batches`.
+
+    Where the groups begin and end does not depend on the number of threads.
+    """
+    if not hasattr(batches, "part") or len(batches) == 1:
+        return [lambda: enumerate(batches)]
+    n, n_groups = len(batches), min(_GROUPS, len(batches))
+    edges = [n * group // n_groups for group in range(n_groups + 1)]
+    return [
+        lambda start=start, stop=stop: enumerate(batches.part(start, stop), start)
+        for start, stop in zip(edges[:-1], edges[1:])
+    ]
+
+
+# -------------------------------------------------------------------------------------------------------- acceleration
 class _PlainPath:
     """Ascent without acceleration."""
 

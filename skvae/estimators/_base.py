@@ -1,6 +1,7 @@
 """What all estimators share: state that is set as a whole or not at all, and that knows its version."""
 
 import contextlib
+import inspect
 import warnings
 
 import numpy as np
@@ -15,6 +16,11 @@ class Estimator(CallbackSupportMixin, BaseEstimator):
     """What all estimators of the package have in common."""
 
     _parameter_constraints = {}  # of a subclass: parameter names to what scikit-learn checks of them
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        for base in cls.__mro__:
+            _hide_shared_class(base)
 
     def __getstate__(self):
         return {**super().__getstate__(), "_skvae_version": __version__}
@@ -49,6 +55,19 @@ class Estimator(CallbackSupportMixin, BaseEstimator):
         for name, value in attributes.items():
             setattr(self, name, value)
         return self
+
+
+def _hide_shared_class(base):
+    """Let Python's errors say "fit_covariance() missing ...", without the name of a class that no user knows.
+
+    A class of the package is shared, and not public, if its module's name begins with an underscore.
+    """
+    package, _, module = base.__module__.rpartition(".")
+    if package.startswith("skvae.") and module.startswith("_"):
+        for name, function in vars(base).items():
+            while inspect.isfunction(function):
+                function.__qualname__ = name
+                function = getattr(function, "__wrapped__", None)
 
 
 class LikelihoodScoreMixin:

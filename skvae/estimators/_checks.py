@@ -6,8 +6,24 @@ from numbers import Integral
 import joblib
 import numpy as np
 from sklearn.utils import check_random_state
+from sklearn.utils.validation import validate_data
+
+from skvae.tables.checks import naming_cells
 
 _MAX_SEED = 2**31 - 1
+
+
+def validated(estimator, X, *, reset, ensure_all_finite="allow-nan", **others):
+    """Check a table of numbers as scikit-learn does; errors about a cell name it. Returns an array of floats."""
+    with naming_cells(X, type(estimator).__name__):
+        return validate_data(
+            estimator, X, reset=reset, dtype=[np.float64, np.float32], ensure_all_finite=ensure_all_finite, **others
+        )
+
+
+def column_names(estimator):
+    """Names of the columns that an estimator was fitted to, None where they have none."""
+    return getattr(estimator, "feature_names_in_", None)
 
 
 def check_n_samples(n_samples):

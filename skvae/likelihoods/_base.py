@@ -122,6 +122,8 @@ class Likelihood(ReconstructionTerm):
     encoder_input : None or method
         NumPy array of cells (n, D) -> what the encoder reads of them, which is then standardised; None: it reads the
         cells as they are in the model layout.
+    in_float64 : bool
+        Whether rows of float32 are scored in float64, since log p(x) is a small difference of large numbers.
     """
 
     name = None
@@ -132,6 +134,7 @@ class Likelihood(ReconstructionTerm):
     scaling = None
     outside = None
     encoder_input = None
+    in_float64 = False
 
     @abc.abstractmethod
     def mean(self, f, own=None):

@@ -28,6 +28,7 @@ class Mixed(Likelihood):
                 raise ValueError(f"Part {i} has the columns {start} to {stop}, but the part before it ends at {end}.")
             end = stop
         self.empty_rows_inform = any(likelihood.empty_rows_inform for likelihood, _, _ in self.parts)
+        self.in_float64 = any(likelihood.in_float64 for likelihood, _, _ in self.parts)
 
     def log_prob(self, x, f, own=None):
         return sum(part.log_prob(x.columns(*at), f_part, mine) for part, at, f_part, mine in self._split(f, own))

@@ -7,7 +7,7 @@ from torch.autograd.function import once_differentiable
 
 from skvae._tensors import kept_gradient
 from skvae.likelihoods._base import ClickLikelihood, Likelihood, fine_uniform, quantile
-from skvae.likelihoods._counts import CountDomain
+from skvae.likelihoods._counts import CountDomain, in_float64, log_factorials
 
 _MANY_DRAWS = 1000  # of one row, which are then no longer made one by one
 
@@ -34,6 +34,7 @@ class Multinomial(CountDomain, Likelihood, ClickLikelihood):
         return Multinomial(float(mean.sum())) if self.total is None else self
 
     def log_prob(self, x, f, own=None):
+        x, f = in_float64(x, f)
         return x.inner(f) - x.sum() * x.logsumexp(f)
 
     def log_prob_of_linear(self, x, h, weight, bias):
@@ -41,7 +42,8 @@ class Multinomial(CountDomain, Likelihood, ClickLikelihood):
         return _MultinomialOfLinear.apply(h, weight, bias, x)
 
     def log_base(self, x):
-        return (x.sum() + 1).lgamma() - x.sum((x.value + 1).lgamma())
+        of_total, of_cells = log_factorials(x)
+        return of_total - of_cells
 
     def mean(self, f, own=None):
         return self._total() * f.softmax(-1)

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from scipy import special
 
 from skvae.likelihoods._base import LEAST_RATE, beside, fine_uniform
-from skvae.likelihoods._counts import CountLikelihood, draw_counts
+from skvae.likelihoods._counts import CountLikelihood, draw_counts, in_float64
 
 _LOG_DISPERSION = 15.0  # largest size of a log-dispersion; a negative binomial is Poisson long before
 _LARGE_DISPERSION = 50.0  # from which Stirling's series is exact to rounding
@@ -20,6 +20,7 @@ class NegativeBinomial(CountLikelihood):
     name = "negative_binomial"
 
     def log_prob(self, x, f, own=None):
+        x, f = in_float64(x, f)
         s = self._log_dispersion(own, f)
         r = s.exp()
         above = _log_rising(x.value, r, s) - (x.value + r) * F.softplus(f - s)

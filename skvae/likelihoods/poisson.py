@@ -3,7 +3,7 @@
 import torch
 from torch.autograd.function import once_differentiable
 
-from skvae.likelihoods._counts import STEEP, CountLikelihood, draw_counts
+from skvae.likelihoods._counts import STEEP, CountLikelihood, draw_counts, in_float64
 
 
 class Poisson(CountLikelihood):
@@ -15,6 +15,7 @@ class Poisson(CountLikelihood):
     name = "poisson"
 
     def log_prob(self, x, f, own=None):
+        x, f = in_float64(x, f)
         return x.inner(f) - x.over_cells(_Rate.apply(f))
 
     def sample(self, f, own, noise, row):

@@ -11,6 +11,7 @@ from skvae.metrics import _ranking
 from skvae.metrics._holdout import check_seed, check_test_size, content_holdout
 from skvae.metrics._ranking import best_items, check_k, row_blocks
 
+_LIST_LENGTH = 100  # where nobody says how long
 _METRICS = {
     "ndcg": _ranking.ndcg_at_k,
     "recall": _ranking.recall_at_k,
@@ -22,7 +23,7 @@ _METRICS = {
 }
 
 
-def make_ranking_scorer(metric="ndcg", *, k=100, holdout=0.2, seed=0):
+def make_ranking_scorer(metric="ndcg", *, k=None, holdout=0.2, seed=0):
     """Make a scorer for recommenders, to pass as `scoring=` to `GridSearchCV`, `cross_validate` and similar functions.
 
     The folds split the users. For every test user the scorer hides a part of the interactions, lets the recommender
@@ -36,13 +37,14 @@ def make_ranking_scorer(metric="ndcg", *, k=100, holdout=0.2, seed=0):
         follow: "recall@20". A list of metrics is computed from one ranking, and the scorer then returns a dict.
         `cross_validate` and `GridSearchCV(..., refit="ndcg@100")` take such a scorer; `HalvingGridSearchCV` takes only
         a single metric.
-    k : int, default=100
-        Length of the list for every metric that has no length of its own.
+    k : int or None, default=None
+        Length of the list for every metric that has no length of its own. None: 100.
     holdout : float, default=0.2
         Share of each row to hide, inside (0, 1), if no held-out interactions are given as y.
     seed : int, default=0
-        Seed of the choice of the hidden items. `content_holdout` makes this choice. So all candidates are scored on the
-        same hidden items, and the order of rows, batches and n_jobs do not matter.
+        Seed of the choice of the hidden items. `content_holdout` makes this choice for all rows of a test fold at once.
+        So all candidates are scored on the same hidden items, whatever n_jobs is. In another order of the rows, equal
+        rows exchange their hidden items.
 
     Returns
     -------
@@ -52,7 +54,8 @@ def make_ranking_scorer(metric="ndcg", *, k=100, holdout=0.2, seed=0):
     Raises
     ------
     ValueError
-        If a metric is unknown or named twice, or another argument is out of its range.
+        If a metric is unknown or named twice, if k is given but every metric has a length of its own, or if another
+        argument is out of its range.
 
     See Also
     --------
@@ -95,28 +98,33 @@ def make_ranking_scorer(metric="ndcg", *, k=100, holdout=0.2, seed=0):
     >>> X = (np.random.RandomState(0).rand(60, 30) < np.linspace(0.05, 0.5, 30)).astype(float)
     >>> scoring = make_ranking_scorer(["ndcg@100", "recall@5"])
     >>> scoring
-    make_ranking_scorer(['ndcg@100', 'recall@5'], k=100, holdout=0.2, seed=0)
+    make_ranking_scorer(['ndcg@100', 'recall@5'], holdout=0.2, seed=0)
     >>> results = cross_validate(Popularity(), X, scoring=scoring, cv=3)
     >>> sorted(name for name in results if name.startswith("test_"))
     ['test_ndcg@100', 'test_recall@5']
     """
-    check_k(k)
+    if k is not None:
+        check_k(k)
     check_test_size(holdout, "holdout")
     check_seed(seed)
     several = not isinstance(metric, str)
     names = tuple(metric) if several else (metric,)
     if not names or len(set(names)) < len(names):
         raise ValueError(f"metric must name one metric or several different ones, but it is {metric!r}.")
-    for name in names:
-        _parse(name, k)
-    return _RankingScorer(names, several, int(k), float(holdout), int(seed))
+    reads_k = None in [_parse(name, None)[1] for name in names]
+    if k is not None and not reads_k:
+        raise ValueError(
+            f"k={k} is for metrics without a length of their own, but {metric!r} has its own; leave out one of the two."
+        )
+    k = (_LIST_LENGTH if k is None else int(k)) if reads_k else None
+    return _RankingScorer(names, several, k, float(holdout), int(seed))
 
 
 @dataclass(frozen=True, repr=False)
 class _RankingScorer:
     names: tuple
     several: bool
-    k: int
+    k: int | None  # None where every metric has a length of its own
     holdout: float
     seed: int
 
@@ -157,7 +165,8 @@ class _RankingScorer:
 
     def __repr__(self):
         metric = list(self.names) if self.several else self.names[0]
-        return f"make_ranking_scorer({metric!r}, k={self.k}, holdout={self.holdout}, seed={self.seed})"
+        k = "" if self.k is None else f"k={self.k}, "
+        return f"make_ranking_scorer({metric!r}, {k}holdout={self.holdout}, seed={self.seed})"
 
     def __sklearn_clone__(self):
         return self  # nothing in it can change

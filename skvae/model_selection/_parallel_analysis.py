@@ -85,7 +85,8 @@ def parallel_analysis(X, *, n_draws=100, quantile=0.95, method="permutation", co
         raise ValueError("quantile must lie between 0 and 1, but is nan.")
     if method not in ("permutation", "normal"):
         raise ValueError(f"method must be 'permutation' or 'normal', not {method!r}.")
-    X = np.ascontiguousarray(_checked(X, correlation).T)  # a column is a row from here on
+    constant = "drop them, or pass correlation=False." if correlation else None
+    X = np.ascontiguousarray(checked_rows(X, "Parallel analysis", constant).T)  # a column is a row from here on
     rng = np.random.RandomState() if random_state is None else check_random_state(random_state)
     seeds = rng.randint(2**31 - 1, size=n_draws)  # a stream for each draw
     eigenvalues = _eigenvalues(_scaled(X, correlation))
@@ -104,19 +105,20 @@ def parallel_analysis(X, *, n_draws=100, quantile=0.95, method="permutation", co
     return Bunch(n_components=n_components, eigenvalues=eigenvalues, thresholds=thresholds)
 
 
-def _checked(X, correlation):
+def checked_rows(X, name, remedy):
+    """Check complete rows of float64; constant columns are refused with a `remedy`, unless that is None."""
     X = check_array(X, dtype=np.float64, ensure_all_finite=False, ensure_min_samples=2, input_name="X")
     if not np.isfinite(X).all():
         row, column = np.argwhere(~np.isfinite(X))[0]
         raise ValueError(
-            f"Parallel analysis needs complete, finite rows, but X[{row}, {column}] = {X[row, column]} "
+            f"{name} needs complete, finite rows, but X[{row}, {column}] = {X[row, column]} "
             f"({(~np.isfinite(X)).sum()} such cells); drop these rows, or impute the cells first."
         )
     constant = np.flatnonzero(X.min(0) == X.max(0))
-    if correlation and len(constant):
+    if remedy is not None and len(constant):
         raise ValueError(
             f"A constant column correlates with nothing, but column {constant[0]} of X is {X[0, constant[0]]} in every "
-            f"row ({len(constant)} such columns); drop them, or pass correlation=False."
+            f"row ({len(constant)} such columns); {remedy}"
         )
     return X
 

@@ -173,10 +173,9 @@ def _assign_by_list(entries, noise, n, names, who):
     left = [j for j in range(n) if assigned[j] is None]
     for columns, fault, remedy in ((twice, "more than once", "once"), (left, "not at all", "too")):
         if columns:
-            labels = listed([repr(label(names, j)) for j in columns])
             raise ValueError(
-                f"{who} expects likelihood to name every column once, but it names column(s) {labels} {fault}; "
-                f"name them {remedy}."
+                f"{who} expects likelihood to name every column once, but it names column(s) "
+                f"{listed(columns, names)} {fault}; name them {remedy}."
             )
     return assigned, objects
 

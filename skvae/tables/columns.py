@@ -99,8 +99,8 @@ class Columns(NamedTuple):
         Columns that hold Booleans.
     of_objects : bool
         Whether an array of objects was fitted.
-    frame : FrameFacts or None
-        Labels and dtypes of a DataFrame.
+    frame : FrameFacts, list or None
+        Labels and dtypes of a DataFrame; of polars, as `polars_frames.names_and_dtypes` gives them.
     all_numbers : bool
         Whether the table holds nothing but numbers, so that an array says it all.
     blocks : tuple of Block
@@ -126,7 +126,7 @@ class Columns(NamedTuple):
     level_dtypes: dict
     boolean_columns: tuple
     of_objects: bool
-    frame: FrameFacts | None
+    frame: FrameFacts | list | None
     all_numbers: bool
     blocks: tuple
     source: np.ndarray
@@ -162,7 +162,7 @@ class Columns(NamedTuple):
 
     def cell(self, row, j):
         """Name a cell of the table, as errors do."""
-        return f"X[{row}, {label(self.names, j)!r}]"
+        return cell_label(self.names, row, j)
 
 
 def _ranges(columns):
@@ -177,7 +177,13 @@ def label(names, j):
     return int(j) if names is None else names[j]
 
 
-def listed(words, most=20):
-    """Put words side by side, the first ones of many."""
+def cell_label(names, row, j):
+    """Name a cell of the table X."""
+    return f"X[{row}, {label(names, j)!r}]"
+
+
+def listed(columns, names=None, most=10):
+    """Put the labels of columns side by side, or other things in words: the first ones of many, and how many more."""
+    words = [repr(label(names, each)) if isinstance(each, int | np.integer) else str(each) for each in columns]
     shown = ", ".join(words[:most])
-    return shown if len(words) <= most else f"{shown}, ... ({len(words)} in all)"
+    return shown if len(words) <= most else f"{shown} and {len(words) - most} more"

@@ -6,7 +6,8 @@ import numpy as np
 
 from skvae.likelihoods import Mixed
 from skvae.tables.frame_facts import dtype_of, empty_frame, not_plain
-from skvae.tables.frames import as_table, filled_frame, is_frame, series_like, words
+from skvae.tables.frames import as_table, filled_frame, is_frame, merged, series_like, words
+from skvae.tables.polars_frames import is_polars, made, names_and_dtypes
 
 
 def decode(values, columns):
@@ -83,9 +84,14 @@ def restore(numbers, columns, like=None):
         Booleans are whether a number exceeds 0.5. An array has the dtype of `numbers`, or holds objects if levels
         are no numbers, or Booleans among objects.
     """
-    fitted = None if columns.frame is None else [dtype_of(facts) for facts in columns.frame.dtypes]
+    facts = columns.frame
+    of_polars = isinstance(facts, list)
+    if is_polars(like) or like is None and of_polars:
+        described = facts if of_polars else names_and_dtypes(like)
+        return made(described, lambda j, dtype: _words(numbers[:, j], dtype, j, columns))
+    fitted = None if facts is None or of_polars else [dtype_of(each) for each in facts.dtypes]
     if like is None and fitted is not None:
-        like = empty_frame(columns.frame).reindex(range(len(numbers)))
+        like = empty_frame(facts).reindex(range(len(numbers)))
     if not is_frame(like):
         return _as_array(numbers, columns)
     out = like.copy()
@@ -116,7 +122,7 @@ def fill_missing(X, numbers, values, columns):
     missing = np.isnan(numbers)
     if is_frame(X):
         return filled_frame(X, missing, lambda j, rows, dtype: _words(values[rows, j], dtype, j, columns))
-    filled = _as_array(np.where(missing, values, numbers).astype(numbers.dtype, copy=False), columns)
+    filled = _as_array(merged(missing, values, numbers), columns)
     if filled.dtype == object:  # what was observed stays as it is: True stays True
         filled[~missing] = as_table(X, columns.who)[~missing]
     return filled
@@ -124,7 +130,9 @@ def fill_missing(X, numbers, values, columns):
 
 def with_index_of(X, table, columns):
     """Give a table that was decoded from rows of X the index and labels of X, where that is a frame."""
-    if not is_frame(X):
+    if is_polars(X):
+        return type(X)(table, schema=X.columns, orient="row") if columns.all_numbers else table
+    if not is_frame(X) or is_polars(table):
         return table
     return type(X)(table, index=X.index, columns=X.columns) if columns.all_numbers else table.set_axis(X.index, axis=0)
 

@@ -4,6 +4,7 @@ import numpy as np
 
 from skvae._rounding import CONSTANT_VARIANCE
 from skvae.tables.categories import codes_of
+from skvae.tables.checks import is_date, no_dates
 from skvae.tables.column_likelihoods import likelihood_of
 from skvae.tables.column_statistics import slices
 from skvae.tables.columns import label, listed
@@ -89,6 +90,8 @@ def _floats(values, missing, j, columns, custom):
                 f"{value!r} is a string; convert the column to numbers, for example by OneHotEncoder, or let "
                 "VAETransformer read it as 'categorical', by a list of (likelihood, columns) or by likelihood='auto'."
             )
+        if is_date(value):
+            raise TypeError(no_dates(columns.who, label(columns.names, j), type(value).__name__))
         try:
             numbers[row] = value
         except TypeError as error:

@@ -1,5 +1,7 @@
 """DataFrames in plain words: their labels, dtypes and values such as dates, written down and made again.
 
+Of frames of polars, `polars_frames` does the same.
+
 pandas is imported only to make them again, and to name the dtype of values that are objects of pandas.
 """
 

@@ -1,6 +1,6 @@
 """Tables as users have them, arrays and DataFrames: their cells as numbers, and numbers as their cells again.
 
-pandas is never imported: a frame is known by what it can do.
+Neither pandas nor polars is imported: a frame is known by what it can do.
 """
 
 from numbers import Real
@@ -9,11 +9,14 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.utils import check_array
 
+from skvae.tables import polars_frames
+from skvae.tables.polars_frames import is_polars
+
 
 # --------------------------------------------------------------------------------------------------------- from a table
 def is_frame(X):
-    """Tell whether X is a pandas DataFrame, by what it can do."""
-    return hasattr(X, "iloc") and getattr(X, "ndim", 0) == 2
+    """Tell whether X is a DataFrame of pandas or polars, by what it can do."""
+    return hasattr(X, "iloc") and getattr(X, "ndim", 0) == 2 or is_polars(X)
 
 
 def as_table(X, who):
@@ -24,14 +27,16 @@ def as_table(X, who):
         given, X = X, np.asarray(X)
         if X.dtype.kind in "US" and not isinstance(given, np.ndarray):  # [[1, "a"]]: the 1 should stay a number
             X = np.asarray(given, dtype=object)
-    if X.ndim != 2 or 0 in X.shape or (not is_frame(X) and X.dtype.kind not in "fiubOUS"):
+    if 0 in X.shape or not is_frame(X) and (X.ndim != 2 or X.dtype.kind not in "fiubOUS"):
         check_array(X, ensure_all_finite=False, estimator=who)
         raise ValueError(f"{who} expects a table of numbers, Booleans or strings, but X has dtype {X.dtype}.")
     return X
 
 
 def dtypes_of(table):
-    """List the dtype of each column of a frame, or the one of an array."""
+    """List the dtype of each column of a frame (of polars: its like in NumPy), or the one of an array."""
+    if is_polars(table):
+        return polars_frames.numpy_dtypes(table)
     return list(table.dtypes) if is_frame(table) else [table.dtype]
 
 
@@ -51,6 +56,8 @@ def _is_float(dtype):
 
 def cells_of(table, j):
     """Give the cells of a column as floats, integers, Booleans or objects, and which of them are missing."""
+    if is_polars(table):
+        return polars_frames.cells_of(table, j)
     if is_frame(table):
         series = table.iloc[:, j]
         missing = series.isna().to_numpy(dtype=bool)
@@ -88,8 +95,7 @@ def all_booleans(table, j):
 
 def declared_levels(table, j):
     """List the levels that a frame declares for a column of categories, observed or not."""
-    dtype = table.dtypes.iloc[j] if is_frame(table) else None
-    return list(getattr(dtype, "categories", ()))
+    return list(getattr(dtypes_of(table)[j], "categories", ())) if is_frame(table) else []
 
 
 # ----------------------------------------------------------------------------------------------------------- to a table
@@ -114,7 +120,7 @@ def imputed(X, checked, values, *, are_levels=False):
     """
     missing = np.isnan(checked)
     if not is_frame(X):
-        return np.where(missing, values, checked).astype(checked.dtype, copy=False)
+        return merged(missing, values, checked)
 
     def cells(j, rows, dtype):
         found = values[rows, j]
@@ -123,8 +129,16 @@ def imputed(X, checked, values, *, are_levels=False):
     return filled_frame(X, missing, cells)
 
 
+def merged(missing, values, cells):
+    """Give the cells with values where they are missing, as far as their dtype reaches."""
+    limits = np.finfo(cells.dtype)
+    return np.where(missing, np.clip(values, limits.min, limits.max), cells).astype(cells.dtype, copy=False)
+
+
 def filled_frame(X, missing, cells):
     """Copy a frame, with `cells(j, rows, dtype)` in the missing cells of column j: in the rows of a mask."""
+    if is_polars(X):
+        return polars_frames.filled(X, missing, cells)
     out = X.copy()
     for j in np.flatnonzero(missing.any(axis=0)):
         series, rows = X.iloc[:, j], missing[:, j]

@@ -14,6 +14,7 @@ from skvae.tables.columns import Block, Columns, ColumnStatistics, label
 from skvae.tables.encoding import as_numbers
 from skvae.tables.frame_facts import facts_of, made_plain
 from skvae.tables.frames import all_booleans, as_table, cells_of, declared_levels, dtypes_of, is_frame, names_of
+from skvae.tables.polars_frames import is_polars, names_and_dtypes
 from skvae.tables.weights import drop_weightless
 
 _CELLS_AT_ONCE = 2**22  # in float64, where statistics are computed
@@ -74,7 +75,7 @@ def read_columns(X, likelihood="gaussian", noise="diag", *, names=None, who="Col
         level_dtypes=level_dtypes,
         boolean_columns=booleans,
         of_objects=not frame and table.dtype == object,
-        frame=facts_of(table) if frame else None,
+        frame=None if not frame else names_and_dtypes(table) if is_polars(table) else facts_of(table),
         all_numbers=only_numbers and not levels and not booleans,
         blocks=(),
         source=np.empty(0, dtype=np.intp),
@@ -121,8 +122,8 @@ def measure_columns(columns, numbers, sample_weight=None, custom=None):
     """
     numbers, weight = drop_weightless(numbers, sample_weight)
     weight = np.ones(len(numbers)) if weight is None else weight
-    refuse_empty_columns(numbers, columns.who)
-    refuse_overflow(numbers)
+    refuse_empty_columns(numbers, columns.who, names=columns.names)
+    refuse_overflow(numbers, np.float64)
     missing = np.isnan(numbers)
     seen = ~missing if missing.any() else None
     mean, variance = column_means_and_variances(numbers, weight, seen)

@@ -1,4 +1,4 @@
-"""Drops rows of weight zero and, in small fits, merges equal rows."""
+"""Drops rows of weight zero, merges equal rows in small fits, and splits rows into observations."""
 
 import numpy as np
 import scipy.sparse as sp
@@ -74,6 +74,58 @@ def _sorted_by(key, X, kind):
     one, other = X[order[twins]], X[order[twins + 1]]
     same = ((one == other) | (np.isnan(one) & np.isnan(other))).all(axis=1)
     return order, np.delete(np.arange(len(key)), twins[same] + 1), same.all()
+
+
+def observations(weight, most=None):
+    """Split rows into observations: a row of weight w is w of them, the last of which may weigh less than one.
+
+    Parameters
+    ----------
+    weight : float64 ndarray of shape (n_rows,)
+    most : int or None, default=None
+        Above so many, an observation stands for several.
+
+    Returns
+    -------
+    row : int64 ndarray of shape (n_observations,)
+        Of each observation, in order.
+    weight : float64 ndarray of shape (n_observations,)
+    """
+    size = 1.0 if most is None else max(1.0, weight.sum() / most)
+    n = np.ceil(weight / size).astype(np.int64)
+    weight_of = np.full(n.sum(), size)
+    weight_of[np.cumsum(n) - 1] = weight - (n - 1) * size
+    return np.repeat(np.arange(len(weight)), n), weight_of
+
+
+def spread(X, weight, n_rows):
+    """Split heavy rows of a table that has fewer than `n_rows` into equal ones, towards that number.
+
+    A network draws noise for each row of a step, and a few rows of large weight draw too little. No row is split into
+    more rows than whole observations.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_distinct, n_features)
+    weight : float64 ndarray of shape (n_distinct,) or None
+    n_rows : int
+
+    Returns
+    -------
+    X, weight
+        The very same objects where nothing had to change.
+    """
+    if weight is None or len(X) >= n_rows or weight.max() <= 1:
+        return X, weight
+    most = np.maximum(np.floor(weight), 1.0)
+    parts = np.floor(n_rows * weight / weight.sum()).clip(1.0, most).astype(np.int64)
+    row = np.repeat(np.arange(len(X)), parts)
+    each = np.floor(weight / parts)  # whole observations; the first parts get one more, the last what is left
+    rank = np.arange(len(row)) - np.repeat(np.cumsum(parts) - parts, parts)
+    left = np.floor(weight) - each * parts
+    split = each[row] + (rank < left[row])
+    split[np.cumsum(parts) - 1] += weight - np.floor(weight)
+    return X[row], split
 
 
 def drop_weightless(X, sample_weight):

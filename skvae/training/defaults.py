@@ -19,6 +19,7 @@ import numpy as np
 FEW_ROWS = 50
 RANDOM_RESTART_ROWS = 250  # up to so many rows random weights may lead where factor analysis does not
 MANY_ROWS = 10_000
+LEAST_BATCH = 128  # rows a step, where a table has as many observations
 MANY_USERS = 10_000  # from here on, early_stopping="auto" can spare a tenth of them
 _N_FOLDS = 5
 _FOLD_ROWS, _FOLD_CELLS = 2000, 200_000  # up to which every row is held out by one copy
@@ -26,9 +27,12 @@ _STEPS_PER_VALIDATION = (20, 50)  # of few rows and of many
 _ROWS_OF_MANY_STEPS = 1000
 
 
-def n_folds(n_rows, n_cells):
-    """How many folds are held out, each by one copy; 1: only a part of the rows is ever held out."""
-    return min(_N_FOLDS, n_rows) if n_rows < _FOLD_ROWS and n_cells <= _FOLD_CELLS else 1
+def n_folds(n_rows, n_cells, n_observations):
+    """How many folds are held out, each by one copy; 1: only a part of the rows is ever held out.
+
+    The limits are those of a copy's time, so they count a row once, however many observations it stands for.
+    """
+    return min(_N_FOLDS, n_observations) if n_rows < _FOLD_ROWS and n_cells <= _FOLD_CELLS else 1
 
 
 def n_validation_draws(n_rows):
@@ -62,7 +66,7 @@ def autoencoder_defaults(n_rows, *, validates, linear):
 
 
 def _by_steps(n_rows, steps, rate):
-    batch_size = int(np.clip(n_rows // 40, 128, 512))
+    batch_size = int(np.clip(n_rows // 40, LEAST_BATCH, 512))
     n_batches = math.ceil(n_rows / batch_size)
     return {"batch_size": batch_size, "learning_rate": rate, "max_iter": max(10, math.ceil(steps / n_batches))}
 

@@ -49,6 +49,8 @@ class TableRows:
         Whether the encoder also reads which cells were seen.
     custom : dict or None
         The user's own likelihood objects, by signature.
+    count : float64 ndarray of shape (n_rows,) or None
+        Observations that each row stands for: the weights as given, of equal rows added up. None: one each.
     """
 
     columns: object
@@ -58,6 +60,7 @@ class TableRows:
     device: object
     with_mask: bool = False
     custom: dict | None = None
+    count: np.ndarray | None = None
 
     def __len__(self):
         return len(self.x)
@@ -68,14 +71,19 @@ class TableRows:
         x = self.x.astype(np.float64)
         return x if self.observed is None else np.where(self.observed, x, np.nan)
 
+    @property
+    def n_observations(self):
+        """Number of rows before equal ones were merged; a row of weight w counts as w, rounded up."""
+        return len(self) if self.count is None else int(np.ceil(self.count).sum())
+
     def rows(self, index):
         """Take some of the rows."""
-        observed = None if self.observed is None else self.observed[index]
-        return replace(self, x=self.x[index], observed=observed, weight=self.weight[index])
+        x, *others = (None if part is None else part[index] for part in (self.x, self.observed, self.count))
+        return replace(self, x=x, weight=self.weight[index], observed=others[0], count=others[1])
 
-    def reweighted(self):
-        """Scale the weights to mean 1."""
-        return replace(self, weight=self.weight / self.weight.mean())
+    def with_weight(self, weight):
+        """The same rows, one observation each, with these weights; they are scaled to mean 1."""
+        return replace(self, weight=weight / weight.mean(), count=None)
 
     def followed_by(self, others):
         """Append other rows to these."""
@@ -84,7 +92,7 @@ class TableRows:
             parts = (self, others)
             observed = np.concatenate([np.ones(p.x.shape, bool) if p.observed is None else p.observed for p in parts])
         x, weight = np.concatenate([self.x, others.x]), np.concatenate([self.weight, others.weight])
-        return replace(self, x=x, observed=observed, weight=weight)
+        return replace(self, x=x, observed=observed, weight=weight, count=_joined(self, others))
 
     def encoded(self, linear_path=None, dtype=torch.float32):
         """Turn the rows into `Encoded` tensors on their device.
@@ -177,3 +185,10 @@ def squared_units_of_data(columns, numbers, weight):
     share = float(np.average((~np.isnan(numbers)).mean(1), weights=weight))
     factor = columns.scale[0] ** 2 / share
     return lambda error: error * factor
+
+
+def _joined(rows, others):
+    """The numbers of observations of both, or None where every row is one."""
+    if rows.count is None and others.count is None:
+        return None
+    return np.concatenate([np.ones(len(part)) if part.count is None else part.count for part in (rows, others)])

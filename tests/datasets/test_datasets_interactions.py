@@ -1,6 +1,7 @@
 """to_interactions: what goes in comes out, counted by brute force; ids of any type; clear refusals."""
 
 import datetime
+import re
 
 import numpy as np
 import pytest
@@ -125,7 +126,11 @@ def test_new_users_arrive_on_the_old_columns():
 
 def test_everything_unknown_leaves_an_empty_matrix():
     for duplicates in ("sum", "last"):
-        table = to_interactions([1], ["z"], item_ids=["a", "b"], unknown="ignore", duplicates=duplicates)
+        with pytest.warns(
+            UserWarning, match=r"None of the 1 distinct items is in item_ids.* 'z'.* 'a', 'b'\.$"
+        ) as caught:
+            table = to_interactions([1], ["z"], item_ids=["a", "b"], unknown="ignore", duplicates=duplicates)
+        assert caught[0].filename == __file__
         assert table.data.shape == (1, 2)
         assert table.data.nnz == 0
 
@@ -135,6 +140,25 @@ def test_unknown_ids_are_counted_and_named():
         to_interactions([1] * 6, list("abcdeb"), item_ids=["a"])
     with pytest.raises(ValueError, match=r"1 of the 2 distinct users are not in user_ids, the first being 2;.*ignore"):
         to_interactions([1, 2], [1, 1], user_ids=[1])
+
+
+@pytest.mark.parametrize(
+    ("given", "known", "hint"),
+    [
+        (["1"], np.array([1, 2]), "items hold str, item_ids number: convert one of them."),
+        ([1, 2], ["1", "2"], "items hold number, item_ids str: convert one of them."),
+        (np.array(["2020-01-01"], "M8[D]"), ["2020-01-01"], "items hold date, item_ids str: convert one of them."),
+    ],
+)
+def test_ids_of_another_type_than_the_known_ones_are_pointed_out(given, known, hint):
+    users = [1] * len(given)
+    with pytest.warns(UserWarning, match=re.escape(hint)):
+        table = to_interactions(users, given, item_ids=known, unknown="ignore")
+    assert table.data.nnz == 0
+    with pytest.raises(ValueError, match=re.escape(hint)):
+        to_interactions(users, given, item_ids=known)
+    with pytest.raises(ValueError, match="ignore' to leave their interactions out\\.$"):
+        to_interactions([1, 1], [1.5, 2.0], item_ids=[2])  # numbers of two types are compared as numbers
 
 
 def test_dates_of_different_resolution_meet():

@@ -22,9 +22,10 @@ from skvae._tensors import Noise, Table
 from skvae.engines import em
 from skvae.estimators.decomposition._linear_gaussian import LinearGaussian
 from skvae.models.decomposition import factor_analysis as fa
+from skvae.models.decomposition.covariance_em import CentredFactorAnalysis, explain_all
 
 CPU = torch.device("cpu")
-ROTATIONS = [None, "varimax", "quartimax", "promax", "oblimin"]
+ROTATIONS = [None, "varimax", "quartimax", "equamax", "promax", "oblimin"]
 METHODS = ["transform", "score_samples"]
 
 
@@ -172,14 +173,14 @@ def test_a_matrix_without_cholesky_factor_leaves_the_others_alone_on_a_gpu(monke
 
 def test_a_last_step_that_fails_is_an_error_and_changes_nothing(monkeypatch):
     model = FactorAnalysisEM(2, max_iter=3)
-    step, taken = fa.FactorAnalysis.m_step, []
+    step, taken = CentredFactorAnalysis.m_step, []
 
     def failing(self, stats, params):
         taken.append(stats)
         found = step(self, stats, params)
         return found._replace(W=found.W * float("nan")) if len(taken) == 3 else found
 
-    monkeypatch.setattr(fa.FactorAnalysis, "m_step", failing)
+    monkeypatch.setattr(CentredFactorAnalysis, "m_step", failing)
     with pytest.raises(FloatingPointError, match="not finite after 3 iterations"):
         model.fit(draw())
     assert not hasattr(model, "components_")
@@ -203,6 +204,59 @@ def test_moments_rows_and_patterns_give_the_same_statistics():
         a, b, c = (getattr(stats, name) for stats in (rows, moments, patterns))
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
         torch.testing.assert_close(a.expand_as(c), c, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("k", [0, 1, 3, 6])
+def test_the_steps_on_a_covariance_are_those_on_rows(k, tied):
+    """From any parameters with mu = 0, also where noise is at its floor and hardly any is left."""
+    X = draw()
+    X[:, 5] = 2 * X[:, 4]
+    X -= X.mean(axis=0)
+    S = X.T @ X / len(X)
+    table = Table(X, CPU)
+    n, zero = torch.tensor(80.0, dtype=torch.float64), torch.zeros(6, dtype=torch.float64)
+    rows, alone = fa.FactorAnalysis(k, torch.tensor(S.diagonal()), tied), CentredFactorAnalysis(k, S, tied)
+    params = rows.init(zero, Noise(0))
+    for _ in range(30):
+        stats, _ = em.collect(rows, table.batches(32), params)
+        other, _ = em.collect(alone, [fa.SufficientStatistics(n, zero, torch.tensor(S))], params)
+        assert float(alone.bound(other, params)) == pytest.approx(float(rows.bound(stats, params)), rel=1e-9)
+        found = alone.m_step(other, params)
+        for one, two in zip(rows.m_step(stats, params), found):
+            torch.testing.assert_close(one, two, rtol=1e-8, atol=1e-10)
+        params = found
+
+
+def test_a_covariance_without_factor_is_no_step():
+    S = np.eye(3)
+    model = CentredFactorAnalysis(2, S)
+    with pytest.raises(torch.linalg.LinAlgError):
+        model.m_step(
+            model.e_step(
+                fa.SufficientStatistics(torch.tensor(5.0), None, None),
+                model.init(torch.zeros(3, dtype=torch.float64), Noise(0)),
+            )[0]._replace(C=-np.eye(2)),
+            None,
+        )
+
+
+@pytest.mark.parametrize("psi", [None, np.full(6, 1e-3), np.full(6, 1e3)], ids=["none", "little", "much"])
+def test_as_many_factors_as_columns_explain_everything(psi):
+    X = draw(200)
+    S = np.cov(X.T, bias=True)
+    W, noise = explain_all(S, psi)
+    np.testing.assert_allclose(W @ W.T + np.diag(noise), S, rtol=1e-10, atol=1e-12)
+    assert (noise > 1e-4 * S.diagonal()).all() and (psi is None or (noise <= psi).all())
+    assert explain_all(np.ones((2, 2))) is None and explain_all(np.diag([1.0, 0.0])) is None
+    model = FactorAnalysisEM(noise_variance_init=psi).fit(X)
+    best = multivariate_normal(X.mean(axis=0), S).logpdf(X).sum()
+    assert model.loglike_ == pytest.approx([best], abs=1e-8)
+    assert model.score_samples(X).sum() == pytest.approx(best, abs=1e-7)
+    assert model.n_iter_ == 1 and model.converged_
+    assert model.loglike_[-1] >= FactorAnalysis().fit(X).loglike_[-1] - 1e-7
+    with pytest.warns(ConvergenceWarning, match="no noise"):  # nothing explains these without a loss
+        FactorAnalysisEM().fit(np.c_[X, X[:, 0]])
 
 
 def test_a_step_with_gaps_is_the_step_without():
@@ -477,6 +531,16 @@ def test_bartlett_scores_of_rows_without_noise_are_the_factors():
     np.testing.assert_allclose(model.transform(model.inverse_transform(Z)), Z, rtol=1e-8)
 
 
+def test_normalisation_concerns_the_rotation_alone():
+    X = draw(200, 9, 3) * np.linspace(0.1, 10, 9)
+    kaiser, plain = (fitted(X, 3, rotation="varimax", normalize=normalize) for normalize in (True, False))
+    assert np.abs(kaiser.components_ - plain.components_).max() > 0.1
+    np.testing.assert_allclose(kaiser.get_covariance(), plain.get_covariance(), rtol=1e-10, atol=1e-10)
+    np.testing.assert_array_equal(fitted(X, 3).components_, fitted(X, 3, normalize=False).components_)
+    scaled = fitted(X / X.std(axis=0), 3, rotation="varimax", tol=1e-11).components_ * X.std(axis=0)
+    np.testing.assert_allclose(kaiser.components_, scaled, atol=1e-3 * np.abs(scaled).max())  # units do not matter
+
+
 # ------------------------------------------------------------------------------------------------------- missing cells
 def test_missing_cells_are_filled_with_their_conditional_mean():
     X = draw(missing=0.2)
@@ -671,14 +735,33 @@ def test_scripts_for_scikit_learn_run(parameters, dtype):
 def test_parameters_and_defaults_are_scikit_learns():
     theirs, ours = FactorAnalysis().get_params(), FactorAnalysisEM().get_params()
     assert {name: ours[name] for name in theirs} == theirs
-    assert set(ours) - set(theirs) == {"score_method", "device", "batch_size", "verbose"}
+    assert set(ours) - set(theirs) == {"score_method", "normalize", "device", "batch_size", "verbose"}
 
 
 def test_it_stops_when_the_total_likelihood_rises_by_less_than_tol():
     X = draw(500, 10, 3)
     loglike = fitted(X, 3, tol=1e-2).loglike_
-    assert 0 <= loglike[-1] - loglike[-2] < 1e-2
+    assert 0 <= loglike[-2] - loglike[-3] < 1e-2  # the step before the last one, which is taken all the same
     assert fitted(X, 3, tol=1e-2).n_iter_ < fitted(X, 3, tol=1e-6).n_iter_
+
+
+@pytest.mark.parametrize("parameters", [{}, {"rotation": "oblimin"}, {"max_iter": 1}, {"max_iter": 4}], ids=str)
+@pytest.mark.parametrize("missing", [0.0, 0.1])
+@pytest.mark.parametrize("shape", [(120, 6), (15, 25)])
+@pytest.mark.parametrize("Class", [FactorAnalysisEM, ProbabilisticPCA])
+def test_the_trace_ends_with_the_likelihood_of_the_model(Class, shape, missing, parameters):
+    """To 7 decimals of the total, as scikit-learn's tests ask."""
+    X = draw(*shape, missing=missing)
+    if Class is ProbabilisticPCA:
+        parameters = {name: value for name, value in parameters.items() if name != "rotation"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = Class(2, **parameters).fit(X)
+    assert model.loglike_[-1] == pytest.approx(model.score_samples(X).sum(), abs=1.5e-7)
+    assert model.lower_bounds_[-1] == pytest.approx(model.score(X), abs=1e-8)
+    assert len(model.loglike_) == len(model.lower_bounds_) == model.n_iter_
+    assert np.diff(model.loglike_).min(initial=0) >= -1e-9 * abs(model.loglike_[-1])
+    assert model.bic() == pytest.approx(model.bic(X), abs=1e-6)
 
 
 def test_too_few_iterations_are_warned_of():
@@ -705,6 +788,7 @@ def test_the_fit_may_start_from_given_noise():
         {"max_iter": 0},
         {"svd_method": "qr"},
         {"rotation": "procrustes"},
+        {"normalize": "kaiser"},
         {"score_method": "thurstone"},
         {"batch_size": 0},
         {"device": "abacus"},

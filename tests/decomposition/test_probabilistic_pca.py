@@ -151,6 +151,7 @@ def test_rows_that_equal_others_are_rows(shape, missing):
         np.testing.assert_allclose(model.components_ @ model.components_.T, np.eye(5), atol=1e-10)
 
 
+@pytest.mark.filterwarnings("ignore:ProbabilisticPCA found no noise")  # fewer distinct rows than axes
 def test_the_number_of_axes_does_not_depend_on_the_size_of_the_table(monkeypatch):
     many = np.repeat(draw(4, 12), 50, axis=0)
     merged = ProbabilisticPCA().fit(many)
@@ -189,6 +190,24 @@ def test_rows_and_covariance_agree_where_there_are_few_rows():
     np.testing.assert_allclose(alone.get_covariance(), rows.get_covariance(), rtol=1e-9, atol=1e-10)
 
 
+def test_no_noise_is_warned_of():
+    rng = np.random.default_rng(0)
+    X = rng.random((5, 100))
+    with pytest.warns(
+        ConvergenceWarning, match="found no noise: 4 components explain all.*use fewer than 4 components"
+    ):
+        model = ProbabilisticPCA(4).fit(X)
+    assert model.noise_variance_ == pytest.approx(1e-12 * X.var(axis=0).mean())
+    with pytest.warns(ConvergenceWarning, match="found no noise: 4 components"):
+        ProbabilisticPCA(4).fit_covariance(np.cov(X.T, bias=True), 5)
+    holes = np.where(np.arange(100) == 3, np.nan, X[:1])
+    with pytest.warns(ConvergenceWarning, match="found no noise: 4 components"):
+        ProbabilisticPCA(4, max_iter=3000).fit(np.vstack([holes, X[1:]]))
+    ProbabilisticPCA(3).fit(X)
+    ProbabilisticPCA(4).partial_fit(X)  # more rows may follow
+    ProbabilisticPCA(1).fit(np.ones((5, 3)))  # constant columns vary as little as they can
+
+
 def test_the_default_leaves_noise():
     assert ProbabilisticPCA().fit(draw()).components_.shape == (5, 6)
     assert ProbabilisticPCA().fit(draw(10, 20)).components_.shape == (8, 20)
@@ -199,12 +218,13 @@ def test_degenerate_input():
     X = draw()
     none = ProbabilisticPCA(0).fit(X)
     assert none.noise_variance_ == pytest.approx(X.var(axis=0).mean()) and none.transform(X).shape == (100, 0)
-    np.testing.assert_allclose(
-        ProbabilisticPCA(6).fit(X).get_covariance(), np.cov(X.T, bias=True), rtol=1e-4, atol=1e-4
-    )
+    with pytest.warns(ConvergenceWarning, match="found no noise"):
+        whole = ProbabilisticPCA(6).fit(X)
+    np.testing.assert_allclose(whole.get_covariance(), np.cov(X.T, bias=True), rtol=1e-4, atol=1e-4)
     constant = ProbabilisticPCA(1).fit(np.ones((5, 3)))
     assert constant.noise_variance_ == pytest.approx(1e-12) and np.isfinite(constant.score(np.ones((5, 3))))
-    wide = ProbabilisticPCA(8).fit(draw(8, 20))
+    with pytest.warns(ConvergenceWarning, match="found no noise"):
+        wide = ProbabilisticPCA(8).fit(draw(8, 20))
     np.testing.assert_allclose(wide.components_ @ wide.components_.T, np.eye(8), atol=1e-10)
     with pytest.raises(ValueError, match="more axes than X has rows, n_samples=8"):
         ProbabilisticPCA(9).fit(draw(8, 20))
@@ -267,6 +287,7 @@ def test_columns_on_scales_of_their_own_lose_no_axis():
     np.testing.assert_allclose(model.noise_variance_, peer.noise_variance_, rtol=0.01)
 
 
+@pytest.mark.filterwarnings("ignore:ProbabilisticPCA found no noise")  # fewer distinct rows than axes
 @pytest.mark.parametrize("light", [0.5, 0.01])
 def test_rows_are_counted_one_by_one(light):
     """Whole weights as repeated rows, light ones as rows; parts together as the whole."""

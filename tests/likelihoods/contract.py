@@ -92,6 +92,18 @@ class Contract:
             np.testing.assert_allclose(self.total(x, f).numpy(), expected, rtol=1e-12, atol=1e-10)
         assert self.total(x, f)[2] == 0, "nothing was seen of this row"
 
+    large = 0.0  # by how much f is raised to make cells as large as the likelihood can have
+
+    @torch.no_grad()
+    def test_rows_of_float32_have_the_log_probability_of_float64(self):
+        own = {name: tensor.float() for name, tensor in self.own.items()}
+        f = (0.1 * self.natural() + self.large).float()
+        x = self.likelihood.sample(f.double(), self.own, Noise(4), torch.arange(N_ROWS)).float()
+        short = self.total(Cells(x), f, own)
+        exact = self.total(Cells(x.double()), f.double(), {name: tensor.double() for name, tensor in own.items()})
+        torch.testing.assert_close(short.double(), exact, rtol=1e-6, atol=1e-3)
+        assert x.max() > 1e5 or not self.large
+
     def test_gradients_are_those_of_the_value(self):
         inputs = [self.natural(), *self.own.values()]
         for x in self.both():

@@ -139,7 +139,9 @@ def test_scaled_columns_are_scored_in_the_units_of_the_data(monkeypatch):
     monkeypatch.setattr("skvae.tables.weights._FEW_CELLS", 0)  # small fits sort rows by content, which scaling changes
     X = waits()
     one, other = (small(likelihood=Laplace()).fit(factor * X) for factor in (1.0, 1024.0))
-    np.testing.assert_allclose(other.score_samples(1024 * X), one.score_samples(X) - 4 * np.log(1024), rtol=1e-5)
+    np.testing.assert_allclose(other.elbo(1024 * X), one.elbo(X) - 4 * np.log(1024), rtol=1e-5)
+    moved = other.score(1024 * X) - one.score(X)  # by draws that the content of a row seeds
+    assert moved == pytest.approx(-4 * np.log(1024), abs=0.05)
     still = np.column_stack([X, np.full(N, 3.0)])
     assert (small(likelihood=Laplace()).fit(still).sample(3)[:, 4] == 3).all()
 

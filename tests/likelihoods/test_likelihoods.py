@@ -9,6 +9,7 @@ import torch
 from contract import DOUBLE, N_COLUMNS, N_ROWS, Contract, by_cell, normal, softmax
 from scipy import stats
 
+from skvae import VAETransformer
 from skvae._tensors import Cells, Noise, Rows
 from skvae.likelihoods import Bernoulli, Categorical, Gaussian, Mixed, Multinomial, NegativeBinomial, Poisson
 
@@ -93,6 +94,11 @@ class TestMultinomialOfManyDraws(TestMultinomial):
         np.testing.assert_allclose(x.double().sum(1), 1e9, rtol=1e-6)
 
 
+class TestMultinomialOfMillions(TestMultinomialOfManyDraws):
+    likelihood = Multinomial(total=2e6)
+    large = 1.0
+
+
 class TestCategorical(Contract):
     sizes = (2, 3, 2, 1, 3, 4)  # equal sizes apart, so that blocks are brought together and put back
     likelihood = Categorical(sizes)
@@ -138,6 +144,7 @@ class TestCategoricalThatWrapsAround(TestCategorical):
 
 class TestPoisson(Contract):
     likelihood = Poisson()
+    large = 14.0
     impossible = (-1.0, 0.5)
     reference = staticmethod(by_cell(lambda x, f, own: stats.poisson.logpmf(x, np.exp(f))))
 
@@ -147,6 +154,7 @@ class TestPoisson(Contract):
 
 class TestNegativeBinomial(Contract):
     likelihood = NegativeBinomial()
+    large = 14.0
     impossible = (-1.0, 0.5)
     own = {"dispersion": torch.tensor([0.3, 1.0, 5.0, 49.0, 60.0], dtype=DOUBLE).log()}
     own_is_exact = False
@@ -216,6 +224,21 @@ class TestMixed(Contract):
 class TestCategoricalOfOneColumn(TestCategorical):
     sizes = (3,)
     likelihood = Categorical(sizes)
+
+
+@pytest.mark.parametrize("likelihood", ["poisson", "negative_binomial", "multinomial"])
+@pytest.mark.parametrize("rate", [3e3, 1.2e6])
+def test_a_model_scores_large_counts_of_float32_as_those_of_float64(likelihood, rate):
+    rng = np.random.default_rng(0)
+    X = rng.poisson(rate * np.exp(0.01 * rng.normal(size=(40, 1)) @ np.ones((1, 3)))).astype(float)
+    assert (X == X.astype(np.float32)).all()
+    settings = {"hidden_layer_sizes": (4,), "early_stopping": False, "max_iter": 5, "random_state": 0}
+    model = VAETransformer(1, likelihood=likelihood, **settings).fit(X)
+    short = X.astype(np.float32)
+    for method in (model.score_samples, model.elbo):
+        assert method(short).dtype == np.float32
+        np.testing.assert_allclose(method(short), method(X), rtol=1e-6, atol=1e-3)
+    assert model.transform(short).dtype == np.float32
 
 
 # ------------------------------------------------------------------------------------------------------------- cells

@@ -445,13 +445,41 @@ def test_random_state_of_the_split(ratings):
     assert (hidden(advancing) != hidden(advancing)).any()
 
 
-def test_content_split_of_a_row_depends_on_that_row_alone(ratings):
+def test_content_split_of_a_row_without_equals_depends_on_that_row_alone(ratings):
+    ratings = ratings[np.unique(ratings != 0, axis=0, return_index=True)[1]]
     hidden = stored(content_holdout(ratings)[1])
     order = np.random.default_rng(6).permutation(len(ratings))
     assert_array_equal(stored(content_holdout(ratings[order])[1]), hidden[order])
     assert_array_equal(stored(content_holdout(ratings[10:23])[1]), hidden[10:23])
     one_by_one = [stored(content_holdout(sp.csr_matrix(row[None]))[1])[0] for row in ratings]
     assert_array_equal(one_by_one, hidden)
+
+
+def test_equal_rows_differ_by_their_rank_among_equals():
+    X = np.ones((2000, 10))
+    hidden = stored(content_holdout(X, 0.3)[1])
+    assert abs(hidden.mean(axis=0) - 0.3).max() < 5 * math.sqrt(0.3 * 0.7 / 2000)
+    assert len(np.unique(hidden, axis=0)) > 100  # of 120 possible ones
+    assert_array_equal(stored(content_holdout(X[:50], 0.3)[1]), hidden[:50])  # the ranks of the first stay
+    among_others = np.zeros((4000, 11))
+    among_others[::2, :10], among_others[1::2, 1:] = X, X
+    assert_array_equal(stored(content_holdout(among_others, 0.3)[1])[::2, :10], hidden)
+
+
+def test_the_order_of_the_rows_changes_only_which_of_the_equal_rows_has_which_split(ratings):
+    crowd = np.repeat(ratings, np.arange(len(ratings)) % 5, axis=0)
+    order = np.random.default_rng(7).permutation(len(crowd))
+    splits, of_reordered = (stored(content_holdout(rows)[1]) for rows in (crowd > 0, crowd[order] > 0))
+    pairs, of_pairs = np.hstack([crowd > 0, splits]), np.hstack([crowd[order] > 0, of_reordered])
+    assert_array_equal(pairs[np.lexsort(pairs.T)], of_pairs[np.lexsort(of_pairs.T)])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_crowd_of_equal_users_scores_near_the_expectation(seed):
+    _, hidden = content_holdout(np.ones((1000, 2)), seed=seed)
+    first_then_second = np.tile([1.0, 0.0], (1000, 1))  # finds the hidden item at rank 1 or 2 with equal chance
+    expected, deviation = (1 + 1 / math.log2(3)) / 2, (1 - 1 / math.log2(3)) / 2
+    assert abs(ndcg_at_k(hidden, first_then_second) - expected) < 4 * deviation / math.sqrt(1000)
 
 
 def test_content_split_does_not_see_values_but_sees_items_and_seed(ratings):

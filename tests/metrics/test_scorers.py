@@ -165,7 +165,8 @@ def test_several_metrics_come_from_one_ranking(X):
     assert calls == [20]
     assert list(scores) == names
     for name in names:
-        assert scores[name] == make_ranking_scorer(name, k=12)(model, X[80:])
+        alone = make_ranking_scorer(name) if "@" in name else make_ranking_scorer(name, k=12)
+        assert scores[name] == alone(model, X[80:])
         assert type(scores[name]) is float
     assert scores["dcg"] == make_ranking_scorer("dcg@12")(model, X[80:])
     assert list(make_ranking_scorer(["mrr"])(model, X[80:])) == ["mrr"]
@@ -188,6 +189,19 @@ def test_order_and_blocks_of_users_do_not_matter(X, monkeypatch):
     assert scorer(model, X[order]) == pytest.approx(expected, rel=1e-14)  # the mean is summed in another order
     monkeypatch.setattr(_ranking, "_BLOCK_CELLS", 100)
     assert scorer(model, X) == expected
+
+
+@pytest.mark.parametrize("recommender", [ItemNeighbours, Recommending])
+def test_a_crowd_of_equal_users_is_split_before_it_is_cut_into_blocks(recommender, X, monkeypatch):
+    model, scorer = recommender().fit(X), make_ranking_scorer(["ndcg@10", "recall@3"])
+    crowd = X[[0] * 500 + [1] * 500]
+    foldin, heldout = content_holdout(crowd)
+    expected = ndcg_at_k(heldout, masked(ItemNeighbours().fit(X).decision_function(foldin), foldin), k=10)
+    monkeypatch.setattr(_ranking, "_BLOCK_CELLS", 100)
+    scores = scorer(model, crowd)
+    assert scores["ndcg@10"] == expected
+    reordered = scorer(model, crowd[np.random.default_rng(1).permutation(1000)])
+    assert reordered == pytest.approx(scores, rel=1e-12)  # equal users exchange their hidden items
 
 
 def test_users_with_too_little_are_left_out(X):
@@ -375,24 +389,29 @@ def test_a_finished_search_is_scored_by_its_winner(X):
 # --- the scorer as an object ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("metric", ["ndcg", "recall@20", ["ndcg@100", "recall@20"], ("mrr",)])
-def test_scorers_can_be_copied_compared_and_read(metric, X):
-    scorer = make_ranking_scorer(metric, k=7, holdout=0.25, seed=3)
+@pytest.mark.parametrize(
+    "metric, k",
+    [("ndcg", 7), ("ndcg", None), ("recall@20", None), (["ndcg@100", "recall@20"], None), (["ndcg", "recall@20"], 7)],
+)
+def test_scorers_can_be_copied_compared_and_read(metric, k, X):
+    scorer = make_ranking_scorer(metric, k=k, holdout=0.25, seed=3)
     model = Popularity().fit(X)
     for twin in (pickle.loads(pickle.dumps(scorer)), copy.deepcopy(scorer), clone(scorer), eval(repr(scorer))):
         assert twin == scorer and hash(twin) == hash(scorer)
         assert twin(model, X) == scorer(model, X)
-    assert scorer != make_ranking_scorer(metric, k=7, holdout=0.25, seed=4)
-    assert repr(make_ranking_scorer("recall@20")) == "make_ranking_scorer('recall@20', k=100, holdout=0.2, seed=0)"
+    assert scorer != make_ranking_scorer(metric, k=k, holdout=0.25, seed=4)
+    assert make_ranking_scorer("ndcg") == make_ranking_scorer("ndcg", k=100)
+    assert repr(make_ranking_scorer("recall@20")) == "make_ranking_scorer('recall@20', holdout=0.2, seed=0)"
     clone(GridSearchCV(model, {}, scoring=scorer))
 
 
 def test_the_length_in_the_name_stands_above_k(X):
     model = Popularity().fit(X)
-    assert make_ranking_scorer("dcg@3", k=9)(model, X) == make_ranking_scorer("dcg", k=3)(model, X)
     foldin, heldout = content_holdout(X)
-    expected = dcg_at_k(heldout, masked(model.decision_function(foldin), foldin), k=3)
-    assert make_ranking_scorer("dcg@3", k=9)(model, X) == expected
+    scores = masked(model.decision_function(foldin), foldin)
+    expected = {"dcg@3": dcg_at_k(heldout, scores, k=3), "dcg": dcg_at_k(heldout, scores, k=9)}
+    assert make_ranking_scorer(["dcg@3", "dcg"], k=9)(model, X) == expected
+    assert make_ranking_scorer("dcg@3")(model, X) == expected["dcg@3"]
 
 
 @pytest.mark.parametrize(
@@ -406,7 +425,11 @@ def test_the_length_in_the_name_stands_above_k(X):
         ({"metric": []}, "one metric or several"),
         ({"metric": ["mrr", "mrr"]}, "several different ones"),
         ({"k": 0}, "k=0"),
-        ({"k": None}, "k=None"),
+        (
+            {"metric": "ndcg@10", "k": 20},
+            "k=20 is for metrics without a length of their own, but 'ndcg@10' has its own",
+        ),
+        ({"metric": ["ndcg@10", "mrr@3"], "k": 10}, "leave out one of the two"),
         ({"holdout": 1.0}, r"holdout=1\.0"),
         ({"seed": None}, "seed=None"),
     ],

@@ -849,9 +849,10 @@ def test_predictions_change_nothing():
 
 def test_progress_is_told(capsys):
     X = drawn()
-    BernoulliMixtureEM(3, verbose=2, tol=0.1, random_state=0).fit(X)
-    lines = capsys.readouterr().out.splitlines()
+    BernoulliMixtureEM(3, verbose=2, tol=0.1, n_init=1, random_state=0).fit(X)
+    *lines, end = capsys.readouterr().out.splitlines()
     assert lines and all(line.startswith("[BernoulliMixtureEM] iteration") for line in lines)
+    assert end == "[BernoulliMixtureEM] ended: converged"
 
 
 class Recorder:
@@ -877,7 +878,7 @@ class Recorder:
 
 def test_callbacks_see_every_iteration_and_may_stop_it():
     recorder = Recorder()
-    mixture = BernoulliMixtureEM(3, tol=0, random_state=0).set_callbacks(recorder)
+    mixture = BernoulliMixtureEM(3, tol=0, n_init=1, random_state=0).set_callbacks(recorder)
     with pytest.warns(ConvergenceWarning):
         mixture.fit(drawn())
     assert mixture.n_iter_ == 3

@@ -113,6 +113,13 @@ def test_columns_that_do_not_match_by_name_are_refused(method, X):
         tiny().fit(frame, X_val=renamed)
 
 
+@pytest.mark.parametrize("given", [3, np.int64(3), [3, 5], "ann", ["ann", "bob"]])
+def test_ids_in_place_of_rows_are_refused_in_words(given, model):
+    for method in PER_USER:
+        with pytest.raises(ValueError, match="X takes rows of numbers, not ids"):
+            getattr(model, method)(given)
+
+
 # ---------------------------------------------------------------------------------------------------------- zeros
 @pytest.mark.parametrize("container", [np.asarray, sp.csr_array])
 def test_a_matrix_without_interactions_teaches_nothing(container, X):
@@ -179,7 +186,7 @@ def test_one_user(likelihood, X):
 @pytest.mark.parametrize("likelihood", ["multinomial", "bernoulli", "gaussian"])
 def test_one_item(likelihood):
     clicks = np.array([[1.0], [0.0], [1.0]])
-    model = tiny(likelihood=likelihood).fit(clicks)
+    model = tiny(n_components=1, likelihood=likelihood).fit(clicks)
     assert model.decision_function(clicks).shape == (3, 1)
     np.testing.assert_array_equal(model.predict(clicks), [-1, 0, -1])
     ids, scores = model.recommend(clicks, 3)
@@ -188,13 +195,20 @@ def test_one_item(likelihood):
 
 
 def test_one_user_and_one_item():
-    assert tiny().fit([[1]]).predict([[0]]) == [0]
+    assert tiny(n_components=1).fit([[1]]).predict([[0]]) == [0]
 
 
-def test_more_components_than_items_or_users():
-    model = tiny(n_components=50).fit(np.eye(4))
+def test_more_components_than_items_are_warned_of():
+    with pytest.warns(UserWarning, match="n_components=50 is larger than the number of items, 4.*lower") as caught:
+        model = tiny(n_components=50).fit(np.eye(4))
+    assert len(caught) == 1 and caught[0].filename == __file__
     assert model.transform(np.eye(4)).shape == (4, 50)
     assert np.isfinite(model.decision_function(np.eye(4))).all()
+
+
+def test_more_components_than_users_and_the_default_number_are_not():
+    tiny(n_components=N_ITEMS).fit(np.eye(3, N_ITEMS))
+    MultVAERecommender(max_iter=2).fit(np.eye(4))
 
 
 def test_an_item_that_nobody_chose(X):
@@ -280,6 +294,15 @@ def test_no_items_leave_nothing_and_filter_nothing(nothing, model, X):
 def test_filtering_everything_leaves_nothing(model, X):
     assert (model.recommend(X, 2, filter_items=range(N_ITEMS))[0] == -1).all()
     assert (model.recommend(X, 2, items=[1, 2], filter_items=[1, 2])[0] == -1).all()
+
+
+@pytest.mark.parametrize("k", [1, 2, N_ITEMS])
+@pytest.mark.parametrize("items", [[3, 3], [0, 1, 0, 1], [1, 4, 8, 4], np.zeros(2, dtype=np.uint8)])
+def test_candidates_are_named_once(items, k, model, X):
+    with pytest.raises(ValueError, match=r"items names each candidate once, but column \d+ is there \d+ times"):
+        model.recommend(X, k, items=items)
+    distinct = model.recommend(X, k, items=np.unique(items))
+    np.testing.assert_array_equal(distinct[0], model.recommend(X, k, items=np.unique(items)[::-1])[0])
 
 
 def test_negative_values_are_refused_with_a_remedy(X):

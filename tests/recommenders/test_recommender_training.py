@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 
 from skvae import MultVAERecommender
@@ -53,6 +54,10 @@ def test_users_set_aside_are_not_trained_on(X, engine, monkeypatch):
     aside = {tuple(row.indices) for row in held[0]}
     assert len(rows) == 45 and held[0].shape[0] == 15
     assert not trained & aside
+
+
+def test_equal_validation_users_are_asked_for_different_items():
+    assert (face.HeldOutRanking(None, sp.csr_array(np.ones((200, 4)))).hidden.sum(axis=0) > 25).all()
 
 
 def test_every_epoch_has_an_order_of_its_own(X, engine):

@@ -487,16 +487,16 @@ def test_unknown_levels_are_named_beside_the_known():
     columns = fit_columns(GOOD, "auto", who="Mine")
     with pytest.raises(ValueError, match=r"X\[2, 'c'\] = 'z', but the levels .* Mine was fitted on are 'a', 'b'; "):
         as_numbers(changed("c", "z"), columns)
-    with pytest.raises(ValueError, match=r"X\[1, 0\] = 2.5, but .* are 0.0, 1.0, .*, ... \(30 in all\)"):
+    with pytest.raises(ValueError, match=r"X\[1, 0\] = 2.5, but .* are 0.0, 1.0, .*, 9.0 and 20 more"):
         as_numbers(np.array([[1.0], [2.5]]), fit_columns(np.arange(30.0)[:, None], "categorical"))
 
 
 def test_columns_without_any_value_are_named():
     frame = GOOD.assign(x=np.nan)
-    with pytest.raises(ValueError, match=r"without any observed value.*column\(s\) 2"):
+    with pytest.raises(ValueError, match=r"without any observed value.*column\(s\) 'x'"):
         fit_columns(frame, "auto")
     frame = GOOD.assign(c=pd.Categorical([None] * 4))
-    with pytest.raises(ValueError, match=r"without any observed value.*column\(s\) 1"):
+    with pytest.raises(ValueError, match=r"without any observed value.*column\(s\) 'c'"):
         fit_columns(frame, "auto")
     with pytest.raises(ValueError, match=r"column\(s\) 1"):
         fit_columns([[1.0, 2.0], [2.0, np.nan]], sample_weight=[0, 1])

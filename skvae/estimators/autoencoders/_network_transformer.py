@@ -5,29 +5,38 @@ X -> `Columns` -> `TableRows` -> `FittedRows`: the fitted model and the rows tha
 """
 
 import abc
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 
 import numpy as np
 import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skvae._compat import fit_context
-from skvae._tensors import Noise, inference_device, placed, resolve_device, to_numpy, to_read, torch_dtype
+from skvae._compat import Interval, StrOptions, fit_context
+from skvae._tensors import Noise, alias, inference_device, placed, resolve_device, to_numpy, to_read, torch_dtype
 from skvae.estimators._checks import checked_sizes, draw_seed, refuse_another_architecture, refuse_other_modules
 from skvae.estimators._network import NetworkEstimator, PreparedFit
 from skvae.models.decomposition import factor_analysis as fa
+from skvae.networks import ACTIVATIONS
 from skvae.tables import decoding, encoding
+from skvae.tables.checks import refuse_overflow
+from skvae.tables.column_likelihoods import likelihood_of
+from skvae.tables.frames import is_frame
 from skvae.tables.learning import measure_columns
-from skvae.tables.weights import weigh
+from skvae.tables.weights import spread, weigh
 from skvae.training import defaults
 from skvae.training.ascent import SingleNetwork
 from skvae.training.continuation import Continuation
 from skvae.training.members import one_member
 from skvae.training.plan import CONSTANT_WEIGHT, make_plan, settle
 from skvae.training.rows import LinearPath, TableRows, batches, rows_at_once
+
+_HUGE = 1e15  # of a scaled cell, from which float32 does not hold squares that are divided by a small variance
 
 
 class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NetworkEstimator):
@@ -37,6 +46,27 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
     learning_rate, learning_rate_schedule, batch_size, max_iter, early_stopping, n_iter_no_change, tol, warm_start,
     device, random_state and verbose.
     """
+
+    _parameter_constraints = {
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "activation": [StrOptions(set(ACTIVATIONS))],
+        "encoder": [callable, None],
+        "decoder": [callable, None],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "learning_rate": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
+        "learning_rate_schedule": [StrOptions({"cosine", "constant"})],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "max_iter": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "early_stopping": [StrOptions({"auto"}), "boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "warm_start": ["boolean"],
+        "device": [str],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
 
     # -------------------------------------------------------------------------------------- what a subclass gives
     @abc.abstractmethod
@@ -55,6 +85,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         ----------
         columns : Columns
         n_rows : int
+            Before equal rows were merged.
         given : bool
             Whether rows were given to decide when to stop.
         continuation : Continuation
@@ -186,18 +217,21 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         if fitted:
             encoding.refuse_changed_constants(numbers, columns)
         noise = Noise(draw_seed(self.random_state))
-        numbers, weight = weigh(numbers, sample_weight)
-        weight = np.ones(len(numbers)) if weight is None else weight
+        numbers, weight = spread(*weigh(numbers, sample_weight), defaults.LEAST_BATCH)
+        count, weight = weight, np.ones(len(numbers)) if weight is None else weight
         custom = self._custom_likelihoods(columns)
         if not fitted:
             columns = measure_columns(columns, numbers, weight, custom)
         x, observed = encoding.encode(numbers, columns)
-        rows = TableRows(columns, x, observed, weight / weight.mean(), resolve_device(self.device), custom=custom)
+        device = resolve_device(self.device)
+        rows = TableRows(columns, x, observed, weight / weight.mean(), device, custom=custom, count=count)
         earlier = self._earlier(continuation, weight.sum())
         if fitted:
             with_mask = self._architecture["with_mask"]
         else:
-            validates, fills = self._decisions(columns, len(rows), given=X_val is not None, continuation=continuation)
+            validates, fills = self._decisions(
+                columns, rows.n_observations, given=X_val is not None, continuation=continuation
+            )
             with_mask = observed is not None and not fills
         rows = replace(rows, with_mask=with_mask)
         architecture = self._architecture_of(columns, with_mask)
@@ -213,7 +247,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
                 model, rows, held_out, noise, validates=validates, fills=fills, continuation=continuation
             )
         in_units = self._units(columns, numbers, weight)
-        return PreparedFit(training, architecture, earlier, rows.device, rows, in_units)
+        return PreparedFit(training, architecture, earlier, device, rows, in_units)
 
     def _held_out(self, rows, X_val):
         """Rows that were given to decide when to stop, as `TableRows`."""
@@ -226,7 +260,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         if np.isnan(numbers).all():
             raise ValueError("X_val has no observed cell to judge by; leave it out, or give rows with values.")
         x, observed = encoding.encode(numbers, rows.columns)
-        return replace(rows, x=x, observed=observed, weight=np.ones(len(x)))
+        return replace(rows, x=x, observed=observed, weight=np.ones(len(x)), count=None)
 
     def _go_on(self, model, rows, noise, earlier, continuation):
         """The `Training` of an estimator that goes on from an earlier fit."""
@@ -252,6 +286,12 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
             validate_every=defaults.validate_every(n_rows, settled["batch_size"]),
             first_epoch=first_epoch,
         )
+
+    def _attributes_of(self, prepared, result):
+        kept = prepared.training.conclude(result)
+        if len(kept.without_noise):
+            _warn_of_heywood(self, prepared.rows.columns, kept.without_noise)
+        return self._attributes(prepared, kept)
 
     def _summary(self, prepared, kept):
         return {"_columns": prepared.rows.columns, "_linear_path": _as_arrays(kept.linear_path)}
@@ -312,9 +352,14 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         """The fitted model and the rows of X, which are checked here."""
         check_is_fitted(self)
         numbers = _checked_numbers(self, self._columns, X, reset=False)
-        device, dtype = inference_device(self.device), torch_dtype(numbers.dtype)
-        x, observed = encoding.encode(numbers, self._columns)
+        refuse_overflow(numbers, np.float64)
         with_mask, custom = self._architecture["with_mask"], self._custom_likelihoods(self._columns)
+        doubled = any(likelihood_of(block, self._columns, custom).in_float64 for block in self._columns.blocks)
+        with np.errstate(over="ignore"):
+            x, observed = encoding.encode(numbers.astype(np.float64) if doubled else numbers, self._columns)
+        if x.dtype == np.float32 and max(x.max(), -x.min()) > _HUGE:
+            x, observed = encoding.encode(numbers.astype(np.float64), self._columns)
+        device, dtype = inference_device(self.device), torch_dtype(x.dtype)
         rows = TableRows(self._columns, x, observed, np.ones(len(x)), device, with_mask, custom)
         model, params = self._model_on(device, dtype)
         return FittedRows(model, params, rows, linear_path_of(self), dtype, numbers)
@@ -330,9 +375,23 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         return tags
 
 
+def _warn_of_heywood(estimator, columns, places):
+    """Warn of columns of the model layout in which factor analysis found no noise."""
+    number = np.concatenate([np.asarray(block.columns) for block in columns.blocks])
+    names = getattr(estimator, "feature_names_in_", None)
+    listed = ", ".join(str(number[at]) if names is None else repr(names[number[at]]) for at in places[:10])
+    warnings.warn(
+        f"{type(estimator).__name__} keeps factor analysis, which found no noise in column(s) {listed} (a Heywood "
+        f"case: its variance is at the floor); use fewer than {estimator.n_components} components, more rows, or drop "
+        "columns that repeat others.",
+        ConvergenceWarning,
+        stacklevel=6,  # the caller of `fit`
+    )
+
+
 def _checked_numbers(estimator, columns, X, *, reset, min_samples=1):
     """X as numbers, NaN where missing, after all of scikit-learn's checks; those of a frame's names come first."""
-    frame = hasattr(X, "iloc")
+    frame = is_frame(X)
     if frame:
         validate_data(estimator, X, reset=reset, skip_check_array=True)
     numbers = encoding.as_numbers(X, columns, estimator._custom_likelihoods(columns))
@@ -357,7 +416,7 @@ def linear_path_of(estimator):
     """The linear models beside a fitted network, or None."""
     if estimator._linear_path is None:
         return None
-    models = ({name: torch.from_numpy(a) for name, a in (arrays or {}).items()} for arrays in estimator._linear_path)
+    models = ({name: alias(a) for name, a in (arrays or {}).items()} for arrays in estimator._linear_path)
     return LinearPath(*(fa.Params(**tensors) if tensors else None for tensors in models))
 
 

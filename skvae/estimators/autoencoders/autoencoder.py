@@ -1,11 +1,12 @@
 """Compression of a table by an autoencoder: non-linear principal component analysis."""
 
 import math
-from numbers import Integral, Real
+from numbers import Real
 
 import numpy as np
 
 from skvae._compat import Interval, StrOptions
+from skvae._tensors import rounded
 from skvae.estimators._base import mean_score
 from skvae.estimators._checks import checked_sizes
 from skvae.estimators._progress import ErrorWatcher
@@ -151,28 +152,11 @@ class AutoencoderTransformer(NetworkTransformer):
     """
 
     _parameter_constraints = {
-        "n_components": [Interval(Integral, 1, None, closed="left")],
-        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
-        "activation": [StrOptions(set(ACTIVATIONS))],
+        **NetworkTransformer._parameter_constraints,
         "init": [StrOptions({"pca", "random"})],
         "denoising": [StrOptions({"gaussian", "masking", "salt_and_pepper"}), None],
         "noise_level": [Interval(Real, 0, None, closed="left")],
         "sparsity": [tuple, list, None],
-        "encoder": [callable, None],
-        "decoder": [callable, None],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "learning_rate": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
-        "learning_rate_schedule": [StrOptions({"cosine", "constant"})],
-        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "max_iter": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "early_stopping": [StrOptions({"auto"}), "boolean"],
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
-        "tol": [Interval(Real, 0, None, closed="left")],
-        "warm_start": ["boolean"],
-        "device": [str],
-        "random_state": ["random_state"],
-        "verbose": ["verbose"],
     }
 
     _watcher = ErrorWatcher
@@ -306,14 +290,15 @@ class AutoencoderTransformer(NetworkTransformer):
 
     def _split(self, rows, noise):
         """The rows to learn from, and those that are held out."""
-        folds = deal_folds(rows.weight, noise.fold("validation"), 1, self.validation_fraction)
-        learnt, (_, held_out) = np.flatnonzero(folds.weight[1]), folds.held_out
+        folds = deal_folds(rows, noise.fold("validation"), 1, self.validation_fraction)
+        learnt, held_out = np.flatnonzero(folds.weight[1]), folds.held_out[1]
         if not len(learnt):
             raise ValueError(
-                f"validation_fraction={self.validation_fraction} of {len(rows)} rows leaves none to learn from; lower "
-                "it, or use early_stopping=False."
+                f"validation_fraction={self.validation_fraction} of {rows.n_observations} rows leaves none to learn "
+                "from; lower it, or use early_stopping=False."
             )
-        return rows.rows(learnt).reweighted(), rows.rows(held_out)
+        training = rows.rows(learnt).with_weight(folds.weight[1][learnt])
+        return training, rows.rows(held_out.index).with_weight(held_out.count)
 
     def _params_to_go_on(self, model, earlier, rows):
         return self._ranges(rows) | super()._params_to_go_on(model, earlier, rows)
@@ -348,7 +333,8 @@ class AutoencoderTransformer(NetworkTransformer):
         code : ndarray of shape (n_samples, n_components)
         """
         fitted = self._fitted_rows(X)
-        return fitted.by_row(lambda batch: fitted.model.encode(fitted.params, batch)[0])
+        code = fitted.by_row(lambda batch: fitted.model.encode(fitted.params, batch)[0])
+        return rounded(code, fitted.numbers.dtype)
 
     def score_samples(self, X):
         """Minus the mean squared error of each row over its observed cells.
@@ -370,8 +356,8 @@ class AutoencoderTransformer(NetworkTransformer):
             errors = model.log_prob(params, batch.x, model.encode(params, batch))[0] * model.n_outputs
             return errors / batch.x.n_observed()[0].clamp(min=1)
 
-        errors = fitted.by_row(minus_error) * self._columns.scale[0] ** 2
-        return errors.astype(fitted.numbers.dtype, copy=False)
+        errors = fitted.by_row(minus_error).astype(np.float64) * self._columns.scale[0] ** 2
+        return rounded(errors, fitted.numbers.dtype)
 
     def score(self, X, y=None, sample_weight=None):
         """Minus the mean squared error.

@@ -9,13 +9,14 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from skvae._compat import Interval, StrOptions
-from skvae._tensors import Noise, inference_device
+from skvae._tensors import Noise, content_keys, inference_device, rounded
 from skvae.estimators._base import LikelihoodScoreMixin
 from skvae.estimators._checks import check_n_samples, draw_seed, refuse_other_modules
 from skvae.estimators.autoencoders._network_transformer import NetworkTransformer, linear_path_of, modules_of
 from skvae.likelihoods import Gaussian
 from skvae.models.autoencoders import vae_evaluation
 from skvae.models.autoencoders.encoder_decoder import own
+from skvae.models.autoencoders.laplace import n_gradients
 from skvae.models.autoencoders.vae import VAE, PerRowVAE
 from skvae.models.decomposition import factor_analysis as fa
 from skvae.networks import ACTIVATIONS
@@ -33,7 +34,7 @@ from skvae.training.rows import heads_of_path, nats_of_data, posterior_summary, 
 
 _ACTIVE = 0.01  # variance of the posterior mean from which a latent dimension is active (Burda et al. 2016)
 _ELBO_DRAWS = 32
-_SCORE_DRAWS = 128
+_SCORE_DRAWS, _IMPUTE_DRAWS = 128, 512  # errors of draws add to those of imputed cells
 _SVI_DRAWS = 8
 
 
@@ -189,9 +190,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
     """
 
     _parameter_constraints = {
-        "n_components": [Interval(Integral, 1, None, closed="left")],
-        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
-        "activation": [StrOptions(set(ACTIVATIONS))],
+        **NetworkTransformer._parameter_constraints,
         "likelihood": "no_validation",  # `read_columns` refuses others in words that name what an object lacks
         "noise": [StrOptions({"diag", "isotropic"}), Interval(Real, 0, None, closed="neither")],
         "beta": [Interval(Real, 0, None, closed="left")],
@@ -202,21 +201,6 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         "n_draws": [Interval(Integral, 1, None, closed="left")],
         "objective": [StrOptions({"elbo", "iwae"})],
         "inference": [StrOptions({"amortized", "svi"})],
-        "encoder": [callable, None],
-        "decoder": [callable, None],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "learning_rate": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
-        "learning_rate_schedule": [StrOptions({"cosine", "constant"})],
-        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "max_iter": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "early_stopping": [StrOptions({"auto"}), "boolean"],
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
-        "tol": [Interval(Real, 0, None, closed="left")],
-        "warm_start": ["boolean"],
-        "device": [str],
-        "random_state": ["random_state"],
-        "verbose": ["verbose"],
     }
 
     _fewest_rows = 2  # of one, no variance is known
@@ -348,9 +332,10 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         if not validates:
             return SingleNetwork(model, rows, noise, self._plan(n, continuation=continuation))
         from_linear, tied = fills, fills and model.likelihood.noise == "isotropic"
-        if from_linear and (not model.last or n < defaults.FEW_ROWS and held_out is None):
-            found = factor_analysis(rows.Z, rows.weight, model.n_components, tied=tied)
-            return KnownResult(factor_analysis_result(model, rows, noise, found))
+        few = rows.n_observations < defaults.FEW_ROWS and held_out is None
+        if from_linear and not self.free_bits and (few or not model.last):
+            found = factor_analysis(rows.Z, rows.weight, model.n_components, tied=tied, beta=self.beta)
+            return KnownResult(factor_analysis_result(model, rows, noise, found, self.beta))
         folds = folds_of(rows, held_out, noise.fold("validation"), self.validation_fraction)
         if held_out is not None:
             rows = rows.followed_by(held_out)
@@ -366,6 +351,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
             from_factor_analysis=from_linear,
             fallback_weight=np.where(np.arange(len(rows)) < n, rows.weight, 0.0),
             tied=tied,
+            beta=self.beta,
             n_draws=defaults.n_validation_draws(len(rows)),
             random_rate=random_rate,
         )
@@ -426,10 +412,13 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         Returns
         -------
         mean, std : ndarrays of shape (n_samples, n_components)
-            Means and standard deviations of the factorised normal posterior.
+            Means and standard deviations of the factorised normal posterior: the encoder's or, where a row has
+            missing cells, Laplace's approximation, which needs no encoder: a mode, and the curvature there.
         """
-        rows = self._inferred(X)
-        q = rows.by_row(lambda batch: torch.cat(rows.model.encode(rows.params, batch), -1)[0])
+        fitted = self._with_posteriors(self._fitted_rows(X))
+        posterior = partial(vae_evaluation.posterior, fitted.model, fitted.params, exact=not self.nonlinear_)
+        q = fitted.by_row(lambda batch: torch.cat(posterior(batch), -1)[0], n_gradients(fitted.model.n_components))
+        q = rounded(q, fitted.numbers.dtype)
         mean, log_variance = np.split(q, 2, axis=1)
         return mean, np.exp(0.5 * log_variance)
 
@@ -470,9 +459,10 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         X : array-like of shape (n_samples, n_features)
             NaN where a cell is missing.
         n_draws : int or None, default=None
-            Estimate by importance weighting with so many draws from q(z | x), the same for every row and every call;
-            on average a lower bound that rises with their number (Burda et al. 2016, eq. 8). None: exact where the
-            model is linear and Gaussian, else by 128 draws.
+            Estimate by importance weighting with so many draws, the same for equal rows and in every call; on average a
+            lower bound that rises with their number (Burda et al. 2016, eq. 8). Three quarters of the draws come from
+            Laplace's approximation of the row's posterior, one eighth each from the encoder's and from the prior. None:
+            exact where the model is linear and Gaussian, else by 128 draws.
 
         Returns
         -------
@@ -480,12 +470,12 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
             Nats.
         """
         exact = self._linear_model() if n_draws is None else None
-        fitted = self._inferred(X)
+        fitted = self._with_posteriors(self._fitted_rows(X))
         if exact is not None:
             log_prob = evaluate(fa.log_prob, exact, fitted.rows.Z)
         else:
-            log_prob = _by_draws(vae_evaluation.log_evidence, fitted, n_draws)
-        return (log_prob + log_jacobian(fitted.numbers, self._columns)).astype(fitted.numbers.dtype)
+            log_prob = _by_draws(vae_evaluation.log_evidence, fitted, n_draws, _SCORE_DRAWS)
+        return rounded(log_prob + log_jacobian(fitted.numbers, self._columns), fitted.numbers.dtype)
 
     def elbo(self, X, inference=None):
         """Bound log p(x) of each row from below, at beta = 1.
@@ -506,11 +496,14 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         """
         if inference not in (None, "amortized", "svi"):
             raise ValueError(f"inference must be None, 'amortized' or 'svi', but it is {inference!r}.")
-        fitted = self._inferred(X, inference)
-        epsilon = vae_evaluation.balanced(_draws(max(_ELBO_DRAWS // 2, fitted.model.n_components), fitted))
-        of_batch = partial(vae_evaluation.expected_bound, fitted.model, fitted.params, epsilon=epsilon)
-        bound = fitted.by_row(of_batch, epsilon.shape[1])
-        return (bound + log_jacobian(fitted.numbers, self._columns)).astype(fitted.numbers.dtype)
+        fitted = self._with_posteriors(self._fitted_rows(X), inference)
+        K = fitted.model.n_components
+        epsilon = Noise(0).fold("score").normal(torch.arange(max(_ELBO_DRAWS // 2, K)), K, fitted.dtype)
+        epsilon = vae_evaluation.balanced(epsilon[None, :, None].to(fitted.rows.device))
+
+        bound_of = partial(vae_evaluation.expected_bound, fitted.model, fitted.params, exact=not self.nonlinear_)
+        bound = fitted.by_row(partial(bound_of, epsilon=epsilon), max(len(epsilon[0]), n_gradients(K)))
+        return rounded(bound + log_jacobian(fitted.numbers, self._columns), fitted.numbers.dtype)
 
     def impute(self, X, n_draws=None):
         """Fill missing cells with what the model expects of them, given the rest of the row.
@@ -520,8 +513,8 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         X : {array-like, DataFrame} of shape (n_samples, n_features)
             NaN where a cell is missing.
         n_draws : int or None, default=None
-            Draws of z by whose importance weights the expectation is taken. None: exact where the model is linear and
-            Gaussian, else 128.
+            Draws of z by whose importance weights the expectation is taken, as of `score_samples`. None: exact where
+            the model is linear and Gaussian, else 512.
 
         Returns
         -------
@@ -531,20 +524,21 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
             nearest. All else gives an ndarray.
         """
         exact = self._linear_model() if n_draws is None else None
-        fitted = self._inferred(X)
+        fitted = self._fitted_rows(X)
         rows = fitted.rows
-        if rows.observed is None:
-            values = rows.x
-        elif exact is not None:
+        values = rows.x
+        if rows.observed is not None and exact is not None:
             values = expected(exact, rows.x, rows.observed)
-        else:
-            values = _by_draws(vae_evaluation.expected_cells, fitted, n_draws)
+        elif rows.observed is not None:
+            gaps, values = np.flatnonzero(~rows.observed.all(1)), values.copy()
+            if len(gaps):
+                some = self._with_posteriors(replace(fitted, rows=rows.rows(gaps), numbers=fitted.numbers[gaps]))
+                values[gaps] = _by_draws(vae_evaluation.expected_cells, some, n_draws, _IMPUTE_DRAWS)
         return fill_missing(X, fitted.numbers, decode(values, self._columns), self._columns)
 
     # -------------------------------------------------------------------------------------------- what prediction needs
-    def _inferred(self, X, inference=None):
-        """The fitted model and these rows, with posteriors by the encoder or ("svi") of each row's own."""
-        fitted = self._fitted_rows(X)
+    def _with_posteriors(self, fitted, inference=None):
+        """The fitted model and rows, with posteriors by the encoder or ("svi") of each row's own."""
         return self._refined(fitted) if (inference or self._architecture["inference"]) == "svi" else fitted
 
     def _refined(self, fitted):
@@ -566,7 +560,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         """The model as factor analysis, where that is what it is: its likelihood needs no draws."""
         check_is_fitted(self)
         if not self.nonlinear_:
-            return linear_path_of(self).posterior
+            return linear_path_of(self).fill
         if self._architecture["hidden_layer_sizes"] or self._architecture["decoder"] is not None:
             return None
         model = self._build(self._columns, self._architecture)
@@ -577,15 +571,15 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         return fa.Params(arrays["decoder.0.bias"], arrays["decoder.0.weight"].mT, psi.double())
 
 
-def _by_draws(function, fitted, n_draws):
-    """Apply `function(model, params, batch, epsilon)` to all rows, by `n_draws` draws of z (None: 128)."""
-    epsilon = _draws(_SCORE_DRAWS if n_draws is None else n_draws, fitted)
-    return fitted.by_row(partial(function, fitted.model, fitted.params, epsilon=epsilon), epsilon.shape[1])
-
-
-def _draws(n_draws, fitted):
-    """Standard normal draws, (1, n_draws, 1, n_components), the same for every row and every call."""
+def _by_draws(function, fitted, n_draws, default):
+    """Apply `function(model, params, batch, epsilon)` to all rows, by `n_draws` draws of z (None: the default)."""
+    n_draws = default if n_draws is None else n_draws
     if not isinstance(n_draws, Integral) or isinstance(n_draws, bool) or n_draws < 1:
         raise ValueError(f"n_draws must be a whole number >= 1, but it is {n_draws!r}.")
-    draws = Noise(0).fold("score").normal(torch.arange(n_draws), fitted.model.n_components, fitted.dtype)
-    return draws[None, :, None].to(fitted.rows.device)
+    key, K = torch.from_numpy(content_keys(fitted.numbers)).to(fitted.rows.device), fitted.model.n_components
+
+    def of_batch(batch):
+        epsilon = vae_evaluation.draws_of_rows(key[batch.row[0]], n_draws, K, fitted.dtype)
+        return function(fitted.model, fitted.params, batch, epsilon)
+
+    return fitted.by_row(of_batch, max(n_draws, n_gradients(K)))

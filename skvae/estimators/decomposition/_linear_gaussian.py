@@ -10,7 +10,7 @@ import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from skvae._compat import fit_context
 from skvae._tensors import (
@@ -23,9 +23,10 @@ from skvae._tensors import (
     rows_a_batch,
     to_read,
 )
+from skvae.elbo import FitResult
 from skvae.engines import em
 from skvae.estimators._base import Estimator, LikelihoodScoreMixin
-from skvae.estimators._checks import check_n_samples, draw_seed
+from skvae.estimators._checks import check_n_samples, column_names, draw_seed, validated
 from skvae.estimators._progress import FitWatcher
 from skvae.estimators.decomposition._training_data import (
     FLOAT,
@@ -38,10 +39,11 @@ from skvae.estimators.decomposition._training_data import (
     training_data,
 )
 from skvae.models.decomposition import factor_analysis as fa
+from skvae.models.decomposition.covariance_em import CentredFactorAnalysis
+from skvae.tables.checks import naming_cells
+from skvae.tables.columns import listed
 from skvae.tables.frames import imputed
 from skvae.training.continuation import Continuation
-
-_DTYPES = [np.float64, np.float32]
 
 
 class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimator, abc.ABC):
@@ -116,13 +118,23 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
             If `max_iter` was reached, or a noise variance fell to its floor; names the column.
         """
         with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
-            checked = validate_data(self, X, reset=True, ensure_min_samples=2, dtype=_DTYPES, ensure_all_finite=False)
+            checked = validated(self, X, reset=True, ensure_min_samples=2, ensure_all_finite=False)
             _refuse_many_components(self.n_components, checked.shape[1])
             device = resolve_device(self.device)
             name = type(self).__name__
             rows, weight, n_rows = merged_rows(checked, sample_weight, name, min_rows=2)
             K = self._n_components(rows.shape[1], n_rows)
-            data = training_data(rows, weight, n_rows, K, batch_size=self.batch_size, device=device, name=name)
+            with naming_cells(X, name):  # rows are checked for cells that are not finite while they are read
+                data = training_data(
+                    rows,
+                    weight,
+                    n_rows,
+                    K,
+                    batch_size=self.batch_size,
+                    device=device,
+                    name=name,
+                    names=column_names(self),
+                )
             watch = functools.partial(FitWatcher, self, X, y)
             return self._set(**self._fitted_attributes(data, watch, Continuation.FRESH))
 
@@ -154,9 +166,7 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
         """
         with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
             continuation = Continuation.PARTIAL_FIT if hasattr(self, "components_") else Continuation.FRESH
-            checked = validate_data(
-                self, X, reset=not continuation.continues, dtype=_DTYPES, ensure_all_finite="allow-nan"
-            )
+            checked = validated(self, X, reset=not continuation.continues)
             _refuse_many_components(self.n_components, checked.shape[1])
             device = resolve_device(self.device)
             before = self._sufficient_statistics if continuation.continues else None
@@ -207,7 +217,7 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
             If S is not a covariance matrix, or mean not of its width.
         """
         with self._unchanged_on_error():
-            checked = validate_data(self, S, reset=True, dtype=_DTYPES, ensure_all_finite=False)
+            checked = validated(self, S, reset=True, ensure_all_finite=False)
             statistics = statistics_of_covariance(checked, n_samples, mean)
             _refuse_many_components(self.n_components, len(checked))
             data = from_statistics(statistics, checked.dtype, resolve_device(self.device))
@@ -261,7 +271,7 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
             Given the observed cells of each row; of the dtype of X.
         """
         check_is_fitted(self)
-        return self._scores(validate_data(self, X, reset=False, dtype=_DTYPES, ensure_all_finite="allow-nan"))
+        return self._scores(validated(self, X, reset=False))
 
     def inverse_transform(self, X):
         """Rows that the model expects of given scores: the mean of p(x | z).
@@ -298,7 +308,7 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
             nearest. All else gives an ndarray.
         """
         check_is_fitted(self)
-        checked = validate_data(self, X, reset=False, dtype=_DTYPES, ensure_all_finite="allow-nan")
+        checked = validated(self, X, reset=False)
         Z = self._by_row(checked, fa.posterior_mean)
         return imputed(X, checked, Z @ self._loadings().T + self.mean_)
 
@@ -316,7 +326,7 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
             Nats; 0 for a row without any observed cell.
         """
         check_is_fitted(self)
-        checked = validate_data(self, X, reset=False, dtype=_DTYPES, ensure_all_finite="allow-nan")
+        checked = validated(self, X, reset=False)
         return self._by_row(checked, fa.log_prob)
 
     def get_covariance(self):
@@ -427,20 +437,23 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
 
 
 # ------------------------------------------------------------------------------------------ for the fits of subclasses
-def model_of(data, n_components, tied=False):
-    """Build the model for training data; `tied`: one noise variance for all columns.
+def model_of(data, n_components, tied=False, names=None):
+    """Build the model for training data; `tied`: one noise variance for all columns; `names`: of them.
 
     Raises
     ------
     ValueError
         If a column varies, but by so little that its smallest noise variance is not a normal float64.
     """
-    model = fa.FactorAnalysis(n_components, torch.as_tensor(data.variance, device=data.device), tied)
+    if data.statistics is not None and data.device.type == "cpu":
+        model = CentredFactorAnalysis(n_components, data.statistics["S"], tied)
+    else:
+        model = fa.FactorAnalysis(n_components, torch.as_tensor(data.variance, device=data.device), tied)
     low = np.flatnonzero(model.floor.cpu().numpy() < np.finfo(np.float64).tiny)
     if len(low):
         raise ValueError(
             f"X holds values whose squares underflow: the variance is {data.variance[low].max():.3g} or less in "
-            f"column(s) {', '.join(map(str, low[:10]))}; scale it."
+            f"column(s) {listed(low, names)}; scale it."
         )
     return model
 
@@ -451,6 +464,7 @@ def ascend(estimator, model, data, init_params, watch, attributes):
     Returns
     -------
     fit : FitResult
+        `lower_bounds` has the bound after each M-step: the last is that of `params`.
 
     Raises
     ------
@@ -475,7 +489,19 @@ def ascend(estimator, model, data, init_params, watch, attributes):
             ConvergenceWarning,
             stacklevel=5,  # the caller of `fit`
         )
+    stats, _ = em.collect(model, data.batches, fit.params, fit.memory)
+    fit.lower_bounds = [*fit.lower_bounds[1:], float(model.bound(stats, fit.params)) / data.n]
     return fit
+
+
+def known(model, data, params, watch, attributes):
+    """Tell the watcher of parameters that need no ascent as of a fit of one iteration; return that fit."""
+    stats, _ = em.collect(model, data.batches, params)
+    bound = float(model.bound(stats, params)) / data.n
+    with watch(1, attributes) as watcher:
+        watcher.begins(0)
+        watcher.ends(em.Iteration(0, 0, bound, math.inf, params, params))
+    return FitResult(params, [bound], n_iter=1, converged=True)
 
 
 def record(fit, data):

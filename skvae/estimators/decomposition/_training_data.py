@@ -62,7 +62,7 @@ class TrainingData(NamedTuple):
 
 
 # ------------------------------------------------------------------------------------------------------- training data
-def training_data(X, weight, n_rows, n_components, *, batch_size, device, name):
+def training_data(X, weight, n_rows, n_components, *, batch_size, device, name, names=None):
     """Prepare rows: their sufficient statistics if there are as many rows as columns, else batches of the rows.
 
     Rows with missing cells always become batches. So do wide tables that have many rows only by their weights: their
@@ -80,6 +80,8 @@ def training_data(X, weight, n_rows, n_components, *, batch_size, device, name):
     device : torch.device
     name : str
         Name of the estimator, for error messages.
+    names : list of str or None, default=None
+        Of the columns, for error messages.
 
     Returns
     -------
@@ -93,8 +95,9 @@ def training_data(X, weight, n_rows, n_components, *, batch_size, device, name):
     missing = np.isnan(X)
     complete = not missing.any()
     if not complete:
-        refuse_empty_columns(X, name)
+        refuse_empty_columns(X, name, names=names)
     origin, variance = column_means_and_variances(X, weight, None if complete else ~missing)
+    _refuse_overflow(variance, X.dtype)
     size = rows_a_batch(batch_size, X.shape[1], device)
     if complete:
         batches = Table(X - origin, device, FLOAT, weight=weight, allow_missing=False).batches(size)
@@ -128,13 +131,19 @@ def from_statistics(statistics, dtype, device):
         If variances are not finite.
     """
     variance = statistics["S"].diagonal().copy()
-    if not np.isfinite(variance).all():
-        raise ValueError("X holds values whose squares overflow; scale it.")
+    _refuse_overflow(variance, dtype)
     n, S = (torch.as_tensor(statistics[name], dtype=FLOAT, device=device) for name in ("n", "S"))
     batch = fa.SufficientStatistics(n, torch.zeros(len(variance), dtype=FLOAT, device=device), S)
     return TrainingData(
         [batch], statistics["mean"], variance, statistics["n"], statistics["n_rows"], dtype, device, statistics
     )
+
+
+def _refuse_overflow(variance, dtype):
+    """Complain of variances whose sum is not finite in the dtype of the fitted attributes."""
+    if not variance.sum() < np.finfo(dtype).max:
+        wider = " or give float64" if dtype == np.float32 else ""
+        raise ValueError(f"X holds values whose squares overflow in {dtype}; scale it{wider}.")
 
 
 def _batches_with_gaps(table, size, n_components):
@@ -200,14 +209,33 @@ def statistics_of_rows(X, weight, n_rows, batch_size, device):
     """Sum up complete rows: a dict of "n", "n_rows", "mean" and "S"; not finite if a cell is not."""
     D = X.shape[1]
     shift = _rough_centre(X)
-    table = Table(X, device, FLOAT, weight=weight, shift=shift, allow_missing=False)
     size = rows_a_batch(batch_size, D, device)
     if batch_size == "auto":  # each batch adds D x D products to the sums
         size = max(size, 3 * D)
+    if device.type == "cpu":
+        batches = _blocks(X, weight, shift, size)
+    else:
+        batches = Table(X, device, FLOAT, weight=weight, shift=shift, allow_missing=False).batches(size)
     shift = torch.zeros(D, dtype=FLOAT) if shift is None else torch.as_tensor(shift, dtype=FLOAT)
     shift = shift.to(device)
-    n, mean, S = fa.sufficient_statistics(em.summed(fa.sums, table.batches(size)), shift)
+    n, mean, S = fa.sufficient_statistics(em.summed(fa.sums, batches), shift)
     return {"n": float(n), "n_rows": n_rows, "mean": (mean + shift).cpu().numpy(), "S": S.cpu().numpy()}
+
+
+def _blocks(X, weight, shift, size):
+    """Batches of complete rows in float64 less `shift`, each of which overwrites the one before.
+
+    They are made by NumPy, as are the sums: when the threads of NumPy and torch take turns, each waits for the other.
+    """
+    as_it_is = shift is None and X.dtype == np.float64
+    memory = None if as_it_is else np.empty((min(size, len(X)), X.shape[1]))
+    weight = np.ones(len(X)) if weight is None else weight.astype(np.float64, copy=False)
+    shift = 0.0 if shift is None else shift
+    for start in range(0, len(X), size):
+        rows = X[start : start + size]
+        if not as_it_is:
+            rows = np.subtract(rows, shift, out=memory[: len(rows)])
+        yield fa.Block(rows, weight[start : start + size])
 
 
 def _rough_centre(X):

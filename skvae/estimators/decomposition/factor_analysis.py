@@ -10,12 +10,14 @@ from sklearn.utils.validation import check_is_fitted
 
 from skvae._compat import Interval, StrOptions
 from skvae._tensors import Noise
-from skvae.estimators._checks import draw_seed
-from skvae.estimators.decomposition._linear_gaussian import LinearGaussian, ascend, model_of, record
+from skvae.estimators._checks import column_names, draw_seed
+from skvae.estimators.decomposition._linear_gaussian import LinearGaussian, ascend, known, model_of, record
 from skvae.estimators.decomposition._training_data import FLOAT
 from skvae.models.decomposition import factor_analysis as fa
 from skvae.models.decomposition import goodness_of_fit
+from skvae.models.decomposition.covariance_em import explain_all
 from skvae.models.decomposition.rotation import OBLIQUE, ORTHOGONAL, rotate
+from skvae.tables.columns import listed
 
 _HEYWOOD = 2 * fa.UNIQUENESS_FLOOR  # share of its column's variance below which a noise variance is at its floor
 
@@ -46,7 +48,7 @@ class FactorAnalysisEM(LinearGaussian):
         Accepted for scikit-learn's sake; EM needs no SVD.
     iterated_power : int, default=3
         Accepted for scikit-learn's sake.
-    rotation : {"varimax", "quartimax", "promax", "oblimin"} or None, default=None
+    rotation : {"varimax", "quartimax", "equamax", "promax", "oblimin"} or None, default=None
         Rotation to simple structure, after the fit: orthogonal, or (the last two) oblique, with correlated factors.
         Likelihood and covariance stay as they are. None: along the principal axes of Psi^-1/2 W.
     random_state : int, RandomState instance or None, default=0
@@ -55,6 +57,10 @@ class FactorAnalysisEM(LinearGaussian):
     score_method : {"regression", "bartlett"}, default="regression"
         How `transform` scores rows: by the mean of p(z | x), which is shrunk towards 0, or by weighted least squares,
         which is unbiased given z.
+    normalize : bool, default=True
+        Whether the rotation gives all columns the same weight, whatever their communality (Kaiser's normalisation). So
+        do R's `factanal`, SPSS and SAS. False gives the loadings of scikit-learn, whose `FactorAnalysis` does not
+        normalise. X itself is never normalised.
     device : str, default="auto"
         Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
     batch_size : int or "auto", default="auto"
@@ -79,11 +85,11 @@ class FactorAnalysisEM(LinearGaussian):
     rotation_matrix_ : ndarray of shape (n_components, n_components)
         The matrix by which scores of the unrotated factors are multiplied.
     loglike_ : list of float
-        Log-likelihood of all rows before each M-step, nats.
+        Log-likelihood of all rows after each EM step, nats. The last is that of the fitted model.
     lower_bounds_ : ndarray of shape (n_iter,)
         The same per sample.
     n_iter_ : int
-        EM steps done.
+        EM steps done; 1 where as many factors as columns explain all covariance, which needs no ascent.
     converged_ : bool
         Whether `tol` was met.
     n_samples_seen_ : float
@@ -141,6 +147,7 @@ class FactorAnalysisEM(LinearGaussian):
         "rotation": [StrOptions({*ORTHOGONAL, *OBLIQUE}), None],
         "random_state": ["random_state"],
         "score_method": [StrOptions({"regression", "bartlett"})],
+        "normalize": ["boolean"],
         "device": [str],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "verbose": ["verbose"],
@@ -159,6 +166,7 @@ class FactorAnalysisEM(LinearGaussian):
         rotation=None,
         random_state=0,
         score_method="regression",
+        normalize=True,
         device="auto",
         batch_size="auto",
         verbose=0,
@@ -173,6 +181,7 @@ class FactorAnalysisEM(LinearGaussian):
         self.rotation = rotation
         self.random_state = random_state
         self.score_method = score_method
+        self.normalize = normalize
         self.device = device
         self.batch_size = batch_size
         self.verbose = verbose
@@ -182,32 +191,43 @@ class FactorAnalysisEM(LinearGaussian):
         return n_features if self.n_components is None else int(self.n_components)
 
     def _fitted_attributes(self, data, watch, continuation):
-        model = model_of(data, self._n_components(len(data.origin), data.n_rows))
+        model = model_of(data, self._n_components(len(data.origin), data.n_rows), names=column_names(self))
 
         def attributes(params):
             return self._attributes(params, data)
 
-        init_params = self._init_params(model, data, continuation)
-        fit = ascend(self, model, data, init_params, watch, attributes)
+        psi = self._given_noise(len(data.origin))
+        everything = data.statistics is not None and model.n_components == len(data.origin)
+        found = explain_all(data.statistics["S"], psi) if everything else None
+        if found is not None:
+            mu = torch.zeros(len(data.origin), dtype=FLOAT, device=data.device)
+            params = fa.Params(mu, *(torch.from_numpy(array).to(data.device) for array in found))
+            fit = known(model, data, params, watch, attributes)
+        else:
+            fit = ascend(self, model, data, self._init_params(model, data, psi, continuation), watch, attributes)
         found = attributes(fit.params)
         self._warn_of_heywood(found["noise_variance_"], data)
         return {**found, **record(fit, data)}
 
-    def _init_params(self, model, data, continuation):
+    def _given_noise(self, n_features):
+        """`noise_variance_init` as a float64 ndarray, or None."""
+        if self.noise_variance_init is None:
+            return None
+        psi = np.array(self.noise_variance_init, dtype=np.float64)
+        if psi.shape != (n_features,) or not (psi > 0).all() or not np.isfinite(psi).all():
+            raise ValueError(
+                f"noise_variance_init must hold {n_features} positive numbers, one for each column of X, but it is "
+                f"{self.noise_variance_init!r}."
+            )
+        return psi
+
+    def _init_params(self, model, data, psi, continuation):
         """Fitted loadings and noise if the fit goes on and asks for as many factors, else random loadings."""
         mu = torch.zeros(len(data.origin), dtype=FLOAT, device=data.device)
         if continuation.continues and len(self.components_) == model.n_components:
             W, psi = (torch.tensor(a, dtype=FLOAT, device=data.device) for a in (self._loadings(), self._noise()))
             return fa.Params(mu, W, psi)
-        psi = None
-        if self.noise_variance_init is not None:
-            psi = np.array(self.noise_variance_init, dtype=np.float64)
-            if psi.shape != (len(mu),) or not (psi > 0).all() or not np.isfinite(psi).all():
-                raise ValueError(
-                    f"noise_variance_init must hold {len(mu)} positive numbers, one for each column of X, but it is "
-                    f"{self.noise_variance_init!r}."
-                )
-            psi = torch.tensor(psi).to(data.device)
+        psi = None if psi is None else torch.tensor(psi).to(data.device)
         return model.init(mu, Noise(draw_seed(self.random_state)), psi)
 
     def _attributes(self, params, data):
@@ -215,7 +235,7 @@ class FactorAnalysisEM(LinearGaussian):
         variance = (W**2).sum(axis=1)
         turned, phi, L = np.eye(W.shape[1]), np.eye(W.shape[1]), W
         if self.rotation is not None:
-            L, turned, phi = rotate(W, self.rotation)
+            L, turned, phi = rotate(W, self.rotation, normalize=self.normalize)
         found = {
             "components_": np.ascontiguousarray(L.T),
             "noise_variance_": psi,
@@ -227,13 +247,11 @@ class FactorAnalysisEM(LinearGaussian):
         return {name: value.astype(data.dtype) for name, value in found.items()}
 
     def _warn_of_heywood(self, noise, data):
-        names = getattr(self, "feature_names_in_", None)
         low = np.flatnonzero((noise <= _HEYWOOD * data.variance) & (data.variance > 0))
         if len(low):
-            K = self._n_components(len(noise), data.n_rows)
-            listed = ", ".join(str(column) if names is None else repr(names[column]) for column in low[:10])
+            K, columns = self._n_components(len(noise), data.n_rows), listed(low, column_names(self))
             warnings.warn(
-                f"{type(self).__name__} found no noise in column(s) {listed} (a Heywood case: its variance is at the "
+                f"{type(self).__name__} found no noise in column(s) {columns} (a Heywood case: its variance is at the "
                 f"floor, {fa.UNIQUENESS_FLOOR:g} of the column's); use fewer than {K} factors, more rows, or drop "
                 "columns that repeat others.",
                 ConvergenceWarning,

@@ -1,15 +1,14 @@
 """Probabilistic PCA: principal components as a model of the data."""
 
-import math
+import warnings
 
 import numpy as np
 import torch
+from sklearn.exceptions import ConvergenceWarning
 
 from skvae._tensors import Noise
-from skvae.elbo import FitResult
-from skvae.engines import em
-from skvae.estimators._checks import draw_seed
-from skvae.estimators.decomposition._linear_gaussian import LinearGaussian, ascend, model_of, record
+from skvae.estimators._checks import column_names, draw_seed
+from skvae.estimators.decomposition._linear_gaussian import LinearGaussian, ascend, known, model_of, record
 from skvae.estimators.decomposition._training_data import FLOAT
 from skvae.estimators.decomposition.factor_analysis import FactorAnalysisEM
 from skvae.models.decomposition import factor_analysis as fa
@@ -52,11 +51,12 @@ class ProbabilisticPCA(LinearGaussian):
     explained_variance_ratio_ : ndarray of shape (n_components,)
         Share of the total variance.
     noise_variance_ : float
-        sigma^2 of maximum likelihood, with divisor n. Never below 1e-12 of the mean variance.
+        sigma^2 of maximum likelihood, with divisor n. Never below 1e-12 of the mean variance; there a fit warns.
     mean_ : ndarray of shape (n_features,)
         Means; where cells are missing, of maximum likelihood too.
     loglike_ : list of float
-        Log-likelihood of all rows before each M-step, nats; the maximum alone where it is known in closed form.
+        Log-likelihood of all rows after each EM step, nats; the maximum alone where it is known in closed form. The
+        last is that of the fitted model.
     lower_bounds_ : ndarray of shape (n_iter,)
         The same per sample.
     n_iter_ : int
@@ -130,7 +130,7 @@ class ProbabilisticPCA(LinearGaussian):
 
     def _fitted_attributes(self, data, watch, continuation):
         K = self._n_components(len(data.origin), data.n_rows)
-        model = model_of(data, K, tied=True)
+        model = model_of(data, K, tied=True, names=column_names(self))
         mu = torch.zeros(len(data.origin), dtype=FLOAT, device=data.device)
 
         def attributes(params):
@@ -139,16 +139,14 @@ class ProbabilisticPCA(LinearGaussian):
         if data.complete:
             axes = self._closed_form(data, K)
             params = fa.Params(mu, axes.loadings(), axes.noise.expand(len(mu)))
-            stats, _ = em.collect(model, data.batches, params)
-            bound = float(model.bound(stats, params)) / data.n
-            with watch(1, attributes) as watcher:  # what is known in closed form is told as a fit of one iteration
-                watcher.begins(0)
-                watcher.ends(em.Iteration(0, 0, bound, math.inf, params, params))
-            fit = FitResult(params, [bound], n_iter=1, converged=True)
-            return {**self._attributes(axes, mu, data), **record(fit, data)}
-        init_params = model.init(mu, Noise(draw_seed(self.random_state)))
-        fit = ascend(self, model, data, init_params, watch, attributes)
-        return {**attributes(fit.params), **record(fit, data)}
+            fit = known(model, data, params, watch, attributes)
+            found = self._attributes(axes, mu, data)
+        else:
+            init_params = model.init(mu, Noise(draw_seed(self.random_state)))
+            fit = ascend(self, model, data, init_params, watch, attributes)
+            found = attributes(fit.params)
+        self._warn_of_no_noise(found["noise_variance_"], data, K)
+        return {**found, **record(fit, data)}
 
     def _closed_form(self, data, n_components):
         if data.statistics is not None:
@@ -172,6 +170,16 @@ class ProbabilisticPCA(LinearGaussian):
         }
         numbers = {"noise_variance_": float(noise), "n_samples_seen_": n}
         return {name: value.astype(data.dtype) for name, value in found.items()} | numbers
+
+    def _warn_of_no_noise(self, noise, data, n_components):
+        if 0 < noise <= 2 * fa.TIED_NOISE_FLOOR * data.variance.mean():
+            warnings.warn(
+                f"{type(self).__name__} found no noise: {n_components} components explain all variance of the rows; "
+                f"the noise variance is at its floor, {fa.TIED_NOISE_FLOOR:g} of the mean variance. The likelihood of "
+                f"other rows then means nothing; use fewer than {n_components} components, or more rows.",
+                ConvergenceWarning,
+                stacklevel=5,  # the caller of `fit`
+            )
 
     # ---------------------------------------------------------------------------------------------------- prediction
     def _loadings(self):

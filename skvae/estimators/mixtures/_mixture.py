@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from sklearn.base import DensityMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from skvae._compat import Interval, StrOptions, check_sample_weight, fit_context
 from skvae._tensors import Noise, by_row, explain_out_of_memory, inference_device, resolve_device
 from skvae.engines import em
 from skvae.engines.contracts import check_contract
 from skvae.estimators._base import Estimator, LikelihoodScoreMixin
-from skvae.estimators._checks import check_n_samples, draw_seed, refuse_another_number
+from skvae.estimators._checks import check_n_samples, column_names, draw_seed, refuse_another_number, validated
 from skvae.estimators._progress import FitWatcher
 from skvae.estimators.mixtures._contract import MixtureContract, MixtureModel
 from skvae.models.mixtures.posterior import posterior
@@ -165,14 +165,7 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
             return self._set(**self._stepped(X, sample_weight))
 
     def _validated(self, X, *, reset):
-        return validate_data(
-            self,
-            X,
-            reset=reset,
-            dtype=[np.float64, np.float32],
-            ensure_all_finite="allow-nan",
-            ensure_min_samples=2 if reset else 1,
-        )
+        return validated(self, X, reset=reset, ensure_min_samples=2 if reset else 1)
 
     def _read_to_fit(self, X, sample_weight, continuation):
         """Rows as the model reads them, their weights, and what was learnt of the columns."""
@@ -188,7 +181,7 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
             )
         if continuation.continues:
             refuse_another_number(self, "components", len(self.weights_))
-        refuse_empty_columns(coded, type(self).__name__, weight)
+        refuse_empty_columns(coded, type(self).__name__, weight, column_names(self))
         return *weigh(*self._condensed(coded, weight, learnt)), learnt
 
     def _ascended(self, X, y, sample_weight, continuation):
@@ -202,7 +195,7 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
         if continuation.continues:
             n_restarts, init_params = 1, [self._fitted_params(model, table)]
         else:
-            n_restarts, noise = self.n_init, Noise(draw_seed(self.random_state))
+            n_restarts, noise = self._n_restarts(model, table), Noise(draw_seed(self.random_state))
             init_params = (
                 self._initial_params(model, table, noise.fold("start", number), learnt) for number in range(n_restarts)
             )
@@ -239,9 +232,11 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
             return
         gain = fit.lower_bounds[-1] - fit.lower_bounds[-2] if fit.n_iter > 1 else np.inf
         warnings.warn(
-            f"{type(self).__name__} did not converge: the best start stopped at iteration {fit.n_iter} "
-            f"(max_iter={self.max_iter}) with the bound rising by {gain:.1e} nats/sample (tol={self.tol:g}). Raise "
-            "either, try other init_params, or look for degenerate data.",
+            # The first two sentences are scikit-learn's: scripts look for them.
+            "Best performing initialization did not converge. Try different init parameters, or increase max_iter, "
+            f"tol, or check for degenerate data. {type(self).__name__} did not converge: the best start stopped at "
+            f"iteration {fit.n_iter} (max_iter={self.max_iter}) with the bound rising by {gain:.1e} nats/sample "
+            f"(tol={self.tol:g}).",
             ConvergenceWarning,
             stacklevel=5,  # who called `fit`
         )

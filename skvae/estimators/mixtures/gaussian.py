@@ -16,7 +16,7 @@ from skvae.estimators.mixtures._mixture import BaseMixture
 from skvae.estimators.mixtures._starts import checked_shape, checked_weights, initial_responsibilities
 from skvae.estimators.mixtures.conditional import ConditionalMixture
 from skvae.models.mixtures.gaussian_mixture import DiagonalGaussianMixture, FullGaussianMixture
-from skvae.tables.checks import columns_of, refuse_overflow
+from skvae.tables.checks import columns_of, naming_cells, refuse_overflow
 from skvae.tables.column_statistics import column_means_and_variances
 from skvae.tables.frames import imputed
 
@@ -238,8 +238,9 @@ class GaussianMixtureEM(BaseMixture):
                 raise ValueError(f"X should have the columns that are given, {names}, but has {list(X.columns)}.")
             X = X[names]
         rest = np.delete(np.arange(self.n_features_in_), given)
-        X = check_array(X, dtype=[np.float64, np.float32], input_name="X")
-        refuse_overflow(X)
+        with naming_cells(X, type(self).__name__, gaps=False):
+            X = check_array(X, dtype=[np.float64, np.float32], input_name="X")
+        refuse_overflow(X, np.float64)
         if X.shape[1] != len(given):
             raise ValueError(f"X has {X.shape[1]} columns, but {len(given)} are given: {given.tolist()}.")
         model, origin = self._fitted_model(), self._fitted_origin()
@@ -262,14 +263,15 @@ class GaussianMixtureEM(BaseMixture):
         return family(len(self.weights_), pooled=pooled, floor=getattr(self, "_fitted_floor", float(self.reg_covar)))
 
     def _coded(self, X, learnt):
-        refuse_overflow(X)
+        refuse_overflow(X, np.float64)
         return X
 
     def _table(self, X, device, weight=None, *, to_fit):
         """Rows measured from their mean, which keeps digits, or from that of the fitted mixture."""
         if not to_fit:
-            origin = self._fitted_origin()
-        elif np.isnan(np.sum(X)):
+            return Table(X, device, weight=weight, shift=self._fitted_origin())
+        refuse_overflow(X)
+        if np.isnan(np.sum(X)):
             origin = column_means_and_variances(X, weight, ~np.isnan(X))[0]
         else:
             origin = np.average(X, axis=0, weights=weight).astype(np.float64)
@@ -286,10 +288,11 @@ class GaussianMixtureEM(BaseMixture):
             yield
         except torch.linalg.LinAlgError as error:
             raise ValueError(
+                # The first two sentences are scikit-learn's: scripts look for them.
                 "Fitting the mixture model failed because some components have ill-defined empirical covariance (for "
-                f"instance caused by singleton or collapsed samples): number {error} of {self.n_components}. Try to "
-                f"decrease the number of components, increase reg_covar (now {self.reg_covar:g}), or scale the input "
-                "data."
+                "instance caused by singleton or collapsed samples). Try to decrease the number of components, "
+                f"increase reg_covar, or scale the input data. They are number {error} of {self.n_components} "
+                f"(reg_covar is now {self.reg_covar:g})."
             ) from error
 
     def _attributes(self, params, table, learnt):
@@ -382,11 +385,12 @@ class GaussianMixtureEM(BaseMixture):
     def _first_m_step(self, model, table, noise):
         """Parameters by the M-step from first guesses of the responsibilities."""
         points = functools.partial(self._points, model, table)
-        R = initial_responsibilities(self.init_params, table, points, model.n_components, noise)
-        variance = None
-        if table.patterns is not None:
-            variance = column_means_and_variances(table.X, table.weight.numpy(), ~np.isnan(table.X))[1]
-            variance = torch.as_tensor(variance, dtype=table.dtype, device=table.device)
+        seen = None if table.patterns is None else ~np.isnan(table.X)
+        variance = column_means_and_variances(table.X, table.weight.numpy(), seen)[1]
+        # Only of spherical components do the units of the columns matter.
+        scale = None if self.covariance_type == "spherical" else np.sqrt(np.where(variance > 0, variance, 1))
+        R = initial_responsibilities(self.init_params, table, points, model.n_components, noise, scale)
+        variance = None if seen is None else torch.as_tensor(variance, dtype=table.dtype, device=table.device)
 
         def stats(batch):
             # A missing cell, 0, stands at the mean of its column: the guess takes it as if it were observed there.

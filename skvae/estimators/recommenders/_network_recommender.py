@@ -2,6 +2,7 @@
 
 import abc
 import math
+import warnings
 from functools import partial
 
 import numpy as np
@@ -14,6 +15,7 @@ from skvae._tensors import Noise, Rows, block_rows, inference_device, resolve_de
 from skvae.estimators._checks import draw_seed, refuse_another_architecture
 from skvae.estimators._network import NetworkEstimator, PreparedFit
 from skvae.estimators._progress import RankingWatcher
+from skvae.estimators.recommenders._input_checks import advice, refuse_long_table
 from skvae.estimators.recommenders._recommender import LIST_LENGTH, RecommenderMixin, rank
 from skvae.metrics import content_holdout, ndcg_at_k
 from skvae.training import defaults
@@ -83,9 +85,15 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         ------
         ValueError
             If X holds negative values, NaN or infinity, no interaction at all, values above 1 for the bernoulli
-            likelihood, or if a parameter is out of its range.
+            likelihood, if its columns are named as those of a long table, or if a parameter is out of its range.
         FloatingPointError
             If the bound diverges even at half the learning rate.
+
+        Warns
+        -----
+        UserWarning
+            If a few large values hold most of the weight of X, if X looks like a long table, or if there are more
+            components than items.
         """
         with self._fitting():
             return self._taken_ahead(X, X_val=X_val) or self._run(self._prepare(X, self._continuation, X_val), X, y)
@@ -112,6 +120,8 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
     def _prepare(self, X, continuation, X_val=None):
         fitted = self._goes_on(continuation)
         X = self._check_training_X(X, reset=not fitted)
+        for text in advice(self, X):
+            warnings.warn(text, UserWarning, stacklevel=4)  # the caller of `fit`
         architecture = self._architecture_of(X)
         model = self._build(architecture)
         model.likelihood.check(X)
@@ -136,6 +146,7 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
 
     def _check_training_X(self, X, *, reset):
         """Users to learn from, as a CSR array; complain of values that float32 cannot take."""
+        refuse_long_table(X)
         X = self._check_X(X, reset=reset)
         outside = np.flatnonzero((X.data < _SMALLEST) | (X.data > _LARGEST))  # their squares leave float32 too
         if len(outside):

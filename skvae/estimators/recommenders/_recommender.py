@@ -9,6 +9,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skvae._sparse import merged
 from skvae._tensors import block_rows, explain_out_of_memory, top_k_of_blocks
+from skvae.estimators.recommenders._input_checks import explained
 from skvae.metrics import make_ranking_scorer
 
 LIST_LENGTH = 100  # of the NDCG that scores and validates
@@ -41,17 +42,7 @@ class RecommenderMixin(abc.ABC):
         try:
             X = validate_data(self, X, reset=reset, **form)
         except ValueError as error:
-            if "Negative values" in str(error):
-                raise ValueError(
-                    f"{error} Interactions are counts, ratings or ones: leave out steps that centre X, such as "
-                    "StandardScaler, and drop dislikes, for example by X.clip(min=0)."
-                ) from None
-            if "contains NaN" not in str(error):
-                raise
-            raise ValueError(
-                "Input X contains NaN. Zero, not NaN, says that there was no interaction: pass X.fillna(0) of a pivot "
-                "table, or make X from the long table by skvae.datasets.to_interactions."
-            ) from None
+            raise explained(error) from None
         return merged(X, sp.csr_array)
 
     def _check_fitted_X(self, X):
@@ -90,7 +81,7 @@ class RecommenderMixin(abc.ABC):
         exclude_seen : bool, default=True
             Leave out what a user's row of X already holds.
         items : array-like of int or str, or bool mask of shape (n_items,), default=None
-            Recommend these columns only, by number or, after a fit on a DataFrame, by name.
+            Recommend these columns only, by number or, after a fit on a DataFrame, by name; each of them once.
         filter_items : array-like of int or str, or bool mask of shape (n_items,), default=None
             Never recommend these columns.
 
@@ -104,7 +95,8 @@ class RecommenderMixin(abc.ABC):
         Raises
         ------
         ValueError
-            If k is not a positive integer, an item is not a column of X, or a mask holds 0 and 1 in place of Booleans.
+            If k is not a positive integer, an item is not a column of X, `items` repeats an item, or a mask holds 0 and
+            1 in place of Booleans.
         """
         X = self._check_fitted_X(X)
         if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or k < 1:
@@ -139,7 +131,8 @@ class RecommenderMixin(abc.ABC):
         y : {array-like, sparse matrix} of shape (n_users, n_items) or None, default=None
             Held-out interactions, to be ranked given X. With None, or a y of one dimension (as scikit-learn's tools
             may pass), a fifth of each row of X is hidden and ranked given the rest. Which fifth depends on the items
-            of that row alone, so the score does not depend on order, batches or n_jobs.
+            of that row and, among equal rows, on its rank, as in `skvae.metrics.content_holdout`. Two calls with the
+            same X hide the same items.
 
         Returns
         -------
@@ -205,7 +198,9 @@ def _barred(n_items, names, items, filter_items):
         return None
     allowed = np.full(n_items, items is None)
     if items is not None:
-        allowed[_columns(items, n_items, names, "items")] = True
+        columns = _columns(items, n_items, names, "items")
+        _refuse_repeats(columns)
+        allowed[columns] = True
     if filter_items is not None:
         allowed[_columns(filter_items, n_items, names, "filter_items")] = False
     return np.flatnonzero(~allowed)
@@ -237,6 +232,16 @@ def _columns(items, n_items, names, name):
             "np.asarray(mask, dtype=bool)."
         )
     return items
+
+
+def _refuse_repeats(columns):
+    """Complain of candidates that are given twice: a list ranks each item once."""
+    candidates, times = np.unique(columns, return_counts=True)
+    if len(candidates) < len(columns):
+        raise ValueError(
+            f"items names each candidate once, but column {candidates[times.argmax()]} is there {times.max()} times; "
+            "pass np.unique(items). A mask of 0 and 1 must have a 0 or 1 for each column, and be Boolean."
+        )
 
 
 def _numbers_of(items, names, name):

@@ -44,6 +44,7 @@ class VAE(EncoderDecoder):
     """
 
     n_heads = 2
+    amortised = True  # one encoder finds the posteriors of all rows
 
     def __init__(self, *sizes, n_draws=1, objective="elbo", free_bits=0.0, **modules):
         super().__init__(*sizes, **modules)
@@ -167,6 +168,8 @@ class PerRowVAE(VAE):
     fixed : dict of Tensor or None, default=None
         Parameters of the decoder, which then stay: only the rows' own are passed.
     """
+
+    amortised = False
 
     def __init__(self, *sizes, fixed=None, **settings):
         super().__init__(*sizes, **settings)

@@ -1,39 +1,67 @@
 """What a fitted VAE says of rows: their evidence, their bound, and their missing cells.
 
-`epsilon`, of shape (1, n_draws, 1, n_components), holds the standard normal draws of z that stand for an expectation.
+Expectations over the exact posterior p(z | x) are taken by importance weighting. The draws come from a mixture of three
+proposals (Owen and Zhou, JASA 95, 2000): Laplace's approximation, the encoder's posterior, and the prior, which bounds
+the weights. Each row has draws of its own, keyed by its content: errors average out over rows, and a row scores alike
+in any table.
 """
 
 import math
 
 import torch
 
-from skvae.elbo import kl_to_standard_normal
+from skvae._tensors import Noise
+from skvae.elbo import Posterior, kl_to_standard_normal
 from skvae.models.autoencoders.encoder_decoder import own
+from skvae.models.autoencoders.laplace import laplace
 from skvae.models.autoencoders.vae import at
+
+_LOG_2PI = math.log(2 * math.pi)
 
 
 def log_evidence(model, params, batch, epsilon):
-    """Estimate log p(x) by importance weighting (Burda et al. 2016, eq. 8), (n_rows,)."""
-    weights = model.log_weights(params, batch, epsilon)[0]
-    return weights.logsumexp(0) - math.log(len(weights)) + model.likelihood.log_base(batch.x)[0]
+    """Estimate log p(x) by importance weighting (Burda et al. 2016, eq. 8), (n_rows,).
+
+    `epsilon`, standard normal draws of shape (n_draws, n_rows, K), is turned into draws of the proposals.
+    """
+    _, log_weight = _weighted_draws(model, params, batch, epsilon)
+    return log_weight.logsumexp(0) - math.log(len(log_weight)) + model.likelihood.log_base(batch.x)[0]
 
 
-def expected_bound(model, params, batch, epsilon):
-    """Compute the ELBO, its expectation over draws or in closed form, (n_rows,)."""
+def expected_cells(model, params, batch, epsilon):
+    """Estimate E[x | what was observed of it] by importance weighting, (n_rows, width); `epsilon` as above."""
+    z, log_weight = _weighted_draws(model, params, batch, epsilon)
+    means = model.likelihood.mean(model.decode(params, z[None]), own(params))[0]
+    overflow = (log_weight == -math.inf).all(0)  # no draw is better than another
+    share = log_weight.masked_fill(overflow, 0.0).softmax(0)
+    return (share[..., None] * means).sum(0)
+
+
+def posterior(model, params, batch, *, exact):
+    """q(z | x), factorised, with an axis of one member: the encoder's, but of rows with missing cells Laplace's.
+
+    The encoder may not know how much it does not see. It is asked of all rows where it is `exact`, as that of factor
+    analysis is, and where it is a posterior of each row's own.
+    """
     q = model.encode(params, batch)
+    if exact or not model.amortised or batch.x.observed is None:
+        return q
+    mean, log_variance = laplace(model, params, batch.x, q.mean[0]).factorised()
+    gaps = (batch.x.observed == 0).any(-1)[..., None]
+    return Posterior(torch.where(gaps, mean, q.mean), torch.where(gaps, log_variance, q.log_variance))
+
+
+def expected_bound(model, params, batch, epsilon, *, exact):
+    """Compute the ELBO of `posterior`, its expectation in closed form or over draws, (n_rows,).
+
+    `epsilon`, standard normal, is of shape (1, n_draws, 1, n_components).
+    """
+    q = posterior(model, params, batch, exact=exact)
     if model.closed_form:
         log_prob = model.expected_log_prob(params, batch.x, q)
     else:
         log_prob = model.log_prob(params, batch.x, at(q, epsilon)).mean(1)
     return (log_prob - kl_to_standard_normal(*q).sum(-1) + model.likelihood.log_base(batch.x))[0]
-
-
-def expected_cells(model, params, batch, epsilon):
-    """Estimate E[x | what was observed of it] by importance weighting, (n_rows, width)."""
-    z = at(model.encode(params, batch), epsilon)
-    share = model.log_weights(params, batch, epsilon).softmax(1)
-    means = model.likelihood.mean(model.decode(params, z), own(params))
-    return (share[..., None] * means).sum(1)[0]
 
 
 def sample(model, params, noise, row):
@@ -43,11 +71,39 @@ def sample(model, params, noise, row):
     return model.likelihood.sample(f, {name: part[0] for name, part in own(params).items()}, noise.fold("x"), row)
 
 
+def draws_of_rows(key, n_draws, n_components, dtype):
+    """Standard normal draws of each row, keyed by its `key`, (n_draws, n_rows, n_components).
+
+    Every other one is minus the one before it: what is linear in z comes out without error.
+    """
+    n_pairs = (n_draws + 1) // 2
+    drawn = Noise(0).fold("score").normal(key, n_pairs * n_components, dtype)
+    drawn = drawn.unflatten(1, (n_pairs, n_components)).transpose(0, 1)
+    return torch.stack([drawn, -drawn], 1).flatten(0, 1)[:n_draws]
+
+
 def balanced(epsilon):
-    """Make twice as many draws with mean 0 and covariance I to rounding, (1, 2 S, 1, K); S must be at least K.
+    """Turn draws (1, S, 1, K) into twice as many with mean 0 and covariance I to rounding; S must be at least K.
 
     An expectation over them is exact for functions of second degree, such as the log-likelihood of a linear decoder.
     """
     q, _ = torch.linalg.qr(epsilon[0, :, 0])
     draws = q * math.sqrt(len(q))
     return torch.cat([draws, -draws])[None, :, None]
+
+
+def _weighted_draws(model, params, batch, epsilon):
+    """Draws of z from the proposals, (n_draws, n_rows, K), and their log importance weights less log_base."""
+    q = model.encode(params, batch)
+    mean, log_variance = (part[0].nan_to_num() for part in q)
+    approximation = laplace(model, params, batch.x, mean)
+    n, n_others = len(epsilon), len(epsilon) // 16 * 2  # pairs stay together
+    from_laplace, from_encoder, from_prior = epsilon.split([n - 2 * n_others, n_others, n_others])
+    encoded = mean + (0.5 * log_variance).exp() * from_encoder
+    z = torch.cat([approximation.draw(from_laplace), encoded, from_prior])
+    log_prior = -0.5 * (z.square() + _LOG_2PI).sum(-1)
+    log_encoder = -0.5 * ((z - mean).square() * (-log_variance).exp() + log_variance + _LOG_2PI).sum(-1)
+    proposals = torch.stack([approximation.log_prob(z), log_encoder, log_prior], -1)
+    shares = z.new_tensor([1 - 2 * n_others / n, n_others / n, n_others / n]).log()
+    log_weight = model.log_prob(params, batch.x, z[None])[0] + log_prior - (proposals + shares).logsumexp(-1)
+    return z, log_weight.masked_fill(log_weight.isnan(), -math.inf)

@@ -49,6 +49,13 @@ class Sums(NamedTuple):
     xx: Tensor | np.ndarray
 
 
+class Block(NamedTuple):
+    """Complete rows as NumPy arrays: X of shape (N, D) and weights w of shape (N,), both of float64."""
+
+    X: np.ndarray
+    w: np.ndarray
+
+
 class SufficientStatistics(NamedTuple):
     """Weight, mean and covariance of complete rows: all that the likelihood depends on, so they can stand for a batch.
 
@@ -299,15 +306,16 @@ def _by_pattern(matrix, y, batch):
 
 # ------------------------------------------------------------------------------------------------ sufficient statistics
 def sums(batch):
-    """Sum weights, x and x x' over the complete rows of a batch.
+    """Sum weights, x and x x' over the complete rows of a batch, or a `Block` of NumPy arrays.
 
     On the CPU by NumPy, which multiplies a matrix by its own transpose at half of torch's cost (syrk). Batches are then
     added up by NumPy, too: when the thread pools of two libraries take turns, the products take twice as long.
     """
     X, w = batch.X, batch.w
-    if X.device.type != "cpu":
-        return Sums(w.sum(), w @ X, (X * w[:, None]).T @ X)
-    X, w = X.numpy(), np.ascontiguousarray(w.numpy())  # BLAS does not take the stride 0 of expanded ones
+    if isinstance(X, Tensor):
+        if X.device.type != "cpu":
+            return Sums(w.sum(), w @ X, (X * w[:, None]).T @ X)
+        X, w = X.numpy(), np.ascontiguousarray(w.numpy())  # BLAS does not take the stride 0 of expanded ones
     with np.errstate(invalid="ignore", over="ignore"):  # callers look for NaN and infinity in the sums
         weighted = X if (w == 1).all() else X * np.sqrt(w)[:, None]
         return Sums(w.sum(), w @ X, weighted.T @ weighted)

@@ -6,10 +6,13 @@ T has columns of unit length, so the new factors have unit variance, and scores 
 of x keeps its common part, L Phi L' = A A'. An orthogonal T makes L = A T and Phi = I.
 
 Orthogonal, the orthomax family: raise  sum_k [ sum_d L_dk^4 - gamma / D (sum_d L_dk^2)^2 ],  with gamma = 1 for varimax
-(Kaiser 1958) and gamma = 0 for quartimax (Neuhaus and Wrigley 1954).
+(Kaiser 1958), gamma = 0 for quartimax (Neuhaus and Wrigley 1954) and gamma = K / 2 for equamax (Saunders 1962).
 Oblique: promax, the least-squares fit of L to a power of the varimax loadings (Hendrickson and White 1964); direct
 oblimin with gamma = 0, also named quartimin, which lowers  sum_{j != k} sum_d L_dj^2 L_dk^2 / 4  (Jennrich and Sampson
 1966) along the gradient projected on columns of unit length (Jennrich 2002).
+
+Kaiser's normalisation divides each row of A by its length while T is sought, so that all features count alike. Promax
+is as in R's `stats::promax`: the varimax rotation inside is normalised, the fit to the power is not.
 """
 
 import math
@@ -19,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import minimize
 
-_GAMMA = {"varimax": 1.0, "quartimax": 0.0}
+_GAMMA = {"varimax": lambda K: 1.0, "quartimax": lambda K: 0.0, "equamax": lambda K: K / 2}
 ORTHOGONAL = tuple(_GAMMA)
 OBLIQUE = ("promax", "oblimin")
 _SMALLEST = 1e-10  # slope at which a criterion counts as stationary
@@ -44,7 +47,7 @@ class Rotation(NamedTuple):
     correlation: np.ndarray
 
 
-def rotate(loadings, method, *, normalize=False, power=4, max_iter=1000):
+def rotate(loadings, method, *, normalize=True, power=4, max_iter=1000):
     """Rotate loadings of uncorrelated factors of unit variance to simple structure.
 
     Order and signs of the columns are those in which the rotation ends. All criteria have local optima; which one is
@@ -54,10 +57,10 @@ def rotate(loadings, method, *, normalize=False, power=4, max_iter=1000):
     ----------
     loadings : array-like of shape (n_features, n_components)
         A. Directions in which it is zero take no part in an oblique rotation, where they could correlate at will.
-    method : {"varimax", "quartimax", "promax", "oblimin"}
-    normalize : bool, default=False
-        Give all features the same weight, whatever their communality, while T is sought (Kaiser's normalisation).
-        scikit-learn does not.
+    method : {"varimax", "quartimax", "equamax", "promax", "oblimin"}
+    normalize : bool, default=True
+        Give all features the same weight, whatever their communality, while T is sought (Kaiser's normalisation). For
+        promax: while its varimax rotation is sought. scikit-learn does not.
     power : float, default=4
         Power of promax's target, above 1; the higher, the more the factors may correlate.
     max_iter : int, default=1000
@@ -75,7 +78,8 @@ def rotate(loadings, method, *, normalize=False, power=4, max_iter=1000):
 
     References
     ----------
-    Kaiser, Psychometrika 23, 1958. Hendrickson and White, British Journal of Statistical Psychology 17, 1964.
+    Kaiser, Psychometrika 23, 1958. Saunders, Psychometrika 27, 1962. Hendrickson and White, British Journal of
+    Statistical Psychology 17, 1964.
     Jennrich, Psychometrika 67, 2002. Bernaards and Jennrich, Educational and Psychological Measurement 65, 2005.
 
     Examples
@@ -102,32 +106,30 @@ def rotate(loadings, method, *, normalize=False, power=4, max_iter=1000):
     K = A.shape[1]
     if K < 2 or not A.any():
         return Rotation(A, np.eye(K), np.eye(K))
-    scaled = _scaled(A, normalize)
+    scaled = A / np.abs(A).max()  # fourth powers neither overflow nor vanish
     if method in ORTHOGONAL:
-        T = orthomax(scaled, _GAMMA[method], max_iter)
+        T = orthomax(_normalised(scaled) if normalize else scaled, _GAMMA[method](K), max_iter)
         return Rotation(A @ T, T, np.eye(K))
-    T = _oblique(scaled, method, power, max_iter)
+    T = _oblique(scaled, method, normalize, power, max_iter)
     Phi = T.T @ T
     np.fill_diagonal(Phi, 1.0)
     return Rotation(np.linalg.solve(T, A.T).T, T, Phi)
 
 
-def _scaled(A, normalize):
-    """Scale loadings so that their fourth powers neither overflow nor vanish; `normalize`: rows of length 1."""
-    A = A / np.abs(A).max()
-    if not normalize:
-        return A
+def _normalised(A):
+    """Scale each row to length 1, except rows of zeros."""
     length = np.linalg.norm(A, axis=1, keepdims=True)
     return np.divide(A, length, out=np.zeros_like(A), where=length > 0)
 
 
-def _oblique(A, method, power, max_iter):
+def _oblique(A, method, normalize, power, max_iter):
     """Find T of an oblique rotation; in directions where A is zero it is the identity."""
     _, singular, Vt = np.linalg.svd(np.linalg.qr(A, mode="r"))
     rank = int((singular > singular[0] * max(A.shape) * np.finfo(float).eps).sum())
     basis = np.eye(len(Vt)) if rank == len(Vt) else Vt.T
     A = (A @ basis)[:, :rank]
-    T = promax(A, power, max_iter) if method == "promax" else quartimin(A, max_iter)
+    sought = _normalised(A) if normalize else A
+    T = quartimin(sought, max_iter) if method == "oblimin" else promax(A, orthomax(sought, 1.0, max_iter), power)
     whole = np.eye(len(Vt))
     whole[:rank, :rank] = T
     return basis @ whole
@@ -223,9 +225,8 @@ def _minimise(function, x0, max_iter):
 # --- oblique ----------------------------------------------------------------------------------------------------------
 
 
-def promax(A, power, max_iter):
+def promax(A, varimax, power):
     """Find T of the loadings nearest, by least squares, to the varimax loadings raised to a power, signs kept."""
-    varimax = orthomax(A, 1.0, max_iter)
     L = A @ varimax
     weights = np.linalg.lstsq(L, L * np.abs(L) ** (power - 1), rcond=None)[0]
     T = np.linalg.inv(varimax @ weights).T

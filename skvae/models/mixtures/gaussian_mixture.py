@@ -10,11 +10,14 @@ where it would cost digits, and where columns are many, the distances are comput
 """
 
 import abc
+import functools
 import math
 import sys
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from scipy.linalg import lapack
 from torch import Tensor
 
 from skvae._tensors import Workspace, cholesky
@@ -41,7 +44,7 @@ class Params(NamedTuple):
     root : Tensor of the shape of sigma
         Upper triangular U with precision U U', or the square roots of the precisions.
     log_norm : Tensor of shape (K,)
-        log pi_k + log |U_k| - D / 2 log 2 pi.
+        log pi_k + log |U_k| - D / 2 log 2 pi; where covariances are diagonal, less mu' P mu / 2.
     theta : Tensor of shape (K, n_features) or None
         Coefficients of the quadratic features; None where they would cost digits, or too much time.
     """
@@ -85,18 +88,29 @@ class GaussianMixture(abc.ABC):
     """Base class of both kinds of covariance. `floor` is added to the diagonals, in units of x squared.
 
     `e_step`, which runs once a batch and iteration, works in memory that is kept from call to call. Nothing that is
-    returned lies in it.
+    returned lies in it. `m_step` and `params`, which handle small arrays, use NumPy on the CPU: it takes half of torch's
+    time for them.
     """
 
     def __init__(self, n_components, *, pooled=False, floor=0.0):
         self.n_components, self.pooled, self.floor = n_components, pooled, floor
         self._space = Workspace()
+        self._features = None, None  # the batch that came last, and its features: a small table is one batch, kept
 
     def e_step(self, batch, params, memory=None):
         """Posterior of each row and the sums it weights (Bishop 2006, eq. 9.13, 9.24, 9.26)."""
         log_joint, work = self._log_joint(batch, params, self._space)
         log_px, R = posterior(log_joint, batch.w)
         return self._sums(batch, R, batch.w @ log_px, params, work, self._space), None
+
+    def features(self, make, batch, space):
+        """Quadratic features of a batch, by the function that makes them; those of the last batch of `e_step` stay."""
+        if space is not self._space:
+            return make(batch, space)
+        if self._features[0] is not batch:
+            self._features = None, None
+            self._features = batch, make(batch, space)
+        return self._features[1]
 
     def bound(self, stats, params):
         """Weighted sum of log p(x) over all rows."""
@@ -199,46 +213,65 @@ class FullGaussianMixture(GaussianMixture):
             If a covariance is not positive definite; its text names the components.
         """
         K, D = mu.shape
-        sigma = sigma.expand(K, D, D)
-        L, failed = torch.linalg.cholesky_ex(sigma)
-        eye = torch.eye(D, dtype=mu.dtype, device=mu.device).expand(K, D, D)
-        root = torch.linalg.solve_triangular(L, eye, upper=False).mT
-        log_norm = pi.log() + root.diagonal(dim1=1, dim2=2).log().sum(1) - 0.5 * D * _LOG_2PI
-        offset = (root.mT @ mu[:, :, None])[..., 0]  # U' mu
+        if mu.is_cpu and D <= _FEW_COLUMNS:
+            pi, mu, sigma = on_host(pi, mu, sigma)
+            root = self._spread(_roots_of_precisions(sigma[:1] if self.pooled else sigma), K)
+            sigma, failed, pairs = self._spread(sigma, K), np.zeros(1, bool), _pairs(D)
+        else:
+            sigma = sigma.expand(K, D, D)
+            L, failed = torch.linalg.cholesky_ex(sigma)
+            eye = torch.eye(D, dtype=mu.dtype, device=mu.device).expand(K, D, D)
+            root = torch.linalg.solve_triangular(L, eye, upper=False).mT
+            pairs = _pairs_on(D, mu) if D <= _FEW_COLUMNS else None
+        log = torch.log if isinstance(mu, Tensor) else np.log
+        log_norm = log(pi) + log(root.diagonal(0, 1, 2)).sum(1) - 0.5 * D * _LOG_2PI
+        offset = (root.swapaxes(1, 2) @ mu[:, :, None])[..., 0]  # U' mu
+        squares_ = (offset * offset).sum(1)
         if near is None:
-            near = _checked_and_near(failed, offset.square().sum(1)) and D <= _FEW_COLUMNS
+            near = _checked_and_near(failed, squares_) and pairs is not None
         else:
             log_norm = log_norm.masked_fill(failed > 0, math.nan)
         theta = None
         if near:
-            precision = root @ root.mT
-            i, j = torch.triu_indices(D, D, device=mu.device)
-            quadratic = precision[:, i, j] * torch.where(i == j, -0.5, -1.0).to(mu.dtype)
+            precision = root @ root.swapaxes(1, 2)
+            i, j, factor = pairs
+            quadratic = precision[:, i, j] * factor
             linear = (precision @ mu[:, :, None])[..., 0]
-            theta = torch.cat([quadratic, linear, (log_norm - 0.5 * offset.square().sum(1))[:, None]], dim=1)
-        return Params(pi, mu, sigma, root, log_norm, theta)
+            theta = concatenated([quadratic, linear, (log_norm - 0.5 * squares_)[:, None]])
+        return Params(*as_tensors(pi, mu, sigma, root, log_norm, theta))
+
+    def _spread(self, matrices, K):
+        """One matrix for all components where they share it."""
+        return np.repeat(matrices[:1], K, axis=0) if self.pooled else matrices
 
     def m_step(self, stats, params):
         """Eq. 9.24 to 9.27 of Bishop (2006); a component that no row belongs to stays where it is.
 
         In the first M-step it has no such place: its variance is then the floor.
         """
-        N = stats.N.clamp(min=torch.finfo(stats.N.dtype).tiny)
-        mean = stats.S / N[:, None]
-        spread = stats.SS - N[:, None, None] * mean[:, :, None] * mean[:, None, :]
-        dead = stats.N <= _NEGLIGIBLE * stats.N.sum()
+        D = stats.S.shape[1]
+        total, S, SS = on_host(*stats[1:4]) if D <= _FEW_COLUMNS else stats[1:4]
+        N = total.clip(min=sys.float_info.min)
+        mean = S / N[:, None]
+        spread = SS - N[:, None, None] * mean[:, :, None] * mean[:, None, :]
+        dead = total <= _NEGLIGIBLE * total.sum()
+        knows = isinstance(dead, np.ndarray) or dead.is_cpu  # on a device, to ask would be to wait
+        some_dead = bool(dead.any()) if knows else True
         if self.pooled:
-            alive = spread[~dead] if spread.is_cpu else spread.masked_fill(dead[:, None, None], 0)  # no mask: it waits
-            sigma = alive.sum(0, keepdim=True) / stats.N.sum()
+            alive = spread.masked_fill(dead[:, None, None], 0) if not knows else spread[~dead] if some_dead else spread
+            sigma = alive.sum(0)[None] / total.sum()
         else:
             sigma = spread / N[:, None, None]
-        sigma = 0.5 * (sigma + sigma.mT)
-        sigma.diagonal(dim1=1, dim2=2).add_(self.floor)
-        mu = mean
+        sigma = 0.5 * (sigma + sigma.swapaxes(1, 2))
+        sigma.reshape(len(sigma), -1)[:, :: D + 1] += self.floor
+        pi, mu, sigma = as_tensors(mixing_proportions(total), mean, sigma)
         if params is not None:
-            mu = torch.where(dead[:, None], params.mu, params.origin + mean)
-            sigma = sigma if self.pooled else torch.where(dead[:, None, None], params.sigma, sigma)
-        return self.params(mixing_proportions(stats.N), mu, sigma)
+            mu = mu if params.theta is not None else params.mu + mu
+            if some_dead:
+                (dead,) = as_tensors(dead)
+                mu = torch.where(dead[:, None], params.mu, mu)
+                sigma = sigma if self.pooled else torch.where(dead[:, None, None], params.sigma, sigma)
+        return self.params(pi, mu, sigma)
 
     def row_width(self, n_columns):
         features = n_columns * (n_columns + 1) // 2 if n_columns <= _FEW_COLUMNS else n_columns
@@ -252,7 +285,7 @@ class FullGaussianMixture(GaussianMixture):
         if batch.observed is not None:
             return _incomplete_log_joint(batch, params)
         if params.theta is not None:
-            phi = quadratic_features(batch.X, space)
+            phi = self.features(quadratic_features, batch, space)
             log_joint = space.empty("log_joint", (len(params.pi), len(batch.X)), batch.X)
             return torch.mm(params.theta, phi, out=log_joint), phi
         return _triangular_log_joint(batch.X, params, space), None
@@ -332,38 +365,48 @@ class DiagonalGaussianMixture(GaussianMixture):
         torch.linalg.LinAlgError
             If a variance is not positive; its text names the components.
         """
-        K, D = mu.shape
-        sigma = sigma.expand(K, D)
-        root = sigma.rsqrt()
-        near = _checked_and_near(~(sigma > 0).all(1), (root * mu).square().sum(1)) if near is None else near
+        D = mu.shape[1]
+        pi, mu, sigma = on_host(pi, mu, sigma)
+        sqrt, log = (torch.sqrt, torch.log) if isinstance(mu, Tensor) else (np.sqrt, np.log)
+        if sigma.shape[1] != D:
+            sigma = sigma + (0 * mu[:1] if isinstance(mu, Tensor) else np.zeros((1, D)))
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            root = 1 / sqrt(sigma)
+            scaled = root * mu
+            squares_ = (scaled * scaled).sum(1)
+            near = _checked_and_near(~(sigma > 0).all(1), squares_) if near is None else near
+        log_norm = log(pi) + log(root).sum(1) - 0.5 * D * _LOG_2PI - 0.5 * squares_
         theta = None
         if near:
-            precision = root.square()
-            cell = root.log() - 0.5 * _LOG_2PI - 0.5 * mu.square() * precision
-            theta = torch.cat([-0.5 * precision, mu * precision, cell], dim=1)
-        log_norm = pi.log() + root.log().sum(1) - 0.5 * D * _LOG_2PI
-        return Params(pi, mu, sigma, root, log_norm, theta)
+            precision = root * root
+            linear = mu * precision
+            cell = log(root) - 0.5 * _LOG_2PI - 0.5 * mu * linear
+            theta = concatenated([-0.5 * precision, linear, cell])
+        return Params(*as_tensors(pi, mu, sigma, root, log_norm, theta))
 
     def m_step(self, stats, params):
         """Mean and variance of each column over its observed cells; without such cells both stay as they are."""
-        seen = stats.M > _NEGLIGIBLE * stats.N.sum()
-        M = stats.M.clamp(min=torch.finfo(stats.M.dtype).tiny)
-        mean = stats.S / M
-        spread = (stats.SS - M * mean.square()).clamp(min=0)
+        N, S, SS, M = on_host(*stats[1:])
+        seen = M > _NEGLIGIBLE * N.sum()
+        M = M.clip(min=sys.float_info.min)
+        mean = S / M
+        spread = (SS - M * mean * mean).clip(min=0)
         if self.pooled:
-            sigma = spread.sum(1, keepdim=True) / M.sum(1, keepdim=True)
-            kept = seen.any(1, keepdim=True)
+            sigma = spread.sum(1)[:, None] / M.sum(1)[:, None]
+            kept = seen.any(1)[:, None]
         else:
             sigma, kept = spread / M, seen
-        sigma = sigma + self.floor
-        mu = mean
+        pi, mu, sigma = as_tensors(mixing_proportions(N), mean, sigma + self.floor)
         if params is not None:
-            mu = torch.where(seen, params.origin + mean, params.mu)
-            sigma = torch.where(kept, sigma, params.sigma[:, : sigma.shape[1]])
-        return self.params(mixing_proportions(stats.N), mu, sigma)
+            mu = mu if params.theta is not None else params.mu + mu
+            if not (isinstance(seen, np.ndarray) and seen.all()):
+                seen, kept = as_tensors(seen, kept)
+                mu = torch.where(seen, mu, params.mu)
+                sigma = torch.where(kept, sigma, params.sigma[:, : sigma.shape[1]])
+        return self.params(pi, mu, sigma)
 
     def row_width(self, n_columns):
-        return max(2 * n_columns, self.n_components)
+        return max(4 * n_columns, self.n_components)  # above 4,096 rows of a few features products take longer
 
     def incomplete_rows(self, n_columns):
         """How many rows with missing cells to handle at once: any number, their cells just leave the sums."""
@@ -373,10 +416,11 @@ class DiagonalGaussianMixture(GaussianMixture):
         """log p(x, z = k), of shape (K, n_rows), and the features it was computed from, if any."""
         if params.theta is None:
             return self._far_log_joint(batch, params), None
-        phi, D = squares(batch, space), batch.X.shape[1]
-        constant, theta = params.pi.log()[:, None], params.theta
+        phi, D = self.features(squares, batch, space), batch.X.shape[1]
         if batch.observed is None:
-            constant, theta = constant + theta[:, 2 * D :].sum(1, keepdim=True), theta[:, : 2 * D]
+            constant, theta = params.log_norm[:, None], params.theta[:, : 2 * D]
+        else:
+            constant, theta = params.pi.log()[:, None], params.theta
         log_joint = space.empty("log_joint", (len(theta), len(phi)), phi)
         return torch.addmm(constant, theta, phi.mT, out=log_joint), phi
 
@@ -440,15 +484,50 @@ def _checked_and_near(failed, squares):
 
     Both are asked at once, since on a device each question is a wait.
     """
-    any_failed, largest = torch.stack([failed.any().to(squares.dtype), squares.max()]).tolist()
+    if isinstance(failed, np.ndarray):
+        any_failed, largest = failed.any(), squares.max()
+    else:
+        any_failed, largest = torch.stack([failed.any().to(squares.dtype), squares.max()]).tolist()
     if any_failed:
-        raise torch.linalg.LinAlgError(f"{failed.nonzero()[:, 0].tolist()}")
-    return largest < _FAR
+        raise torch.linalg.LinAlgError(
+            f"{failed.nonzero()[0 if isinstance(failed, np.ndarray) else ...].ravel().tolist()}"
+        )
+    return bool(largest < _FAR)
+
+
+def _roots_of_precisions(sigma):
+    """Upper triangular U with sigma^-1 = U U', of each of the ndarrays sigma (K, D, D)."""
+    try:
+        L = np.linalg.cholesky(sigma)
+    except np.linalg.LinAlgError:
+        _, failed = torch.linalg.cholesky_ex(torch.tensor(sigma))
+        raise torch.linalg.LinAlgError(f"{failed.nonzero()[:, 0].tolist()}") from None
+    root = np.empty_like(L)
+    for k, lower in enumerate(L):
+        root[k] = lapack.dtrtri(lower.T)[0]
+    return root
+
+
+# ------------------------------------------------------------------------------------------------------- small arrays
+def on_host(*tensors):
+    """Tensors as ndarrays where they lie on the CPU, else as they are."""
+    return [tensor.numpy() for tensor in tensors] if tensors[0].is_cpu else tensors
+
+
+def as_tensors(*arrays):
+    """Undo `on_host`."""
+    return [torch.from_numpy(array) if isinstance(array, np.ndarray) else array for array in arrays]
+
+
+def concatenated(arrays):
+    """Join ndarrays or Tensors along their second axis."""
+    return np.concatenate(arrays, 1) if isinstance(arrays[0], np.ndarray) else torch.cat(arrays, 1)
 
 
 # ------------------------------------------------------------------------------------------------- complete rows
-def quadratic_features(X, space):
-    """[x_i x_j (i <= j), x, 1] of each row, of shape (D (D + 1) / 2 + D + 1, n_rows): a column a row of X."""
+def quadratic_features(batch, space):
+    """[x_i x_j (i <= j), x, 1] of each row, of shape (D (D + 1) / 2 + D + 1, n_rows): a column a row of the batch."""
+    X = batch.X
     n, D = X.shape
     phi = space.empty("phi", (D * (D + 1) // 2 + D + 1, n), X)
     x = phi[-D - 1 : -1].copy_(X.mT)
@@ -462,10 +541,32 @@ def quadratic_features(X, space):
 
 def _quadratic_sums(phi, R, bound, D):
     T = R @ phi.mT
-    i, j = torch.triu_indices(D, D, device=R.device)
-    SS = T.new_empty(len(R), D, D)
-    SS[:, i, j] = SS[:, j, i] = T[:, : len(i)]
+    place = _places(D)
+    if T.is_cpu:
+        SS = torch.from_numpy(T.numpy()[:, place])
+    else:
+        SS = T[:, torch.as_tensor(place, device=T.device)]
     return Stats(bound, T[:, -1], T[:, -D - 1 : -1], SS, T.new_zeros(0))
+
+
+@functools.cache
+def _pairs(D):
+    """Numbers (i, j) of the columns of each product among the quadratic features, and the factor of its coefficient."""
+    i, j = np.triu_indices(D)
+    return i, j, np.where(i == j, -0.5, -1.0)
+
+
+def _pairs_on(D, like):
+    return [torch.as_tensor(part, device=like.device) for part in _pairs(D)]
+
+
+@functools.cache
+def _places(D):
+    """Number of the product x_i x_j among the quadratic features, of shape (D, D)."""
+    i, j, _ = _pairs(D)
+    place = np.empty((D, D), dtype=np.int64)
+    place[i, j] = place[j, i] = np.arange(len(i))
+    return place
 
 
 def squares(batch, space):

@@ -1,5 +1,6 @@
 """What all mixtures share: from log p(x, z = k) to log p(x) and the posterior p(z = k | x)."""
 
+import numpy as np
 import torch
 
 # exp of less than this is 2e-35 of the largest term: lost in any sum. Below -708 it would underflow, and both exp and
@@ -24,7 +25,11 @@ def posterior(log_joint, w=None):
         p(z_n = k | x_n), times w_n where weights are given; in the memory of `log_joint`.
     """
     highest = log_joint.amax(0)
-    R = log_joint.sub_(highest).clamp_(min=_LOWEST).exp_()
+    R = log_joint.sub_(highest).clamp_(min=_LOWEST)
+    if R.is_cpu and not R.requires_grad:
+        np.exp(R.numpy(), out=R.numpy())  # in half of torch's time
+    else:
+        R.exp_()
     total = R.sum(0)
     share = 1 / total if w is None else w / total
     return total.log().add_(highest), R.mul_(share)
@@ -32,7 +37,7 @@ def posterior(log_joint, w=None):
 
 def mixing_proportions(N):
     """pi of the M-step, and the log-ratios that SQUAREM extrapolates stay finite: no proportion is quite zero."""
-    N = N + 10 * torch.finfo(N.dtype).eps * N.sum()
+    N = N + 10 * (np if isinstance(N, np.ndarray) else torch).finfo(N.dtype).eps * N.sum()
     return N / N.sum()
 
 

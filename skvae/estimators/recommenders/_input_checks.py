@@ -1,0 +1,120 @@
+"""What is said of input that is no matrix of users by items, or not a good one."""
+
+from inspect import signature
+
+import numpy as np
+
+from skvae._sparse import entry
+
+_EVEN_ENOUGH = 0.05  # below this share of effective interactions, ranking was worse by more than 0.007 NDCG@100
+_FEWEST_IDS = 11  # distinct whole numbers in a column that may hold ids
+_WIDEST_TABLE = 6  # columns of a long table
+_USERS = {"user", "customer", "client", "visitor", "member", "reviewer"}
+_ITEMS = {
+    "item",
+    "product",
+    "movie",
+    "film",
+    "book",
+    "song",
+    "track",
+    "artist",
+    "article",
+    "game",
+    "sku",
+    "isbn",
+    "asin",
+}
+
+# What to do about an error of scikit-learn's, by words of its message.
+_REMEDIES = {
+    "Negative values": "Interactions are counts, ratings or ones: leave out steps that centre X, such as "
+    "StandardScaler, and drop dislikes, for example by X.clip(min=0).",
+    "could not convert string": "X takes rows of numbers, not ids: make it from a long table of users and items by "
+    "skvae.datasets.to_interactions.",
+    "Expected 2D array": "X takes rows of numbers, not ids: for the users in rows 3 and 5 of a matrix X, pass "
+    "X[[3, 5]].",
+}
+
+
+def explained(error):
+    """The ValueError to raise in place of one of scikit-learn's about X: the same, with a remedy where one is known."""
+    message = str(error)
+    if "contains NaN" in message:
+        return ValueError(
+            "Input X contains NaN. Zero, not NaN, says that there was no interaction: pass X.fillna(0) of a pivot "
+            "table, or make X from the long table by skvae.datasets.to_interactions."
+        )
+    remedy = next((remedy for words, remedy in _REMEDIES.items() if words in message), None)
+    return error if remedy is None else ValueError(f"{message.rstrip('.')}. {remedy}")
+
+
+def refuse_long_table(X):
+    """Complain of a data frame with a column of users and a column of items."""
+    names = list(getattr(X, "columns", ()))
+    if not 2 <= len(names) <= _WIDEST_TABLE:
+        return
+    users, items = ([name for name in names if _subject(name) in subjects] for subjects in (_USERS, _ITEMS))
+    if users and items:
+        raise ValueError(
+            f"X has the columns {users[0]!r} and {items[0]!r}, as a long table with one interaction per row, but it "
+            "must have a row for each user and a column for each item. Make such a matrix by "
+            f"skvae.datasets.to_interactions(X[{users[0]!r}], X[{items[0]!r}]).data, with values= if there are any."
+        )
+
+
+def _subject(name):
+    """What a column is about, from its name: "user" of "userId", "USER_ID" and "Users"."""
+    letters = "".join(filter(str.isalpha, str(name).lower()))
+    return letters.removesuffix("id").removesuffix("s")
+
+
+def advice(estimator, X):
+    """Warnings about a CSR array that an estimator is to be fitted to, as sentences."""
+    return [text for text in (_on_long_table(X), _on_large_values(estimator, X), _on_components(estimator, X)) if text]
+
+
+def _on_long_table(X):
+    """On few columns with hardly a zero, two of which hold whole numbers that may be ids."""
+    n_rows, n_columns = X.shape
+    if not 2 <= n_columns <= 4 or X.nnz < 0.95 * n_rows * n_columns:
+        return None
+    may_be_ids = [
+        (column == np.rint(column)).all() and len(np.unique(column)) >= _FEWEST_IDS for column in X.toarray().T
+    ]
+    if sum(may_be_ids) < 2:
+        return None
+    return (
+        f"X has {n_columns} columns and hardly a zero, which leaves nothing to recommend. If each row is one "
+        "interaction (user, item, value), make a matrix of users by items by "
+        "skvae.datasets.to_interactions(users, items, values).data."
+    )
+
+
+def _on_large_values(estimator, X):
+    """On interactions so few of which hold most of the total that the likelihood hardly sees the others.
+
+    Weights w are worth (sum w)^2 / sum w^2 equal ones, Kish's effective sample size.
+    """
+    total = X.data.sum(dtype=np.float64)
+    if total**2 >= _EVEN_ENOUGH * X.nnz * np.square(X.data, dtype=np.float64).sum():
+        return None
+    descending = np.sort(X.data.astype(np.float64))[::-1]
+    n_half = int(np.searchsorted(descending.cumsum(), 0.5 * total)) + 1
+    return (
+        f"{n_half} of the {X.nnz} interactions in X hold half of their total; the largest is "
+        f"{entry(X, X.data.argmax())}. A value weighs as much as so many clicks, so the fit learns little from the "
+        "other interactions. Damp counts in a first step, "
+        f"make_pipeline(FunctionTransformer(np.log1p), {type(estimator).__name__}()), or binarise them by Binarizer()."
+    )
+
+
+def _on_components(estimator, X):
+    """On more components than items, unless their number is the default, which nobody chose."""
+    chosen, n_items = estimator.n_components, X.shape[1]
+    if chosen <= n_items or chosen == signature(type(estimator)).parameters["n_components"].default:
+        return None
+    return (
+        f"n_components={chosen} is larger than the number of items, {n_items}. Components beyond {n_items} cost time "
+        "and hold no information: lower n_components."
+    )
