@@ -1,6 +1,7 @@
 """Laws of the Bernoulli and categorical mixture: the model against brute force, then its scikit-learn face."""
 
 import pickle
+import warnings
 from itertools import product
 
 import numpy as np
@@ -480,6 +481,22 @@ def test_without_binarize_other_values_are_refused():
         BernoulliMixtureEM(binarize=None, categorical_features=[1, 2]).fit(X)
     with pytest.raises(ValueError, match=r"X\[0, 0\] = 0\.5"):
         BernoulliMixtureEM(binarize=None).fit(np.eye(4)).predict(np.full((1, 4), 0.5))
+
+
+def test_binarising_into_constant_columns_is_warned_of():
+    """Codes from 1 on are all above the threshold: every cell would be a one."""
+    pd = pytest.importorskip("pandas")
+    codes = pd.DataFrame(np.random.default_rng(0).integers(1, 7, size=(100, 4)), columns=list("abcd"))
+    fitting = BernoulliMixtureEM(2, random_state=0)
+    with pytest.warns(UserWarning, match=r"4 of 4 columns constant: a, b, c, d; .*from 1 to 6.*categorical_features"):
+        fitting.fit(codes)
+    with pytest.warns(UserWarning, match=r"binarize=9 makes 1 of 3 columns constant: 2; .*threshold"):
+        clone(fitting).set_params(binarize=9).fit(np.c_[codes.to_numpy()[:, :2] * 8, codes["c"]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        clone(fitting).set_params(categorical_features="all").fit(codes)
+        clone(fitting).set_params(binarize=3).fit(codes)
+        clone(fitting).fit(np.c_[np.ones(20), np.arange(20) % 2])  # was constant before
 
 
 def test_fit_leaves_X_alone():
