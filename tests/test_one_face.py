@@ -268,3 +268,22 @@ def test_networks_say_what_was_kept_and_why(capsys):
     assert lines == ["[VAETransformer] kept the exact solution, which needs no epochs"]
     *_, kept = told(capsys, AutoencoderTransformer(1, early_stopping=True, max_iter=60, **settings), X)
     assert "kept the network of epoch " in kept or "kept the initial network" in kept
+
+
+# ---------------------------------------------------------------------------------------------------- too many factors
+@pytest.mark.parametrize("Class", [VAETransformer, AutoencoderTransformer])
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_more_dimensions_than_columns_are_told(Class, method):
+    with pytest.warns(UserWarning, match=r"n_components=5\) does not compress X: .* are 4 in all. Use fewer") as told:
+        getattr(Class(5, hidden_layer_sizes=(3,), max_iter=1, random_state=0), method)(draw())
+    assert [warning.filename for warning in told] == [__file__]
+
+
+def test_a_sparse_or_denoising_autoencoder_may_have_more_codes_than_columns():
+    for settings in ({"sparsity": (0.1, 0.1)}, {"denoising": "gaussian"}):
+        AutoencoderTransformer(5, hidden_layer_sizes=(3,), max_iter=1, random_state=0, **settings).fit(draw())
+
+
+def test_more_axes_than_columns_are_refused_as_principal_components_are():
+    with pytest.raises(ValueError, match="n_components=5 asks for more factors than X has columns, n_features=4"):
+        ProbabilisticPCA(5).fit(draw())

@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 from skvae._compat import Interval, StrOptions
 from skvae._tensors import Noise, content_keys, inference_device, rounded
 from skvae.estimators._base import LikelihoodScoreMixin
-from skvae.estimators._checks import check_n_samples, draw_seed, refuse_other_modules
+from skvae.estimators._checks import check_n_samples, draw_seed, refuse_other_modules, warn_of_many_components
 from skvae.estimators.autoencoders._network_transformer import NetworkTransformer, linear_path_of, modules_of
 from skvae.likelihoods import Gaussian
 from skvae.models.autoencoders import vae_evaluation
@@ -328,6 +328,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         return model
 
     def _begin(self, model, rows, held_out, noise, *, validates, fills, continuation):
+        warn_of_many_components(self, rows.columns)
         n = len(rows)
         if not validates:
             return SingleNetwork(model, rows, noise, self._plan(n, continuation=continuation))

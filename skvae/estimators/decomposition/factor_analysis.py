@@ -187,8 +187,10 @@ class FactorAnalysisEM(LinearGaussian):
         self.verbose = verbose
 
     # ------------------------------------------------------------------------------------------------------- fitting
+    _lowers_n_components = True  # as scikit-learn's class does
+
     def _n_components(self, n_features, n_rows):
-        return n_features if self.n_components is None else int(self.n_components)
+        return n_features if self.n_components is None else min(int(self.n_components), n_features)
 
     def _fitted_attributes(self, data, watch, continuation):
         model = model_of(data, self._n_components(len(data.origin), data.n_rows), names=column_names(self))
