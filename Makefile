@@ -12,7 +12,7 @@ INSTALL := $(PY) -m pip install -qq --disable-pip-version-check -c constraints.t
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # two installs into one .venv at the same time spoil it
-.PHONY: help demo test lint doc bench clean
+.PHONY: help demo test lint format doc bench clean
 
 help:  ## list these targets
 	@awk -F ':.*##' '/^[a-z]+:.*##/ { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,10 @@ test: $(VENV)/.with-test  ## run every test, the quick ones first
 lint: $(VENV)/.with-ruff  ## check style and formatting
 	@$(PY) -m ruff check . $(ARGS)
 	@$(PY) -m ruff format --check .
+
+format: $(VENV)/.with-ruff  ## format all files, and mend what the linter can mend
+	@$(PY) -m ruff check --fix --quiet . $(ARGS) || true  # `make lint` tells what is left
+	@$(PY) -m ruff format .
 
 doc: $(VENV)/.with-docs  ## build the documentation, warnings as errors, into doc/_build/html
 	@$(PY) -m docutils --halt=warning README.rst doc/_readme_check.html && rm doc/_readme_check.html

@@ -1,6 +1,7 @@
 """What a word means on one estimator it means on all: laws of every estimator that has a method."""
 
 import inspect
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -223,3 +224,66 @@ def test_squares_that_float32_does_not_hold_are_one_clear_error(estimator, missi
     with pytest.raises(ValueError, match=r"squares overflow in float32.*; scale it or give float64"):
         clone(estimator).fit(X.astype(np.float32))
     assert np.isfinite(clone(estimator).fit(X).score(X))
+
+
+# ------------------------------------------------------------------------------------------------------------ progress
+@pytest.mark.parametrize(
+    ("estimator", "task", "reason"),
+    [
+        (KMeansLite(4, verbose=1, random_state=0), "Iteration", "Converged at iteration"),
+        (FactorAnalysisEM(1, verbose=1), "iteration", "ended: converged"),
+        (ProbabilisticPCA(1, max_iter=2, tol=0, verbose=1), "iteration", "ended: "),
+        (GaussianMixtureEM(2, tol=1e-8, max_iter=1000, verbose=1, random_state=0), "iteration", "ended: converged"),
+    ],
+    ids=str,
+)
+def test_about_ten_lines_tell_the_first_and_the_last_iteration_and_why_it_ended(estimator, task, reason, capsys):
+    X = draw(missing=0.0 if isinstance(estimator, KMeansLite) else 0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = clone(estimator).fit(X)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line != "Initialization complete"]
+    assert f"{task} 1" in lines[0] or isinstance(model, GaussianMixtureEM)
+    assert f"{task} {model.n_iter_}" in lines[-2] and reason in lines[-1]
+    assert len(lines) <= 13 or isinstance(model, GaussianMixtureEM)  # whose verbose_interval says how many
+
+
+def told(capsys, model, X, **fit):
+    model.fit(X, **fit)
+    return capsys.readouterr().out.splitlines()
+
+
+def test_networks_say_what_was_kept_and_why(capsys):
+    X = draw()
+    settings = {"hidden_layer_sizes": (3,), "random_state": 0, "verbose": 1}
+    model = VAETransformer(1, max_iter=400, **settings)
+    *lines, last, end, kept = told(capsys, model, X)
+    assert "epoch 1/400" in lines[0] and len(lines) < 12
+    assert "epoch " in last and ("ended: early stopping" in end or "ended: max_iter" in end)
+    what = "kept the network of epoch" if model.nonlinear_ else "kept factor analysis"
+    assert what in kept and "the network gains " in kept and "nats a row (standard error" in kept
+    *_, end, kept = told(capsys, VAETransformer(1, early_stopping=False, max_iter=3, **settings), X)
+    assert end.endswith("ended: max_iter was reached") and kept.endswith("kept the network of the last epoch, 3")
+    lines = told(capsys, VAETransformer(1, hidden_layer_sizes=(), verbose=1), X)
+    assert lines == ["[VAETransformer] kept the exact solution, which needs no epochs"]
+    *_, kept = told(capsys, AutoencoderTransformer(1, early_stopping=True, max_iter=60, **settings), X)
+    assert "kept the network of epoch " in kept or "kept the initial network" in kept
+
+
+# ---------------------------------------------------------------------------------------------------- too many factors
+@pytest.mark.parametrize("Class", [VAETransformer, AutoencoderTransformer])
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_more_dimensions_than_columns_are_told(Class, method):
+    with pytest.warns(UserWarning, match=r"n_components=5\) does not compress X: .* are 4 in all. Use fewer") as told:
+        getattr(Class(5, hidden_layer_sizes=(3,), max_iter=1, random_state=0), method)(draw())
+    assert [warning.filename for warning in told] == [__file__]
+
+
+def test_a_sparse_or_denoising_autoencoder_may_have_more_codes_than_columns():
+    for settings in ({"sparsity": (0.1, 0.1)}, {"denoising": "gaussian"}):
+        AutoencoderTransformer(5, hidden_layer_sizes=(3,), max_iter=1, random_state=0, **settings).fit(draw())
+
+
+def test_more_axes_than_columns_are_refused_as_principal_components_are():
+    with pytest.raises(ValueError, match="n_components=5 asks for more factors than X has columns, n_features=4"):
+        ProbabilisticPCA(5).fit(draw())

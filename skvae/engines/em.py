@@ -25,7 +25,7 @@ from skvae import _reduce
 from skvae._tensors import Workers, threads_to_share
 from skvae.elbo import FitResult
 from skvae.engines.contracts import check_contract
-from skvae.engines.watching import Watcher
+from skvae.engines.watching import CONVERGED, LIMIT, STOPPED, Watcher
 
 _GROUPS = 16  # of consecutive batches, each summed by one thread; on how many threads changes no digit of the sums
 _FEWEST_BATCHES = 4  # of fewer the threads would wait for each other longer than they save
@@ -181,7 +181,8 @@ def _run_restart(model, batches, params, restart, plan, watcher, crew):
         fit.converged = not path.extrapolated and bool(plan.converged(report))
         stop = watcher.ends(report)
         params = found if fit.converged or stop or number + 1 == plan.max_iter else path.next(params, found)
-        if fit.converged or stop:
+        if fit.converged or stop or number + 1 == plan.max_iter:
+            watcher.concludes(CONVERGED if fit.converged else STOPPED if stop else LIMIT)
             break
     fit.params, fit.memory = params, memory
     return fit

@@ -35,7 +35,7 @@ from skvae.elbo import Bound, FitResult
 from skvae.engines import schedules
 from skvae.engines.contracts import check_contract
 from skvae.engines.optimizer import SGD, Adam, Optimizer
-from skvae.engines.watching import Watcher
+from skvae.engines.watching import EARLY, LIMIT, STOPPED, Watcher
 
 REFUSED = "The bound or its gradient was not finite"  # how a warning of steps that were left out begins
 
@@ -258,7 +258,9 @@ def _run_epochs(turns, plan, noise, log_base, validate, watcher):
             fit.validation_scores.append(score)
         of_turn = {name: bounds[-1] for name, bounds in fit.lower_bounds_of_turn.items()}
         stop = watcher.ends(Epoch(number, fit.lower_bounds[-1], *terms[0], score, params, of_turn))
-        if best.should_stop(params, score, (number + 1) / plan.max_iter) or stop:
+        early = best.should_stop(params, score, (number + 1) / plan.max_iter)
+        if early or stop or number + 1 == plan.max_iter:
+            watcher.concludes(EARLY if early else STOPPED if stop else LIMIT)
             break
     fit.params = {name: tensor.detach() for name, tensor in (best.params or params).items()}
     fit.best, fit.n_validations = best.number, best.n_seen

@@ -1,5 +1,6 @@
 """Checks of parameters that several estimators have, and the seed of a fit."""
 
+import warnings
 from itertools import zip_longest
 from numbers import Integral
 
@@ -47,6 +48,17 @@ def seeded_clone(estimator, rng):
     if rng is not None and "random_state" in cloned.get_params(deep=False) and cloned.random_state is None:
         cloned.set_params(random_state=int(rng.randint(_MAX_SEED)))
     return cloned
+
+
+def warn_of_many_components(estimator, columns):
+    """Warn where every column, or level of a column, could have a latent dimension of its own; called by `_begin`."""
+    if estimator.n_components > columns.width:
+        warnings.warn(
+            f"{type(estimator).__name__}(n_components={estimator.n_components}) does not compress X: its columns that "
+            f"vary and their levels are {columns.width} in all. Use fewer components than that.",
+            UserWarning,
+            stacklevel=6,  # the caller of `fit`
+        )
 
 
 def checked_sizes(sizes):

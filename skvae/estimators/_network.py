@@ -9,7 +9,7 @@ import torch
 
 from skvae._tensors import explain_out_of_memory, to_numpy
 from skvae.estimators._base import Estimator
-from skvae.estimators._progress import EpochWatcher
+from skvae.estimators._progress import EpochWatcher, say
 from skvae.training.ascent import Training
 from skvae.training.continuation import Continuation, Earlier
 
@@ -117,6 +117,8 @@ class NetworkEstimator(Estimator, abc.ABC):
         max_iter = 1 if ascent is None else ascent.plan.max_iter
         with self._watcher(self, X, y, max_iter, snapshot, prepared.in_units) as watcher:
             result = None if ascent is None else ascent.run(watcher)
+        if self.verbose:
+            say(self, training.verdict(result))
         return self._set(**self._attributes_of(prepared, result))
 
     def _attributes_of(self, prepared, result):

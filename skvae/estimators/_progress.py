@@ -6,6 +6,13 @@ import numpy as np
 
 from skvae.engines.watching import Watcher
 
+_FEW = 10  # iterations that are all printed
+
+
+def say(estimator, text):
+    """Print a line about a fit."""
+    print(f"[{type(estimator).__name__}] {text}")
+
 
 class FitWatcher(Watcher):
     """One fit as a task of scikit-learn's callbacks, and every iteration as a task within it.
@@ -16,7 +23,8 @@ class FitWatcher(Watcher):
     Parameters
     ----------
     estimator : Estimator
-        Its `verbose` is read: 0 prints nothing, 1 about ten lines a restart, 2 a line every iteration.
+        Its `verbose` is read. 0 prints nothing; 1 about ten lines a fit, of iterations 1, 2, 5, 10, 20, 50, ... and of
+        the last one of each restart; 2 a line every iteration. Then a line says why the iterations ended.
     X, y : array-like
         Of the fit, as callbacks are to see them.
     max_iter : int
@@ -25,7 +33,7 @@ class FitWatcher(Watcher):
     n_restarts : int, default=1
         Number of restarts, each of up to `max_iter` iterations.
     interval : int or None, default=None
-        Iterations from line to line, in place of a tenth of `max_iter`.
+        Iterations from line to line, for ``verbose=1``.
     """
 
     task = "iteration"
@@ -35,7 +43,8 @@ class FitWatcher(Watcher):
         # scikit-learn's ScoringMonitor scores no fit without y
         self.data = {"estimator": estimator, "X": X, "y": X if y is None else y}
         self.verbose = estimator.verbose
-        self.interval = 1 if self.verbose > 1 else interval or max(1, max_iter // 10)
+        self.interval = 1 if self.verbose > 1 or max_iter <= _FEW else interval
+        self.unsaid = None  # the last report, if its line has not been printed
         self.root = estimator._init_callback_context(max_subtasks=n_restarts * max_iter)
         self.started = time.perf_counter()
 
@@ -51,10 +60,28 @@ class FitWatcher(Watcher):
         self.now = self.root.subcontext(task_name=self.task).call_on_fit_task_begin(**self.data)
 
     def ends(self, report):
-        if self.verbose and ((report.number + 1) % self.interval == 0 or report.number + 1 == self.max_iter):
-            seconds = time.perf_counter() - self.started
-            print(f"[{type(self.estimator).__name__}] {self.line(report)}  {seconds:.1f} s")
+        self.unsaid = report
+        if self.verbose and self._is_due(report):
+            self._say_line()
         return self.now.call_on_fit_task_end(**self.data, reconstruction_attributes=lambda: self.fitted(report))
+
+    def concludes(self, reason):
+        if not self.verbose:
+            return
+        if self.unsaid is not None:
+            self._say_line()
+        say(self.estimator, f"ended: {reason}")
+
+    def _say_line(self):
+        say(self.estimator, f"{self.line(self.unsaid)}  {time.perf_counter() - self.started:.1f} s")
+        self.unsaid = None
+
+    def _is_due(self, report):
+        """Whether to print a line about an iteration before it is known whether it is the last one."""
+        number = report.number + 1
+        if self.interval is not None:
+            return number % self.interval == 0
+        return not getattr(report, "restart", 0) and str(number).rstrip("0") in ("1", "2", "5")
 
     def fitted(self, report):
         """The attributes of an estimator fitted up to here."""

@@ -127,6 +127,10 @@ class Training(abc.ABC):
             Of one network, without an axis of members.
         """
 
+    def verdict(self, result):
+        """Say in a few words what `conclude` keeps of a result."""
+        return kept_epoch(result, self.ascent.plan)
+
     @abc.abstractmethod
     def snapshot(self, params):
         """A `FitResult` of one network as it is now, for callbacks; its records are placeholders."""
@@ -145,6 +149,9 @@ class KnownResult(Training):
 
     def conclude(self, result):
         return self.result
+
+    def verdict(self, result):
+        return "kept the exact solution, which needs no epochs"
 
     def snapshot(self, params):
         return self.result
@@ -198,15 +205,32 @@ class SingleNetwork(Training):
             model, params, stream, plan, validation=validation, optimizer_state=optimizer_state
         )
 
+    def _keeps_initial(self, result):
+        if self.initial is None:
+            return False
+        best = int(result.best[0])
+        return best < 0 or result.validation_scores[best] <= self.initial_score
+
     def conclude(self, result):
-        if self.initial is not None:
-            best = int(result.best[0])
-            if best < 0 or result.validation_scores[best] <= self.initial_score:
-                result = replace(result, params=self.initial, optimizer_state={})
+        if self._keeps_initial(result):
+            result = replace(result, params=self.initial, optimizer_state={})
         return member_result(result, 0, self.linear_path, result.validation_scores)
+
+    def verdict(self, result):
+        if self._keeps_initial(result):
+            return "kept the initial network: no epoch gave held-out rows a higher score"
+        return super().verdict(result)
 
     def snapshot(self, params):
         return snapshot_of_member(params, 0, self.linear_path)
+
+
+def kept_epoch(result, plan):
+    """Say which epoch of an ascent of one fit is kept."""
+    best = -1 if result.best is None else int(result.best[0])
+    if best < 0:
+        return f"kept the network of the last epoch, {result.n_iter}"
+    return f"kept the network of epoch {min((best + 1) * plan.validate_every, result.n_iter)}"
 
 
 def fit_row_posteriors(model, rows, params, linear_path, dtype):

@@ -16,7 +16,14 @@ from skvae._tensors import Cells
 from skvae.elbo import kl_to_standard_normal
 from skvae.models.decomposition import factor_analysis as fa
 from skvae.training import defaults
-from skvae.training.ascent import NetworkResult, Training, ascent_of_members, member_result, snapshot_of_member
+from skvae.training.ascent import (
+    NetworkResult,
+    Training,
+    ascent_of_members,
+    kept_epoch,
+    member_result,
+    snapshot_of_member,
+)
 from skvae.training.factor_analysis_start import (
     bound_of_rows,
     constant_columns,
@@ -293,6 +300,14 @@ class CrossValidatedNetwork(Training):
             path = path._replace(posterior=None if found is None else tempered(found, self.beta))
         scores = self.validation.scores(restart, len(result.validation_scores))
         return member_result(result, restart * len(self.weight), path, scores)
+
+    def verdict(self, result):
+        epoch = kept_epoch(result, self.ascent.plan)
+        if self.fa_params is None:
+            return epoch
+        restart, is_better = self.validation.best_restart(int(result.best[0]))
+        kept = epoch if is_better else "kept factor analysis"
+        return f"{kept}: {self.validation.in_words(int(result.best[0]), restart)}"
 
     def _fallback_result(self):
         """Factor analysis of the rows that `fallback_weight` names."""

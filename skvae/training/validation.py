@@ -326,6 +326,16 @@ def cost_of_rows(kl, w, free_bits):
     mean = (w[..., None] * kl).sum(-2, keepdim=True) / w.sum(-1)[..., None, None]
     return torch.where(mean < free_bits, free_bits, kl).sum(-1)
 
+    def in_words(self, number, restart):
+        """Say what a restart gained over factor analysis at a validation, and what it must gain to be kept."""
+        if not self.means:
+            return "the network was not scored on held-out rows"
+        mean, error, least = self.means[number][restart], self.errors[number][restart], self.least_gains[restart]
+        return (
+            f"on held-out rows the network gains {mean:.3g} nats a row (standard error {error:.2g}); it is kept where "
+            f"the gain less {TO_KEEP:g} standard errors exceeds {least:g}"
+        )
+
 
 def _part_of(batch, index):
     """Some rows of all members of a batch."""

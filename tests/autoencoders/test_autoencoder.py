@@ -386,8 +386,8 @@ def test_a_stacked_search_fits_the_same_networks(wine):
 
 def test_progress_is_printed(wine, capsys):
     model = AutoencoderTransformer(2, verbose=2, **SHORT).fit(10 * wine)  # in the units of X squared
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == SHORT["max_iter"]
+    *lines, end, kept = capsys.readouterr().out.splitlines()
+    assert len(lines) == SHORT["max_iter"] and "ended: " in end and "kept the " in kept
     assert f"epoch 5/5  squared error {-model.lower_bounds_[-1]:.4g}  " in lines[-1]
     assert f"of rows held out {-model.validation_scores_[-1]:.4g}" in lines[-1]
 

@@ -816,8 +816,9 @@ def test_a_callback_may_stop_before_the_first_validation(likelihood, X):
 
 def test_a_line_every_epoch(X, capsys):
     tiny(verbose=2, max_iter=3).fit(X)
-    lines = capsys.readouterr().out.splitlines()
+    *lines, end, kept = capsys.readouterr().out.splitlines()
     assert len(lines) == 3 and all("VAETransformer" in line and "bound" in line for line in lines)
+    assert "ended: " in end and "kept the " in kept
 
 
 def test_pipelines_and_searches(X):

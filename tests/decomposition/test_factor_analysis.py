@@ -681,9 +681,18 @@ def test_one_column_and_one_row():
         FactorAnalysisEM(1).fit(draw()[:1])
 
 
-def test_more_factors_than_columns_are_refused():
-    with pytest.raises(ValueError, match="n_components=7 asks for more factors than X has columns, n_features=6"):
-        FactorAnalysisEM(7).fit(draw())
+def test_more_factors_than_columns_are_as_many_as_columns_with_a_warning():
+    X = draw()
+    with pytest.warns(
+        UserWarning, match="n_components=9 asks for more factors than X has columns; 6 are fitted"
+    ) as told:
+        many = FactorAnalysisEM(9).fit(X)
+    assert [warning.filename for warning in told] == [__file__]
+    assert many.components_.shape == FactorAnalysis(9).fit(X).components_.shape
+    np.testing.assert_array_equal(many.components_, FactorAnalysisEM(6).fit(X).components_)
+    for method, given in (("partial_fit", (X,)), ("fit_covariance", (np.cov(X.T), 100))):
+        with pytest.warns(UserWarning, match="6 are fitted"):
+            assert getattr(FactorAnalysisEM(9), method)(*given).transform(X).shape[1] == 6
 
 
 def test_values_that_overflow_are_told():

@@ -419,11 +419,14 @@ def test_confidence_matters_for_the_gaussian_likelihood_only(X):
     np.testing.assert_array_equal(scores("multinomial", (1.0, 2.0)), scores("multinomial", (1.0, 30.0)))
 
 
-@pytest.mark.parametrize("verbose, lines", [(0, 0), (1, 10), (2, 20)])
+@pytest.mark.parametrize("verbose, lines", [(0, 0), (1, 5), (2, 20)])
 def test_verbose_prints_a_line_an_interval(verbose, lines, X, capsys):
     tiny(max_iter=20, verbose=verbose, early_stopping=False).fit(X, X_val=X[:20])
-    printed = capsys.readouterr().out.splitlines()
+    *printed, end, kept = capsys.readouterr().out.splitlines() or ["", ""]
     assert len(printed) == lines
+    if lines:
+        assert end == "[MultVAERecommender] ended: max_iter was reached"
+        assert kept == "[MultVAERecommender] kept the network of the last epoch, 20"
     for line in printed:
         assert line.startswith("[MultVAERecommender] epoch ") and "bound" in line and "validation score" in line
     assert not lines or "epoch 20/20" in printed[-1]

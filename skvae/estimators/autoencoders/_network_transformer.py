@@ -316,7 +316,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         if Z.shape[1] != self._n_features_out:
             raise ValueError(f"X has {Z.shape[1]} columns, but the model has {self._n_features_out} components.")
         device, dtype = inference_device(self.device), torch_dtype(Z.dtype)
-        model, params = self._model_on(device, dtype)
+        model, params = model_on(self, device, dtype)
         parts = placed(Z, device, dtype).split(rows_at_once(model.n_outputs))
         with torch.no_grad():
             means = [model.mean(params, part[None])[0] for part in parts]
@@ -344,10 +344,6 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         refuse_other_modules(self, model.module_signatures())
         return model
 
-    def _model_on(self, device, dtype):
-        """The fitted model, and its parameters as tensors with an axis of members."""
-        return self._fitted_model(), one_member(to_read(self.parameters_, device, dtype))
-
     def _fitted_rows(self, X):
         """The fitted model and the rows of X, which are checked here."""
         check_is_fitted(self)
@@ -361,7 +357,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
             x, observed = encoding.encode(numbers.astype(np.float64), self._columns)
         device, dtype = inference_device(self.device), torch_dtype(x.dtype)
         rows = TableRows(self._columns, x, observed, np.ones(len(x)), device, with_mask, custom)
-        model, params = self._model_on(device, dtype)
+        model, params = model_on(self, device, dtype)
         return FittedRows(model, params, rows, linear_path_of(self), dtype, numbers)
 
     @property
@@ -405,6 +401,11 @@ def _checked_numbers(estimator, columns, X, *, reset, min_samples=1):
         estimator=type(estimator).__name__,
         input_name="X",
     )
+
+
+def model_on(estimator, device, dtype):
+    """The fitted model, and its parameters as tensors with an axis of members."""
+    return estimator._fitted_model(), one_member(to_read(estimator.parameters_, device, dtype))
 
 
 def modules_of(estimator, architecture):

@@ -8,7 +8,7 @@ import numpy as np
 from skvae._compat import Interval, StrOptions
 from skvae._tensors import rounded
 from skvae.estimators._base import mean_score
-from skvae.estimators._checks import checked_sizes
+from skvae.estimators._checks import checked_sizes, warn_of_many_components
 from skvae.estimators._progress import ErrorWatcher
 from skvae.estimators.autoencoders._network_transformer import NetworkTransformer, modules_of
 from skvae.models.autoencoders.autoencoder import Autoencoder
@@ -260,6 +260,8 @@ class AutoencoderTransformer(NetworkTransformer):
         )
 
     def _begin(self, model, rows, held_out, noise, *, validates, fills, continuation):
+        if self.denoising is None and self.sparsity is None:  # which make use of more codes than columns
+            warn_of_many_components(self, rows.columns)
         if continuation.single_pass and not rows_vary(rows):
             raise ValueError(
                 "The first call of partial_fit settles the scale of the columns, but all rows are equal; "

@@ -11,8 +11,8 @@ from sklearn.utils.validation import check_is_fitted
 from skvae._compat import Interval, StrOptions
 from skvae._tensors import Noise, content_keys, inference_device, rounded
 from skvae.estimators._base import LikelihoodScoreMixin
-from skvae.estimators._checks import check_n_samples, draw_seed, refuse_other_modules
-from skvae.estimators.autoencoders._network_transformer import NetworkTransformer, linear_path_of, modules_of
+from skvae.estimators._checks import check_n_samples, draw_seed, refuse_other_modules, warn_of_many_components
+from skvae.estimators.autoencoders._network_transformer import NetworkTransformer, linear_path_of, model_on, modules_of
 from skvae.likelihoods import Gaussian
 from skvae.models.autoencoders import vae_evaluation
 from skvae.models.autoencoders.encoder_decoder import own
@@ -328,6 +328,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         return model
 
     def _begin(self, model, rows, held_out, noise, *, validates, fills, continuation):
+        warn_of_many_components(self, rows.columns)
         n = len(rows)
         if not validates:
             return SingleNetwork(model, rows, noise, self._plan(n, continuation=continuation))
@@ -445,7 +446,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         check_is_fitted(self)
         row = torch.arange(check_n_samples(n_samples))
         device = inference_device(self.device)
-        model, params = self._model_on(device, torch.float32)
+        model, params = model_on(self, device, torch.float32)
         noise, parts = Noise(draw_seed(random_state)), row.split(rows_at_once(model.n_outputs))
         with torch.no_grad():
             drawn = [vae_evaluation.sample(model, params, noise, row.to(device)) for row in parts]

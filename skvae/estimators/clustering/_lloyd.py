@@ -11,6 +11,7 @@ from sklearn.utils import check_array
 from skvae._compat import check_sample_weight
 from skvae._tensors import Noise, Rows, TableBatch, resolve_device, torch_dtype
 from skvae.engines import em
+from skvae.engines.watching import CONVERGED
 from skvae.estimators._checks import draw_seed
 from skvae.estimators._progress import FitWatcher
 from skvae.models.clustering import kmeans
@@ -59,6 +60,10 @@ class InertiaWatcher(FitWatcher):
                 print(f"Iteration {number}, inertia {-report.lower_bound:.6g} a sample.")
                 print(f"Converged at iteration {number}: {how}.")
         return stop
+
+    def concludes(self, reason):
+        if reason != CONVERGED:  # of which `ends` has told
+            super().concludes(reason)
 
     def line(self, report):
         restart = f"start {report.restart + 1}, " if report.restart else ""

@@ -25,6 +25,7 @@ from skvae._tensors import (
 )
 from skvae.elbo import FitResult
 from skvae.engines import em
+from skvae.engines.watching import CONVERGED
 from skvae.estimators._base import Estimator, LikelihoodScoreMixin
 from skvae.estimators._checks import check_n_samples, column_names, draw_seed, validated
 from skvae.estimators._progress import FitWatcher
@@ -52,6 +53,8 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
     The abstract methods below are what a subclass must give. Fitted attributes that this class reads are `components_`,
     `mean_`, `noise_variance_` and those of `record`.
     """
+
+    _lowers_n_components = False  # where it is more than there are columns; else that is an error
 
     # ---------------------------------------------------------------------------------------- what a subclass must give
     @abc.abstractmethod
@@ -119,7 +122,7 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
         """
         with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
             checked = validated(self, X, reset=True, ensure_min_samples=2, ensure_all_finite=False)
-            _refuse_many_components(self.n_components, checked.shape[1])
+            _check_n_components(self, checked.shape[1])
             device = resolve_device(self.device)
             name = type(self).__name__
             rows, weight, n_rows = merged_rows(checked, sample_weight, name, min_rows=2)
@@ -167,7 +170,7 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
         with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
             continuation = Continuation.PARTIAL_FIT if hasattr(self, "components_") else Continuation.FRESH
             checked = validated(self, X, reset=not continuation.continues)
-            _refuse_many_components(self.n_components, checked.shape[1])
+            _check_n_components(self, checked.shape[1])
             device = resolve_device(self.device)
             before = self._sufficient_statistics if continuation.continues else None
             if np.isnan(checked).any():
@@ -219,7 +222,7 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
         with self._unchanged_on_error():
             checked = validated(self, S, reset=True, ensure_all_finite=False)
             statistics = statistics_of_covariance(checked, n_samples, mean)
-            _refuse_many_components(self.n_components, len(checked))
+            _check_n_components(self, len(checked))
             data = from_statistics(statistics, checked.dtype, resolve_device(self.device))
             watch = functools.partial(FitWatcher, self, S, None)
             return self._set(**self._fitted_attributes(data, watch, Continuation.FRESH))
@@ -501,6 +504,7 @@ def known(model, data, params, watch, attributes):
     with watch(1, attributes) as watcher:
         watcher.begins(0)
         watcher.ends(em.Iteration(0, 0, bound, math.inf, params, params))
+        watcher.concludes(CONVERGED)
     return FitResult(params, [bound], n_iter=1, converged=True)
 
 
@@ -517,8 +521,18 @@ def record(fit, data):
     }
 
 
-def _refuse_many_components(n_components, n_features):
-    if n_components is not None and n_components > n_features:
+def _check_n_components(estimator, n_features):
+    """Refuse more components than columns, or warn where the estimator then fits as many as there are columns."""
+    asked = estimator.n_components
+    if asked is None or asked <= n_features:
+        return
+    if not estimator._lowers_n_components:
         raise ValueError(
-            f"n_components={n_components} asks for more factors than X has columns, n_features={n_features}; lower it."
+            f"n_components={asked} asks for more factors than X has columns, n_features={n_features}; lower it."
         )
+    warnings.warn(
+        f"n_components={asked} asks for more factors than X has columns; {n_features} are fitted, which explain any "
+        "correlations. Use fewer than columns.",
+        UserWarning,
+        stacklevel=4,  # the caller of `fit`
+    )

@@ -187,8 +187,10 @@ class FactorAnalysisEM(LinearGaussian):
         self.verbose = verbose
 
     # ------------------------------------------------------------------------------------------------------- fitting
+    _lowers_n_components = True  # as scikit-learn's class does
+
     def _n_components(self, n_features, n_rows):
-        return n_features if self.n_components is None else int(self.n_components)
+        return n_features if self.n_components is None else min(int(self.n_components), n_features)
 
     def _fitted_attributes(self, data, watch, continuation):
         model = model_of(data, self._n_components(len(data.origin), data.n_rows), names=column_names(self))
@@ -231,7 +233,8 @@ class FactorAnalysisEM(LinearGaussian):
         return model.init(mu, Noise(draw_seed(self.random_state)), psi)
 
     def _attributes(self, params, data):
-        mu, W, psi = (tensor.cpu().numpy() for tensor in fa.principal(params))
+        mu, W, psi = (tensor.cpu().numpy() for tensor in params)
+        W = fa.along_principal_axes(W, psi)
         variance = (W**2).sum(axis=1)
         turned, phi, L = np.eye(W.shape[1]), np.eye(W.shape[1]), W
         if self.rotation is not None:
