@@ -6,12 +6,11 @@ import numpy as np
 import torch
 from joblib import Parallel, delayed
 from sklearn.base import MetaEstimatorMixin, clone
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import has_fit_parameter
 
 from skvae._compat import Interval, StrOptions, fit_context
 from skvae.estimators._base import Estimator
-from skvae.estimators._checks import seeded_clone
+from skvae.estimators._checks import draw_seed, seeded_clone
 from skvae.estimators.clustering.kmeans_lite import KMeansLite
 from skvae.estimators.recommenders._input_checks import check_recommender
 from skvae.estimators.recommenders._recommender import RecommenderMixin, scorer_of
@@ -171,7 +170,7 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
                 )
             X = self._check_X(X, reset=True)
             kept, weight = drop_weightless(X, sample_weight)
-            rng = check_random_state(self.random_state)
+            rng = np.random.RandomState(draw_seed(self.random_state))
             base = seeded_clone(base, np.random.RandomState(rng.randint(_MAX_SEED)))
             whole = clone(base).fit(kept, **({} if weight is None else {"sample_weight": weight}))
             embedding = self._fitted_embedding(whole, kept, rng)
