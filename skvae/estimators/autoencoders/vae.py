@@ -9,6 +9,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from skvae._compat import Interval, StrOptions
+from skvae._rounding import CHANGED
 from skvae._tensors import Noise, content_keys, inference_device, rounded
 from skvae.estimators._base import LikelihoodScoreMixin
 from skvae.estimators._checks import check_n_samples, draw_seed, refuse_other_modules, warn_of_many_components
@@ -475,6 +476,11 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         else:
             log_prob = _by_draws(vae_evaluation.log_evidence, fitted, n_draws, _SCORE_DRAWS)
         return rounded(log_prob + log_jacobian(fitted.numbers, self._columns), fitted.numbers.dtype)
+
+    def _changed_constants(self, X):
+        numbers = self._fitted_rows(X).numbers.astype(np.float64)
+        constants = self._columns.constants.items()
+        return [j for j, value in constants if (np.abs(numbers[:, j] - value) > CHANGED).any()]
 
     def elbo(self, X, inference=None):
         """Bound log p(x) of each row from below, at beta = 1.
