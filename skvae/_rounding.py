@@ -1,6 +1,7 @@
 """Tells whether a column is constant up to rounding."""
 
 CONSTANT_VARIANCE = 1e-12  # stands for the variance of a constant column, as in scikit-learn's FactorAnalysis
+CHANGED = 1e-4  # by how much a cell of a constant column differs where that costs thousands of nats
 _ROUNDING = 2.0**-48  # a column whose standard deviation is below this share of its mean is constant
 
 

@@ -287,3 +287,18 @@ def test_a_sparse_or_denoising_autoencoder_may_have_more_codes_than_columns():
 def test_more_axes_than_columns_are_refused_as_principal_components_are():
     with pytest.raises(ValueError, match="n_components=5 asks for more factors than X has columns, n_features=4"):
         ProbabilisticPCA(5).fit(draw())
+
+
+# ---------------------------------------------------------------------------------------------------- constant columns
+@pytest.mark.parametrize(
+    "estimator", [VAETransformer(1, hidden_layer_sizes=(3,), max_iter=2, random_state=0), FactorAnalysisEM(1)], ids=repr
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_score_names_columns_that_were_constant_in_the_fit_and_are_no_longer(estimator, dtype):
+    frame = pd.DataFrame(draw(), columns=list("abcd")).assign(b=1.0, c=2.0).astype(dtype)
+    model = clone(estimator).fit(frame)
+    model.score(frame)  # without a warning
+    other = frame.assign(b=np.where(np.arange(60) == 3, 1.5, 1.0)).astype(dtype)
+    with pytest.warns(UserWarning, match=r"column\(s\) 'b' did not vary in the rows of the fit .* Drop them") as told:
+        assert model.score(other) < -1e9
+    assert [warning.filename for warning in told] == [__file__]

@@ -10,6 +10,9 @@ from sklearn.exceptions import InconsistentVersionWarning
 
 from skvae._compat import CALLBACK_STATE, CallbackSupportMixin, check_sample_weight
 from skvae._version import __version__
+from skvae.tables.columns import listed
+
+_TERRIBLE = -1e5  # nats of a row, from which score looks for columns that should be constant
 
 
 class Estimator(CallbackSupportMixin, BaseEstimator):
@@ -90,7 +93,23 @@ class LikelihoodScoreMixin:
         score : float
             Nats a row, as of `score_samples`.
         """
-        return mean_score(self.score_samples(X), sample_weight)
+        scores = self.score_samples(X)
+        score = mean_score(scores, sample_weight)
+        changed = self._changed_constants(X) if scores.min() < _TERRIBLE else []
+        if changed:
+            columns = listed(changed, getattr(self, "feature_names_in_", None))
+            warnings.warn(
+                f"{type(self).__name__}.score is {score:.3g}, since column(s) {columns} did "
+                "not vary in the rows of the fit and have other values here: their variance is taken to be 1e-12. Drop "
+                "them, or fit to rows in which they vary.",
+                UserWarning,
+                stacklevel=2,
+            )
+        return score
+
+    def _changed_constants(self, X):
+        """List the columns that were constant in the fit, as of a variance of almost 0, and have other values in X."""
+        return []
 
     def anomaly_score(self, X):
         """How unlikely each row is: minus its log-likelihood.

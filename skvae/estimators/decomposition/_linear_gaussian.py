@@ -111,7 +111,7 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
         Raises
         ------
         ValueError
-            If there is only one row, a column without any observed value, or more factors than columns.
+            If there is only one row, a column without any observed value or, of principal axes, more than columns.
         FloatingPointError
             If the likelihood is not finite.
 
