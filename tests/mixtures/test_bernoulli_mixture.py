@@ -490,12 +490,13 @@ def test_binarising_into_constant_columns_is_warned_of():
     fitting = BernoulliMixtureEM(2, random_state=0)
     with pytest.warns(UserWarning, match=r"4 of 4 columns constant: a, b, c, d; .*from 1 to 6.*categorical_features"):
         fitting.fit(codes)
-    with pytest.warns(UserWarning, match=r"binarize=9 makes 1 of 3 columns constant: 2; .*threshold"):
-        clone(fitting).set_params(binarize=9).fit(np.c_[codes.to_numpy()[:, :2] * 8, codes["c"]])
+    with pytest.warns(UserWarning, match=r"binarize=9 makes 2 of 3 columns constant: 1, 2; .*threshold"):
+        clone(fitting).set_params(binarize=9).fit(np.c_[codes["a"] * 8, codes["b"], codes["c"]])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         clone(fitting).set_params(categorical_features="all").fit(codes)
         clone(fitting).set_params(binarize=3).fit(codes)
+        clone(fitting).set_params(binarize=9).fit(np.c_[codes.to_numpy()[:, :2] * 8, codes["c"]])  # one of three
         clone(fitting).fit(np.c_[np.ones(20), np.arange(20) % 2])  # was constant before
 
 
