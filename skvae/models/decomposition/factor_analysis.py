@@ -339,8 +339,9 @@ def sufficient_statistics(sums, shift):
     if isinstance(xx, Tensor):
         S = (xx / n).addr_(mean, mean, alpha=-1)
     else:
-        S = xx / n
-        S -= mean[:, None] * mean
+        with np.errstate(invalid="ignore", over="ignore"):  # as above
+            S = xx / n
+            S -= mean[:, None] * mean
         n, mean, S = map(torch.as_tensor, (n, mean, S))
     constant = is_constant(S.diagonal(), mean + shift)
     if bool(constant.any()):
