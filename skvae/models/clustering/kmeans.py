@@ -145,8 +145,8 @@ class KMeans:
         """Move each centre to the mean of its rows; that of an empty cluster to a far row, or leave it."""
         N, S = _relocated(stats)
         N, C = N[:, None], params.centres.double()
-        means = C + (S - N * C) / N  # a centre that is its only row stays so, to the last digit
-        return Params(torch.where(N > 0, means.to(params.centres.dtype), params.centres))
+        still = (N == 0) | (S == N * C)  # a centre that is its only row stays so, to the last digit
+        return Params(torch.where(still, params.centres, (S / N).to(params.centres.dtype)))
 
     # ------------------------------------------------------------------------------------------------ nearest centres
     def _n_bounded(self, batch):
