@@ -332,6 +332,27 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
 
         return self._by_row(self._checked(X), log_evidence)
 
+    def score(self, X, y=None, sample_weight=None):
+        """Mean log-likelihood of the rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            NaN where a cell is missing.
+        y : ignored
+            Present for scikit-learn's convention.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            How often each row counts.
+
+        Returns
+        -------
+        score : float
+            Nats a row: the mean of `score_samples`, without weights in its dtype, as scikit-learn's mixtures take it.
+        """
+        if sample_weight is None:
+            return float(self.score_samples(X).mean())
+        return super().score(X, sample_weight=sample_weight)
+
     def aic(self, X, sample_weight=None):
         """Akaike's information criterion on X; lower is better.
 

@@ -41,11 +41,12 @@ def initial_responsibilities(init_params, table, points, n_components, noise, sc
             return share / share.sum(0)
 
         return random
-    if scale is None:
-        centres = weighted = initial_centres(init_params, table, points, n_components, noise)
-    else:
-        centres = initial_centres(init_params, table, lambda index: points(index) / scale, n_components, noise)
-        weighted = centres / torch.as_tensor(scale, dtype=centres.dtype, device=centres.device)
+    scaled = points if scale is None else lambda index: points(index) / scale
+    centres = initial_centres(init_params, table, scaled, n_components, noise)
+    # In order of their coordinates, so that the order of the components depends on no draw.
+    order = np.lexsort(centres.cpu().numpy().T[::-1])
+    centres = centres[torch.from_numpy(order).to(centres.device)]
+    weighted = centres if scale is None else centres / torch.as_tensor(scale, dtype=centres.dtype).to(centres.device)
     squares = centres.square()
 
     def nearest_takes_all(batch):  # by the observed cells of each row

@@ -214,7 +214,7 @@ class FullGaussianMixture(GaussianMixture):
         K, D = mu.shape
         if mu.is_cpu and D <= _FEW_COLUMNS:
             pi, mu, sigma = on_host(pi, mu, sigma)
-            root = self._spread(roots_of_precisions(sigma[:1] if self.pooled else sigma), K)
+            root = self._spread(roots_of_precisions(sigma[:1] if self.pooled else sigma, K), K)
             sigma, failed, pairs = self._spread(sigma, K), np.zeros(1, bool), pairs_of(D)
         else:
             sigma = sigma.expand(K, D, D)
@@ -496,11 +496,12 @@ def _checked_and_near(failed, squares):
 # ------------------------------------------------------------------------------------------------- complete rows
 def _quadratic_sums(phi, R, bound, D):
     T = R @ phi.mT
-    place = places_of(D)
     if T.is_cpu:
-        SS = torch.from_numpy(T.numpy()[:, place])
+        SS = torch.from_numpy(T.numpy()[:, places_of(D)])
     else:
-        SS = T[:, torch.as_tensor(place, device=T.device)]
+        i, j = torch.triu_indices(D, D, device=R.device)
+        SS = T.new_empty(len(R), D, D)
+        SS[:, i, j] = SS[:, j, i] = T[:, : len(i)]
     return Stats(bound, T[:, -1], T[:, -D - 1 : -1], SS, T.new_zeros(0))
 
 

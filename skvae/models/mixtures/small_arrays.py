@@ -20,13 +20,19 @@ def concatenated(arrays):
     return np.concatenate(arrays, 1) if isinstance(arrays[0], np.ndarray) else torch.cat(arrays, 1)
 
 
-def roots_of_precisions(sigma):
-    """Upper triangular U with sigma^-1 = U U', of each of the ndarrays sigma (K, D, D)."""
+def roots_of_precisions(sigma, n_components):
+    """Upper triangular U with sigma^-1 = U U', of each of the ndarrays sigma (K, D, D), or of one for all components.
+
+    Raises
+    ------
+    torch.linalg.LinAlgError
+        If some are not positive definite; its text names the components.
+    """
     try:
         L = np.linalg.cholesky(sigma)
     except np.linalg.LinAlgError:
         _, failed = torch.linalg.cholesky_ex(torch.tensor(sigma))
-        raise torch.linalg.LinAlgError(f"{failed.nonzero()[:, 0].tolist()}") from None
+        raise torch.linalg.LinAlgError(f"{failed.expand(n_components).nonzero()[:, 0].tolist()}") from None
     root = np.empty_like(L)
     for k, lower in enumerate(L):
         root[k] = lapack.dtrtri(lower.T)[0]
