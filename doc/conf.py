@@ -55,6 +55,7 @@ sphinx_gallery_conf = {
     "ignore_pattern": r"[/\\]_",
     "abort_on_example_error": False,  # a failure is a warning, hence an error at the end, after all have run
     "show_memory": False,
+    "capture_repr": (),  # what is printed, and no list of texts that a panel returns
     "min_reported_time": 5,
 }
 
@@ -81,5 +82,15 @@ def skip_inherited_from_sklearn(app, what, name, obj, skip, options):
     return True if skip or foreign else None
 
 
+def unlink_mail(app, doctree):
+    """Make plain text of what docutils takes for mail addresses, such as NDCG@100."""
+    from docutils import nodes
+
+    for link in list(doctree.findall(nodes.reference)):
+        if link.get("refuri", "").startswith("mailto:"):
+            link.replace_self(nodes.Text(link.astext()))
+
+
 def setup(app):
     app.connect("autodoc-skip-member", skip_inherited_from_sklearn)
+    app.connect("doctree-read", unlink_mail)

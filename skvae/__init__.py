@@ -16,19 +16,29 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     from skvae.estimators.decomposition.probabilistic_pca import ProbabilisticPCA as ProbabilisticPCA
     from skvae.estimators.mixtures.bernoulli import BernoulliMixtureEM as BernoulliMixtureEM
     from skvae.estimators.mixtures.gaussian import GaussianMixtureEM as GaussianMixtureEM
+    from skvae.estimators.recommenders.ease import EASERecommender as EASERecommender
+    from skvae.estimators.recommenders.loca import LOCARecommender as LOCARecommender
+    from skvae.estimators.recommenders.mult_dae import MultDAERecommender as MultDAERecommender
     from skvae.estimators.recommenders.mult_vae import MultVAERecommender as MultVAERecommender
+    from skvae.estimators.recommenders.popularity import PopularityRecommender as PopularityRecommender
+    from skvae.estimators.recommenders.voting import VotingRecommender as VotingRecommender
 
 # Public names and their modules. They load when first used: importing torch takes seconds, and
 # the submodules do without it.
 _PUBLIC = {
     "AutoencoderTransformer": "skvae.estimators.autoencoders.autoencoder",
     "BernoulliMixtureEM": "skvae.estimators.mixtures.bernoulli",
+    "EASERecommender": "skvae.estimators.recommenders.ease",
     "KMeansLite": "skvae.estimators.clustering.kmeans_lite",
     "FactorAnalysisEM": "skvae.estimators.decomposition.factor_analysis",
     "GaussianMixtureEM": "skvae.estimators.mixtures.gaussian",
+    "LOCARecommender": "skvae.estimators.recommenders.loca",
+    "MultDAERecommender": "skvae.estimators.recommenders.mult_dae",
     "MultVAERecommender": "skvae.estimators.recommenders.mult_vae",
+    "PopularityRecommender": "skvae.estimators.recommenders.popularity",
     "ProbabilisticPCA": "skvae.estimators.decomposition.probabilistic_pca",
     "VAETransformer": "skvae.estimators.autoencoders.vae",
+    "VotingRecommender": "skvae.estimators.recommenders.voting",
 }
 _SUBMODULES = ("datasets", "metrics", "model_selection")
 

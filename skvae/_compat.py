@@ -1,9 +1,9 @@
 """The one place that imports scikit-learn's private or experimental names.
 
-`_fit_context`, `_param_validation`, `_check_sample_weight` and the parts of a search carry no deprecation promise,
-`sklearn.callback` is experimental: when a release moves them, this file follows. Where the compiled kernels of K-means
-are gone, the package does without. Two others lean on private methods of classes that they inherit:
-`estimators._progress` of `CallbackSupportMixin`, `model_selection._stacked` of GridSearchCV.
+`_fit_context`, `_param_validation`, `_BaseComposition`, `_check_sample_weight` and the parts of a search carry no
+deprecation promise, `sklearn.callback` is experimental: when a release moves them, this file follows. Where the
+compiled kernels of K-means are gone, the package does without. Two others lean on private methods of classes that they
+inherit: `estimators._progress` of `CallbackSupportMixin`, `model_selection._stacked` of GridSearchCV.
 """
 
 from functools import cache
@@ -14,6 +14,7 @@ from sklearn.base import _fit_context as fit_context
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils._openmp_helpers import _openmp_effective_n_threads
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.metaestimators import _BaseComposition as BaseComposition
 from sklearn.utils.metaestimators import _safe_split as safe_split
 from sklearn.utils.parallel import _get_threadpool_controller
 from sklearn.utils.validation import _check_method_params as check_method_params
@@ -83,6 +84,7 @@ def nearest_centres(X, centres, n_threads):
 
 
 __all__ = [
+    "BaseComposition",
     "CALLBACKS",
     "CALLBACK_STATE",
     "CallbackSupportMixin",

@@ -433,6 +433,12 @@ def test_the_readme_rounds_the_ndcg_of_the_guide():
             assert cell == (f"{float(exact[0]):.3f}" if exact else whole[column]), (row[0], whole[column])
 
 
+def test_the_readme_has_no_metric_that_reads_as_a_mail_address():
+    """Sites that show the README make links of them; the documentation's own configuration undoes that."""
+    prose = re.sub(r"``[^`]*``", "", (ROOT / "README.rst").read_text())
+    assert re.findall(r"\w+@\w+", prose) == []
+
+
 def names_in_task_table(page):
     """The public names that the table of tasks recommends, in the order of the tasks."""
     (table,) = tables_of(page.read_text())["Task"]

@@ -6,18 +6,23 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted
 
 from skvae import (
     AutoencoderTransformer,
     BernoulliMixtureEM,
+    EASERecommender,
     FactorAnalysisEM,
     GaussianMixtureEM,
     KMeansLite,
+    LOCARecommender,
+    MultDAERecommender,
     MultVAERecommender,
+    PopularityRecommender,
     ProbabilisticPCA,
     VAETransformer,
+    VotingRecommender,
 )
 from skvae.likelihoods import Poisson
 from skvae.model_selection import StackedGridSearchCV
@@ -79,6 +84,11 @@ CASES = [
     (AutoencoderTransformer(1, encoder=module, warm_start=True, **QUICK), numbers),
     (AutoencoderTransformer(1, hidden_layer_sizes=(), **QUICK), lambda: pd.DataFrame(numbers())),
     (MultVAERecommender(1, **QUICK), counts),
+    (MultDAERecommender(1, **QUICK), counts),
+    (EASERecommender(), counts),
+    (PopularityRecommender(), counts),
+    (VotingRecommender([("dae", MultDAERecommender(1, **QUICK)), ("ease", EASERecommender())]), counts),
+    (LOCARecommender(EASERecommender(), embedding=MultVAERecommender(1, **QUICK), n_anchors=2), counts),
 ]
 each_case = pytest.mark.parametrize(("estimator", "data"), CASES, ids=lambda case: repr(case)[:60])
 
@@ -105,6 +115,8 @@ def strangers(value, path):
     elif isinstance(value, str):
         if len(value) > LONGEST:
             yield f"{path} has {len(value)} characters"
+    elif isinstance(value, BaseEstimator):  # a member of a meta-estimator
+        yield from strangers(state_of(value), f"{path}: {type(value).__name__}")
     elif value is not None and not isinstance(value, bool | int | float | np.bool | np.number):
         yield f"{path} is a {type(value)}"
 

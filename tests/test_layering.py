@@ -79,6 +79,8 @@ GLOBAL_SETTINGS = {
     "torch.set_float32_matmul_precision",
     "random.seed",
 }
+# The one place that may set a number of threads: that of its own workers.
+SETS_THREADS = "_tensors/_workers.py"
 OWN_NUMPY_RANDOM = {"RandomState", "Generator", "SeedSequence", "default_rng", "BitGenerator", "PCG64", "Philox"}
 TORCH_DRAWS = {"rand", "randn", "randint", "randperm", "bernoulli", "multinomial", "normal", "poisson"}
 TORCH_DRAWS_WITHOUT_GENERATOR = {"rand_like", "randn_like", "randint_like"}
@@ -214,7 +216,10 @@ def is_unstable(names):
 def global_state(source):
     for node in ast.walk(source.tree):
         dotted = source.dotted(node) if isinstance(node, ast.Attribute | ast.Name) else None
-        if dotted in GLOBAL_SETTINGS:
+        of_workers = (
+            dotted == "torch.set_num_threads" and source.path.relative_to(source.root).as_posix() == SETS_THREADS
+        )
+        if dotted in GLOBAL_SETTINGS and not of_workers:
             yield f"{source.at(node)} names {dotted}, which changes the whole process"
         elif dotted and dotted.startswith("numpy.random.") and dotted.split(".")[2] not in OWN_NUMPY_RANDOM:
             yield f"{source.at(node)} names {dotted}, numpy's global generator; use check_random_state or a hash"
@@ -300,6 +305,8 @@ def write_tree(root, files):
         ("estimators/vae.py", "import sklearn.utils\nsklearn.utils._chunking.gen_batches", "go through skvae._compat"),
         ("engines/em.py", "import torch\ndef f():\n    torch.manual_seed(0)", "changes the whole process"),
         ("engines/em.py", "from torch import set_num_threads as s\ns(1)", "changes the whole process"),
+        ("_tensors/_tables.py", "import torch\ntorch.set_num_threads(1)", "changes the whole process"),
+        ("_tensors/_workers.py", "import torch\ntorch.manual_seed(1)", "changes the whole process"),
         ("metrics.py", "import numpy as np\nnp.random.seed(0)", "numpy's global generator"),
         ("metrics.py", "from numpy.random import rand\nrand(3)", "numpy's global generator"),
         ("networks.py", "import torch\ntorch.randn(3)", "torch's global generator"),
@@ -337,6 +344,7 @@ def test_the_checker_accepts_what_the_layers_allow(tmp_path):
         ),
         "engines/gradient.py": "import torch\nfrom .._reduce import add\nfrom ..elbo import Bound",
         "models/vae.py": "from typing import TYPE_CHECKING\nfrom .mlp import mlp\nif TYPE_CHECKING:\n    import torch",
+        "_tensors/_workers.py": "import torch\ntorch.set_num_threads(1)",
         "_compat.py": "from sklearn.utils._param_validation import Interval\nfrom sklearn.callback import ProgressBar",
     }
     assert violations(write_tree(tmp_path, tree)) == []

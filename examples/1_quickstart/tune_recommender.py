@@ -42,7 +42,7 @@ parser = argparse.ArgumentParser(description="Tune a Mult-VAE recommender by cro
 parser.add_argument("--data", choices=("api", "ml-100k", "ml-1m"), default="api", help="ml-1m takes ten times as long")
 parser.add_argument("--jobs", type=int, default=default_jobs, help="fits at the same time")
 parser.add_argument("--output", type=Path, default=Path("tune_recommender.png"), help="where the picture goes")
-# A notebook has no command line: `sys.argv` is that of its kernel.
+# A notebook has no command line: ``sys.argv`` is that of its kernel.
 args = parser.parse_args(None if "__file__" in globals() else [])
 
 

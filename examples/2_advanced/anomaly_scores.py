@@ -26,7 +26,7 @@ FAST = os.environ.get("SKVAE_EXAMPLE_FAST") == "1"
 # %%
 # The fit
 # -------
-# `anomaly_score` is minus log p(x), in nats. The difference of two scores says how much less likely one row is.
+# ``anomaly_score`` is minus log p(x), in nats. The difference of two scores says how much less likely one row is.
 tumours = load_breast_cancer()
 benign, malignant = tumours.data[tumours.target == 1], tumours.data[tumours.target == 0]
 training, others = train_test_split(benign, test_size=0.4, random_state=0)

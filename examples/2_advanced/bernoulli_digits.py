@@ -22,7 +22,7 @@ FAST = os.environ.get("SKVAE_EXAMPLE_FAST") == "1"
 # %%
 # The fit
 # -------
-# Pixels have values from 0 to 16, and `binarize` is the threshold. Half of the images are kept for the test. Some
+# Pixels have values from 0 to 16, and ``binarize`` is the threshold. Half of the images are kept for the test. Some
 # pixels of the training images are missing. Missing pixels are left out of the sums, so nothing is filled in for them.
 images, digits = load_digits(return_X_y=True)
 rng = np.random.default_rng(0)
@@ -53,7 +53,7 @@ figure.suptitle("24 prototypes: the most frequent digit, and the share of images
 # Hidden pixels
 # -------------
 # In the first test a random half of the pixels of each new image is hidden, and in the second test the lower half.
-# `impute` fills in the most probable value, or, with `strategy="mean"`, the probability that the pixel is on. The
+# ``impute`` fills in the most probable value, or, with ``strategy="mean"``, the probability that the pixel is on. The
 # baseline is the most frequent value of each pixel over all images.
 black = images[test] > 7.5
 hidings = {

@@ -47,7 +47,7 @@ def mark_growers(axis):
 # %%
 # K-means: the elbow
 # ------------------
-# `score` is minus the inertia, so scikit-learn's display can draw it. Look for the K after which the curve hardly
+# ``score`` is minus the inertia, so scikit-learn's display can draw it. Look for the K after which the curve hardly
 # falls.
 elbow = panel()
 curve = ValidationCurveDisplay.from_estimator(
@@ -73,8 +73,8 @@ print("inertia of held-out rows:", *inertia.round(1))
 # %%
 # A mixture: held-out likelihood
 # ------------------------------
-# `GridSearchCV` uses the estimator's own `score`, in nats per row. Error bars are standard errors over the folds. The
-# kind of covariance matters as much as K: a full covariance of 13 columns has 91 parameters per component, so the
+# ``GridSearchCV`` uses the estimator's own ``score``, in nats per row. Error bars are standard errors over the folds.
+# The kind of covariance matters as much as K: a full covariance of 13 columns has 91 parameters per component, so the
 # mixture soon overfits.
 mixture = GaussianMixtureEM(n_init=N_STARTS, reg_covar=1e-3, random_state=0)
 search = GridSearchCV(mixture, {"n_components": KS, "covariance_type": [*COLOURS]}, cv=folds).fit(X)

@@ -47,8 +47,8 @@ print(f"{len(training)} {what} to learn from, {len(held_out)} held out, {varies.
 # %%
 # Bound curves
 # ------------
-# `fit` begins at factor analysis, so each curve begins at its likelihood, or near it if the other restart was better.
-# `validation_scores_` is log p(x) of the held-out pictures. The split is random, and neighbouring frames of the film
+# ``fit`` begins at factor analysis, so each curve begins at its likelihood, or near it if the other restart was better.
+# ``validation_scores_`` is log p(x) of the held-out pictures. The split is random, and neighbouring frames of the film
 # are similar. So the held-out frames are not as new as those of another film.
 sizes = (2, 5) if FAST else (2, 5, 10)
 fits = {}
@@ -62,13 +62,13 @@ for k in sizes:
 vae = fits[sizes[-1]]
 
 plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "font.size": 10})
-figure, axis = plt.subplots(figsize=(6.2, 4), layout="constrained")
+figure, axis = plt.subplots(figsize=(6.6, 4.2), layout="constrained")
 for colour, (k, fit) in zip(("#0072B2", "#D55E00", "#009E73"), fits.items(), strict=False):
     axis.plot(1 + np.arange(fit.n_iter_), fit.lower_bounds_, color=colour, label=f"K = {k}, bound, training")
     votes = np.linspace(1, fit.n_iter_, len(fit.validation_scores_))
     axis.plot(votes, fit.validation_scores_, color=colour, ls=":", label=f"K = {k}, log p(x), held out")
 axis.set(title=f"bound curves of {what}", xlabel="epoch", ylabel="nats a picture")
-axis.legend(fontsize=9)
+figure.legend(loc="outside lower center", ncols=len(fits), fontsize=8)
 
 # %%
 # Dimensions in use
@@ -113,7 +113,7 @@ axis.tick_params(length=0)
 # %%
 # Samples
 # -------
-# `sample` draws pixels with their noise. `inverse_transform` of standard normal z gives f(z), without the noise.
+# ``sample`` draws pixels with their noise. ``inverse_transform`` of standard normal z gives f(z), without the noise.
 expected = vae.inverse_transform(np.random.default_rng(0).normal(size=(18, vae.n_components)))
 drawn = vae.sample(18, random_state=0)
 figure, axes = plt.subplots(1, 2, figsize=(6.4, 2.6), layout="constrained")

@@ -44,7 +44,7 @@ print(table.head(3).to_string())
 # %%
 # The fit
 # -------
-# A fifth of the cells is missing. `likelihood="auto"` would read the kinds from the dtypes and treat whole numbers as
+# A fifth of the cells is missing. ``likelihood="auto"`` would read the kinds from the dtypes and treat whole numbers as
 # Gaussian. The list says that children are counts.
 hidden = rng.random(table.shape) < 0.2
 holes = table.astype({"works": object, "children": float}).mask(hidden)
@@ -62,7 +62,7 @@ print(f"rank correlation of the latent dimension with the true place in life: {o
 # %%
 # Filling in
 # ----------
-# `impute` returns a DataFrame with the same kinds of columns. It fills in the mean of a number, the probability of a
+# ``impute`` returns a DataFrame with the same kinds of columns. It fills in the mean of a number, the probability of a
 # Boolean, and the most probable category.
 filled = vae.impute(holes)
 for name in ("age", "income", "children"):
@@ -96,7 +96,7 @@ axes[1, 1].set(title=f"rank correlation {order:.2f}", xlabel="true place in life
 # %%
 # Draws from the model
 # --------------------
-# `sample` draws whole rows. They have the dependence of the table: old households have a low income again.
+# ``sample`` draws whole rows. They have the dependence of the table: old households have a low income again.
 drawn = vae.sample(n, random_state=0)
 figure, (left, right) = plt.subplots(1, 2, figsize=(6.6, 3.2), layout="constrained")
 left.plot(table["age"], table["income"], ".", color="#9ecae1", ms=4, label="table")

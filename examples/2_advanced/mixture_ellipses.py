@@ -99,7 +99,7 @@ for axis, kind in zip(axes.flat, ("full", "tied", "diag", "spherical"), strict=T
 # Colour is missing in most wines with few flavanoids. Whether it is missing depends only on flavanoids, which are
 # always observed. So the cells are missing at random. The fit to all rows (solid) uses the flavanoids of the incomplete
 # rows, and the cluster on the left keeps its weight. In the fit to the complete rows (dotted) this cluster has too
-# little weight. Crosses are the incomplete rows after `impute`. They are on the curve of conditional means.
+# little weight. Crosses are the incomplete rows after ``impute``. They are on the curve of conditional means.
 rng = np.random.default_rng(0)
 incomplete = (X[:, 0] < -0.5) & (rng.random(len(X)) < 0.6)
 X_missing = X.copy()
@@ -146,7 +146,7 @@ for label, mixture in ("with weights", weighted), ("without", unweighted):
 # %%
 # Mixture regression
 # ------------------
-# `condition` returns the mixture of colour at each value of flavanoids. It uses the fit to the incomplete table. The
+# ``condition`` returns the mixture of colour at each value of flavanoids. It uses the fit to the incomplete table. The
 # band is two standard deviations wide on each side, and its width varies with flavanoids.
 grid = np.linspace(X[:, 0].min(), X[:, 0].max(), 200)
 conditional = gappy.condition([0], grid[:, None])

@@ -6,6 +6,7 @@ from numbers import Integral
 
 import joblib
 import numpy as np
+from sklearn.base import clone
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
@@ -39,6 +40,14 @@ def draw_seed(random_state):
     if random_state is None:
         return int(np.random.default_rng().integers(_MAX_SEED))
     return int(check_random_state(random_state).randint(_MAX_SEED))
+
+
+def seeded_clone(estimator, rng):
+    """Clone an estimator; where its own random_state is None, give it a seed drawn from a RandomState (or None)."""
+    cloned = clone(estimator)
+    if rng is not None and "random_state" in cloned.get_params(deep=False) and cloned.random_state is None:
+        cloned.set_params(random_state=int(rng.randint(_MAX_SEED)))
+    return cloned
 
 
 def warn_of_many_components(estimator, columns):

@@ -22,8 +22,8 @@ def weigh(X, sample_weight, n_hashed=None):
         Checked; NaN equals NaN.
     sample_weight : array-like of shape (n_samples,) or None
     n_hashed : int or None, default=None
-        Number of columns by which rows are sorted if that tells all that differ apart, which takes less time; None: by
-        all of them at once.
+        Sort rows by so many columns, or twice, three times, ... as many where that does not tell all rows apart that
+        differ; by their values in float32, so that float64 rows come in the same order. None: by all columns.
 
     Returns
     -------
@@ -48,22 +48,32 @@ def weigh(X, sample_weight, n_hashed=None):
 
 def _by_content(X, n_hashed):
     """An order of the rows that does not depend on theirs, and the places in it where another row begins."""
-    key, n_columns, kind = np.zeros(len(X), dtype=np.int64), X.shape[1], None if n_hashed else "stable"
-    n_hashed = n_hashed or n_columns
-    for start in range(0, n_columns, n_hashed):
-        cells = X[:, start : start + n_hashed]
-        # float32 and float64 of the same value have the same key; so do 0.0 and -0.0, and all NaNs.
-        cells = np.where(np.isnan(cells), np.nan, cells.astype(np.float64) + 0.0).view(np.int64)
-        for column in cells.T:
-            key = combine(key, column)
-        order = np.argsort(key, kind=kind)  # unless the order of equal keys matters, in a fraction of the time
-        keys = key[order]
-        twins = np.flatnonzero(keys[1:] == keys[:-1])  # rows of another key differ
-        one, other = X[order[twins]], X[order[twins + 1]]
-        same = ((one == other) | (np.isnan(one) & np.isnan(other))).all(axis=1)
-        if same.all():
-            break
-    return order, np.delete(np.arange(len(keys)), twins[same] + 1)
+    key = np.zeros(len(X), dtype=np.int64)
+    for start in range(0, X.shape[1], n_hashed) if n_hashed else ():
+        key = _hashed(key, X[:, start : start + n_hashed], np.float32)
+        order, starts, certain = _sorted_by(key, X, None)
+        if certain:
+            return order, starts
+    return _sorted_by(_hashed(key, X, np.float64), X, "stable")[:2]
+
+
+def _hashed(key, cells, dtype):
+    """Hash columns, rounded to a dtype, into a key of each row; 0.0 and -0.0 are one value, and so are all NaNs."""
+    with np.errstate(over="ignore"):
+        cells = np.where(np.isnan(cells), np.nan, cells.astype(dtype) + dtype(0)).astype(dtype, copy=False)
+    for column in cells.view(f"i{cells.itemsize}").astype(np.int64, copy=False).T:
+        key = combine(key, column)
+    return key
+
+
+def _sorted_by(key, X, kind):
+    """Sort by keys; the order, the places where another row begins, and whether rows of equal keys are equal."""
+    order = np.argsort(key, kind=kind)
+    key = key[order]
+    twins = np.flatnonzero(key[1:] == key[:-1])  # rows of another key differ
+    one, other = X[order[twins]], X[order[twins + 1]]
+    same = ((one == other) | (np.isnan(one) & np.isnan(other))).all(axis=1)
+    return order, np.delete(np.arange(len(key)), twins[same] + 1), same.all()
 
 
 def observations(weight, most=None):

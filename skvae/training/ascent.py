@@ -4,6 +4,7 @@ rows -> plan -> initial parameters -> `Ascent.run` (the gradient engine) -> `Fit
 """
 
 import abc
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -91,10 +92,13 @@ class NetworkResult(FitResult):
         The linear models beside the network.
     nonlinear : bool
         False if the network adds nothing to them.
+    without_noise : sequence of int
+        Columns of the model layout in which the factor analysis that is kept found no noise.
     """
 
     linear_path: LinearPath | None = None
     nonlinear: bool = True
+    without_noise: Sequence[int] = ()
 
 
 class Training(abc.ABC):

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from skvae._tensors import Cells
+from skvae.elbo import kl_to_standard_normal
 from skvae.models.decomposition import factor_analysis as fa
 from skvae.training import defaults
 from skvae.training.ascent import (
@@ -24,11 +25,14 @@ from skvae.training.ascent import (
     snapshot_of_member,
 )
 from skvae.training.factor_analysis_start import (
+    bound_of_rows,
     constant_columns,
     evaluate,
     factor_analysis,
     factor_analysis_network,
     statistics_of,
+    tempered,
+    without_noise,
     zero_skips,
 )
 from skvae.training.members import MemberBatch, Stream
@@ -36,17 +40,35 @@ from skvae.training.rows import LinearPath, linear_heads
 from skvae.training.validation import (
     LEAST_GAIN,
     LEAST_GAIN_AFTER_RANDOM,
+    TO_KEEP,
     CrossValidatedGain,
     Folds,
     HeldOutRows,
+    LinearScore,
+    cost_of_rows,
     deal_folds,
+    mean_and_error,
 )
 
+FALLBACK_NOISE_FLOORS = (0.05, 0.2)  # tried where factor analysis that is kept finds no noise, as shares likewise
 INITIAL_NOISE_FLOORS = (1e-3, 0.05)  # of factor analysis where networks begin, as shares of a column's variance
 
 
-def factor_analysis_result(model, rows, noise, found):
-    """The result of a fit that keeps factor analysis: a network whose layers add nothing to it."""
+def factor_analysis_result(model, rows, noise, found, beta=1.0, noise_floor=None):
+    """The result of a fit that keeps factor analysis: a network whose layers add nothing to it.
+
+    Parameters
+    ----------
+    model : VAE
+    rows : TableRows
+    noise : Noise
+    found : factor_analysis.Params
+    beta : float, default=1.0
+        Weight of the KL term.
+    noise_floor : float or None, default=None
+        Least noise variance that `found` was fitted with.
+    """
+    tied = model.likelihood.noise == "isotropic"
     params = factor_analysis_network(model, rows, noise, found, floor=0.0)
     bound = np.average(evaluate(fa.log_prob, found, rows.Z), weights=rows.weight)
     return NetworkResult(
@@ -54,8 +76,9 @@ def factor_analysis_result(model, rows, noise, found):
         lower_bounds=np.array([bound]),
         validation_scores=np.empty(0),
         n_iter=1,
-        linear_path=LinearPath(found, found),
+        linear_path=LinearPath(found, tempered(found, beta)),
         nonlinear=False,
+        without_noise=() if tied else without_noise(found, rows.Z, rows.weight, noise_floor),
     )
 
 
@@ -106,6 +129,8 @@ class CrossValidatedNetwork(Training):
         Weights of the rows for the factor analysis that is kept.
     tied : bool, default=False
         One noise variance for all columns.
+    beta : float, default=1.0
+        Weight of the KL term at the end.
     n_draws : int, default=16
         Draws of z that estimate log p(x) of a held-out row.
     random_rate : float or None, default=None
@@ -123,11 +148,12 @@ class CrossValidatedNetwork(Training):
         from_factor_analysis,
         fallback_weight,
         tied=False,
+        beta=1.0,
         n_draws=16,
         random_rate=None,
     ):
         self.model, self.rows, self.noise, self.folds, self.tied = model, rows, noise, folds, tied
-        self.fallback_weight = fallback_weight
+        self.fallback_weight, self.beta = fallback_weight, beta
         seen = (folds.weight > 0).any(0)
         self.seen = rows if seen.all() else rows.rows(np.flatnonzero(seen))
         weight = folds.weight[:, seen]
@@ -140,7 +166,7 @@ class CrossValidatedNetwork(Training):
             ]
         self.restarts = self._restarts(Z, random_rate is not None)
         first = self.restarts[0][0]
-        self.linear_path = None if first is None else LinearPath(first, first)
+        self.linear_path = None if first is None else LinearPath(first, tempered(first, beta))
         self.validation = self._validation(Z, n_draws)
         if from_factor_analysis and random_rate not in (None, plan.learning_rate):
             n_copies = len(self.weight)
@@ -150,7 +176,7 @@ class CrossValidatedNetwork(Training):
     # ---------------------------------------------------------------------------------------- where the copies begin
     def _factor_analysis(self, Z, weight, **settings):
         """Factor analysis of one copy's rows, by its weights of the rows Z."""
-        return factor_analysis(Z, weight, self.model.n_components, tied=self.tied, **settings)
+        return factor_analysis(Z, weight, self.model.n_components, tied=self.tied, beta=self.beta, **settings)
 
     def _restarts(self, Z, random_beside):
         """For each restart and copy, factor analysis with a floor under its noise, or None for random weights."""
@@ -189,25 +215,35 @@ class CrossValidatedNetwork(Training):
 
     def _linear_heads(self, found, rows):
         """Posterior of the rows under factor analysis, or the prior (None)."""
+        found = None if found is None else tempered(found, self.beta)
         return linear_heads(found, rows, self.model.n_components)
 
     # -------------------------------------------------------------------------------------------- the held-out score
     def _validation(self, Z, n_draws):
         """The score of all copies that some rows are held out from, for every restart."""
-        scored = [copy for copy, rows in enumerate(self.folds.held_out) if len(rows.index)]
-        held_out = self._held_out(Z, scored)
+        self.scored = scored = [copy for copy, rows in enumerate(self.folds.held_out) if len(rows.index)]
+        self.held_out = held_out = self._held_out(Z, scored)
         batch = self._held_out_batch(scored, held_out)
         members = [restart * len(self.weight) + copy for restart in range(len(self.restarts)) for copy in scored]
         least = [LEAST_GAIN_AFTER_RANDOM if restart[0] is None else LEAST_GAIN for restart in self.restarts]
-        baseline = None
-        if self.fa_params is not None:
-            log_prob = [
-                evaluate(fa.log_prob, self.fa_params[c], rows.Z) for c, rows in zip(scored, held_out, strict=True)
-            ]
-            baseline = self._by_row(log_prob)
         squares = self._by_row([_filled_up(self.folds.held_out[c].squares, batch.w.shape[1]) for c in scored])
+        linear = None
+        if self.fa_params is not None:
+            linear = LinearScore.of(self._by_row(self._linear_values(self.fa_params)), batch.w)
         log_base = self.model.likelihood.log_base(batch.x)
-        return CrossValidatedGain(self.model, batch, squares, log_base, members, least, baseline, n_draws)
+        return CrossValidatedGain(self.model, batch, squares, log_base, members, least, linear, n_draws, beta=self.beta)
+
+    def _linear_values(self, fa_params):
+        """Value of the held-out rows of each scored copy under its factor analysis, as of `CrossValidatedGain`."""
+        values = []
+        for copy, rows in zip(self.scored, self.held_out, strict=True):
+            value = bound_of_rows(fa_params[copy], rows.Z, self.beta)
+            if self.model.free_bits:
+                kl = kl_to_standard_normal(*self._linear_heads(fa_params[copy], rows).double().cpu().chunk(2, -1))
+                w = torch.from_numpy(rows.weight)
+                value += self.beta * (kl.sum(-1) - cost_of_rows(kl, w, self.model.free_bits)).numpy()
+            values.append(value)
+        return values
 
     def _held_out(self, Z, scored):
         """The rows that score each copy, as many for all: some are repeated with weight zero.
@@ -259,7 +295,9 @@ class CrossValidatedNetwork(Training):
         if self.fa_params is not None and not is_better:
             return self._fallback_result()
         # Whichever restart it is, the first one has filled missing cells.
-        path = self.linear_path and self.linear_path._replace(posterior=self.restarts[restart][0])
+        path, found = self.linear_path, self.restarts[restart][0]
+        if path is not None:
+            path = path._replace(posterior=None if found is None else tempered(found, self.beta))
         scores = self.validation.scores(restart, len(result.validation_scores))
         return member_result(result, restart * len(self.weight), path, scores)
 
@@ -275,10 +313,32 @@ class CrossValidatedNetwork(Training):
         """Factor analysis of the rows that `fallback_weight` names."""
         rows = self.rows.rows(np.flatnonzero(self.fallback_weight))
         weight = self.fallback_weight[self.fallback_weight > 0]
-        found = self.fa_params[0]
-        if not np.array_equal(self.fallback_weight, self.folds.weight[0]):
-            found = factor_analysis(rows.Z, weight, self.model.n_components, tied=self.tied, init_params=found)
-        return factor_analysis_result(self.model, rows, self.noise, found)
+        floor, found = self._fallback_floor(), self.fa_params[0]
+        if floor is not None or not np.array_equal(self.fallback_weight, self.folds.weight[0]):
+            found = self._factor_analysis(rows.Z, weight, floor=floor, init_params=found)
+        return factor_analysis_result(self.model, rows, self.noise, found, self.beta, floor)
+
+    def _fallback_floor(self):
+        """Least noise variance of the factor analysis that is kept; None: as by itself.
+
+        Where maximum likelihood leaves columns without noise (Heywood cases), held-out rows tell whether more is
+        better: some may then be next to impossible.
+        """
+        if self.tied or not len(without_noise(self.fa_params[0], self.seen.Z, self.weight[0])):
+            return None
+        best, least = None, LEAST_GAIN
+        first = slice(len(self.scored))  # all restarts are scored on the same rows
+        w, squares = (part[first].double().flatten() for part in (self.validation.batch.w, self.validation.squares))
+        for floor in FALLBACK_NOISE_FLOORS:
+            other = [
+                self._factor_analysis(self.seen.Z, weight, floor=floor, init_params=found)
+                for weight, found in zip(self.weight, self.fa_params, strict=True)
+            ]
+            value = self._by_row(self._linear_values(other))
+            mean, error = mean_and_error(self.validation.linear.gain(value)[first].double().flatten(), w, squares)
+            if mean - TO_KEEP * error > least:
+                best, least = floor, float(mean - TO_KEEP * error)
+        return best
 
     def snapshot(self, params):
         """The first copy of the first restart."""

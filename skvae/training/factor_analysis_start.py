@@ -3,6 +3,8 @@
 It runs the same engine and model as `FactorAnalysisEM`, without that estimator.
 """
 
+import math
+
 import numpy as np
 import torch
 
@@ -12,14 +14,17 @@ from skvae.engines import em
 from skvae.models.decomposition import factor_analysis as fa
 from skvae.tables.column_statistics import column_means_and_variances
 
+_LEAST_BETA = 0.01  # for less, the noise of the posterior would vanish
 _TOL = 1e-3  # nats, of all rows
 _CPU, _FLOAT = torch.device("cpu"), torch.float64
 _ROWS = 4096  # of a batch
 _PATTERN_CELLS = 2**20  # of the K x K matrices of the patterns of missing cells in one batch
 
 
-def factor_analysis(Z, weight, n_components, *, tied=False, floor=None, init_params=None):
-    """Fit factor analysis by maximum likelihood; the factors lie along the principal axes.
+def factor_analysis(Z, weight, n_components, *, tied=False, floor=None, beta=1.0, init_params=None):
+    """Fit factor analysis by maximum likelihood, or by the bound with weight `beta` of its KL term.
+
+    The factors lie along the principal axes.
 
     Parameters
     ----------
@@ -31,6 +36,8 @@ def factor_analysis(Z, weight, n_components, *, tied=False, floor=None, init_par
         One noise variance for all columns.
     floor : float or None
         Least noise variance, as a share of a column's variance; None: that of `FactorAnalysisEM`.
+    beta : float
+        Weight of the KL term; factors that explain less than they cost vanish.
     init_params : Params or None
         Where EM begins.
 
@@ -42,9 +49,9 @@ def factor_analysis(Z, weight, n_components, *, tied=False, floor=None, init_par
     mean, variance = column_means_and_variances(Z, weight, _seen(Z))
     constant = is_constant(variance, mean)
     variance = np.where(constant, 0.0, variance)  # without what rounding of the mean leaves
-    model = fa.FactorAnalysis(min(n_components, Z.shape[1]), torch.from_numpy(variance), tied, floor)
-    table = Table(Z, _CPU, _FLOAT, weight=weight)
-    complete = table.patterns is None
+    model = _WeighedKL(min(n_components, Z.shape[1]), torch.from_numpy(variance), tied, floor)
+    model.beta = beta
+    complete = not np.isnan(Z).any()
     origin = torch.from_numpy(mean)
     mu = torch.zeros_like(origin) if complete else origin  # the statistics of complete rows are about the mean
     if init_params is None:
@@ -54,16 +61,61 @@ def factor_analysis(Z, weight, n_components, *, tied=False, floor=None, init_par
         where_constant = mu if complete else origin
         init_params = _of_other_rows(init_params, mu, where_constant, model.floor, torch.from_numpy(constant))
     total = float(weight.sum())
-    if complete:
+    if not complete:
+        batches = _batches(Table(Z, _CPU, _FLOAT, weight=weight), model.n_components)
+    elif len(Z) < Z.shape[1]:  # a covariance would be larger than the rows
+        batches = list(Table(Z - mean, _CPU, _FLOAT, weight=weight).batches(_ROWS))
+    else:
         centred = (Z - mean) * np.sqrt(weight)[:, None]
         n = torch.tensor(total, dtype=_FLOAT)
         S = torch.from_numpy(centred.T @ centred) / n
         batches = [fa.SufficientStatistics(n, torch.zeros(Z.shape[1], dtype=_FLOAT), S)]
-    else:
-        batches = _batches(table, model.n_components)
     plan = em.Plan(1000, lambda step: step.gain * total < _TOL, total, accelerate=True)
     found = em.ascend(model, batches, [init_params], plan=plan).params
     return fa.principal(found._replace(mu=origin + found.mu) if complete else found)
+
+
+class _WeighedKL(fa.FactorAnalysis):
+    """The steps of EM for E_q[log p(x | z)] - beta KL(q || p).
+
+    The best q has the form of the posterior for noise of beta Psi. With it, the bound is beta log N(mu, W W' + beta
+    Psi) and a term for each observed cell.
+    """
+
+    beta = 1.0
+
+    def e_step(self, batch, params, memory=None):
+        return super().e_step(batch, tempered(params, self.beta), memory)
+
+    def bound(self, stats, params):
+        if self.beta == 1:
+            return stats.bound
+        cells = stats.n.expand(len(params.psi)) @ _of_cells(params.psi, self.beta)
+        return max(self.beta, _LEAST_BETA) * stats.bound + cells
+
+
+def tempered(params, beta):
+    """Parameters whose posterior is the best q for a KL term of weight `beta`."""
+    return params if beta == 1 else params._replace(psi=max(beta, _LEAST_BETA) * params.psi)
+
+
+def _of_cells(psi, beta):
+    """By how much an observed cell raises the bound above beta log N(mu, W W' + beta Psi)."""
+    beta = max(beta, _LEAST_BETA)
+    return 0.5 * (beta * (2 * math.pi * beta * psi).log() - (2 * math.pi * psi).log())
+
+
+def bound_of_rows(params, Z, beta):
+    """Bound of each row with weight `beta` of its KL term, for the best q; at beta = 1 log p(x)."""
+    bound = evaluate(fa.log_prob, tempered(params, beta), Z)
+    return bound if beta == 1 else max(beta, _LEAST_BETA) * bound + ~np.isnan(Z) @ _of_cells(params.psi, beta).numpy()
+
+
+def without_noise(params, Z, weight, floor=None):
+    """Numbers of the columns whose noise variance is at its floor (Heywood cases)."""
+    mean, variance = column_means_and_variances(Z, weight, _seen(Z))
+    low = params.psi.numpy() <= 2 * (floor or fa.UNIQUENESS_FLOOR) * variance
+    return np.flatnonzero(low & ~is_constant(variance, mean))
 
 
 def constant_columns(Z, weight):

@@ -42,7 +42,11 @@ def principal_components(Z, weight, n_components):
     else:
         mean = np.average(Z, axis=0, weights=weight)
         centred = (Z - mean) * np.sqrt(weight / weight.sum())[:, None]
-        mu, axes = torch.from_numpy(mean), ppca.closed_form(torch.from_numpy(centred.T @ centred), n)
+        if len(Z) < Z.shape[1]:  # a covariance would be larger than the rows
+            axes = ppca.closed_form_of_rows(torch.from_numpy(centred), n)
+        else:
+            axes = ppca.closed_form(torch.from_numpy(centred.T @ centred), n)
+        mu = torch.from_numpy(mean)
     told_apart = _told_apart(axes.values, torch.float64)
     axes = axes._replace(axes=axes.axes[:, told_apart], values=axes.values[told_apart])
     axes = axes._replace(noise=torch.minimum(axes.noise, 0.5 * axes.values.min()))

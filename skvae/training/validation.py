@@ -8,17 +8,21 @@ import numpy as np
 import torch
 
 from skvae._tensors import Cells, Noise
+from skvae.elbo import kl_to_standard_normal
+from skvae.models.autoencoders.vae import at
+from skvae.models.autoencoders.vae_evaluation import balanced
 from skvae.tables.weights import observations
 from skvae.training.members import MemberBatch
 from skvae.training.rows import batches
 
 # Standard errors taken off a gain: to choose the restart and the step, and to keep a network at all.
-_TO_CHOOSE, _TO_KEEP = 1.0, 2.0
+TO_CHOOSE, TO_KEEP = 1.0, 2.0
 LEAST_GAIN = 0.02  # nats a row: for less, the exact model is worth more
 # After random weights: where the rows are linear, a network that stops early beats factor analysis of the copies' few
 # rows by up to 0.06, and loses to that of all rows.
 LEAST_GAIN_AFTER_RANDOM = 0.1
 _CELLS = 2**20  # draws x rows x columns at once: more leave the caches
+_DISASTER = 10.0  # interquartile ranges below the first quartile, of at least one nat
 _TINY = 1e-30
 _MOST_OBSERVATIONS = 2**22  # dealt one by one; of more, each stands for several
 
@@ -170,11 +174,49 @@ def deal_folds(rows, noise, n_folds, fraction):
     return Folds(np.stack(weights), held_out)
 
 
+class LinearScore(NamedTuple):
+    """What factor analysis of the other rows gives the held-out rows, which a network must exceed.
+
+    Attributes
+    ----------
+    value : Tensor
+        Of each row, in the shape of the batch's weights.
+    least : float
+        Below it a row counts as a disaster of factor analysis. A network gains no more there than it lies above this
+        value: else a few disasters would decide alone, and make the gain look uncertain.
+    """
+
+    value: torch.Tensor
+    least: float
+
+    @classmethod
+    def of(cls, value, w):
+        """The score, with disasters told by the quartiles of the values, each of weight w."""
+        value_of, w_of = (part.cpu().double().flatten() for part in (value, w))
+        order = value_of.argsort()
+        share = w_of[order].cumsum(0) / w_of.sum()
+        first, third = (value_of[order[int((share < at).sum())]].item() for at in (0.25, 0.75))
+        return cls(value, first - _DISASTER * max(third - first, 1.0))
+
+    def gain(self, value):
+        """By how much other values exceed these."""
+        return torch.minimum(value - self.value, (value - self.least).clamp(min=0))
+
+
+def mean_and_error(gain, w, squares):
+    """Weighted mean over the last axis and its standard error, with `squares` as of `HeldOutRows`."""
+    share = w / w.sum(-1, keepdim=True)
+    mean = (share * gain).sum(-1)
+    of_one = squares / w.square().clamp(min=_TINY)
+    return mean, (share.square() * of_one * (gain - mean[..., None]).square()).sum(-1).sqrt()
+
+
 class CrossValidatedGain(Validation):
     """What the best restart gains over factor analysis on held-out rows, less a standard error; nats a row.
 
     The mean alone would wait for the step at which a few odd rows outweigh all others. Without factor analysis to
-    compare with, the score is the mean log p(x).
+    compare with, the score is the mean alone. A row's value is log p(x) or, where the fit trains another bound (beta
+    other than 1, free bits), that bound.
 
     Parameters
     ----------
@@ -190,59 +232,79 @@ class CrossValidatedGain(Validation):
         Places of these members among all members of the fit.
     least_gains : list of float
         For each restart, the least gain for which the network is kept.
-    baseline : Tensor or None
-        log p(x) of each row under factor analysis of the other rows, in the shape of the batch's weights.
+    linear : LinearScore or None
     n_draws : int
-        Draws of z that estimate log p(x).
+        Draws of z that estimate a row's value.
+    beta : float, default=1.0
+        Weight of the KL term.
     """
 
-    def __init__(self, model, batch, squares, log_base, members, least_gains, baseline, n_draws):
-        self.model, self.batch, self.log_base = model, batch, log_base
-        self.squares = squares / batch.w.square().clamp(min=_TINY)  # of shares of one row's observations
+    def __init__(self, model, batch, squares, log_base, members, least_gains, linear, n_draws, beta=1.0):
+        self.model, self.batch, self.squares, self.log_base = model, batch, squares, log_base
         self.members = torch.tensor(members, device=batch.w.device)
-        self.least_gains, self.baseline = least_gains, baseline
+        self.least_gains, self.linear, self.beta = least_gains, linear, beta
         draws = Noise(0).fold("vote").normal(torch.arange(n_draws), model.n_components)
         self.epsilon = draws[None, :, None].to(batch.w.device)
+        if self._is_evidence:
+            self._values = self._log_prob
+        else:
+            self._values = self._bound
+            if model.n_components <= n_draws:
+                self.epsilon = balanced(self.epsilon)
         self.forget()
 
+    @property
+    def _is_evidence(self):
+        return self.beta == 1 and not self.model.free_bits
+
     def forget(self):
-        self.means, self.errors = [], []
+        self.means, self.errors, self.values = [], [], []
 
     @torch.no_grad()
     def measure(self, params):
         scored = {name: tensor.detach().index_select(0, self.members) for name, tensor in params.items()}
-        gain = self._log_prob(scored) + self.log_base
-        gain = gain if self.baseline is None else gain - self.baseline
-        w = self.batch.w.expand(gain.shape)
-        parts = (gain, w, self.squares.expand(gain.shape))
-        gain, w, squares = (part.double().reshape(len(self.least_gains), -1) for part in parts)
-        share = w / w.sum(1, keepdim=True)
-        mean = (share * gain).sum(1)
-        error = (share.square() * squares * (gain - mean[:, None]).square()).sum(1).sqrt()
-        error = torch.zeros_like(mean) if self.baseline is None else error
-        return torch.stack([mean, error])
+        value = self._values(scored) + self.log_base
+        gain = value if self.linear is None else self.linear.gain(value)
+        parts = (part.expand(gain.shape) for part in (value, gain, self.batch.w, self.squares))
+        value, gain, w, squares = (part.double().reshape(len(self.least_gains), -1) for part in parts)
+        mean, error = mean_and_error(gain, w, squares)
+        error = torch.zeros_like(mean) if self.linear is None else error
+        return torch.stack([mean, error, (w * value).sum(1) / w.sum(1)])
 
     def score(self, measured):
-        mean, error = measured
+        mean, error, value = measured
         self.means.append(mean)
         self.errors.append(error)
-        return float((mean - _TO_CHOOSE * error).max())
+        self.values.append(value)
+        return float((mean - TO_CHOOSE * error).max())
 
     def _log_prob(self, scored):
         """log p(x) of the held-out rows by importance weighting, less `log_base`."""
-        n_draws, n_rows = self.epsilon.shape[1], self.batch.w.shape[1]
-        cells_a_row = self.batch.x.value.shape[-1] * n_draws * len(self.members)
-        parts = torch.arange(n_rows, device=self.batch.w.device).split(max(1, _CELLS // max(1, cells_a_row)))
-        weights = [self.model.log_weights(scored, _part_of(self.batch, index), self.epsilon) for index in parts]
-        return torch.cat([each.logsumexp(1) for each in weights], -1) - math.log(n_draws)
+        weights = [self.model.log_weights(scored, part, self.epsilon) for part in self._parts()]
+        return torch.cat([each.logsumexp(1) for each in weights], -1) - math.log(self.epsilon.shape[1])
+
+    def _bound(self, scored):
+        """The bound that is trained, of each held-out row, less `log_base`.
+
+        A latent dimension that costs less than its free bits, on average over the rows, costs every row as much.
+        """
+        log_prob, kl = [], []
+        for part in self._parts():
+            q = self.model.encode(scored, part)
+            log_prob.append(self.model.log_prob(scored, part.x, at(q, self.epsilon)).mean(1))
+            kl.append(kl_to_standard_normal(*q))
+        cost = cost_of_rows(torch.cat(kl, 1), self.batch.w, self.model.free_bits)
+        return torch.cat(log_prob, 1) - self.beta * cost
+
+    def _parts(self):
+        """The batch, some rows at a time."""
+        cells_a_row = self.batch.x.value.shape[-1] * self.epsilon.shape[1] * len(self.members)
+        index = torch.arange(self.batch.w.shape[1], device=self.batch.w.device)
+        return [_part_of(self.batch, part) for part in index.split(max(1, _CELLS // max(1, cells_a_row)))]
 
     def scores(self, restart, n):
-        """Mean log p(x) of the held-out rows by one restart, nats a row, at each of the first n validations."""
-        gains = np.array([mean[restart] for mean in self.means[:n]])
-        if self.baseline is None:
-            return gains
-        w = self.batch.w.double()
-        return gains + float((w * self.baseline).sum() / w.sum())
+        """Mean value of the held-out rows by one restart, nats a row, at each of the first n validations."""
+        return np.array([value[restart] for value in self.values[:n]])
 
     def best_restart(self, number):
         """The restart with the highest score at a validation, and whether its gain is large enough to keep it.
@@ -253,8 +315,16 @@ class CrossValidatedGain(Validation):
         if not self.means:
             return 0, False
         mean, error = self.means[number], self.errors[number]
-        restart = int(np.argmax(mean - _TO_CHOOSE * error))
-        return restart, bool(mean[restart] - _TO_KEEP * error[restart] > self.least_gains[restart])
+        restart = int(np.argmax(mean - TO_CHOOSE * error))
+        return restart, bool(mean[restart] - TO_KEEP * error[restart] > self.least_gains[restart])
+
+
+def cost_of_rows(kl, w, free_bits):
+    """KL term of each row (M, B), from that of each dimension (M, B, K), with its free bits."""
+    if not free_bits:
+        return kl.sum(-1)
+    mean = (w[..., None] * kl).sum(-2, keepdim=True) / w.sum(-1)[..., None, None]
+    return torch.where(mean < free_bits, free_bits, kl).sum(-1)
 
     def in_words(self, number, restart):
         """Say what a restart gained over factor analysis at a validation, and what it must gain to be kept."""
@@ -263,7 +333,7 @@ class CrossValidatedGain(Validation):
         mean, error, least = self.means[number][restart], self.errors[number][restart], self.least_gains[restart]
         return (
             f"on held-out rows the network gains {mean:.3g} nats a row (standard error {error:.2g}); it is kept where "
-            f"the gain less {_TO_KEEP:g} standard errors exceeds {least:g}"
+            f"the gain less {TO_KEEP:g} standard errors exceeds {least:g}"
         )
 
 

@@ -90,13 +90,15 @@ def test_fits_without_kernels_are_the_same(form, request):
 
 
 def test_which_steps_run_is_decided_by_the_rows(monkeypatch):
-    few, wide = table(draw(), np.ones(600)), table(draw(40_000, 64), np.ones(40_000))
+    X = draw(40_000, 64)
+    few, wide = table(X[:600], np.ones(600)), table(X, np.ones(40_000))
+    sparse = Rows(sp.csr_array(X * (X > 3)), CPU, few.w.dtype).batch(np.arange(40_000))
     suits = kmeans_compiled.CompiledKMeans.suits
-    assert suits(few, 6)
+    assert suits(few, 64)
     assert not suits(wide, 64)  # bounds may pay
-    assert not suits(Rows(sp.csr_array(draw()[:, :1] * [1, 0, 0, 0]), CPU).batch(np.arange(600)), 6)
+    assert suits(sparse, 64)  # a row stores few of its cells
     monkeypatch.setattr(kmeans_compiled, "lloyd_threads", lambda *args: 3)
-    assert not suits(few, 6)  # sums of three threads would be added in any order
+    assert not suits(few, 64)  # sums of three threads would be added in any order
 
 
 def test_the_same_seed_gives_the_same_bits_in_another_process():
@@ -184,11 +186,31 @@ print(megabytes("VmHWM") - before)
 
 
 # --------------------------------------------------------------------------------------------------------- precision
+def test_rows_that_float32_cannot_tell_apart_are_kept_apart_in_float64():
+    X = np.repeat(draw(8, 3), 2, axis=0)
+    X[1::2] *= 1 + 1e-12
+    times = np.arange(16) % 3
+    fits = [
+        KMeansLite(3, random_state=0).fit(X, sample_weight=times),
+        KMeansLite(3, random_state=0).fit(np.repeat(X, times, axis=0)[::-1]),
+    ]
+    np.testing.assert_array_equal(fits[0].cluster_centers_, fits[1].cluster_centers_)
+
+
+@every_form
+@every_dtype
+def test_the_distance_of_a_row_to_itself_is_0(form, dtype):
+    X = (draw(20, 5) + 1000).astype(dtype)
+    model = KMeansLite(20, init=X, max_iter=1).fit(form(X))
+    assert (model.transform(form(model.cluster_centers_)).diagonal() == 0).all()
+    assert model.transform(form(model.cluster_centers_ * dtype(1 + 1e-6))).min() > 0
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("n", "k"), [(300, 8), (9000, 6)])
 def test_the_same_seed_ends_at_the_same_inertia_in_every_dtype_and_form(seed, n, k):
-    X = make_blobs(n, 30, centers=k, random_state=seed)[0].astype(np.float32)
-    forms = (X.astype(np.float64), X, sp.csr_array(X), sp.csr_array(X.astype(np.float64)))
+    X = make_blobs(n, 30, centers=k, random_state=seed)[0]  # in float32 it is rounded
+    forms = (X, X.astype(np.float32), sp.csr_array(X), sp.csr_array(X.astype(np.float32)))
     fits = [KMeansLite(k, random_state=seed).fit(rows) for rows in forms]
     inertia = [fit.inertia_ for fit in fits]
     np.testing.assert_allclose(inertia, inertia[0], rtol=1e-4)

@@ -1,6 +1,7 @@
 """Laws of the Bernoulli and categorical mixture: the model against brute force, then its scikit-learn face."""
 
 import pickle
+import warnings
 from itertools import product
 
 import numpy as np
@@ -482,6 +483,23 @@ def test_without_binarize_other_values_are_refused():
         BernoulliMixtureEM(binarize=None).fit(np.eye(4)).predict(np.full((1, 4), 0.5))
 
 
+def test_binarising_into_constant_columns_is_warned_of():
+    """Codes from 1 on are all above the threshold: every cell would be a one."""
+    pd = pytest.importorskip("pandas")
+    codes = pd.DataFrame(np.random.default_rng(0).integers(1, 7, size=(100, 4)), columns=list("abcd"))
+    fitting = BernoulliMixtureEM(2, random_state=0)
+    with pytest.warns(UserWarning, match=r"4 of 4 columns constant: a, b, c, d; .*from 1 to 6.*categorical_features"):
+        fitting.fit(codes)
+    with pytest.warns(UserWarning, match=r"binarize=9 makes 2 of 3 columns constant: 1, 2; .*threshold"):
+        clone(fitting).set_params(binarize=9).fit(np.c_[codes["a"] * 8, codes["b"], codes["c"]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        clone(fitting).set_params(categorical_features="all").fit(codes)
+        clone(fitting).set_params(binarize=3).fit(codes)
+        clone(fitting).set_params(binarize=9).fit(np.c_[codes.to_numpy()[:, :2] * 8, codes["c"]])  # one of three
+        clone(fitting).fit(np.c_[np.ones(20), np.arange(20) % 2])  # was constant before
+
+
 def test_fit_leaves_X_alone():
     X = np.random.default_rng(0).normal(size=(50, 3))
     X[3, 1] = np.nan
@@ -849,7 +867,7 @@ def test_predictions_change_nothing():
 
 def test_progress_is_told(capsys):
     X = drawn()
-    BernoulliMixtureEM(3, verbose=2, tol=0.1, random_state=0).fit(X)
+    BernoulliMixtureEM(3, verbose=2, tol=0.1, n_init=1, random_state=0).fit(X)
     *lines, end = capsys.readouterr().out.splitlines()
     assert lines and all(line.startswith("[BernoulliMixtureEM] iteration") for line in lines)
     assert end == "[BernoulliMixtureEM] ended: converged"
@@ -878,7 +896,7 @@ class Recorder:
 
 def test_callbacks_see_every_iteration_and_may_stop_it():
     recorder = Recorder()
-    mixture = BernoulliMixtureEM(3, tol=0, random_state=0).set_callbacks(recorder)
+    mixture = BernoulliMixtureEM(3, tol=0, n_init=1, random_state=0).set_callbacks(recorder)
     with pytest.warns(ConvergenceWarning):
         mixture.fit(drawn())
     assert mixture.n_iter_ == 3

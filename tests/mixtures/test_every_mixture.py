@@ -141,7 +141,7 @@ def test_batches_change_nothing_beyond_rounding(kind, init_params):
 def test_the_best_restart_is_kept(kind):
     X = kind.draw()
     options = dict(n_components=3, init_params="random", max_iter=4)
-    assert kind.fit(X, n_init=5, **options).lower_bound_ >= kind.fit(X, **options).lower_bound_
+    assert kind.fit(X, n_init=5, **options).lower_bound_ >= kind.fit(X, n_init=1, **options).lower_bound_
 
 
 def test_a_warm_start_continues_the_ascent(kind):

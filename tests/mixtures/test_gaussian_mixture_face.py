@@ -539,7 +539,7 @@ def test_fewer_rows_than_columns(kind):
 def test_a_collapse_is_named(kind):
     rows = np.repeat([[0.0, 0.0], [9.0, 9.0], [4.0, 5.0], [5.0, 4.0]], 3, axis=0)
     with pytest.raises(
-        ValueError, match=r"ill-defined empirical covariance .* number \[.*\] of 3.*reg_covar \(now 0\)"
+        ValueError, match=r"ill-defined empirical covariance .* number \[.*\] of 3 \(reg_covar is now 0\)"
     ):
         mixture(covariance_type=kind, reg_covar=0).fit(rows)
 

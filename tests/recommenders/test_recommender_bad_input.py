@@ -273,10 +273,10 @@ def test_k_may_be_a_numpy_integer(model, X):
         ([0.5, 2.0], rf"column numbers or a mask of shape \({N_ITEMS},\), but it has dtype float64"),
         (["song 1"], r"column numbers or a mask"),
         (np.ones(N_ITEMS - 1, dtype=bool), rf"mask of shape \({N_ITEMS},\), but it has dtype bool and shape \(11,\)"),
-        ([[1, 2]], r"shape \(1, 2\)"),
+        ([[1, 2]], "holds 1 lists, but X has 30 users"),
         (3, r"shape \(\)"),
         ([0, 1] * 6, "holds 0 and 1 only, as often as there are columns: a mask, which must be Boolean"),
-        ([[1, 2], [3]], "takes one list of columns for all users"),
+        ([[1, 2], [3]], "holds 2 lists, but X has 30 users"),
     ],
 )
 def test_items_must_be_columns(name, given, message, model, X):

@@ -66,7 +66,7 @@ def test_x_val_reaches_the_recommender_through_a_pipeline(X):
 # ----------------------------------------------------------------------------------------------------------- searches
 def test_grid_search_finds_the_setting_that_scores_best(X):
     grid = {"beta": [0.0, 0.5], "n_components": [1, 5]}
-    quick = dict(learning_rate=0.05, max_iter=15)
+    quick = dict(learning_rate=0.05, max_iter=40)
     search = GridSearchCV(tiny(**quick), grid, scoring=NDCG, cv=FOLDS, error_score="raise").fit(X)
     by_hand = []
     for parameters in search.cv_results_["params"]:

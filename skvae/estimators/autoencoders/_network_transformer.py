@@ -5,6 +5,7 @@ X -> `Columns` -> `TableRows` -> `FittedRows`: the fitted model and the rows tha
 """
 
 import abc
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
@@ -12,6 +13,7 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -285,6 +287,12 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
             first_epoch=first_epoch,
         )
 
+    def _attributes_of(self, prepared, result):
+        kept = prepared.training.conclude(result)
+        if len(kept.without_noise):
+            _warn_of_heywood(self, prepared.rows.columns, kept.without_noise)
+        return self._attributes(prepared, kept)
+
     def _summary(self, prepared, kept):
         return {"_columns": prepared.rows.columns, "_linear_path": _as_arrays(kept.linear_path)}
 
@@ -308,7 +316,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         if Z.shape[1] != self._n_features_out:
             raise ValueError(f"X has {Z.shape[1]} columns, but the model has {self._n_features_out} components.")
         device, dtype = inference_device(self.device), torch_dtype(Z.dtype)
-        model, params = self._model_on(device, dtype)
+        model, params = model_on(self, device, dtype)
         parts = placed(Z, device, dtype).split(rows_at_once(model.n_outputs))
         with torch.no_grad():
             means = [model.mean(params, part[None])[0] for part in parts]
@@ -336,10 +344,6 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         refuse_other_modules(self, model.module_signatures())
         return model
 
-    def _model_on(self, device, dtype):
-        """The fitted model, and its parameters as tensors with an axis of members."""
-        return self._fitted_model(), one_member(to_read(self.parameters_, device, dtype))
-
     def _fitted_rows(self, X):
         """The fitted model and the rows of X, which are checked here."""
         check_is_fitted(self)
@@ -353,7 +357,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
             x, observed = encoding.encode(numbers.astype(np.float64), self._columns)
         device, dtype = inference_device(self.device), torch_dtype(x.dtype)
         rows = TableRows(self._columns, x, observed, np.ones(len(x)), device, with_mask, custom)
-        model, params = self._model_on(device, dtype)
+        model, params = model_on(self, device, dtype)
         return FittedRows(model, params, rows, linear_path_of(self), dtype, numbers)
 
     @property
@@ -365,6 +369,20 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         tags.input_tags.allow_nan = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+def _warn_of_heywood(estimator, columns, places):
+    """Warn of columns of the model layout in which factor analysis found no noise."""
+    number = np.concatenate([np.asarray(block.columns) for block in columns.blocks])
+    names = getattr(estimator, "feature_names_in_", None)
+    listed = ", ".join(str(number[at]) if names is None else repr(names[number[at]]) for at in places[:10])
+    warnings.warn(
+        f"{type(estimator).__name__} keeps factor analysis, which found no noise in column(s) {listed} (a Heywood "
+        f"case: its variance is at the floor); use fewer than {estimator.n_components} components, more rows, or drop "
+        "columns that repeat others.",
+        ConvergenceWarning,
+        stacklevel=6,  # the caller of `fit`
+    )
 
 
 def _checked_numbers(estimator, columns, X, *, reset, min_samples=1):
@@ -383,6 +401,11 @@ def _checked_numbers(estimator, columns, X, *, reset, min_samples=1):
         estimator=type(estimator).__name__,
         input_name="X",
     )
+
+
+def model_on(estimator, device, dtype):
+    """The fitted model, and its parameters as tensors with an axis of members."""
+    return estimator._fitted_model(), one_member(to_read(estimator.parameters_, device, dtype))
 
 
 def modules_of(estimator, architecture):

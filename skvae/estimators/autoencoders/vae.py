@@ -13,7 +13,7 @@ from skvae._rounding import CHANGED
 from skvae._tensors import Noise, content_keys, inference_device, rounded
 from skvae.estimators._base import LikelihoodScoreMixin
 from skvae.estimators._checks import check_n_samples, draw_seed, refuse_other_modules, warn_of_many_components
-from skvae.estimators.autoencoders._network_transformer import NetworkTransformer, linear_path_of, modules_of
+from skvae.estimators.autoencoders._network_transformer import NetworkTransformer, linear_path_of, model_on, modules_of
 from skvae.likelihoods import Gaussian
 from skvae.models.autoencoders import vae_evaluation
 from skvae.models.autoencoders.encoder_decoder import own
@@ -69,7 +69,8 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
     noise : {"diag", "isotropic"} or float, default="diag"
         Variance of Gaussian columns: one for each, one for all, or this one, in the units of X.
     beta : float, default=1.0
-        Weight of the KL term. 1 trains the evidence lower bound itself.
+        Weight of the KL term. 1 trains the evidence lower bound itself. Factor analysis that is kept is of this weight
+        too.
     annealing : {"linear", "sigmoid", "cyclical"}, callable or None, default=None
         How the weight of the KL term rises to `beta`: along a line or a logistic curve over the first
         `anneal_fraction` of all steps, in `n_cycles` cycles that each rise over their first `anneal_fraction`, as a
@@ -136,7 +137,8 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         Mean evidence lower bound per row in each epoch, in nats, at beta = 1 whatever beta trains with, by the draws
         of training. Where factor analysis is kept, its log-likelihood.
     validation_scores_ : ndarray
-        Mean log p(x) of the held-out rows at each validation, nats a row.
+        Mean log p(x) of the held-out rows at each validation, nats a row; with `beta` other than 1 or `free_bits`, the
+        mean of the bound that is trained.
     kl_per_dimension_ : ndarray of shape (n_components,)
         Mean over the training rows of KL(q(z_k | x) || p(z_k)), nats.
     n_active_ : int
@@ -334,9 +336,10 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         if not validates:
             return SingleNetwork(model, rows, noise, self._plan(n, continuation=continuation))
         from_linear, tied = fills, fills and model.likelihood.noise == "isotropic"
-        if from_linear and (not model.last or rows.n_observations < defaults.FEW_ROWS and held_out is None):
-            found = factor_analysis(rows.Z, rows.weight, model.n_components, tied=tied)
-            return KnownResult(factor_analysis_result(model, rows, noise, found))
+        few = rows.n_observations < defaults.FEW_ROWS and held_out is None
+        if from_linear and not self.free_bits and (few or not model.last):
+            found = factor_analysis(rows.Z, rows.weight, model.n_components, tied=tied, beta=self.beta)
+            return KnownResult(factor_analysis_result(model, rows, noise, found, self.beta))
         folds = folds_of(rows, held_out, noise.fold("validation"), self.validation_fraction)
         if held_out is not None:
             rows = rows.followed_by(held_out)
@@ -352,6 +355,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
             from_factor_analysis=from_linear,
             fallback_weight=np.where(np.arange(len(rows)) < n, rows.weight, 0.0),
             tied=tied,
+            beta=self.beta,
             n_draws=defaults.n_validation_draws(len(rows)),
             random_rate=random_rate,
         )
@@ -445,7 +449,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         check_is_fitted(self)
         row = torch.arange(check_n_samples(n_samples))
         device = inference_device(self.device)
-        model, params = self._model_on(device, torch.float32)
+        model, params = model_on(self, device, torch.float32)
         noise, parts = Noise(draw_seed(random_state)), row.split(rows_at_once(model.n_outputs))
         with torch.no_grad():
             drawn = [vae_evaluation.sample(model, params, noise, row.to(device)) for row in parts]
@@ -502,11 +506,12 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         if inference not in (None, "amortized", "svi"):
             raise ValueError(f"inference must be None, 'amortized' or 'svi', but it is {inference!r}.")
         fitted = self._with_posteriors(self._fitted_rows(X), inference)
-        epsilon = vae_evaluation.balanced_draws(_ELBO_DRAWS, fitted.model.n_components, fitted.dtype)
-        epsilon = epsilon.to(fitted.rows.device)
+        K = fitted.model.n_components
+        epsilon = Noise(0).fold("score").normal(torch.arange(max(_ELBO_DRAWS // 2, K)), K, fitted.dtype)
+        epsilon = vae_evaluation.balanced(epsilon[None, :, None].to(fitted.rows.device))
 
         bound_of = partial(vae_evaluation.expected_bound, fitted.model, fitted.params, exact=not self.nonlinear_)
-        bound = fitted.by_row(partial(bound_of, epsilon=epsilon), max(len(epsilon[0]), n_gradients(epsilon.shape[-1])))
+        bound = fitted.by_row(partial(bound_of, epsilon=epsilon), max(len(epsilon[0]), n_gradients(K)))
         return rounded(bound + log_jacobian(fitted.numbers, self._columns), fitted.numbers.dtype)
 
     def impute(self, X, n_draws=None):
@@ -564,7 +569,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         """The model as factor analysis, where that is what it is: its likelihood needs no draws."""
         check_is_fitted(self)
         if not self.nonlinear_:
-            return linear_path_of(self).posterior
+            return linear_path_of(self).fill
         if self._architecture["hidden_layer_sizes"] or self._architecture["decoder"] is not None:
             return None
         model = self._build(self._columns, self._architecture)

@@ -234,7 +234,8 @@ class FactorAnalysisEM(LinearGaussian):
         return model.init(mu, Noise(draw_seed(self.random_state)), psi)
 
     def _attributes(self, params, data):
-        mu, W, psi = (tensor.cpu().numpy() for tensor in fa.principal(params))
+        mu, W, psi = (tensor.cpu().numpy() for tensor in params)
+        W = fa.along_principal_axes(W, psi)
         variance = (W**2).sum(axis=1)
         turned, phi, L = np.eye(W.shape[1]), np.eye(W.shape[1]), W
         if self.rotation is not None:

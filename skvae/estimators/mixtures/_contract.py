@@ -82,6 +82,10 @@ class MixtureContract(abc.ABC):
         """Place rows on a device, to fit to them or to use the fitted model on them; default: as they are."""
         return Table(X, device, weight=weight)
 
+    def _n_restarts(self, model, table):
+        """Number of restarts of a fit that begins afresh; default: `n_init`."""
+        return self.n_init
+
     def _batches(self, table, model):
         """Cut a table into batches that suit the caches; default: for K numbers a row, or its cells if more."""
         width = max(table.shape[1], model.n_components)

@@ -195,7 +195,7 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
         if continuation.continues:
             n_restarts, init_params = 1, [self._fitted_params(model, table)]
         else:
-            n_restarts, noise = self.n_init, Noise(draw_seed(self.random_state))
+            n_restarts, noise = self._n_restarts(model, table), Noise(draw_seed(self.random_state))
             init_params = (
                 self._initial_params(model, table, noise.fold("start", number), learnt) for number in range(n_restarts)
             )
@@ -232,9 +232,11 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
             return
         gain = fit.lower_bounds[-1] - fit.lower_bounds[-2] if fit.n_iter > 1 else np.inf
         warnings.warn(
-            f"{type(self).__name__} did not converge: the best start stopped at iteration {fit.n_iter} "
-            f"(max_iter={self.max_iter}) with the bound rising by {gain:.1e} nats/sample (tol={self.tol:g}). Raise "
-            "either, try other init_params, or look for degenerate data.",
+            # The first two sentences are scikit-learn's: scripts look for them.
+            "Best performing initialization did not converge. Try different init parameters, or increase max_iter, "
+            f"tol, or check for degenerate data. {type(self).__name__} did not converge: the best start stopped at "
+            f"iteration {fit.n_iter} (max_iter={self.max_iter}) with the bound rising by {gain:.1e} nats/sample "
+            f"(tol={self.tol:g}).",
             ConvergenceWarning,
             stacklevel=5,  # who called `fit`
         )

@@ -14,7 +14,7 @@ _SEEDING_ROWS = 20_000  # K-means that only gives initial parameters sees no mor
 _SEEDING_STEPS = 30
 
 
-def initial_responsibilities(init_params, table, points, n_components, noise):
+def initial_responsibilities(init_params, table, points, n_components, noise, scale=None):
     """First guesses of the posterior of the components.
 
     Parameters
@@ -26,6 +26,8 @@ def initial_responsibilities(init_params, table, points, n_components, noise):
         Numbers of rows -> float ndarray of shape (n_some, n_columns): these rows, none of their cells missing.
     n_components : int
     noise : Noise
+    scale : ndarray of shape (n_columns,) or None, default=None
+        Units of the columns in which distances are measured; None: those of the table.
 
     Returns
     -------
@@ -39,12 +41,16 @@ def initial_responsibilities(init_params, table, points, n_components, noise):
             return share / share.sum(0)
 
         return random
-    centres = initial_centres(init_params, table, points, n_components, noise)
+    if scale is None:
+        centres = weighted = initial_centres(init_params, table, points, n_components, noise)
+    else:
+        centres = initial_centres(init_params, table, lambda index: points(index) / scale, n_components, noise)
+        weighted = centres / torch.as_tensor(scale, dtype=centres.dtype, device=centres.device)
     squares = centres.square()
 
     def nearest_takes_all(batch):  # by the observed cells of each row
         seen = squares.sum(1, keepdim=True) if batch.observed is None else squares @ batch.observed.mT
-        score = torch.addmm(-0.5 * seen, centres, batch.X.mT)
+        score = torch.addmm(-0.5 * seen, weighted, batch.X.mT)
         # NumPy's argmax takes a fraction of torch's time
         best = torch.from_numpy(score.numpy().argmax(0)) if score.is_cpu else score.argmax(0)
         return torch.zeros_like(score).scatter_(0, best[None], 1)
@@ -116,9 +122,10 @@ def checked_probabilities(array, shape, name):
     """A parameter as an array of a given shape with entries in [0, 1]."""
     array = checked_shape(array, shape, name)
     if array.min() < 0 or array.max() > 1:
-        raise ValueError(
-            f"The parameter '{name}' should be in the range [0, 1], but got min value {array.min():.5f}, "
-            f"max value {array.max():.5f}"
+        least, greatest = f"{array.min():.5f}", f"{array.max():.5f}"
+        raise ValueError(  # scikit-learn's text, which takes max for min, up to the colon: scripts look for it
+            f"The parameter '{name}' should be in the range [0, 1], but got max value {least}, min value {greatest}: "
+            f"values from {least} to {greatest}."
         )
     return array
 

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import warnings
 from numbers import Real
 
 import numpy as np
@@ -16,8 +17,12 @@ from skvae.estimators.mixtures._starts import checked_probabilities, checked_wei
 from skvae.models.mixtures.bernoulli_mixture import BernoulliMixture
 from skvae.tables.categories import Levels
 from skvae.tables.checks import columns_of
+from skvae.tables.columns import listed
 from skvae.tables.frames import imputed
 
+_CALLER_OF_FIT = 7  # how many calls above a warning of `_learn` its cause is
+_MOST_RESTARTS = 10
+_WORK_OF_RESTARTS = 2**24  # rows x indicators x components of all restarts together, an iteration
 _TO_MARGINAL = {"kmeans": 0.05, "k-means++": 0.5, "random_from_data": 0.5}  # how far first means are drawn to it
 
 
@@ -34,12 +39,13 @@ class BernoulliMixtureEM(BaseMixture):
     ----------
     n_components : int, default=1
         Number K of components, or latent classes.
-    tol : float, default=1e-3
+    tol : float, default=1e-7
         Stop when an iteration changes the mean bound by less, in nats a sample.
-    max_iter : int, default=100
+    max_iter : int, default=1000
         Largest number of EM iterations of one restart. 0 leaves the initial parameters.
-    n_init : int, default=1
-        Number of restarts, of which the one with the highest bound is kept.
+    n_init : int or "auto", default="auto"
+        Number of restarts, of which the one with the highest bound is kept. "auto": 10 for small tables, fewer where
+        an iteration takes longer, and 1 where rows x indicators x components exceed 8 million.
     init_params : {"kmeans", "k-means++", "random", "random_from_data"}, default="kmeans"
         What the first means are drawn from: the centres of k-means, its seeds, rows at random, or, for "random", the
         columns' own means with log-odds shifted by standard normal noise. K-means sees at most 20,000 rows.
@@ -133,6 +139,7 @@ class BernoulliMixtureEM(BaseMixture):
 
     _parameter_constraints = {
         **BaseMixture._parameter_constraints,
+        "n_init": [StrOptions({"auto"}), *BaseMixture._parameter_constraints["n_init"]],
         "weights_init": ["array-like", None],
         "means_init": ["array-like", None],
         "alpha": [Interval(Real, 0.0, None, closed="neither")],
@@ -145,9 +152,9 @@ class BernoulliMixtureEM(BaseMixture):
         self,
         n_components=1,
         *,
-        tol=1e-3,
-        max_iter=100,
-        n_init=1,
+        tol=1e-7,
+        max_iter=1000,
+        n_init="auto",
         init_params="kmeans",
         weights_init=None,
         means_init=None,
@@ -225,6 +232,11 @@ class BernoulliMixtureEM(BaseMixture):
 
     # ---------------------------------------------------------------------------------------- from values to levels
     def _learn(self, X):
+        learnt = self._learnt_categories(X)
+        self._warn_of_constant_columns(X, learnt)
+        return learnt
+
+    def _learnt_categories(self, X):
         if isinstance(self.categorical_features, str):
             return Levels.of(X, np.arange(X.shape[1]))
         listed = np.asarray([] if self.categorical_features is None else self.categorical_features)
@@ -232,6 +244,27 @@ class BernoulliMixtureEM(BaseMixture):
         if not listed.size or is_mask and not listed.any():
             return Levels.of(X, None)
         return Levels.of(X, columns_of(self, self.categorical_features, allow_all=True))
+
+    def _warn_of_constant_columns(self, X, learnt):
+        """Warn if most columns whose values differ are the same in all rows once they are binarised."""
+        if self.binarize is None or learnt.is_categorical.all():
+            return
+        least, greatest = (function(X, axis=0) for function in (np.fmin.reduce, np.fmax.reduce))
+        same = (least > self.binarize) == (greatest > self.binarize)
+        varies = (least < greatest) & ~learnt.is_categorical
+        lost = np.flatnonzero(same & varies)
+        if len(lost) <= 0.5 * varies.sum():  # some may be, such as pixels at the edge of images
+            return
+        names = getattr(self, "feature_names_in_", np.arange(X.shape[1]))[lost].tolist()
+        first = lost[0]
+        warnings.warn(
+            f"binarize={self.binarize:g} makes {len(lost)} of {X.shape[1]} columns constant: {listed(names)}; column "
+            f"{names[0]!r} holds values from {least[first]:g} to {greatest[first]:g}. If numbers are codes of "
+            "categories, pass categorical_features='all' or these columns; else pass a threshold that lies between "
+            "the values.",
+            UserWarning,
+            stacklevel=_CALLER_OF_FIT,
+        )
 
     def _learnt(self):
         return Levels(self.categories_, self._is_categorical)
@@ -258,6 +291,12 @@ class BernoulliMixtureEM(BaseMixture):
         return coded[first], np.bincount(which, weights=weight).astype(np.float64)
 
     # ---------------------------------------------------------------------------------------- what every mixture gives
+    def _n_restarts(self, model, table):
+        if self.n_init != "auto":
+            return self.n_init
+        work = len(table) * model.n_components * max(1, model.n_indicators(table.shape[1]))
+        return max(1, min(_MOST_RESTARTS, _WORK_OF_RESTARTS // work))
+
     def _model(self, n_components, learnt):
         return BernoulliMixture(n_components, float(self.alpha), learnt.n_levels)
 

@@ -288,10 +288,11 @@ class GaussianMixtureEM(BaseMixture):
             yield
         except torch.linalg.LinAlgError as error:
             raise ValueError(
+                # The first two sentences are scikit-learn's: scripts look for them.
                 "Fitting the mixture model failed because some components have ill-defined empirical covariance (for "
-                f"instance caused by singleton or collapsed samples): number {error} of {self.n_components}. Try to "
-                f"decrease the number of components, increase reg_covar (now {self.reg_covar:g}), or scale the input "
-                "data."
+                "instance caused by singleton or collapsed samples). Try to decrease the number of components, "
+                f"increase reg_covar, or scale the input data. They are number {error} of {self.n_components} "
+                f"(reg_covar is now {self.reg_covar:g})."
             ) from error
 
     def _attributes(self, params, table, learnt):
@@ -384,11 +385,12 @@ class GaussianMixtureEM(BaseMixture):
     def _first_m_step(self, model, table, noise):
         """Parameters by the M-step from first guesses of the responsibilities."""
         points = functools.partial(self._points, model, table)
-        R = initial_responsibilities(self.init_params, table, points, model.n_components, noise)
-        variance = None
-        if table.patterns is not None:
-            variance = column_means_and_variances(table.X, table.weight.numpy(), ~np.isnan(table.X))[1]
-            variance = torch.as_tensor(variance, dtype=table.dtype, device=table.device)
+        seen = None if table.patterns is None else ~np.isnan(table.X)
+        variance = column_means_and_variances(table.X, table.weight.numpy(), seen)[1]
+        # Only of spherical components do the units of the columns matter.
+        scale = None if self.covariance_type == "spherical" else np.sqrt(np.where(variance > 0, variance, 1))
+        R = initial_responsibilities(self.init_params, table, points, model.n_components, noise, scale)
+        variance = None if seen is None else torch.as_tensor(variance, dtype=table.dtype, device=table.device)
 
         def stats(batch):
             # A missing cell, 0, stands at the mean of its column: the guess takes it as if it were observed there.

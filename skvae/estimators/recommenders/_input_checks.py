@@ -118,3 +118,14 @@ def _on_components(estimator, X):
         f"n_components={chosen} is larger than the number of items, {n_items}. Components beyond {n_items} cost time "
         "and hold no information: lower n_components."
     )
+
+
+def check_recommender(estimator, who):
+    """Complain of a member of `who` that cannot score users."""
+    if isinstance(estimator, type) or not hasattr(estimator, "fit"):
+        raise TypeError(f"{who} takes recommenders, objects such as EASERecommender(), but got {estimator!r}.")
+    if not hasattr(estimator, "decision_function"):
+        raise TypeError(
+            f"{who} takes recommenders, which score items by `decision_function`, but {type(estimator).__name__} has "
+            "no such method."
+        )

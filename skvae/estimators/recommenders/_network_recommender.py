@@ -6,6 +6,7 @@ import warnings
 from functools import partial
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
@@ -18,6 +19,7 @@ from skvae.estimators._progress import RankingWatcher
 from skvae.estimators.recommenders._input_checks import advice, refuse_long_table
 from skvae.estimators.recommenders._recommender import LIST_LENGTH, RecommenderMixin, rank
 from skvae.metrics import content_holdout, ndcg_at_k
+from skvae.tables.weights import drop_weightless, weigh
 from skvae.training import defaults
 from skvae.training.clicks import ClickTraining, informative_users, initial_params
 from skvae.training.continuation import Continuation
@@ -62,7 +64,7 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
 
     # ------------------------------------------------------------------------------------------------------- fitting
     @fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None, X_val=None):
+    def fit(self, X, y=None, sample_weight=None, X_val=None):
         """Fit the network to the users of X.
 
         Parameters
@@ -72,6 +74,8 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
             whole. Users without interactions teach nothing and are left out.
         y : ignored
             Present for scikit-learn's convention.
+        sample_weight : array-like of shape (n_users,) or None, default=None
+            How often each user counts in the bound. Scores of validation users are not weighted.
         X_val : {array-like, sparse matrix} of shape (n_validation_users, n_items) or None, default=None
             Other users, a fifth of whose interactions are hidden and ranked after every epoch
             (`validation_scores_`). With None and early stopping, `validation_fraction` of the users of X is set aside.
@@ -85,15 +89,22 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         ------
         ValueError
             If X holds negative values, NaN or infinity, no interaction at all, values above 1 for the bernoulli
-            likelihood, or if a parameter is out of its range.
+            likelihood, if its columns are named as those of a long table, or if a parameter is out of its range.
         FloatingPointError
             If the bound diverges even at half the learning rate.
+
+        Warns
+        -----
+        UserWarning
+            If a few large values hold most of the weight of X, if X looks like a long table, or if there are more
+            components than items.
         """
+        given = {"sample_weight": sample_weight, "X_val": X_val}
         with self._fitting():
-            return self._taken_ahead(X, X_val=X_val) or self._run(self._prepare(X, self._continuation, X_val), X, y)
+            return self._taken_ahead(X, **given) or self._run(self._prepare(X, self._continuation, **given), X, y)
 
     @fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y=None):
+    def partial_fit(self, X, y=None, sample_weight=None):
         """Make one pass over the users of X, at full beta and a constant learning rate, without early stopping.
 
         Parameters
@@ -102,6 +113,8 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
             Interactions of new users, or of known ones as they are now; the same items in every call.
         y : ignored
             Present for scikit-learn's convention.
+        sample_weight : array-like of shape (n_users,) or None, default=None
+            How often each user counts in the bound.
 
         Returns
         -------
@@ -109,9 +122,9 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
             The estimator, fitted.
         """
         with self._fitting():
-            return self._run(self._prepare(X, Continuation.PARTIAL_FIT))
+            return self._run(self._prepare(X, Continuation.PARTIAL_FIT, sample_weight))
 
-    def _prepare(self, X, continuation, X_val=None):
+    def _prepare(self, X, continuation, sample_weight=None, X_val=None):
         fitted = self._goes_on(continuation)
         X = self._check_training_X(X, reset=not fitted)
         for text in advice(self, X):
@@ -120,22 +133,28 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         model = self._build(architecture)
         model.likelihood.check(X)
         X_val = None if X_val is None else self._check_X(X_val, reset=False)
+        X, weight = drop_weightless(X, sample_weight)
         noise = Noise(draw_seed(self.random_state))
         if not continuation.single_pass:
-            X, X_val = self._held_out(X, X_val, noise)
+            X, weight, X_val = self._held_out(X, weight, X_val, noise)
         if not X.nnz:
             raise ValueError(f"{type(self).__name__} found no interaction in X: all {X.shape} cells are zero.")
-        X = informative_users(X, model.likelihood)
-        device, earlier = resolve_device(self.device), self._earlier(continuation, X.shape[0])
+        X, weight = weigh(*informative_users(X, weight, model.likelihood))
+        X = sp.csr_array(X)  # small ones come dense
+        n_users = X.shape[0] if weight is None else float(weight.sum())
+        weight = None if weight is None else weight / weight.mean()
+        device, earlier = resolve_device(self.device), self._earlier(continuation, n_users)
         optimizer_state = None
         if fitted:
             refuse_another_architecture(self, architecture)
             params, optimizer_state = earlier.params_on(device), earlier.optimizer_state_on(device)
         else:
-            params = initial_params(model, X, noise, device)
+            params = initial_params(model, X, weight, noise, device)
         validation = None if X_val is None else HeldOutRanking(model, X_val)
         plan = self._plan(X.shape[0], earlier, continuation, validation is not None)
-        training = ClickTraining(model, X, noise, plan, params, validation=validation, optimizer_state=optimizer_state)
+        training = ClickTraining(
+            model, X, weight, noise, plan, params, validation=validation, optimizer_state=optimizer_state
+        )
         return PreparedFit(training, architecture, earlier, device)
 
     def _check_training_X(self, X, *, reset):
@@ -150,15 +169,15 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
             )
         return X
 
-    def _held_out(self, X, X_val, noise):
-        """Users to learn from, and users whose held-out interactions are ranked after every epoch (or None)."""
+    def _held_out(self, X, weight, X_val, noise):
+        """Users to learn from, their weights, and users whose held-out interactions are ranked after every epoch."""
         if X_val is not None:
             if not len(_rankable(X_val)):
                 raise ValueError("X_val holds no user with two interactions: one to show, one to rank.")
-            return X, X_val
+            return X, weight, X_val
         candidates = _rankable(X)
         if self.early_stopping == "auto" and len(candidates) < defaults.MANY_USERS or not self.early_stopping:
-            return X, None
+            return X, weight, None
         aside = noise.fold("validation").permutation(len(candidates))
         aside = candidates[aside[: math.ceil(self.validation_fraction * len(candidates))]]
         rest = np.setdiff1d(np.arange(X.shape[0]), aside)
@@ -169,7 +188,7 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
                 f"{X.shape[0]} users to train on; it needs some in both parts. Change the fraction, pass X_val or "
                 "use early_stopping=False."
             )
-        return X[rest], X[np.sort(aside)]
+        return X[rest], None if weight is None else weight[rest], X[np.sort(aside)]
 
     def _plan(self, n_users, earlier, continuation, has_validation):
         """The plan of a fit to so many users, with everything that is "auto" settled."""

@@ -9,6 +9,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skvae._sparse import merged
 from skvae._tensors import block_rows, explain_out_of_memory, top_k_of_blocks
+from skvae.estimators.recommenders._filters import columns_of_items, read_filters, seen
 from skvae.estimators.recommenders._input_checks import explained
 from skvae.metrics import make_ranking_scorer
 
@@ -69,7 +70,7 @@ class RecommenderMixin(abc.ABC):
             scores[rows] = block.cpu().numpy()
         return scores
 
-    def recommend(self, X, k=10, *, exclude_seen=True, items=None, filter_items=None):
+    def recommend(self, X, k=10, *, exclude_seen=True, items=None, filter_items=None, names=False):
         """List the k best items of each user.
 
         Parameters
@@ -80,15 +81,19 @@ class RecommenderMixin(abc.ABC):
             Length of the lists.
         exclude_seen : bool, default=True
             Leave out what a user's row of X already holds.
-        items : array-like of int or str, or bool mask of shape (n_items,), default=None
-            Recommend these columns only, by number or, after a fit on a DataFrame, by name; each of them once.
-        filter_items : array-like of int or str, or bool mask of shape (n_items,), default=None
-            Never recommend these columns.
+        items : array-like of int or str, bool mask of shape (n_items,), or one for each user, default=None
+            Recommend these columns only, by number or, after a fit on a DataFrame, by name; each of them once. For
+            each user: a list of such lists, or a matrix of shape (n_users, n_items), sparse or Boolean, whose non-zero
+            cells are allowed.
+        filter_items : array-like of int or str, bool mask of shape (n_items,), or one for each user, default=None
+            Never recommend these columns; for each user as above.
+        names : bool, default=False
+            Whether to return names of items in place of numbers; after a fit on a DataFrame.
 
         Returns
         -------
-        ids : int64 ndarray of shape (n_users, k)
-            Columns of X, best first; -1 where fewer than k items are left to recommend.
+        ids : ndarray of shape (n_users, k)
+            Columns of X, best first; -1 where fewer than k items are left to recommend. Of names, None there.
         scores : ndarray of shape (n_users, k)
             Their `decision_function`; -inf where `ids` is -1.
 
@@ -101,9 +106,79 @@ class RecommenderMixin(abc.ABC):
         X = self._check_fitted_X(X)
         if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or k < 1:
             raise ValueError(f"recommend needs a whole number k >= 1, but k={k!r} was given.")
-        names = getattr(self, "feature_names_in_", None)
-        barred = _barred(X.shape[1], names, items, filter_items)
-        return rank(self._scorer(X), X, k, exclude_seen=exclude_seen, barred=barred)
+        filters = read_filters(*X.shape, getattr(self, "feature_names_in_", None), items, filter_items)
+        ids, scores = rank(self._scorer(X), X, k, exclude_seen=exclude_seen, filters=filters)
+        return (self._names_of(ids) if names else ids), scores
+
+    def _names_of(self, ids):
+        """Names of columns, None for a padding."""
+        if not hasattr(self, "feature_names_in_"):
+            raise ValueError(
+                f"{type(self).__name__} knows no names of items: fit it to a DataFrame, or use names=False."
+            )
+        return np.append(self.feature_names_in_, None)[ids]  # -1 is the last
+
+    def similar_items(self, items, k=10, *, filter_items=None, names=False):
+        """List the items that the model recommends to a user who has one item only.
+
+        Parameters
+        ----------
+        items : array-like of int or str of shape (n,)
+            Columns of X, by number or, after a fit on a DataFrame, by name.
+        k : int, default=10
+            Length of the lists.
+        filter_items, names
+            As of `recommend`.
+
+        Returns
+        -------
+        ids : ndarray of shape (n, k)
+            Columns, best first, without the item itself; -1 (or None) where fewer than k are left.
+        scores : ndarray of shape (n, k)
+            Their `decision_function` for that user.
+        """
+        check_is_fitted(self)
+        known, n_items = getattr(self, "feature_names_in_", None), self.n_features_in_
+        columns = columns_of_items(np.atleast_1d(items), n_items, known, "items")
+        n, ones = len(columns), np.ones(len(columns), dtype=np.float32)
+        X = sp.csr_array((ones, columns.astype(np.int64), np.arange(n + 1)), shape=(n, n_items))
+        filters = read_filters(n, n_items, known, None, filter_items)
+        ids, scores = rank(self._scorer(X), X, k, filters=filters)
+        return (self._names_of(ids) if names else ids), scores
+
+    def explain(self, X, items):
+        """Say which of a user's items raised the score of an item.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_users, n_items)
+            Interactions of the users.
+        items : int, str, or array-like of shape (n_users,)
+            The item to explain, by number or, after a fit on a DataFrame, by name; one for all users or one for each.
+
+        Returns
+        -------
+        contributions : csr_array of shape (n_users, n_items)
+            For each of a user's items, by how much the score falls if it is left out of the row. In a linear model
+            without biases, such as EASE, they sum to the score.
+        """
+        X = self._check_fitted_X(X)
+        items = np.asarray(items)
+        columns = columns_of_items(np.atleast_1d(items), X.shape[1], getattr(self, "feature_names_in_", None), "items")
+        if len(columns) not in (1, X.shape[0]):
+            raise ValueError(f"items names {len(columns)} items for {X.shape[0]} users; it takes one, or one for each.")
+        return self._contributions(X, np.broadcast_to(columns, X.shape[0]))
+
+    def _contributions(self, X, columns):
+        """What each stored entry of X adds to the score of its user's column: the loss without it."""
+        user = np.repeat(np.arange(X.shape[0]), np.diff(X.indptr))
+        whole = _scores_at(self._scorer(X), X, columns)
+        without = X[user]  # a row for each entry, which is taken out of it
+        own = without.indptr[:-1] + np.arange(X.nnz) - X.indptr[user]
+        without.data[own] = 0
+        without.eliminate_zeros()
+        loss = whole[user] - _scores_at(self._scorer(without), without, columns[user])
+        return sp.csr_array((loss, X.indices.copy(), X.indptr.copy()), shape=X.shape)
 
     def predict(self, X):
         """Name the one best item that each user has not seen.
@@ -149,31 +224,40 @@ class RecommenderMixin(abc.ABC):
         return make_ranking_scorer("ndcg", k=LIST_LENGTH)(self, X, y)
 
 
-def rank(scorer, X, k, *, exclude_seen=True, barred=None):
+def rank(scorer, X, k, *, exclude_seen=True, filters=None):
     """List the k best allowed items of each row of X, block by block: `(ids, scores)` as `recommend` returns them."""
     ids = np.full((X.shape[0], k), _PADDING, dtype=np.int64)
     scores = np.full((X.shape[0], k), -np.inf, dtype=X.dtype)
     width = min(k, X.shape[1])
-    columns, values = top_k_of_blocks(_allowed_blocks(scorer, X, exclude_seen, barred), width)
+    every = [seen(X)] if exclude_seen else []
+    columns, values = top_k_of_blocks(_allowed_blocks(scorer, X, every + ([filters] if filters else [])), width)
     ids[:, :width] = np.where(values == -np.inf, _PADDING, columns)
     scores[:, :width] = values
     return ids, scores
 
 
-def _allowed_blocks(scorer, X, exclude_seen, barred):
+def scorer_of(estimator, X):
+    """A function from a block of users of X to a Tensor of their scores, of any recommender that is fitted."""
+    if isinstance(estimator, RecommenderMixin):
+        return estimator._scorer(X)
+    return lambda users: torch.from_numpy(np.array(estimator.decision_function(users), dtype=X.dtype))
+
+
+def _allowed_blocks(scorer, X, filters):
     """Yield the scores of consecutive blocks of users, -inf for items that may not be listed."""
-
-    def place(index):
-        return torch.from_numpy(index.astype(np.int64, copy=False)).to(block.device, non_blocking=True)
-
     for rows, block in _score_blocks(scorer, X):
-        if exclude_seen:
-            seen = X[rows]
-            user = np.repeat(np.arange(seen.shape[0]), np.diff(seen.indptr))
-            block[place(user), place(seen.indices)] = -torch.inf
-        if barred is not None:
-            block[:, place(barred)] = -torch.inf
+        for each in filters:
+            each.apply(block, rows)
         yield block
+
+
+def _scores_at(scorer, X, columns):
+    """Score of one column for each row of X."""
+    found = np.empty(X.shape[0], dtype=X.dtype)
+    for rows, block in _score_blocks(scorer, X):
+        at = torch.from_numpy(np.array(columns[rows])).to(block.device)
+        found[rows] = block.gather(1, at[:, None])[:, 0].cpu().numpy()
+    return found
 
 
 def _score_blocks(scorer, X):
@@ -190,64 +274,3 @@ def _score_blocks(scorer, X):
             )
         # An expanded tensor has one memory for all users.
         yield rows, block.contiguous()
-
-
-def _barred(n_items, names, items, filter_items):
-    """Columns that may not be recommended, or None where all may."""
-    if items is None and filter_items is None:
-        return None
-    allowed = np.full(n_items, items is None)
-    if items is not None:
-        columns = _columns(items, n_items, names, "items")
-        _refuse_repeats(columns)
-        allowed[columns] = True
-    if filter_items is not None:
-        allowed[_columns(filter_items, n_items, names, "filter_items")] = False
-    return np.flatnonzero(~allowed)
-
-
-def _columns(items, n_items, names, name):
-    """Numbers of the columns that a parameter names by number, by name or by a Boolean mask."""
-    try:
-        items = np.asarray(items)
-    except ValueError as error:  # lists of unequal lengths
-        raise ValueError(f"{name} takes one list of columns for all users, but it holds lists of its own.") from error
-    if items.dtype.kind in "OU" and names is not None and items.ndim == 1:
-        items = _numbers_of(items, names.tolist(), name)
-    if items.dtype == bool and items.shape == (n_items,):
-        return np.flatnonzero(items)
-    if items.size == 0:
-        return np.empty(0, dtype=np.int64)
-    if items.ndim != 1 or items.dtype.kind not in "iu":
-        raise ValueError(
-            f"{name} takes column numbers or a mask of shape ({n_items},), but it has dtype {items.dtype} "
-            f"and shape {items.shape}; map names to columns first: np.flatnonzero(np.isin(names, wanted))."
-        )
-    outside = items[(items < 0) | (items >= n_items)]
-    if len(outside):
-        raise ValueError(f"{name} holds column {outside[0]}, but the columns of X run from 0 to {n_items - 1}.")
-    if len(items) == n_items > 2 and items.max() <= 1:
-        raise ValueError(
-            f"{name} holds 0 and 1 only, as often as there are columns: a mask, which must be Boolean. Pass "
-            "np.asarray(mask, dtype=bool)."
-        )
-    return items
-
-
-def _refuse_repeats(columns):
-    """Complain of candidates that are given twice: a list ranks each item once."""
-    candidates, times = np.unique(columns, return_counts=True)
-    if len(candidates) < len(columns):
-        raise ValueError(
-            f"items names each candidate once, but column {candidates[times.argmax()]} is there {times.max()} times; "
-            "pass np.unique(items). A mask of 0 and 1 must have a 0 or 1 for each column, and be Boolean."
-        )
-
-
-def _numbers_of(items, names, name):
-    """Numbers of the columns with these names."""
-    number = {known: column for column, known in enumerate(names)}
-    unknown = [item for item in items.tolist() if item not in number]
-    if unknown:
-        raise ValueError(f"{name} holds {unknown[0]!r}, but fit saw no item of that name.")
-    return np.array([number[item] for item in items.tolist()], dtype=np.int64)

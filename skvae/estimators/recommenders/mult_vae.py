@@ -1,24 +1,21 @@
 """Recommendation by a variational autoencoder with a multinomial likelihood."""
 
-import math
 from numbers import Integral, Real
 
 import torch
 
 from skvae._compat import Interval, StrOptions
 from skvae._tensors import Noise, block_rows
-from skvae.estimators._checks import checked_sizes
-from skvae.estimators.recommenders._network_recommender import NetworkRecommender, rows_beside
-from skvae.likelihoods import Bernoulli, Multinomial, WeightedGaussian
+from skvae.estimators.recommenders._autoencoder_recommender import AutoencoderRecommender
+from skvae.estimators.recommenders._network_recommender import rows_beside
 from skvae.models.recommenders.mult_vae import MultVAE
-from skvae.networks import ACTIVATIONS
 from skvae.training import defaults
 from skvae.training.plan import kl_weight
 
 _ELBO_DRAWS = 32
 
 
-class MultVAERecommender(NetworkRecommender):
+class MultVAERecommender(AutoencoderRecommender):
     """Recommend items by a variational autoencoder of users' interactions.
 
     A user's row of clicks is a number of draws from a multinomial over the items. A network computes the
@@ -137,28 +134,11 @@ class MultVAERecommender(NetworkRecommender):
     """
 
     _parameter_constraints = {
-        "n_components": [Interval(Integral, 1, None, closed="left")],
-        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
-        "activation": [StrOptions(set(ACTIVATIONS))],
-        "dropout": [Interval(Real, 0, 1, closed="left")],
+        **AutoencoderRecommender._parameter_constraints,
         "beta": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "annealing": [StrOptions({"linear", "cyclical", "sigmoid"}), callable, None],
         "anneal_fraction": [Interval(Real, 0, 1, closed="both")],
         "n_cycles": [Interval(Integral, 1, None, closed="left")],
-        "likelihood": [StrOptions({"multinomial", "bernoulli", "gaussian"})],
-        "confidence": [tuple, list],
-        "weight_decay": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
-        "learning_rate": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
-        "learning_rate_schedule": [StrOptions({"cosine", "constant"})],
-        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "max_iter": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "early_stopping": [StrOptions({"auto"}), "boolean"],
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
-        "warm_start": ["boolean"],
-        "device": [str],
-        "random_state": ["random_state"],
-        "verbose": ["verbose"],
     }
 
     def __init__(
@@ -210,34 +190,9 @@ class MultVAERecommender(NetworkRecommender):
         self.random_state = random_state
         self.verbose = verbose
 
+    _model = MultVAE
+
     # ------------------------------------------------------------------------------------------- what a fit consists of
-    def _architecture_of(self, X):
-        c = self.confidence if self.likelihood == "gaussian" else (1, 1)
-        if len(c) != 2 or not all(isinstance(precision, Real) and 0 < precision < math.inf for precision in c):
-            raise ValueError(f"confidence must be two positive numbers (c_0, c_1), but it is {c!r}.")
-        return {
-            "n_items": X.shape[1],
-            "n_components": int(self.n_components),
-            "hidden_layer_sizes": checked_sizes(self.hidden_layer_sizes),
-            "activation": self.activation,
-            "likelihood": self.likelihood,
-            "confidence": tuple(map(float, self.confidence)) if self.likelihood == "gaussian" else None,
-        }
-
-    def _build(self, architecture):
-        if architecture["likelihood"] == "gaussian":
-            likelihood = WeightedGaussian(architecture["confidence"])
-        else:
-            likelihood = {"multinomial": Multinomial, "bernoulli": Bernoulli}[architecture["likelihood"]]()
-        return MultVAE(
-            architecture["n_items"],
-            architecture["n_components"],
-            architecture["hidden_layer_sizes"],
-            ACTIVATIONS[architecture["activation"]],
-            self.dropout,
-            likelihood,
-        )
-
     def _auto(self, n_users, n_seen):
         return defaults.recommender_defaults(n_users, n_seen)
 

@@ -82,19 +82,13 @@ def draws_of_rows(key, n_draws, n_components, dtype):
     return torch.stack([drawn, -drawn], 1).flatten(0, 1)[:n_draws]
 
 
-def balanced_draws(n_draws, n_components, dtype):
-    """Standard normal draws with mean 0 and covariance I to rounding, the same for all rows.
+def balanced(epsilon):
+    """Turn draws (1, S, 1, K) into twice as many with mean 0 and covariance I to rounding; S must be at least K.
 
     An expectation over them is exact for functions of second degree, such as the log-likelihood of a linear decoder.
-
-    Returns
-    -------
-    draws : Tensor of shape (1, S, 1, n_components)
-        S is `n_draws`, or twice the number of components if that is more.
     """
-    n = max(n_draws // 2, n_components)
-    q, _ = torch.linalg.qr(Noise(0).fold("score").normal(torch.arange(n), n_components, dtype))
-    draws = q * math.sqrt(n)
+    q, _ = torch.linalg.qr(epsilon[0, :, 0])
+    draws = q * math.sqrt(len(q))
     return torch.cat([draws, -draws])[None, :, None]
 
 

@@ -39,6 +39,7 @@ _ROWS_OF_A_SAMPLE = 512  # rows with bounds, from which it is seen whether bound
 _ROWS_OF_A_TRIAL = 1024  # rows that are sketched first, to see whether a sketch of all would pay
 _WORTH_SKETCH = 0.35  # share of the rows of a trial that the sketch may leave undecided
 _WORTH_ASKING = 0.25  # share of rows whose bounds fail, above which the sketch goes first; distances bound tighter
+_CANCELLED = 1e-10  # share of squared norms below which a squared distance is computed again, from differences
 _SLACK = 1e-12  # relative allowance for the rounding of bounds that move
 
 
@@ -143,8 +144,9 @@ class KMeans:
     def m_step(self, stats, params):
         """Move each centre to the mean of its rows; that of an empty cluster to a far row, or leave it."""
         N, S = _relocated(stats)
-        N = N[:, None]
-        return Params(torch.where(N > 0, (S / N).to(params.centres.dtype), params.centres))
+        N, C = N[:, None], params.centres.double()
+        means = C + (S - N * C) / N  # a centre that is its only row stays so, to the last digit
+        return Params(torch.where(N > 0, means.to(params.centres.dtype), params.centres))
 
     # ------------------------------------------------------------------------------------------------ nearest centres
     def _n_bounded(self, batch):
@@ -454,5 +456,9 @@ def distances(batch, centres):
     """Distance of each row to each centre; float64 Tensor of shape (n_rows, n_centres)."""
     C = centres.double()
     batch = batch.double()
-    squares = batch.linear((-2 * C.T).contiguous(), C.square().sum(1))
-    return squares.add_(batch.squared_norms()[:, None]).clamp_(min=0).sqrt_()
+    norms, squares = batch.squared_norms()[:, None], C.square().sum(1)
+    distance = batch.linear((-2 * C.T).contiguous(), squares).add_(norms)
+    row, centre = (distance < _CANCELLED * (norms + squares)).nonzero().unbind(1)
+    if len(row):  # of which rounding has left few digits
+        distance[row, centre] = (batch.part(row).dense() - C[centre]).square().sum(1)
+    return distance.clamp_(min=0).sqrt_()

@@ -38,14 +38,16 @@ class CompiledKMeans:
         n_rows = len(batch.row)
         self.kernel = lloyd_kernels()[sp.issparse(batch.array)]
         self.w = batch.w.numpy().astype(batch.array.dtype, copy=False)
-        self.squares = float(batch.squared_norms().double() @ batch.w.double())
+        X, w = batch.array, batch.w.numpy().astype(np.float64, copy=False)  # torch's threads would be in the way
+        norms = X.multiply(X).sum(axis=1) if sp.issparse(X) else np.einsum("ij,ij->i", X, X)
+        self.squares = float(w @ norms)
         self.label, self.shift = np.empty(n_rows, np.int32), np.empty(n_clusters, self.w.dtype)
         self.n_threads = lloyd_threads(n_rows * batch.cells_a_row * n_clusters, torch.get_num_threads())
 
     @staticmethod
     def suits(batch, n_clusters):
         """Whether there is a kernel, and rows are few or compared at so little cost that bounds would not pay."""
-        if not batch.w.is_cpu or not lloyd_kernels():
+        if not batch.w.is_cpu or len(batch.row) < n_clusters or not lloyd_kernels():
             return False
         cost = len(batch.row) * batch.cells_a_row * n_clusters
         few_threads = lloyd_threads(cost, torch.get_num_threads()) <= _MOST_THREADS

@@ -12,6 +12,7 @@ import torch
 from skvae._tensors import TableBatch, binned, uniform_at
 from skvae.models.clustering.kmeans import nearest_centre, squared_distances
 
+_ROUNDING = 2.0**-46  # share of squared norms below which a squared distance is 0
 _ROUNDS = 5  # rounds of k-means||
 _CELLS_AT_ONCE = 2**17  # of rows and of their distances, that stay in the cache of the CPU
 _FEW_ROWS, _DRAWN_AT_ONCE = 4096, 128  # a draw takes the running sum over all rows if they are few, else over these
@@ -57,15 +58,16 @@ def _spread_on_cpu(batch, draws):
     """Places of the rows drawn. NumPy takes a fraction of torch's time for many small steps."""
     w, distances = batch.w.double().numpy(), _Distances(batch, draws.shape[1])
     urn = _Urn(w)
-    chosen, distance = [urn.draw(draws[0, :1])[0]], urn.mass
+    chosen = [urn.draw(draws[0, :1])[0]]
     urn.mass[:] = np.inf
-    np.maximum(distances.to(chosen, distance)[0][0], 0, out=distance)
+    distances.to(chosen, urn.mass)
+    distances.keep(0, chosen[0], urn.mass)
     for draw in draws[1:]:
         trial = urn.draw(draw)
-        reach, left = distances.to(trial, distance)
+        left = distances.to(trial, urn.mass)
         best = left.argmin()
         chosen.append(trial[best])
-        np.maximum(reach[best], 0, out=distance)
+        distances.keep(best, trial[best], urn.mass)
     return chosen
 
 
@@ -128,6 +130,7 @@ class _Distances:
                 np.vstack([self.rows[part].T, np.ones_like(self.norms[part]), self.norms[part]]) for part in self.parts
             )
             self.blocks = list(blocks)
+        self.rounding = _ROUNDING * self.norms
         self.reach, self.weights = np.empty((n_seeds, n)), np.ones((n_seeds, n_columns + 2))
 
     def _squared_norms(self, part):
@@ -142,15 +145,12 @@ class _Distances:
         return rows if self.space is None else self.space[: len(rows)].copy_(rows)
 
     def to(self, index, most):
-        """Squared distances of all rows to the rows `index`, or `most` where that is less, and their weighted sums.
-
-        Rounding may make them negative.
+        """Compute squared distances of all rows to the rows `index`, or `most` where that is less.
 
         Returns
         -------
-        reach : ndarray of shape (len(index), n_rows)
-            The next call overwrites it.
         total : ndarray of shape (len(index),)
+            Their weighted sums.
         """
         n, own = len(index), self.rows[index]
         weights, reach, total = self.weights[:n], self.reach[:n], np.zeros(n)
@@ -160,9 +160,14 @@ class _Distances:
             out = reach[:, part]
             self._compute(weights, number, part, out)
             np.minimum(out, most[part], out=out)
-            total += out @ self.w[part]
-        reach[np.arange(n), index] = 0
-        return reach, total
+            total += np.maximum(out @ self.w[part], 0)
+        return total
+
+    def keep(self, number, row, out):
+        """Write the distances to one of the rows last asked for, which is `row`; 0 where only rounding is left."""
+        reach = self.reach[number]
+        np.multiply(reach, reach >= self.rounding + self.rounding[row], out=out)
+        out[row] = 0
 
     def _compute(self, weights, number, part, out):
         """Write the squared distances of some rows."""
@@ -204,7 +209,9 @@ def _distances_to(batch, norms, index):
     """Squared distances of all rows to the rows `index`, in float64, of shape (len(index), n_rows)."""
     seeds = batch.part(index).dense().double()
     products = batch.double().linear(seeds.T.contiguous(), seeds.new_zeros(len(seeds))).T
-    distance = (norms - 2 * products + norms[index][:, None]).clamp_(min=0)
+    scale = norms + norms[index][:, None]
+    distance = scale - 2 * products
+    distance[distance < _ROUNDING * scale] = 0
     distance[torch.arange(len(index), device=index.device), index] = 0
     return distance
 

@@ -17,6 +17,7 @@ import torch
 
 from skvae.models.decomposition.factor_analysis import _LOG_2PI, UNIQUENESS_FLOOR, FactorAnalysis, Params
 
+_ONE_THREAD = 1024  # cells up to which torch computes logarithms and the like in one thread
 _SINGULAR = 10 * UNIQUENESS_FLOOR  # least eigenvalue of correlations below which noise would be near its floor
 
 
@@ -53,6 +54,17 @@ class CentredFactorAnalysis(FactorAnalysis):
     def __init__(self, n_components, S, tied=False):
         super().__init__(n_components, torch.from_numpy(S.diagonal().copy()), tied)
         self.S = S
+
+    def init(self, mu, noise, psi=None):
+        """Draw loadings that explain half of each column's variance, or as much as the noise `psi` if it is given.
+
+        A few rows at a time: torch then computes in one thread, and need not wait for NumPy's threads to end.
+        """
+        psi = (self.variance / 2 if psi is None else psi).maximum(self.floor)
+        draw = noise.fold("loadings")
+        rows = torch.arange(len(mu)).split(max(1, _ONE_THREAD // max(1, self.n_components)))
+        W = torch.cat([draw.normal(row, self.n_components, mu.dtype) for row in rows])
+        return Params(mu, W * (psi / max(1, self.n_components)).sqrt()[:, None], psi)
 
     def e_step(self, batch, params, memory=None):
         """Compute the expected statistics and the bound."""

@@ -334,9 +334,14 @@ def sufficient_statistics(sums, shift):
     statistics : SufficientStatistics
         With `mean` measured from `shift`.
     """
-    n, x, xx = map(torch.as_tensor, sums)
+    n, x, xx = sums
     mean = x / n
-    S = (xx / n).addr_(mean, mean, alpha=-1)
+    if isinstance(xx, Tensor):
+        S = (xx / n).addr_(mean, mean, alpha=-1)
+    else:
+        S = xx / n
+        S -= mean[:, None] * mean
+        n, mean, S = map(torch.as_tensor, (n, mean, S))
     constant = is_constant(S.diagonal(), mean + shift)
     if bool(constant.any()):
         S = S.masked_fill(constant[:, None] | constant, 0)
@@ -380,6 +385,17 @@ def principal(params):
     scale = params.psi.sqrt()[:, None]
     _, _, rotation = torch.linalg.svd(params.W / scale, full_matrices=False)
     return params._replace(W=upright(params.W @ rotation.mT))
+
+
+def along_principal_axes(W, psi):
+    """The loadings of `principal`, from NumPy arrays.
+
+    Once NumPy's threads have multiplied matrices, those of torch wait for them, longer than this takes.
+    """
+    _, _, Vt = np.linalg.svd(W / np.sqrt(psi)[:, None], full_matrices=False)
+    W = W @ Vt.T
+    largest = np.take_along_axis(W, np.abs(W).argmax(0)[None], 0) if W.shape[1] else W[:1]
+    return W * np.where(largest < 0, -1.0, 1.0)
 
 
 def upright(W):

@@ -78,7 +78,7 @@ def rotate(loadings, method, *, normalize=True, power=4, max_iter=1000):
 
     References
     ----------
-    Kaiser, Psychometrika 23, 1958. Saunders, Psychometrika 27, 1962. Hendrickson and White, British Journal of
+    Kaiser, Psychometrika 23, 1958. Saunders, American Psychologist 17, 1962. Hendrickson and White, British Journal of
     Statistical Psychology 17, 1964.
     Jennrich, Psychometrika 67, 2002. Bernaards and Jennrich, Educational and Psychological Measurement 65, 2005.
 

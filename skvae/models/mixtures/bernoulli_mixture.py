@@ -145,10 +145,13 @@ class BernoulliMixture:
         """How many numbers the E-step computes of a row."""
         return max(sum(self.n_levels) if self.n_levels else n_columns, self.n_components)
 
+    def n_indicators(self, n_columns):
+        """Number of indicators of all columns."""
+        return sum(self.n_levels) - n_columns if self.n_levels else n_columns
+
     def n_parameters(self, n_columns):
         """Number of free parameters."""
-        of_a_component = sum(self.n_levels) - n_columns if self.n_levels else n_columns
-        return self.n_components * of_a_component + self.n_components - 1
+        return self.n_components * self.n_indicators(n_columns) + self.n_components - 1
 
     def to_free(self, params):
         """log pi and the log-odds against level 0: unconstrained reals."""

@@ -10,18 +10,18 @@ where it would cost digits, and where columns are many, the distances are comput
 """
 
 import abc
-import functools
 import math
 import sys
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.linalg import lapack
 from torch import Tensor
 
 from skvae._tensors import Workspace, cholesky
 from skvae.models.mixtures.posterior import log_ratios, mixing_proportions, posterior
+from skvae.models.mixtures.quadratic_features import pairs_of, pairs_on, places_of, quadratic_features, squares
+from skvae.models.mixtures.small_arrays import as_tensors, concatenated, on_host, roots_of_precisions
 
 _LOG_2PI = math.log(2 * math.pi)
 _FEW_COLUMNS = 24  # up to here d (d + 1) / 2 products a row cost less than K triangular products
@@ -88,8 +88,7 @@ class GaussianMixture(abc.ABC):
     """Base class of both kinds of covariance. `floor` is added to the diagonals, in units of x squared.
 
     `e_step`, which runs once a batch and iteration, works in memory that is kept from call to call. Nothing that is
-    returned lies in it. `m_step` and `params`, which handle small arrays, use NumPy on the CPU: it takes half of torch's
-    time for them.
+    returned lies in it. `m_step` and `params` use NumPy on the CPU, which takes half of torch's time for small arrays.
     """
 
     def __init__(self, n_components, *, pooled=False, floor=0.0):
@@ -215,14 +214,14 @@ class FullGaussianMixture(GaussianMixture):
         K, D = mu.shape
         if mu.is_cpu and D <= _FEW_COLUMNS:
             pi, mu, sigma = on_host(pi, mu, sigma)
-            root = self._spread(_roots_of_precisions(sigma[:1] if self.pooled else sigma), K)
-            sigma, failed, pairs = self._spread(sigma, K), np.zeros(1, bool), _pairs(D)
+            root = self._spread(roots_of_precisions(sigma[:1] if self.pooled else sigma), K)
+            sigma, failed, pairs = self._spread(sigma, K), np.zeros(1, bool), pairs_of(D)
         else:
             sigma = sigma.expand(K, D, D)
             L, failed = torch.linalg.cholesky_ex(sigma)
             eye = torch.eye(D, dtype=mu.dtype, device=mu.device).expand(K, D, D)
             root = torch.linalg.solve_triangular(L, eye, upper=False).mT
-            pairs = _pairs_on(D, mu) if D <= _FEW_COLUMNS else None
+            pairs = pairs_on(D, mu) if D <= _FEW_COLUMNS else None
         log = torch.log if isinstance(mu, Tensor) else np.log
         log_norm = log(pi) + log(root.diagonal(0, 1, 2)).sum(1) - 0.5 * D * _LOG_2PI
         offset = (root.swapaxes(1, 2) @ mu[:, :, None])[..., 0]  # U' mu
@@ -489,95 +488,20 @@ def _checked_and_near(failed, squares):
     else:
         any_failed, largest = torch.stack([failed.any().to(squares.dtype), squares.max()]).tolist()
     if any_failed:
-        raise torch.linalg.LinAlgError(
-            f"{failed.nonzero()[0 if isinstance(failed, np.ndarray) else ...].ravel().tolist()}"
-        )
+        (failed,) = as_tensors(failed)
+        raise torch.linalg.LinAlgError(f"{failed.nonzero()[:, 0].tolist()}")
     return bool(largest < _FAR)
 
 
-def _roots_of_precisions(sigma):
-    """Upper triangular U with sigma^-1 = U U', of each of the ndarrays sigma (K, D, D)."""
-    try:
-        L = np.linalg.cholesky(sigma)
-    except np.linalg.LinAlgError:
-        _, failed = torch.linalg.cholesky_ex(torch.tensor(sigma))
-        raise torch.linalg.LinAlgError(f"{failed.nonzero()[:, 0].tolist()}") from None
-    root = np.empty_like(L)
-    for k, lower in enumerate(L):
-        root[k] = lapack.dtrtri(lower.T)[0]
-    return root
-
-
-# ------------------------------------------------------------------------------------------------------- small arrays
-def on_host(*tensors):
-    """Tensors as ndarrays where they lie on the CPU, else as they are."""
-    return [tensor.numpy() for tensor in tensors] if tensors[0].is_cpu else tensors
-
-
-def as_tensors(*arrays):
-    """Undo `on_host`."""
-    return [torch.from_numpy(array) if isinstance(array, np.ndarray) else array for array in arrays]
-
-
-def concatenated(arrays):
-    """Join ndarrays or Tensors along their second axis."""
-    return np.concatenate(arrays, 1) if isinstance(arrays[0], np.ndarray) else torch.cat(arrays, 1)
-
-
 # ------------------------------------------------------------------------------------------------- complete rows
-def quadratic_features(batch, space):
-    """[x_i x_j (i <= j), x, 1] of each row, of shape (D (D + 1) / 2 + D + 1, n_rows): a column a row of the batch."""
-    X = batch.X
-    n, D = X.shape
-    phi = space.empty("phi", (D * (D + 1) // 2 + D + 1, n), X)
-    x = phi[-D - 1 : -1].copy_(X.mT)
-    phi[-1] = 1
-    start = 0
-    for i in range(D):
-        torch.mul(x[i], x[i:], out=phi[start : start + D - i])
-        start += D - i
-    return phi
-
-
 def _quadratic_sums(phi, R, bound, D):
     T = R @ phi.mT
-    place = _places(D)
+    place = places_of(D)
     if T.is_cpu:
         SS = torch.from_numpy(T.numpy()[:, place])
     else:
         SS = T[:, torch.as_tensor(place, device=T.device)]
     return Stats(bound, T[:, -1], T[:, -D - 1 : -1], SS, T.new_zeros(0))
-
-
-@functools.cache
-def _pairs(D):
-    """Numbers (i, j) of the columns of each product among the quadratic features, and the factor of its coefficient."""
-    i, j = np.triu_indices(D)
-    return i, j, np.where(i == j, -0.5, -1.0)
-
-
-def _pairs_on(D, like):
-    return [torch.as_tensor(part, device=like.device) for part in _pairs(D)]
-
-
-@functools.cache
-def _places(D):
-    """Number of the product x_i x_j among the quadratic features, of shape (D, D)."""
-    i, j, _ = _pairs(D)
-    place = np.empty((D, D), dtype=np.int64)
-    place[i, j] = place[j, i] = np.arange(len(i))
-    return place
-
-
-def squares(batch, space):
-    """[x**2, x] of each row, and beside them what was observed, if not everything: (n_rows, 2 D or 3 D)."""
-    n, D = batch.X.shape
-    phi = space.empty("phi", (n, 2 * D if batch.observed is None else 3 * D), batch.X)
-    torch.mul(batch.X, batch.X, out=phi[:, :D])
-    phi[:, D : 2 * D] = batch.X
-    if batch.observed is not None:
-        phi[:, 2 * D :] = batch.observed
-    return phi
 
 
 def _triangular_log_joint(X, params, space):

@@ -28,10 +28,12 @@ class MultVAE:
     likelihood : object of `skvae.likelihoods`
     """
 
+    n_heads = 2  # numbers that the encoder gives for each latent dimension
+
     def __init__(self, n_items, n_components, hidden_layer_sizes, activation, dropout, likelihood):
         self.n_components, self.activation = n_components, activation
         self.dropout, self.likelihood = dropout, likelihood
-        self.encoder_sizes = (n_items, *hidden_layer_sizes, 2 * n_components)
+        self.encoder_sizes = (n_items, *hidden_layer_sizes, self.n_heads * n_components)
         self.decoder_sizes = (n_components, *reversed(hidden_layer_sizes), n_items)
         self.last = len(hidden_layer_sizes)  # index of each network's last layer
 
@@ -69,11 +71,16 @@ class MultVAE:
 
     def encode(self, params, x, noise=None):
         """q(z | x). A row without entries tells nothing: its posterior is the prior, exactly."""
+        heads = self._encoded(params, x, noise) * (x.sum() > 0)[:, None]
+        return Posterior(*heads.chunk(2, dim=-1))
+
+    def _encoded(self, params, x, noise):
+        """Output of the encoder."""
         weight, bias = layer(params, "encoder", 0)
         h = self.normalise(x, noise).linear(weight, bias)
-        if self.last:
-            h = network(params, "encoder", self.activation(h), range(1, self.last + 1), self.activation)
-        return Posterior(*(h * (x.sum() > 0)[:, None]).chunk(2, dim=-1))
+        if not self.last:
+            return h
+        return network(params, "encoder", self.activation(h), range(1, self.last + 1), self.activation)
 
     def normalise(self, x, noise=None):
         """The rows at unit length, then entries hidden at random: zeros stay zeros, so only stored entries draw."""

@@ -1,0 +1,151 @@
+"""Which items may be recommended to whom: for all users alike, or for each user."""
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+
+class Filters(NamedTuple):
+    """Items that may not be recommended.
+
+    Attributes
+    ----------
+    barred : int64 ndarray or None
+        Columns that nobody gets.
+    only : CSR array of shape (n_users, n_items) or None
+        Stored entries are all that each user may get.
+    never : CSR array of shape (n_users, n_items) or None
+        Stored entries are what each user may not get.
+    """
+
+    barred: np.ndarray | None = None
+    only: sp.csr_array | None = None
+    never: sp.csr_array | None = None
+
+    def apply(self, scores, rows):
+        """Overwrite the scores of a slice of the users by -inf where an item is barred."""
+        if self.barred is not None:
+            scores[:, _placed(self.barred, scores)] = -torch.inf
+        if self.only is not None:
+            allowed = torch.zeros_like(scores, dtype=torch.bool)
+            allowed[_cells(self.only[rows], scores)] = True
+            scores.masked_fill_(~allowed, -torch.inf)
+        if self.never is not None:
+            scores[_cells(self.never[rows], scores)] = -torch.inf
+
+
+def read_filters(n_users, n_items, names, items, filter_items):
+    """Read the parameters `items` and `filter_items` of `recommend`; returns `Filters`.
+
+    `names` are those of the columns, or None.
+    """
+    of_each = {"items": None, "filter_items": None}
+    for name, given in (("items", items), ("filter_items", filter_items)):
+        if _is_of_each_user(given, n_items):
+            of_each[name] = _cells_of_users(given, n_users, n_items, names, name)
+    items = None if of_each["items"] is not None else items
+    filter_items = None if of_each["filter_items"] is not None else filter_items
+    barred = None
+    if items is not None or filter_items is not None:
+        allowed = np.full(n_items, items is None)
+        if items is not None:
+            columns = columns_of_items(items, n_items, names, "items")
+            _refuse_repeats(columns)
+            allowed[columns] = True
+        if filter_items is not None:
+            allowed[columns_of_items(filter_items, n_items, names, "filter_items")] = False
+        barred = np.flatnonzero(~allowed)
+    return Filters(barred, of_each["items"], of_each["filter_items"])
+
+
+def seen(X):
+    """`Filters` that bar what each user of a CSR array already has."""
+    return Filters(never=X)
+
+
+def columns_of_items(items, n_items, names, name):
+    """Numbers of the columns that a parameter names by number, by name or by a Boolean mask."""
+    items = np.asarray(items)
+    if items.dtype.kind in "OU" and names is not None and items.ndim == 1:
+        items = _numbers_of(items, names.tolist(), name)
+    if items.dtype == bool and items.shape == (n_items,):
+        return np.flatnonzero(items)
+    if items.size == 0:
+        return np.empty(0, dtype=np.int64)
+    if items.ndim != 1 or items.dtype.kind not in "iu":
+        raise ValueError(
+            f"{name} takes column numbers or a mask of shape ({n_items},), but it has dtype {items.dtype} "
+            f"and shape {items.shape}; map names to columns first: np.flatnonzero(np.isin(names, wanted))."
+        )
+    outside = items[(items < 0) | (items >= n_items)]
+    if len(outside):
+        raise ValueError(f"{name} holds column {outside[0]}, but the columns of X run from 0 to {n_items - 1}.")
+    if len(items) == n_items > 2 and items.max() <= 1:
+        raise ValueError(
+            f"{name} holds 0 and 1 only, as often as there are columns: a mask, which must be Boolean. Pass "
+            "np.asarray(mask, dtype=bool)."
+        )
+    return items
+
+
+def _is_of_each_user(items, n_items):
+    """Whether a filter has something of its own for each user: a matrix, or lists in a list."""
+    if items is None:
+        return False
+    if sp.issparse(items) or getattr(items, "ndim", 1) == 2:
+        return True
+    return isinstance(items, list | tuple) and any(isinstance(part, list | tuple | set | np.ndarray) for part in items)
+
+
+def _cells_of_users(items, n_users, n_items, names, name):
+    """A filter of each user as a CSR array whose stored entries are its items."""
+    boolean = isinstance(items, np.ndarray) and items.dtype.kind == "b"
+    if sp.issparse(items) or boolean or hasattr(items, "iloc"):
+        mask = sp.csr_array(items if sp.issparse(items) else np.asarray(items))
+        if mask.shape != (n_users, n_items):
+            raise ValueError(
+                f"{name} is a matrix of {mask.shape}, but a mask for each user has the shape of X, "
+                f"({n_users}, {n_items})."
+            )
+        mask.eliminate_zeros()
+        return mask
+    if len(items) != n_users:
+        raise ValueError(
+            f"{name} holds {len(items)} lists, but X has {n_users} users; pass one list for each, or one flat list for "
+            "all."
+        )
+    lists = [columns_of_items(list(part), n_items, names, f"{name}[{user}]") for user, part in enumerate(items)]
+    indptr = np.concatenate([[0], np.cumsum([len(part) for part in lists])])
+    indices = np.concatenate([np.empty(0, np.int64), *lists]).astype(np.int64)
+    return sp.csr_array((np.ones(len(indices), bool), indices, indptr), shape=(n_users, n_items))
+
+
+def _refuse_repeats(columns):
+    """Complain of candidates that are given twice: a list ranks each item once."""
+    candidates, times = np.unique(columns, return_counts=True)
+    if len(candidates) < len(columns):
+        raise ValueError(
+            f"items names each candidate once, but column {candidates[times.argmax()]} is there {times.max()} times; "
+            "pass np.unique(items). A mask of 0 and 1 must have a 0 or 1 for each column, and be Boolean."
+        )
+
+
+def _numbers_of(items, names, name):
+    """Numbers of the columns with these names."""
+    number = {known: column for column, known in enumerate(names)}
+    unknown = [item for item in items.tolist() if item not in number]
+    if unknown:
+        raise ValueError(f"{name} holds {unknown[0]!r}, but fit saw no item of that name.")
+    return np.array([number[item] for item in items.tolist()], dtype=np.int64)
+
+
+def _cells(some, scores):
+    """Index of the stored entries of a CSR array in a tensor of its shape."""
+    user = np.repeat(np.arange(some.shape[0]), np.diff(some.indptr))
+    return _placed(user, scores), _placed(some.indices, scores)
+
+
+def _placed(index, scores):
+    return torch.from_numpy(index.astype(np.int64, copy=False)).to(scores.device, non_blocking=True)

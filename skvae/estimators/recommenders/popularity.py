@@ -1,0 +1,131 @@
+"""Recommendation of what most users have."""
+
+from numbers import Real
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from skvae._compat import Interval, fit_context
+from skvae.estimators._base import Estimator
+from skvae.estimators.recommenders._recommender import RecommenderMixin
+from skvae.tables.weights import drop_weightless
+
+
+class PopularityRecommender(RecommenderMixin, Estimator):
+    """Recommend the items with the most interactions, the same to every user: the baseline of all others.
+
+    Parameters
+    ----------
+    half_life : float or None, default=None
+        Time after which an interaction counts half, in the units of `times`. None: all count alike.
+
+    Attributes
+    ----------
+    popularity_ : float64 ndarray of shape (n_items,)
+        Sum of the interactions with each item, by weight and age.
+    last_time_ : float or None
+        Time of the latest interaction, from which ages are counted. None without times.
+    n_features_in_ : int
+        Number of items.
+    feature_names_in_ : ndarray of shape (n_items,)
+        Names of the items, where `fit` was given a DataFrame.
+
+    See Also
+    --------
+    EASERecommender : Recommends by the items of a user.
+
+    Examples
+    --------
+    >>> from skvae import PopularityRecommender
+    >>> PopularityRecommender().fit([[1, 1, 0], [0, 1, 0]]).predict([[0, 1, 0], [0, 0, 0]])
+    array([0, 1])
+    """
+
+    _parameter_constraints = {"half_life": [Interval(Real, 0, None, closed="neither"), None]}
+
+    def __init__(self, half_life=None):
+        self.half_life = half_life
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None, sample_weight=None, times=None):
+        """Count the interactions with each item.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_users, n_items)
+            Interactions: counts, ratings or ones; non-negative, zero where there was none.
+        y : ignored
+            Present for scikit-learn's convention.
+        sample_weight : array-like of shape (n_users,) or None, default=None
+            How often each user counts.
+        times : {array-like, sparse matrix} of shape (n_users, n_items) or None, default=None
+            When each interaction took place; needed where `half_life` is given, and not used otherwise.
+
+        Returns
+        -------
+        self : object
+            The estimator, fitted.
+        """
+        with self._unchanged_on_error():
+            return self._fit(X, sample_weight, times, fitted=False)
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y=None, sample_weight=None, times=None):
+        """Add interactions: the result is that of one `fit` to all of them.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_users, n_items)
+            New interactions; the same items in every call.
+        y : ignored
+            Present for scikit-learn's convention.
+        sample_weight : array-like of shape (n_users,) or None, default=None
+            How often each user counts.
+        times : {array-like, sparse matrix} of shape (n_users, n_items) or None, default=None
+            When each interaction took place.
+
+        Returns
+        -------
+        self : object
+            The estimator, fitted.
+        """
+        with self._unchanged_on_error():
+            return self._fit(X, sample_weight, times, fitted=hasattr(self, "popularity_"))
+
+    def _fit(self, X, sample_weight, times, *, fitted):
+        X = self._check_X(X, reset=not fitted)
+        data, last = X.data.astype(np.float64), None
+        if self.half_life is not None:
+            at = _times_of(X, times)
+            last = max(at.max(initial=-np.inf), self.last_time_ if fitted else -np.inf)
+            data *= np.exp2((at - last) / self.half_life)
+        counted, weight = drop_weightless(sp.csr_array((data, X.indices, X.indptr), shape=X.shape), sample_weight)
+        weight = np.ones(counted.shape[0]) if weight is None else weight
+        popularity = weight @ counted
+        if fitted:
+            aged = 1.0 if last is None else np.exp2((self.last_time_ - last) / self.half_life)
+            popularity = popularity + aged * self.popularity_
+        return self._set(popularity_=popularity, last_time_=last)
+
+    def _scorer(self, X):
+        popularity = torch.from_numpy(self.popularity_.astype(X.dtype))
+        return lambda users: popularity.repeat(users.shape[0], 1)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.input_tags.positive_only = True
+        return tags
+
+
+def _times_of(X, times):
+    """The time of each stored entry of a CSR array, in its order."""
+    if times is None:
+        raise ValueError("half_life asks for the age of interactions, but fit was given no times; pass times=...")
+    times = sp.csr_array(times, dtype=np.float64)
+    if times.shape != X.shape:
+        raise ValueError(f"times must have the shape of X, {X.shape}, but has {times.shape}.")
+    if not np.isfinite(times.data).all():
+        raise ValueError("times holds NaN or infinity.")
+    return times[np.repeat(np.arange(X.shape[0]), np.diff(X.indptr)), X.indices]
