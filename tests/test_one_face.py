@@ -302,3 +302,15 @@ def test_score_names_columns_that_were_constant_in_the_fit_and_are_no_longer(est
     with pytest.warns(UserWarning, match=r"column\(s\) 'b' did not vary in the rows of the fit .* Drop them") as told:
         assert model.score(other) < -1e9
     assert [warning.filename for warning in told] == [__file__]
+
+
+# ------------------------------------------------------------------------------------------------------------- weights
+@pytest.mark.parametrize("estimator", [*IMPUTERS, KMeansLite(2, random_state=0)], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize("weight", [-np.ones(60), np.r_[-1, np.ones(59)]], ids=["all", "one"])
+def test_negative_weights_are_refused_in_scikit_learns_words(estimator, weight):
+    X, fitted = draw(), clone(estimator).fit(draw())
+    methods = [("fit", clone(estimator)), ("partial_fit", clone(estimator)), ("score", fitted), ("bic", fitted)]
+    for name, model in methods:
+        if hasattr(model, name):
+            with pytest.raises(ValueError, match="Negative values in data passed to `sample_weight`"):
+                getattr(model, name)(X, sample_weight=weight)

@@ -13,6 +13,7 @@ from skvae import (
     BernoulliMixtureEM,
     FactorAnalysisEM,
     GaussianMixtureEM,
+    KMeansLite,
     ProbabilisticPCA,
     VAETransformer,
 )
@@ -29,6 +30,9 @@ ESTIMATORS = [
     AutoencoderTransformer(1, **QUICK),
 ]
 each = pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda estimator: type(estimator).__name__)
+each_and_k_means = pytest.mark.parametrize(
+    "estimator", [*ESTIMATORS, KMeansLite(2, random_state=0)], ids=lambda estimator: type(estimator).__name__
+)
 
 
 def frame(**columns):
@@ -39,7 +43,7 @@ def frame(**columns):
 DAYS = pd.Series(pd.date_range("2026-01-01", periods=40))
 
 
-@each
+@each_and_k_means
 @pytest.mark.parametrize(
     "days",
     [
@@ -57,7 +61,7 @@ def test_dates_are_refused_by_the_name_of_their_column(estimator, days):
         clone(estimator).fit(frame(b=days))
 
 
-@each
+@each_and_k_means
 def test_dates_of_polars_and_numpy_are_refused_too(estimator):
     with pytest.raises(TypeError, match="column 'b' holds dates or times"):
         clone(estimator).fit(pl.DataFrame({"a": np.arange(9.0), "b": [datetime.date(2026, 1, 1)] * 9}))
@@ -65,7 +69,7 @@ def test_dates_of_polars_and_numpy_are_refused_too(estimator):
         clone(estimator).fit(DAYS.to_numpy()[:, None].repeat(2, axis=1))
 
 
-@each
+@each_and_k_means
 @pytest.mark.parametrize("column", [["u"] * 40, [0.5] * 7 + ["u"] * 33], ids=["strings", "mixed"])
 def test_strings_are_refused_by_the_name_of_their_cell(estimator, column):
     table = frame(b=pd.Series(column, dtype=object))
@@ -99,6 +103,15 @@ def test_conditions_name_infinite_cells():
     model = GaussianMixtureEM(2, random_state=0).fit(frame())
     with pytest.raises(ValueError, match=r"expects finite values, but X\[0, 'a'\] = inf; correct it\."):
         model.condition("a", pd.DataFrame({"a": [np.inf]}))
+
+
+def test_k_means_names_infinite_cells():
+    table = frame()
+    table.loc[3, "b"] = np.inf
+    with pytest.raises(ValueError, match=r"expects finite values, but X\[3, 'b'\] = inf; correct it\."):
+        KMeansLite(2).fit(table)
+    with pytest.raises(ValueError, match="Input X contains NaN"):
+        KMeansLite(2).fit(table.assign(b=np.nan))
 
 
 @each

@@ -16,6 +16,7 @@ from skvae.estimators._base import Estimator
 from skvae.estimators._checks import refuse_another_number
 from skvae.estimators.clustering._lloyd import InertiaWatcher, TrainingRun, nearest, placed_in_turn
 from skvae.models.clustering import kmeans
+from skvae.tables.checks import naming_cells
 from skvae.training.continuation import Continuation
 
 
@@ -360,7 +361,8 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         return -float(distances @ weight)
 
     def _check_X(self, X, *, reset):
-        X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], order="C", reset=reset)
+        with naming_cells(X, type(self).__name__, gaps=False):
+            X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], order="C", reset=reset)
         return merged(X, type(X)) if sp.issparse(X) else X
 
     def _check_fitted_X(self, X):
