@@ -335,13 +335,13 @@ def sufficient_statistics(sums, shift):
         With `mean` measured from `shift`.
     """
     n, x, xx = sums
-    mean = x / n
     if isinstance(xx, Tensor):
+        mean = x / n
         S = (xx / n).addr_(mean, mean, alpha=-1)
     else:
-        with np.errstate(invalid="ignore", over="ignore"):  # as above
-            S = xx / n
-            S -= mean[:, None] * mean
+        with np.errstate(invalid="ignore", over="ignore"):  # callers look for NaN and infinity
+            mean = x / n
+            S = xx / n - mean[:, None] * mean
         n, mean, S = map(torch.as_tensor, (n, mean, S))
     constant = is_constant(S.diagonal(), mean + shift)
     if bool(constant.any()):
