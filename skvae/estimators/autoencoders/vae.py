@@ -68,7 +68,8 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
     noise : {"diag", "isotropic"} or float, default="diag"
         Variance of Gaussian columns: one for each, one for all, or this one, in the units of X.
     beta : float, default=1.0
-        Weight of the KL term. 1 trains the evidence lower bound itself.
+        Weight of the KL term. 1 trains the evidence lower bound itself. Factor analysis that is kept is of this weight
+        too.
     annealing : {"linear", "sigmoid", "cyclical"}, callable or None, default=None
         How the weight of the KL term rises to `beta`: along a line or a logistic curve over the first
         `anneal_fraction` of all steps, in `n_cycles` cycles that each rise over their first `anneal_fraction`, as a
@@ -135,7 +136,8 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         Mean evidence lower bound per row in each epoch, in nats, at beta = 1 whatever beta trains with, by the draws
         of training. Where factor analysis is kept, its log-likelihood.
     validation_scores_ : ndarray
-        Mean log p(x) of the held-out rows at each validation, nats a row.
+        Mean log p(x) of the held-out rows at each validation, nats a row; with `beta` other than 1 or `free_bits`, the
+        mean of the bound that is trained.
     kl_per_dimension_ : ndarray of shape (n_components,)
         Mean over the training rows of KL(q(z_k | x) || p(z_k)), nats.
     n_active_ : int
