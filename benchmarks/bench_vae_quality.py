@@ -1,6 +1,7 @@
 """VAETransformer() as it comes against factor analysis of the same K: held-out likelihood, imputation, binarised MNIST.
 
-Three parts: "likelihood" and "imputation", and, with --mnist EPOCHS, the test log-likelihood of MNIST.
+Four parts: "likelihood", "imputation", "discrete" (tables of categories), and, with --mnist EPOCHS, the test
+log-likelihood of MNIST.
 """
 
 import argparse
@@ -11,11 +12,12 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_iris, load_wine
 from sklearn.model_selection import KFold
 from sklearn.preprocessing import StandardScaler
 
-from skvae import FactorAnalysisEM, VAETransformer
+from skvae import BernoulliMixtureEM, FactorAnalysisEM, VAETransformer
 
 N_FOLDS = 3
 N_CONVERGED = {"tol": 1e-6, "max_iter": 10_000, "device": "cpu"}
@@ -43,6 +45,9 @@ def main():
                 print(f"{name}: left out, needs SKVAE_TEST_DATA")
             else:
                 part(name, X, n_components, seeds)
+    for name, (load, n_components, classes) in () if args.quick else DISCRETE.items():
+        if args.only in f"discrete {name}":
+            discrete(name, load(), n_components, classes, seeds)
 
 
 # -------------------------------------------------------------------------------------------------- held-out likelihood
@@ -96,6 +101,68 @@ def errors(X, n_components, share, seed):
     filled = [model.fit(holes).impute(holes) for model in (factors, vae)]
     filled.append(np.broadcast_to(np.nanmean(holes, axis=0), X.shape))
     return [np.square(values - X)[hidden].mean() for values in filled]
+
+
+# ------------------------------------------------------------------------------------------------- tables of categories
+def discrete(name, table, n_components, classes, seeds):
+    """Three folds a seed, against independent columns and the latent class model with the best BIC."""
+    codes = table.apply(lambda column: column.cat.codes).to_numpy(np.float64)
+    found = []
+    for seed in seeds:
+        for training, test in folds(codes, seed):
+            models = [
+                BernoulliMixtureEM(k, n_init=5, random_state=0, **CATEGORIES).fit(codes[training]) for k in classes
+            ]
+            best = min(models, key=lambda model: model.bic(codes[training]))
+            vae = VAETransformer(n_components, likelihood="auto", random_state=seed, device="cpu")
+            vae.fit(table.iloc[training])
+            scores = vae.score_samples(table.iloc[test], n_draws=1000).mean()
+            found.append((independence(codes[training], codes[test]), best.score(codes[test]), scores))
+    columns, classes, vae = np.mean(found, axis=0)
+    print(
+        f"discrete, {name}, {len(table):,} rows, {len(table.drop_duplicates()):,} distinct, K={n_components}: "
+        f"independent columns {columns:.2f}, latent classes {classes:.2f}, VAE {vae:.2f} nats a row",
+        flush=True,
+    )
+
+
+def independence(training, test):
+    """Mean log-probability of the test rows by frequencies of the columns, half a count added."""
+    total = 0.0
+    for seen, new in zip(training.T.astype(int), test.T.astype(int), strict=True):
+        counts = np.bincount(seen, minlength=max(seen.max(), new.max()) + 1) + 0.5
+        total = total + np.log(counts / counts.sum())[new]
+    return total.mean()
+
+
+def categories(frame):
+    """All columns as categories."""
+    return frame.astype(str).astype("category")
+
+
+def titanic():
+    """The 2,201 people on board: class, sex, age and survival (Dawson, Journal of Statistics Education 3, 1995)."""
+    people = [
+        (*who, outcome)
+        for who, counts in TITANIC.items()
+        for outcome, count in zip(("died", "survived"), counts, strict=True)
+        for _ in range(count)
+    ]
+    return categories(pd.DataFrame(people, columns=["class", "sex", "age", "outcome"]))
+
+
+def survey(n=600, seed=0):
+    """Answers of three planted classes to six questions with four answers."""
+    rng = np.random.default_rng(seed)
+    classes, shares = rng.integers(0, 3, n), rng.dirichlet(np.ones(4) * 0.7, (3, 6))
+    return categories(
+        pd.DataFrame([[rng.choice(4, p=shares[k, j]) for k in classes] for j in range(6)]).T.add_prefix("q")
+    )
+
+
+def pairs():
+    """Ten rows, sixty times each: one column tells the other."""
+    return categories(pd.DataFrame({"a": list("abcdefghij") * 60, "b": list("ABCDEFGHIJ") * 60}))
 
 
 # ---------------------------------------------------------------------------------------------------------------- MNIST
@@ -182,6 +249,28 @@ SETS = {
     "Covertype, part": (covertype, 3),
     "Frey faces": (frey_faces, 10),
 }
+TITANIC = {  # (died, survived)
+    ("1st", "man", "child"): (0, 5),
+    ("1st", "man", "adult"): (118, 57),
+    ("1st", "woman", "child"): (0, 1),
+    ("1st", "woman", "adult"): (4, 140),
+    ("2nd", "man", "child"): (0, 11),
+    ("2nd", "man", "adult"): (154, 14),
+    ("2nd", "woman", "child"): (0, 13),
+    ("2nd", "woman", "adult"): (13, 80),
+    ("3rd", "man", "child"): (35, 13),
+    ("3rd", "man", "adult"): (387, 75),
+    ("3rd", "woman", "child"): (17, 14),
+    ("3rd", "woman", "adult"): (89, 76),
+    ("crew", "man", "adult"): (670, 192),
+    ("crew", "woman", "adult"): (3, 20),
+}
+DISCRETE = {
+    "Titanic": (titanic, 2, (1, 2, 3, 4, 6)),
+    "survey": (survey, 2, (1, 2, 3, 4)),
+    "pairs": (pairs, 2, (2, 5, 10)),
+}
+CATEGORIES = {"binarize": None, "categorical_features": "all", "handle_unknown": "missing"}
 LIKELIHOOD = tuple(SETS)
 IMPUTATION = ("wine", "breast cancer", "digits")
 
