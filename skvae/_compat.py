@@ -26,7 +26,7 @@ CALLBACKS = "_skl_callbacks"  # where scikit-learn keeps the callbacks of an est
 CALLBACK_STATE = ("_callback_fit_ctx", "_skl_callbacks_to_teardown")
 
 
-_WORTH_THREADS = 2**19  # multiplications below which one thread finds the nearest centres as soon as several
+_WORTH_THREADS = 2**21  # multiplications below which one thread finds the nearest centres as soon as several
 
 
 def one_blas_thread():
