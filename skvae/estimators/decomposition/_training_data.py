@@ -88,7 +88,8 @@ def training_data(X, weight, n_rows, n_components, *, batch_size, device, name, 
     data : TrainingData
     """
     if len(X) >= X.shape[1] or n_rows >= X.shape[1] <= _FEW_COLUMNS:
-        statistics = statistics_of_rows(X, weight, n_rows, batch_size, device)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found next
+            statistics = statistics_of_rows(X, weight, n_rows, batch_size, device)
         if np.isfinite(statistics["mean"]).all():  # one pass over the rows finds the rare cell that is not
             return from_statistics(statistics, X.dtype, device)
     assert_all_finite(X, allow_nan=True, estimator_name=name, input_name="X")
