@@ -90,9 +90,10 @@ class FitWatcher(Watcher):
     def line(self, report):
         """What to print of an iteration."""
         restart = f"start {report.restart + 1}, " if report.restart else ""
+        gain = f" ({report.gain:+.1e})" if np.isfinite(report.gain) else ""  # of the first, none is known
         return (
             f"{restart}{self.task} {report.number + 1}/{self.max_iter}"
-            f"  bound {report.lower_bound:.6g} nats a sample ({report.gain:+.1e})"
+            f"  bound {report.lower_bound:.6g} nats a sample{gain}"
         )
 
 

@@ -318,14 +318,6 @@ class CrossValidatedGain(Validation):
         restart = int(np.argmax(mean - TO_CHOOSE * error))
         return restart, bool(mean[restart] - TO_KEEP * error[restart] > self.least_gains[restart])
 
-
-def cost_of_rows(kl, w, free_bits):
-    """KL term of each row (M, B), from that of each dimension (M, B, K), with its free bits."""
-    if not free_bits:
-        return kl.sum(-1)
-    mean = (w[..., None] * kl).sum(-2, keepdim=True) / w.sum(-1)[..., None, None]
-    return torch.where(mean < free_bits, free_bits, kl).sum(-1)
-
     def in_words(self, number, restart):
         """Say what a restart gained over factor analysis at a validation, and what it must gain to be kept."""
         if not self.means:
@@ -335,6 +327,14 @@ def cost_of_rows(kl, w, free_bits):
             f"on held-out rows the network gains {mean:.3g} nats a row (standard error {error:.2g}); it is kept where "
             f"the gain less {TO_KEEP:g} standard errors exceeds {least:g}"
         )
+
+
+def cost_of_rows(kl, w, free_bits):
+    """KL term of each row (M, B), from that of each dimension (M, B, K), with its free bits."""
+    if not free_bits:
+        return kl.sum(-1)
+    mean = (w[..., None] * kl).sum(-2, keepdim=True) / w.sum(-1)[..., None, None]
+    return torch.where(mean < free_bits, free_bits, kl).sum(-1)
 
 
 def _part_of(batch, index):

@@ -754,12 +754,11 @@ def test_verbose_tells_the_inertia(capsys):
     KMeansLite(3, random_state=0).fit(X)
     assert capsys.readouterr().out == ""
     model = KMeansLite(3, random_state=0, verbose=2).fit(X)
-    first, *lines, last, end = capsys.readouterr().out.splitlines()
-    assert first == "Initialization complete"
+    first, *lines, end = capsys.readouterr().out.splitlines()
+    assert first == "[KMeansLite] Initialization complete"
     assert len(lines) == model.n_iter_
     assert all(re.match(r"\[KMeansLite\] Iteration [0-9]+, inertia [0-9]", line) for line in lines)
-    assert last.startswith(f"Iteration {model.n_iter_}, inertia ")
-    assert end.startswith(f"Converged at iteration {model.n_iter_}: ")
+    assert end.startswith(f"[KMeansLite] ended: Converged at iteration {model.n_iter_}: ")
 
 
 def test_random_state_repeats_and_none_does_not():

@@ -13,7 +13,7 @@ from skvae._tensors import Noise, Rows, TableBatch, resolve_device, torch_dtype
 from skvae.engines import em
 from skvae.engines.watching import CONVERGED
 from skvae.estimators._checks import draw_seed
-from skvae.estimators._progress import FitWatcher
+from skvae.estimators._progress import FitWatcher, say
 from skvae.models.clustering import kmeans
 from skvae.models.clustering import kmeans_seeding as seeding
 from skvae.models.clustering.kmeans_compiled import CompiledKMeans
@@ -48,22 +48,19 @@ class InertiaWatcher(FitWatcher):
 
     def begins(self, number):
         if self.verbose and number == 0:
-            print("Initialization complete")
+            say(self.estimator, "Initialization complete")
         super().begins(number)
 
     def ends(self, report):
-        stop = super().ends(report)
-        if self.verbose:
-            shift, number = kmeans.squared_shift(report.before, report.params), report.number + 1
-            if shift <= self.limit:
-                how = "strict convergence" if shift == 0 else f"center shift {shift:g} within tolerance {self.limit:g}"
-                print(f"Iteration {number}, inertia {-report.lower_bound:.6g} a sample.")
-                print(f"Converged at iteration {number}: {how}.")
-        return stop
+        self.last = report
+        return super().ends(report)
 
     def concludes(self, reason):
-        if reason != CONVERGED:  # of which `ends` has told
-            super().concludes(reason)
+        if self.verbose and reason == CONVERGED:
+            shift = kmeans.squared_shift(self.last.before, self.last.params)
+            how = "strict convergence" if shift == 0 else f"center shift {shift:g} within tolerance {self.limit:g}"
+            reason = f"Converged at iteration {self.last.number + 1}: {how}"
+        super().concludes(reason)
 
     def line(self, report):
         restart = f"start {report.restart + 1}, " if report.restart else ""
