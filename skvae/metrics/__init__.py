@@ -6,6 +6,7 @@ some users. For every other user it sees one part of the interactions (the fold-
 users, and the scorer hides a part of every test row. `holdout_split` makes such a split without a scorer.
 """
 
+from skvae.metrics._beyond_accuracy import gini_index, novelty, popularity_bias
 from skvae.metrics._holdout import content_holdout, holdout_split
 from skvae.metrics._ranking import (
     average_precision_at_k,
@@ -24,11 +25,14 @@ __all__ = [
     "content_holdout",
     "coverage",
     "dcg_at_k",
+    "gini_index",
     "hit_rate_at_k",
     "holdout_split",
     "make_ranking_scorer",
     "mrr",
     "ndcg_at_k",
+    "novelty",
+    "popularity_bias",
     "precision_at_k",
     "recall_at_k",
 ]

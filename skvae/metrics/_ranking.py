@@ -426,7 +426,7 @@ def coverage(y_score=None, *, ranked=None, k=100, n_items=None):
         shape = np.shape(y_score)
         if y_score is not None and (len(shape) != 2 or shape[1] != (n_items or shape[1]) or 0 in shape):
             raise ValueError(f"y_score must have shape (n_users, n_items={n_items or 'any'}), but it has {shape}.")
-    _, lists = _lists(y_score, ranked, shape, k)
+    _, lists = lists_of(y_score, ranked, shape, k)
     covered = np.zeros(shape[1], dtype=bool)
     for _, ids in lists:
         covered[ids[ids >= 0]] = True
@@ -455,7 +455,7 @@ def _evaluate(reduction, y_true, y_score, ranked, k, per_user):
     """Reduce the hits of each user: hits (n_users, width) bool, n_relevant (n_users,) >= 1, k -> (n_users,)."""
     truth = canonical_csr(y_true, "y_true", sp.csr_array)
     n_relevant = np.diff(truth.indptr)
-    k, lists = _lists(y_score, ranked, truth.shape, k)
+    k, lists = lists_of(y_score, ranked, truth.shape, k)
     if not n_relevant.any():
         raise ValueError(
             f"A ranking metric needs a user with a held-out item, but y_true, of shape {truth.shape}, has no non-zero."
@@ -480,7 +480,7 @@ def _hits(truth, ids):
     return (relevant[position] == listed) & (ids >= 0)
 
 
-def _lists(y_score, ranked, shape, k):
+def lists_of(y_score, ranked, shape, k):
     """The k asked for and an iterator of (rows, ids): ids (n_rows, min(k, n_items)), best first, -1 for none."""
     if (y_score is None) == (ranked is None):
         raise ValueError(f"Give exactly one of y_score and ranked; {'neither' if ranked is None else 'both'} came.")
