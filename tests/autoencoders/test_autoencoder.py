@@ -62,6 +62,7 @@ def test_pca_of_fewer_rows_than_columns_and_of_equal_variances():
     assert AutoencoderTransformer(2, **LINEAR).fit(X).reconstruction_error_ == pytest.approx(pca_error(X, 2)[1])
 
 
+@pytest.mark.filterwarnings("ignore:.*does not compress X")
 def test_more_components_than_columns_give_the_rows_back(wine):
     model = AutoencoderTransformer(5, **LINEAR).fit(wine[:, :3])
     np.testing.assert_allclose(model.reconstruct(wine[:, :3]), wine[:, :3], atol=1e-6)
@@ -367,6 +368,7 @@ def test_cells_that_cannot_be_are_refused(wine, spoil, message):
         AutoencoderTransformer(2, **SHORT).fit(X)
 
 
+@pytest.mark.filterwarnings("ignore:.*does not compress X")
 @pytest.mark.parametrize("X", [np.ones((5, 3)), np.arange(3.0)[None], np.arange(6.0)[:, None], np.eye(4) * 1e6])
 def test_tables_with_little_in_them(X):
     for parameters in (LINEAR, SHORT):

@@ -458,6 +458,7 @@ def test_planted_counts_and_levels_are_recovered(kind):
     ids=lambda item: item[0],
 )
 @pytest.mark.filterwarnings("ignore:.*Heywood")  # two rows leave no noise
+@pytest.mark.filterwarnings("ignore:.*does not compress X")
 def test_odd_tables_are_fitted(table, early_stopping):
     X = table[1]()
     model = tiny(n_components=3, early_stopping=early_stopping, max_iter=3, batch_size=1000).fit(X)

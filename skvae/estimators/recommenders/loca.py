@@ -3,6 +3,7 @@
 from numbers import Integral, Real
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from joblib import Parallel, delayed
 from sklearn.base import MetaEstimatorMixin, clone
@@ -16,7 +17,7 @@ from skvae.estimators.recommenders._input_checks import check_recommender
 from skvae.estimators.recommenders._recommender import RecommenderMixin, scorer_of
 from skvae.estimators.recommenders.mult_vae import MultVAERecommender
 from skvae.models.recommenders import loca as model
-from skvae.tables.weights import drop_weightless
+from skvae.tables.weights import weigh
 
 _MAX_SEED = 2**31 - 1
 
@@ -67,10 +68,8 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
         What embeds users.
     estimators_ : list of estimators
         The local models.
-    anchors_ : int64 ndarray of shape (n_anchors,)
-        Rows of the training data that are anchors.
     anchor_embeddings_ : ndarray of shape (n_anchors, n_components)
-        Directions of their embeddings.
+        Directions of the anchors' embeddings.
     n_features_in_ : int
         Number of items.
     feature_names_in_ : ndarray of shape (n_items,)
@@ -169,22 +168,21 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
                     "sample_weight."
                 )
             X = self._check_X(X, reset=True)
-            kept, weight = drop_weightless(X, sample_weight)
+            kept, weight = weigh(X, sample_weight)
+            kept = sp.csr_array(kept)  # small ones come dense
             rng = np.random.RandomState(draw_seed(self.random_state))
             base = seeded_clone(base, np.random.RandomState(rng.randint(_MAX_SEED)))
             whole = clone(base).fit(kept, **({} if weight is None else {"sample_weight": weight}))
             embedding = self._fitted_embedding(whole, kept, rng)
             users = model.directions(torch.from_numpy(embedding.transform(kept)))
-            anchors = self._chosen(users, rng)
+            anchors = self._chosen(users, weight, rng)
             local = Parallel(n_jobs=self.n_jobs)(
                 delayed(_fit_local)(clone(base), kept, weight, self._weights(users[a : a + 1], users)) for a in anchors
             )
-            rows = np.arange(X.shape[0]) if kept is X else np.flatnonzero(np.asarray(sample_weight))
             return self._set(
                 estimator_=whole,
                 embedding_=embedding,
                 estimators_=local,
-                anchors_=rows[anchors],
                 anchor_embeddings_=users[anchors].numpy(),
             )
 
@@ -197,17 +195,26 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
             raise TypeError(f"embedding must have a method transform, but {type(embedding).__name__} has none.")
         return seeded_clone(embedding, rng).fit(X)
 
-    def _chosen(self, users, rng):
+    def _chosen(self, users, weight, rng):
         """Numbers of the anchors."""
-        n = min(self.n_anchors, len(users))
-        order = torch.from_numpy(rng.permutation(len(users)))
+        directed = np.flatnonzero(users.any(1).numpy())  # a user at the origin has no neighbours
+        n = min(self.n_anchors, len(directed))
+        if not n:
+            return directed
+        order = torch.from_numpy(directed[rng.permutation(len(directed))])
         if self.anchors == "random":
             return np.sort(order[:n].numpy())
         if self.anchors == "kmeans":
-            centres = KMeansLite(n, random_state=rng.randint(_MAX_SEED)).fit(users.numpy()).cluster_centers_
-            nearest = (users @ torch.from_numpy(centres).to(users).T).argmax(0)
-            return np.unique(nearest.numpy())
-        return np.array(model.covering_anchors(users, order, n, self.bandwidth))
+            some = users[torch.from_numpy(directed)]
+            centres = self._centres(some, None if weight is None else weight[directed], n, rng)
+            nearest = (some @ torch.from_numpy(centres).to(some).T).argmax(0)
+            return np.unique(directed[nearest.numpy()])
+        return np.array(model.covering_anchors(users, order, n, self.bandwidth, weight), dtype=np.int64)
+
+    def _centres(self, users, weight, n, rng):
+        """Centres of k-means of the users' directions."""
+        clusters = KMeansLite(n, random_state=rng.randint(_MAX_SEED))
+        return clusters.fit(users.numpy(), sample_weight=weight).cluster_centers_
 
     def _weights(self, anchor, users):
         """Weights of the users in the training of the local model of an anchor."""

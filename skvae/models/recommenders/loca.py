@@ -41,7 +41,7 @@ def neighbours(some, others, bandwidth):
     return some @ others.T > math.cos(0.5 * math.pi * min(bandwidth, 2.0))
 
 
-def covering_anchors(users, candidates, n_anchors, bandwidth):
+def covering_anchors(users, candidates, n_anchors, bandwidth, weight=None):
     """Choose anchors greedily: each is the candidate with the most users in reach whom no earlier anchor covers.
 
     Once all that can be is covered, the count begins anew. The greedy choice is at least 1 - 1/e of the best coverage
@@ -55,6 +55,8 @@ def covering_anchors(users, candidates, n_anchors, bandwidth):
         Numbers of the users who may be anchors.
     n_anchors : int
     bandwidth : float
+    weight : float64 ndarray of shape (n_users,) or None, default=None
+        Number that each user counts as.
 
     Returns
     -------
@@ -62,12 +64,13 @@ def covering_anchors(users, candidates, n_anchors, bandwidth):
         Numbers of users, without repeats.
     """
     n_anchors = min(n_anchors, len(candidates))
-    uncovered = torch.ones(len(users), dtype=torch.bool, device=users.device)
+    counts = torch.ones(len(users), dtype=torch.float64) if weight is None else torch.from_numpy(weight)
+    uncovered = counts.to(users.device, copy=True)  # 0 from when a user is covered
 
     def gains(index):
         size = max(1, _CELLS // len(users))
         parts = [
-            (neighbours(users[candidates[part]], users, bandwidth) & uncovered).sum(1)
+            neighbours(users[candidates[part]], users, bandwidth).to(uncovered) @ uncovered
             for part in torch.as_tensor(index).split(size)
         ]
         return torch.cat(parts).tolist()
@@ -82,7 +85,7 @@ def covering_anchors(users, candidates, n_anchors, bandwidth):
     while len(anchors) < n_anchors:
         best = _best_of(heap, gains)
         if best is None:  # everything in reach is covered
-            uncovered[:] = True
+            uncovered = counts.to(users.device, copy=True)
             chosen = set(anchors)
             left = [i for i in left if int(candidates[i]) not in chosen]
             heap = heap_of(left)
@@ -92,7 +95,7 @@ def covering_anchors(users, candidates, n_anchors, bandwidth):
                 break
         anchor = int(candidates[best])
         anchors.append(anchor)
-        uncovered &= ~neighbours(users[anchor : anchor + 1], users, bandwidth)[0]
+        uncovered[neighbours(users[anchor : anchor + 1], users, bandwidth)[0]] = 0
     return anchors
 
 
