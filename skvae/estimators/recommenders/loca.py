@@ -249,7 +249,8 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
 
 
 def _fit_local(member, X, weight, share):
-    """Fit a local model to the users with a share in it, at weights of mean 1."""
-    weight = share if weight is None else weight * share
-    kept = np.flatnonzero(weight)
-    return member.fit(X[kept], sample_weight=weight[kept] / weight[kept].mean())
+    """Fit a local model to the users with a share in it; the shares are scaled to mean 1."""
+    kept = np.flatnonzero(share)
+    weight = np.ones(len(kept)) if weight is None else weight[kept]
+    mean = weight @ share[kept] / weight.sum()
+    return member.fit(X[kept], sample_weight=weight * share[kept] / mean)

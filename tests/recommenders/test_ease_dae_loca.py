@@ -1,0 +1,179 @@
+"""EASE, Mult-DAE and LOCA against what they must be by their equations."""
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from sklearn.base import clone
+
+from skvae import EASERecommender, LOCARecommender, MultDAERecommender, MultVAERecommender, PopularityRecommender
+from skvae._tensors import Noise, Rows
+from skvae.datasets import make_interactions
+from skvae.likelihoods import Multinomial
+from skvae.models.recommenders.loca import covering_anchors, directions, distance, kernel
+from skvae.models.recommenders.mult_dae import MultDAE
+from skvae.models.recommenders.mult_vae import MultVAE
+
+QUICK = {"learning_rate": 0.05, "max_iter": 8, "random_state": 0}
+
+
+@pytest.fixture(scope="module")
+def X():
+    return make_interactions(120, 20, n_factors=2, mean_interactions=6, random_state=0).astype(np.float64)
+
+
+# ---------------------------------------------------------------------------------------------------------------- EASE
+@pytest.mark.parametrize("weighted", [False, True])
+def test_ease_is_a_ridge_regression_of_each_item_on_the_others(weighted, X):
+    weight = np.random.default_rng(0).random(120) + 0.1 if weighted else np.ones(120)
+    found = EASERecommender(7.0).fit(X, sample_weight=weight if weighted else None).item_weights_
+    dense = X.toarray()
+    for item in range(20):
+        others = np.delete(np.arange(20), item)
+        A = dense[:, others]
+        by_hand = np.linalg.solve((A.T * weight) @ A + 7.0 * np.eye(19), (A.T * weight) @ dense[:, item])
+        np.testing.assert_allclose(found[others, item], by_hand, rtol=1e-8, atol=1e-10)
+        assert found[item, item] == 0
+
+
+def test_passes_over_parts_are_one_fit(X):
+    stream = EASERecommender(7.0)
+    for part in (X[:50], X[50:51], X[51:]):
+        stream.partial_fit(part)
+    whole = EASERecommender(7.0).fit(X)
+    np.testing.assert_allclose(stream.item_weights_, whole.item_weights_, rtol=1e-9, atol=1e-12)
+    assert stream.n_samples_seen_ == whole.n_samples_seen_ == 120
+
+
+def test_ease_chooses_a_penalty_that_ranks_well(X):
+    chosen = EASERecommender().fit(X)
+    assert chosen.l2_ in (10, 50, 200, 500, 1000)
+    np.testing.assert_array_equal(chosen.item_weights_, EASERecommender(chosen.l2_).fit(X).item_weights_)
+
+
+def test_items_that_do_not_fit_into_memory_are_refused(monkeypatch, X):
+    monkeypatch.setattr("skvae.estimators.recommenders.ease._memory", lambda: 1000)
+    with pytest.raises(MemoryError, match=r"for 20 items take .* GB of float64"):
+        EASERecommender(7.0).fit(X)
+
+
+def test_popularity_halves_with_age():
+    X = sp.csr_array(np.array([[1.0, 1], [0, 1]]))
+    times = sp.csr_array(np.array([[10.0, 6], [0, 2]]))
+    model = PopularityRecommender(half_life=4).fit(X, times=times)
+    np.testing.assert_allclose(model.popularity_, [1, 0.5 + 0.25])
+    stream = PopularityRecommender(half_life=4)
+    for user in (1, 0):
+        stream.partial_fit(X[[user]], times=times[[user]])
+    np.testing.assert_allclose(stream.popularity_, model.popularity_)
+    with pytest.raises(ValueError, match="given no times"):
+        PopularityRecommender(half_life=4).fit(X)
+
+
+# ------------------------------------------------------------------------------------------------------------ Mult-DAE
+def test_the_dae_is_the_vae_without_noise_and_kl(X):
+    """Of linear networks, whose codes no activation changes."""
+    sizes = 20, 3, (), torch.positive, 0.0, Multinomial()
+    dae, vae = MultDAE(*sizes), MultVAE(*sizes)
+    mean = torch.from_numpy(np.asarray(X.mean(axis=0)))
+    params = {name: tensor.double() for name, tensor in vae.init(Noise(0), mean, mean).items()}
+    narrow = {name: tensor[..., :3] if name.startswith("encoder") else tensor for name, tensor in params.items()}
+    batch = Rows(X, torch.device("cpu"), torch.float64).batch(np.arange(120))
+    torch.testing.assert_close(dae.bound(narrow, batch).log_prob, vae.bound(params, batch).log_prob)
+    assert dae.bound(narrow, batch, Noise(1)).kl.shape == (120, 0)
+    assert (dae.encode(narrow, batch).log_variance == -np.inf).all()
+
+
+def test_the_dae_has_codes_of_no_width(X):
+    model = MultDAERecommender(3, **QUICK).fit(X)
+    mean, std = model.posterior(X)
+    np.testing.assert_array_equal(mean, model.transform(X))
+    assert (std == 0).all() and not hasattr(model, "elbo")
+    np.testing.assert_array_equal(model.transform(np.zeros((1, 20))), 0)
+
+
+# ---------------------------------------------------------------------------------------------------------------- LOCA
+@pytest.mark.parametrize("base", [EASERecommender(7.0), MultVAERecommender(3, **QUICK)], ids=["EASE", "MultVAE"])
+def test_one_anchor_with_wide_kernels_is_the_base_model(base, X):
+    wide = {"kernel": "uniform", "training_bandwidth": 2, "bandwidth": 2, "n_anchors": 1}
+    loca = LOCARecommender(base, embedding=MultVAERecommender(2, **QUICK), random_state=0, **wide).fit(X)
+    expected = clone(base).fit(X).decision_function(X)
+    np.testing.assert_allclose(loca.decision_function(X), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_with_alpha_1_it_is_the_global_model(X):
+    loca = LOCARecommender(EASERecommender(7.0), embedding=MultVAERecommender(2, **QUICK), n_anchors=3, alpha=1.0)
+    np.testing.assert_allclose(
+        loca.fit(X).decision_function(X), EASERecommender(7.0).fit(X).decision_function(X), rtol=1e-12
+    )
+
+
+@pytest.mark.parametrize("anchors", ["coverage", "kmeans", "random"])
+def test_scores_are_the_weighted_mean_of_local_models(anchors, X):
+    embedding = MultVAERecommender(2, **QUICK)
+    settings = {"n_anchors": 4, "bandwidth": 0.5, "alpha": 0.3, "anchors": anchors, "random_state": 0}
+    loca = LOCARecommender(EASERecommender(7.0), embedding=embedding, **settings).fit(X)
+    e = loca.embedding_.transform(X)
+    cosine = (e / np.linalg.norm(e, axis=1, keepdims=True)) @ loca.anchor_embeddings_.T
+    near = 0.75 * np.maximum(0, 1 - (2 / np.pi * np.arccos(np.clip(cosine, -1, 1)) / 0.5) ** 2)
+    local = np.stack([member.decision_function(X) for member in loca.estimators_], 1)
+    whole, reached = loca.estimator_.decision_function(X), near.sum(1) > 0
+    mean = (near[reached, :, None] * local[reached]).sum(1) / near[reached].sum(1)[:, None]
+    expected = whole.copy()
+    expected[reached] = 0.3 * whole[reached] + 0.7 * mean
+    assert 0 < reached.sum()
+    np.testing.assert_allclose(loca.decision_function(X), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_distances_and_kernels_are_their_formulas():
+    e = directions(torch.tensor([[2.0, 0], [0, 3], [-1, 0], [1, 1], [0, 0]], dtype=torch.float64))
+    found = distance(e[:1], e)[0]
+    torch.testing.assert_close(found, torch.tensor([0.0, 1, 2, 0.5, 1], dtype=torch.float64))
+    weights = [kernel(found.clone(), 1.0, kind).tolist() for kind in ("epanechnikov", "triangular", "uniform")]
+    np.testing.assert_allclose(weights[0], [0.75, 0, 0, 0.75 * 0.75, 0])
+    np.testing.assert_allclose(weights[1], [1, 0, 0, 0.5, 0])
+    np.testing.assert_allclose(weights[2], [1, 0, 0, 1, 0])
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_anchors_are_those_of_the_plain_greedy_rule(weighted):
+    rng = np.random.default_rng(0)
+    users = directions(torch.from_numpy(rng.normal(size=(150, 3))))
+    weight = rng.random(150) if weighted else None
+    near = (2 / np.pi * np.arccos(np.clip((users @ users.T).numpy(), -1, 1))) < 0.3
+    left = np.ones(150) if weight is None else weight.copy()
+    expected = []
+    for _ in range(6):
+        expected.append(int((near @ left).argmax()))
+        left[near[expected[-1]]] = 0
+    found = covering_anchors(users, torch.arange(150), 6, 0.3, weight)
+    covered = [(near[found[:n]].any(0) * (1 if weight is None else weight)).sum() for n in range(1, 7)]
+    by_hand = [(near[expected[:n]].any(0) * (1 if weight is None else weight)).sum() for n in range(1, 7)]
+    np.testing.assert_allclose(covered, by_hand)  # ties may go to another candidate
+
+
+def test_anchors_go_on_when_all_is_covered():
+    users = directions(torch.from_numpy(np.random.default_rng(0).normal(size=(30, 2))))
+    found = covering_anchors(users, torch.arange(30), 20, 1.5)
+    assert len(set(found)) == 20
+
+
+def test_users_without_items_leave_no_anchor(X):
+    with_empty = sp.vstack([X, sp.csr_array((5, 20))], format="csr")
+    loca = LOCARecommender(
+        EASERecommender(7.0), embedding=MultVAERecommender(2, **QUICK), n_anchors=200, random_state=0
+    )
+    assert (np.linalg.norm(loca.fit(with_empty).anchor_embeddings_, axis=1) > 0.99).all()
+
+
+def test_what_cannot_be_local_is_refused(X):
+    class Unweighted(PopularityRecommender):
+        def fit(self, X, y=None):
+            return super().fit(X)
+
+    with pytest.raises(TypeError, match="takes no sample_weight"):
+        LOCARecommender(Unweighted()).fit(X)
+    with pytest.raises(TypeError, match="has no such method|has none"):
+        LOCARecommender(EASERecommender(), embedding=PopularityRecommender()).fit(X)
+    with pytest.raises(TypeError, match="takes recommenders"):
+        LOCARecommender(EASERecommender).fit(X)
