@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 from joblib import Parallel, delayed
-from sklearn.utils import Bunch, check_random_state, get_tags
+from sklearn.utils import Bunch, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from skvae._compat import BaseComposition, fit_context
@@ -193,8 +193,6 @@ class VotingRecommender(RecommenderMixin, BaseComposition, Estimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         tags.input_tags.positive_only = True
-        members = [member for _, member in self.estimators or () if hasattr(member, "fit")]
-        tags.non_deterministic = any(get_tags(member).non_deterministic for member in members)
         return tags
 
 
