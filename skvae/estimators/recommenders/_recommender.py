@@ -223,6 +223,12 @@ class RecommenderMixin(abc.ABC):
         validate_data(self, X, reset=False, skip_check_array=True)  # the items' names and number, before any is hidden
         return make_ranking_scorer("ndcg", k=LIST_LENGTH)(self, X, y)
 
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.input_tags.positive_only = True
+        return tags
+
 
 def rank(scorer, X, k, *, exclude_seen=True, filters=None):
     """List the k best allowed items of each row of X, block by block: `(ids, scores)` as `recommend` returns them."""

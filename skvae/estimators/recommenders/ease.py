@@ -175,12 +175,6 @@ class EASERecommender(RecommenderMixin, Estimator):
         parts = X.data * self.item_weights_[X.indices, columns[user]].astype(X.dtype)
         return sp.csr_array((parts, X.indices.copy(), X.indptr.copy()), shape=X.shape)
 
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
-        tags.input_tags.positive_only = True
-        return tags
-
 
 def _gram(X, weight):
     """X' W X, a CSR array."""

@@ -99,8 +99,8 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
     """
 
     _parameter_constraints = {
-        "estimator": "no_validation",
-        "embedding": "no_validation",
+        "estimator": "no_validation",  # `fit` refuses others in words that say what they lack
+        "embedding": "no_validation",  # likewise
         "n_anchors": [Interval(Integral, 1, None, closed="left")],
         "anchors": [StrOptions({"coverage", "kmeans", "random"})],
         "training_bandwidth": [Interval(Real, 0, 2, closed="right")],
@@ -240,12 +240,6 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
             return scores
 
         return score
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
-        tags.input_tags.positive_only = True
-        return tags
 
 
 def _fit_local(member, X, weight, share):

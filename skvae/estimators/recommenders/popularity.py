@@ -112,12 +112,6 @@ class PopularityRecommender(RecommenderMixin, Estimator):
         popularity = torch.from_numpy(self.popularity_.astype(X.dtype))
         return lambda users: popularity.repeat(users.shape[0], 1)
 
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
-        tags.input_tags.positive_only = True
-        return tags
-
 
 def _times_of(X, times):
     """The time of each stored entry of a CSR array, in its order."""

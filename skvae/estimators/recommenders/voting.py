@@ -189,12 +189,6 @@ class VotingRecommender(RecommenderMixin, BaseComposition, Estimator):
 
         return score
 
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
-        tags.input_tags.positive_only = True
-        return tags
-
 
 def standardised(scores):
     """Shift and scale each row to mean 0 and variance 1; a row of equal scores to 0."""
