@@ -180,10 +180,7 @@ class _Distances:
             np.matmul(weights, self.blocks[number], out=out)
             return
         seeds, squares = weights[:, :-2], weights[:, -2:-1]
-        if self.sparse:
-            products = (self.rows @ seeds.T).T
-        else:  # torch works on several threads
-            products = (torch.from_numpy(seeds) @ torch.from_numpy(self._wide_rows(part)).T).numpy()
+        products = (self.rows @ seeds.T).T if self.sparse else seeds @ self._wide_rows(part).T
         np.add(products, self.norms[part], out=out)
         out += squares
 
