@@ -1,5 +1,6 @@
 """Checks of parameters that several estimators have, and the seed of a fit."""
 
+import threading
 import warnings
 from itertools import zip_longest
 from numbers import Integral
@@ -13,6 +14,7 @@ from sklearn.utils.validation import validate_data
 from skvae.tables.checks import naming_cells
 
 _MAX_SEED = 2**31 - 1
+_of_thread = threading.local()
 
 
 def validated(estimator, X, *, reset, ensure_all_finite="allow-nan", **others):
@@ -39,6 +41,11 @@ def draw_seed(random_state):
     """One integer for a whole fit. None takes fresh entropy from the system, so that no global generator advances."""
     if random_state is None:
         return int(np.random.default_rng().integers(_MAX_SEED))
+    if isinstance(random_state, Integral) and random_state >= 0:  # to seed a generator again takes a third of the time
+        if not hasattr(_of_thread, "generator"):
+            _of_thread.generator = np.random.RandomState()
+        _of_thread.generator.seed(random_state)
+        random_state = _of_thread.generator
     return int(check_random_state(random_state).randint(_MAX_SEED))
 
 

@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 
+from skvae._compat import CALLBACKS
 from skvae.engines.watching import Watcher
 
 _FEW = 10  # iterations that are all printed
@@ -46,6 +47,7 @@ class FitWatcher(Watcher):
         self.interval = 1 if self.verbose > 1 or max_iter <= _FEW else interval
         self.unsaid = None  # the last report, if its line has not been printed
         self.root = estimator._init_callback_context(max_subtasks=n_restarts * max_iter)
+        self.heard = bool(getattr(estimator, CALLBACKS, None))
         self.started = time.perf_counter()
 
     def __enter__(self):
@@ -57,13 +59,16 @@ class FitWatcher(Watcher):
             self.root.call_on_fit_task_end(**self.data)
 
     def begins(self, number):
-        self.now = self.root.subcontext(task_name=self.task).call_on_fit_task_begin(**self.data)
+        if self.heard:
+            self.now = self.root.subcontext(task_name=self.task).call_on_fit_task_begin(**self.data)
 
     def ends(self, report):
         self.unsaid = report
         if self.verbose and self._is_due(report):
             self._say_line()
-        return self.now.call_on_fit_task_end(**self.data, reconstruction_attributes=lambda: self.fitted(report))
+        return self.heard and self.now.call_on_fit_task_end(
+            **self.data, reconstruction_attributes=lambda: self.fitted(report)
+        )
 
     def concludes(self, reason):
         if not self.verbose:

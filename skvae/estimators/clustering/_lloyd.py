@@ -254,13 +254,11 @@ def _exponent(weight):
 # ----------------------------------------------------------------------------------------------- rows and their centres
 def _placed(X, device, weight=None):
     """Place all rows on the device as one batch."""
-    n, dtype = X.shape[0], torch_dtype(X.dtype)
+    n = X.shape[0]
     if sp.issparse(X):
-        return Rows(X, device, dtype, np.ones(n) if weight is None else weight).batch(np.arange(n))
-    w = torch.ones(n, dtype=dtype, device=device)
-    if weight is not None:
-        w.copy_(torch.from_numpy(weight))
-    return TableBatch(torch.from_numpy(X).to(device), w, torch.arange(n, device=device))
+        return Rows(X, device, torch_dtype(X.dtype), np.ones(n) if weight is None else weight).batch(np.arange(n))
+    w = np.ones(n, X.dtype) if weight is None else weight.astype(X.dtype)  # NumPy starts sooner than torch
+    return TableBatch(*(torch.from_numpy(array).to(device) for array in (X, w, np.arange(n))))
 
 
 def placed_in_turn(X, centres, device):

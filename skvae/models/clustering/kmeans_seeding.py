@@ -56,8 +56,8 @@ def spread_seeds(batch, n_clusters, noise):
 
 def _spread_on_cpu(batch, draws):
     """Places of the rows drawn. NumPy takes a fraction of torch's time for many small steps."""
-    w, distances = batch.w.double().numpy(), _Distances(batch, draws.shape[1])
-    urn = _Urn(w)
+    distances = _Distances(batch, draws.shape[1])
+    urn = _Urn(distances.w)
     chosen = [urn.draw(draws[0, :1])[0]]
     urn.mass[:] = np.inf
     distances.to(chosen, urn.mass)
@@ -89,15 +89,16 @@ class _Urn:
         self.mass[:] = 1
 
     def draw(self, uniform):
-        """Draw a place by each of some uniform numbers; evenly if all mass is 0."""
-        reached = np.einsum("ij,ij->i", self.w, self.blocks).cumsum()
+        """Draw a place by each of some uniform numbers below 1; evenly if all mass is 0."""
+        one_block = len(self.blocks) == 1
+        reached = (self.w[0] * self.mass if one_block else np.einsum("ij,ij->i", self.w, self.blocks)).cumsum()
         if reached[-1] <= 0:
             return (uniform * self.n).astype(np.int64)
         target = uniform * reached[-1]
-        if len(reached) == 1:
-            place = (self.w[0] * self.mass).cumsum().searchsorted(target, side="right")
-            return np.minimum(place, self.n - 1)
-        block = np.minimum(reached.searchsorted(target, side="right"), len(reached) - 1)
+        found = reached.searchsorted(target, side="right")
+        if one_block:
+            return found
+        block = np.minimum(found, len(reached) - 1)
         inner = (self.w[block] * self.blocks[block]).cumsum(axis=1)
         inner += (reached[block] - inner[:, -1])[:, None]
         place = np.minimum((inner <= target[:, None]).sum(axis=1), self.size - 1)
@@ -116,33 +117,37 @@ class _Distances:
     """
 
     def __init__(self, batch, n_seeds):
-        self.rows, self.w = batch.array, batch.w.double().numpy()
+        self.rows, self.w = batch.array, batch.w.numpy().astype(np.float64, copy=False)
         n, n_columns = self.rows.shape
-        self.sparse, self.kept = sp.issparse(self.rows), n * n_columns <= _CELLS_KEPT
+        self.sparse = sp.issparse(self.rows)
+        self.kept = not self.sparse and n * n_columns <= _CELLS_KEPT
         if self.sparse:
             self.rows = self.rows.astype(np.float64, copy=False)
         size = n if self.sparse else max(_FEWEST_ROWS, _CELLS_AT_ONCE // (n_columns + n_seeds))
         self.parts = [slice(start, start + size) for start in range(0, n, size)]
-        self.space = torch.empty(size, n_columns, dtype=torch.float64) if batch.w.dtype == torch.float32 else None
+        self.space = torch.empty(size, n_columns, dtype=torch.float64) if self.rows.dtype == np.float32 else None
         self.norms = np.concatenate([self._squared_norms(part) for part in self.parts])
-        if self.kept and not self.sparse:  # rows, ones and squared norms, of which one product makes distances
-            blocks = (
-                np.vstack([self.rows[part].T, np.ones_like(self.norms[part]), self.norms[part]]) for part in self.parts
-            )
-            self.blocks = list(blocks)
+        self.blocks = [self._block(part) for part in self.parts] if self.kept else None
         self.rounding = _ROUNDING * self.norms
         self.reach, self.weights = np.empty((n_seeds, n)), np.ones((n_seeds, n_columns + 2))
 
     def _squared_norms(self, part):
         if self.sparse:
             return self.rows.multiply(self.rows).sum(axis=1)
-        rows = self._wide_rows(part).numpy()
+        rows = self._wide_rows(part)
         return np.einsum("ij,ij->i", rows, rows)
 
     def _wide_rows(self, part):
-        """Rows in float64, as a tensor that the next call overwrites."""
-        rows = torch.from_numpy(self.rows[part])
-        return rows if self.space is None else self.space[: len(rows)].copy_(rows)
+        """Rows in float64, in memory that the next call overwrites."""
+        rows = self.rows[part]
+        return rows if self.space is None else self.space[: len(rows)].copy_(torch.from_numpy(rows)).numpy()
+
+    def _block(self, part):
+        """Some rows, ones and squared norms, by column: one product makes distances of them."""
+        norms = self.norms[part]
+        block = np.empty((self.rows.shape[1] + 2, len(norms)))
+        block[:-2], block[-2], block[-1] = self.rows[part].T, 1, norms
+        return block
 
     def to(self, index, most):
         """Compute squared distances of all rows to the rows `index`, or `most` where that is less.
@@ -152,16 +157,16 @@ class _Distances:
         total : ndarray of shape (len(index),)
             Their weighted sums.
         """
-        n, own = len(index), self.rows[index]
-        weights, reach, total = self.weights[:n], self.reach[:n], np.zeros(n)
-        np.multiply(own.toarray() if self.sparse else own, -2.0, out=weights[:, :-2])
-        weights[:, -2] = self.norms[index]
+        n, own = len(index), self.rows[index].toarray() if self.sparse else self.rows.take(index, 0)
+        reach, weights, total = self.reach[:n], self.weights[:n], 0
+        np.multiply(own, -2.0, out=weights[:, :-2])
+        weights[:, -2] = self.norms.take(index)
         for number, part in enumerate(self.parts):
             out = reach[:, part]
             self._compute(weights, number, part, out)
             np.minimum(out, most[part], out=out)
-            total += np.maximum(out @ self.w[part], 0)
-        return total
+            total += out @ self.w[part]
+        return np.maximum(total, 0)
 
     def keep(self, number, row, out):
         """Write the distances to one of the rows last asked for, which is `row`; 0 where only rounding is left."""
@@ -171,14 +176,11 @@ class _Distances:
 
     def _compute(self, weights, number, part, out):
         """Write the squared distances of some rows."""
-        if self.kept and not self.sparse:
+        if self.kept:
             np.matmul(weights, self.blocks[number], out=out)
             return
         seeds, squares = weights[:, :-2], weights[:, -2:-1]
-        if self.sparse:
-            products = (self.rows @ seeds.T).T
-        else:  # torch works on several threads
-            products = (torch.from_numpy(seeds) @ self._wide_rows(part).T).numpy()
+        products = (self.rows @ seeds.T).T if self.sparse else seeds @ self._wide_rows(part).T
         np.add(products, self.norms[part], out=out)
         out += squares
 
