@@ -40,7 +40,7 @@ def main():
     for name in args.shapes:
         n, d, k, kind = SHAPES[name]
         compare(name, n // part, d, k, kind, rounds, args.iterations)
-    small(rounds)
+    small(rounds if args.quick else max(rounds, 30))
     memory()
     steps()
 

@@ -51,9 +51,9 @@ class Table:
 
     def _sort_by_pattern(self):
         missing = np.isnan(self.X)
-        incomplete = np.flatnonzero(missing.any(axis=1))
-        if not len(incomplete):
+        if not missing.any():
             return
+        incomplete = np.flatnonzero(missing.any(axis=1))
         patterns, which = np.unique(missing[incomplete], axis=0, return_inverse=True)
         which = which.reshape(-1)
         by_pattern = np.argsort(which, kind="stable")

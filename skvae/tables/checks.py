@@ -111,6 +111,8 @@ def _is_finite(value):
 
 def refuse_empty_columns(X, who, weight=None, names=None):
     """Complain of columns in which no cell was observed, in rows of some weight: nothing can be learnt of them."""
+    if not np.isnan(X).any():
+        return
     counts = slice(None) if weight is None or np.all(weight) else np.asarray(weight) > 0
     empty = np.flatnonzero(np.isnan(X[counts]).all(axis=0))
     if len(empty):

@@ -18,6 +18,7 @@ from skvae.engines import em
 from skvae.estimators.mixtures._contract import MixtureContract, MixtureModel
 from skvae.estimators.mixtures._mixture import BaseMixture
 from skvae.estimators.mixtures._starts import initial_centres, initial_responsibilities
+from skvae.models.clustering import kmeans_compiled
 
 N, D = 120, 3
 
@@ -346,6 +347,17 @@ def test_no_hook_is_called_that_is_not_declared():
 
 
 # ------------------------------------------------------------------------------------------------- initial parameters
+@pytest.mark.parametrize("weight", [None, [0.5, 1.0, 3.0, 2.0]])
+def test_initial_centres_do_not_depend_on_compiled_steps(weight, monkeypatch):
+    X = np.random.default_rng(0).normal(size=(40, 3))
+    table = Table(X, torch.device("cpu"), weight=None if weight is None else np.tile(weight, 10))
+    compiled = initial_centres("kmeans", table, X.__getitem__, 4, Noise(0))
+    monkeypatch.setattr(kmeans_compiled, "lloyd_kernels", lambda: None)
+    np.testing.assert_allclose(initial_centres("kmeans", table, X.__getitem__, 4, Noise(0)), compiled, rtol=1e-12)
+    seeds = initial_centres("k-means++", table, X.__getitem__, 4, Noise(0))
+    assert not torch.equal(compiled, seeds)
+
+
 @pytest.mark.parametrize("missing", [0.0, 0.3])
 def test_the_nearest_centre_takes_all_by_the_observed_cells(missing):
     X = Kind("poisson").draw(missing=missing)
@@ -353,6 +365,7 @@ def test_the_nearest_centre_takes_all_by_the_observed_cells(missing):
     filled = np.where(np.isnan(X), np.nanmean(X, axis=0), X)
     options = ("k-means++", table, filled.__getitem__, 3, noise)
     centres, R = initial_centres(*options).numpy(), initial_responsibilities(*options)
+    centres = centres[np.lexsort(centres.T[::-1])]
     nearest = np.nansum((X[:, None] - centres) ** 2, axis=2).argmin(1)
     for batch in table.batches(50):
         found = R(batch)

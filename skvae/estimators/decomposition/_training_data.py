@@ -18,6 +18,7 @@ from skvae.tables.column_statistics import column_means_and_variances, without_r
 from skvae.tables.weights import weigh
 
 FLOAT = torch.float64  # of sufficient statistics and K x K systems, whatever the dtype of X
+_COLUMNS_HASHED = 2  # at a time, to find equal rows
 _PROBED_ROWS = 256
 _OFF_CENTRE = 10.0  # standard deviations from 0 at which rows are centred before their products are summed
 # Cells up to which the batches of a table are made once and kept. To make them, an accelerator must be waited for.
@@ -192,7 +193,7 @@ def merged_rows(X, sample_weight, name, min_rows=1):
             raise ValueError(
                 f"{name} needs at least {min_rows} rows, but sample_weight is zero for all but {n_weighted} sample."
             )
-    return *weigh(X, weight), count_rows(X, weight)
+    return *weigh(X, weight, n_hashed=_COLUMNS_HASHED), count_rows(X, weight)
 
 
 def count_rows(X, weight):

@@ -10,7 +10,7 @@ from sklearn.base import DensityMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
-from skvae._compat import Interval, StrOptions, check_sample_weight, fit_context
+from skvae._compat import Interval, StrOptions, check_sample_weight, fit_context, one_blas_thread
 from skvae._tensors import Noise, by_row, explain_out_of_memory, inference_device, resolve_device
 from skvae.engines import em
 from skvae.engines.contracts import check_contract
@@ -214,7 +214,8 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
         watcher = FitWatcher(
             self, X, y, self.max_iter, attributes, n_restarts=n_restarts, interval=self.verbose_interval
         )
-        with self._explain_errors(), watcher:
+        # Products are small, or workers compute them: threads of NumPy's own would only take cores from others.
+        with self._explain_errors(), watcher, one_blas_thread():
             fit = em.ascend(model, self._batches(table, model), init_params, plan=plan, watcher=watcher)
         self._warn_unless_converged(fit)
         return {

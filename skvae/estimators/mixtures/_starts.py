@@ -4,11 +4,11 @@ import numpy as np
 import torch
 from sklearn.utils import check_array
 
-from skvae._tensors import Table
+from skvae._tensors import TableBatch
 from skvae.engines import em
 from skvae.models.clustering import kmeans
 from skvae.models.clustering import kmeans_seeding as seeding
-from skvae.models.clustering.kmeans_small import FEW_DISTANCES, SmallBatch, SmallKMeans
+from skvae.models.clustering.kmeans_compiled import CompiledKMeans
 
 _SEEDING_ROWS = 20_000  # K-means that only gives initial parameters sees no more
 _SEEDING_STEPS = 30
@@ -95,20 +95,18 @@ def initial_centres(init_params, table, points, n_components, noise):
 
 
 def _means_of_clusters(X, w, centres):
-    """Centres of a short K-means of the rows of a Tensor X, of weights `w`."""
+    """Centres of a short K-means of the rows of a Tensor X on the CPU, of weights `w`.
+
+    Call it in the context of `one_blas_thread`.
+    """
 
     def converged(step):
-        return torch.equal(step.before.centres, step.params.centres) or bool(step.params.centres.isnan().any())
+        return torch.equal(step.before.centres, step.params.centres)
 
+    rows, K = TableBatch(X, w, torch.arange(len(X))), len(centres)
     plan = em.Plan(_SEEDING_STEPS, converged, float(w.sum()))
-    if X.is_cpu and len(X) * len(centres) <= FEW_DISTANCES:
-        rows = SmallBatch(X, w, X.square().sum(1))
-        found = em.ascend(SmallKMeans(), [rows], [kmeans.Params(centres)], plan=plan).params.centres
-        if not found.isnan().any():
-            return found
-    sample = Table(X.numpy(), X.device, weight=w.numpy(), allow_missing=False)
-    batches = sample.batches(len(sample))
-    return em.ascend(kmeans.KMeans(len(centres)), batches, [kmeans.Params(centres)], plan=plan).params.centres
+    model = CompiledKMeans(rows, K) if CompiledKMeans.suits(rows, K) else kmeans.KMeans(K)
+    return em.ascend(model, [rows], [kmeans.Params(centres)], plan=plan).params.centres
 
 
 def checked_shape(array, shape, name):

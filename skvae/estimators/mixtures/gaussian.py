@@ -399,7 +399,8 @@ class GaussianMixtureEM(BaseMixture):
         return model.m_step(em.summed(stats, self._batches(table, model)), None)
 
     def _points(self, model, table, index):
-        return np.nan_to_num(table.X[index] - table.shift.cpu().numpy())
+        points = table.X.take(index, 0) - table.shift.cpu().numpy()
+        return points if table.patterns is None else np.nan_to_num(points)
 
     def _checked_precisions(self, D):
         shape = self._covariance_shape(self.n_components, D)

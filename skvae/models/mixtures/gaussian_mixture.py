@@ -529,7 +529,10 @@ def _centred_sums(X, R, bound, mu, space):
         x = space.empty("members", (len(share), D), X)
         x = torch.sub(X, mu[k], out=x) if rows is None else torch.index_select(X, 0, rows, out=x).sub_(mu[k])
         x.mul_(share[:, None])
-        torch.mm(x.mT, x, out=SS[k])
+        if x.is_cpu:  # NumPy sees that the product is symmetric, and computes half of it
+            np.matmul(x.mT.numpy(), x.numpy(), out=SS[k].numpy())
+        else:
+            torch.mm(x.mT, x, out=SS[k])
         S[k] = share @ x
     return Stats(bound, R.sum(1), S, SS, X.new_zeros(0))
 
