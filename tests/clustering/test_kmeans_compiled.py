@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_info
 from skvae import KMeansLite, _compat
 from skvae._tensors import Noise, Rows, TableBatch
 from skvae.engines import em
+from skvae.estimators._checks import draw_seed
 from skvae.models.clustering import kmeans, kmeans_compiled
 from skvae.models.clustering import kmeans_seeding as seeding
 
@@ -133,6 +134,12 @@ def test_the_threads_of_others_are_as_before():
 
 
 # -------------------------------------------------------------------------------------------------------------- seeds
+@pytest.mark.parametrize("random_state", [0, 7, np.int64(5), 2**32 - 1])
+def test_the_generator_that_is_kept_draws_what_a_new_one_draws(random_state):
+    expected = np.random.RandomState(random_state).randint(2**31 - 1)
+    assert [draw_seed(random_state) for _ in range(2)] == [expected, expected]
+
+
 def seeds_of(rows, k=30):
     dtype = torch.float64 if sp.issparse(rows) else torch.from_numpy(rows[:0]).dtype
     n = rows.shape[0]
