@@ -859,11 +859,11 @@ def test_factor_analysis_takes_missing_values():
     assert np.isfinite(FactorAnalysisEM(2).fit(X).score(X))
 
 
-def test_more_factors_than_columns_are_refused():
+def test_more_factors_than_columns_are_as_many_as_columns():
     X = factors(12)
     assert FactorAnalysis(9).fit(X).components_.shape == (8, 8)
-    with pytest.raises(ValueError, match="n_components=9"):
-        FactorAnalysisEM(9).fit(X)
+    with pytest.warns(UserWarning, match="n_components=9"):
+        assert FactorAnalysisEM(9).fit(X).components_.shape == (8, 8)
 
 
 def test_one_row_has_no_factors():
