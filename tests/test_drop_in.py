@@ -18,7 +18,7 @@ Where it does not, it is on purpose, and a test below shows it:
     KMeans           `copy_x=False` writes to X                 X is never written to
     FactorAnalysis   float32 becomes float64                    stays
     FactorAnalysis   NaN is refused                             NaN is a missing value
-    FactorAnalysis   more factors than columns: K is cut        are refused
+    FactorAnalysis   more factors than columns: K is cut        K is cut, and a warning says so
     FactorAnalysis   one row: likelihood infinite               is refused
     FactorAnalysis   rotations give all columns one weight: no  yes (Kaiser); `normalize=False` is scikit-learn's way
 """
