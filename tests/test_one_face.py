@@ -55,6 +55,17 @@ def test_whole_numbers_of_any_kind_are_drawn(density):
         assert len(drawn[0] if isinstance(drawn, tuple) else drawn) == 3
 
 
+def test_a_generator_of_ones_own_repeats_the_draws_of_sample(density):
+    """Others at each call, the same in another run."""
+    runs = []
+    for _ in range(2):
+        own = clone(density).set_params(random_state=np.random.RandomState(0)).fit(draw(missing=0.1))
+        runs.append([own.sample(5), own.sample(5)])
+    first, again = ([part[0] if isinstance(part, tuple) else part for part in run] for run in runs)
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first[0], first[1])
+
+
 def test_what_is_far_from_all_rows_is_the_strangest(density):
     X = draw(missing=0.1)
     score = density.anomaly_score(X)

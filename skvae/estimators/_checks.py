@@ -49,6 +49,14 @@ def draw_seed(random_state):
     return int(check_random_state(random_state).randint(_MAX_SEED))
 
 
+def draw_seed_of_sample(estimator, random_state):
+    """The seed of `sample`: with None from the estimator's RandomState, if it has one, so that it stays repeatable."""
+    own = getattr(estimator, "random_state", None)
+    if random_state is None and isinstance(own, np.random.RandomState):
+        random_state = own
+    return draw_seed(random_state)
+
+
 def seeded_clone(estimator, rng):
     """Clone an estimator; where its own random_state is None, give it a seed drawn from a RandomState (or None)."""
     cloned = clone(estimator)

@@ -12,7 +12,12 @@ from skvae._compat import Interval, StrOptions
 from skvae._rounding import CHANGED
 from skvae._tensors import Noise, content_keys, inference_device, rounded
 from skvae.estimators._base import LikelihoodScoreMixin
-from skvae.estimators._checks import check_n_samples, draw_seed, refuse_other_modules, warn_of_many_components
+from skvae.estimators._checks import (
+    check_n_samples,
+    draw_seed_of_sample,
+    refuse_other_modules,
+    warn_of_many_components,
+)
 from skvae.estimators.autoencoders._network_transformer import NetworkTransformer, linear_path_of, model_on, modules_of
 from skvae.likelihoods import Gaussian
 from skvae.models.autoencoders import vae_evaluation
@@ -434,7 +439,8 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         n_samples : int, default=1
             How many.
         random_state : int, RandomState instance or None, default=None
-            An int draws the same rows every time, None others at each call.
+            An int draws the same rows every time, None others at each call: by the estimator's own RandomState, if
+            it has one.
 
         Returns
         -------
@@ -450,7 +456,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         row = torch.arange(check_n_samples(n_samples))
         device = inference_device(self.device)
         model, params = model_on(self, device, torch.float32)
-        noise, parts = Noise(draw_seed(random_state)), row.split(rows_at_once(model.n_outputs))
+        noise, parts = Noise(draw_seed_of_sample(self, random_state)), row.split(rows_at_once(model.n_outputs))
         with torch.no_grad():
             drawn = [vae_evaluation.sample(model, params, noise, row.to(device)) for row in parts]
         return as_given(torch.cat(drawn).cpu().double().numpy(), self._columns)

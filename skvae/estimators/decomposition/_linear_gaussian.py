@@ -27,7 +27,7 @@ from skvae.elbo import FitResult
 from skvae.engines import em
 from skvae.engines.watching import CONVERGED
 from skvae.estimators._base import Estimator, LikelihoodScoreMixin
-from skvae.estimators._checks import check_n_samples, column_names, draw_seed, validated
+from skvae.estimators._checks import check_n_samples, column_names, draw_seed_of_sample, validated
 from skvae.estimators._progress import FitWatcher
 from skvae.estimators.decomposition._training_data import (
     FLOAT,
@@ -360,7 +360,8 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
         n_samples : int, default=1
             How many.
         random_state : int, RandomState instance or None, default=None
-            An int draws the same rows every time, None others at each call.
+            An int draws the same rows every time, None others at each call: by the estimator's own RandomState, if
+            it has one.
 
         Returns
         -------
@@ -373,7 +374,7 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
         """
         check_is_fitted(self)
         row = torch.arange(check_n_samples(n_samples))
-        noise = Noise(draw_seed(random_state))
+        noise = Noise(draw_seed_of_sample(self, random_state))
         W = self._loadings()
         z = noise.fold("factors").normal(row, W.shape[1], FLOAT).numpy()
         e = noise.fold("noise").normal(row, len(W), FLOAT).numpy()

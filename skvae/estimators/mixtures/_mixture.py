@@ -15,7 +15,14 @@ from skvae._tensors import Noise, by_row, explain_out_of_memory, inference_devic
 from skvae.engines import em
 from skvae.engines.contracts import check_contract
 from skvae.estimators._base import Estimator, LikelihoodScoreMixin
-from skvae.estimators._checks import check_n_samples, column_names, draw_seed, refuse_another_number, validated
+from skvae.estimators._checks import (
+    check_n_samples,
+    column_names,
+    draw_seed,
+    draw_seed_of_sample,
+    refuse_another_number,
+    validated,
+)
 from skvae.estimators._progress import FitWatcher
 from skvae.estimators.mixtures._contract import MixtureContract, MixtureModel
 from skvae.models.mixtures.posterior import posterior
@@ -398,7 +405,8 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
         n_samples : int, default=1
             How many.
         random_state : int, RandomState instance or None, default=None
-            An int draws the same rows every time, None others at each call.
+            An int draws the same rows every time, None others at each call: by the estimator's own RandomState, if
+            it has one.
 
         Returns
         -------
@@ -414,7 +422,7 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
         """
         check_is_fitted(self)
         row = torch.arange(check_n_samples(n_samples))
-        noise = Noise(draw_seed(random_state))
+        noise = Noise(draw_seed_of_sample(self, random_state))
         u = noise.fold("component").uniform(row, 1, torch.float64)[:, 0].numpy()
         edges = np.cumsum(self.weights_, dtype=np.float64)
         labels = np.sort(np.minimum(np.searchsorted(edges / edges[-1], u), len(edges) - 1))
