@@ -61,7 +61,7 @@ def seeded_clone(estimator, rng):
     """Clone an estimator; where its own random_state is None, give it a seed drawn from a RandomState (or None)."""
     cloned = clone(estimator)
     if rng is not None and "random_state" in cloned.get_params(deep=False) and cloned.random_state is None:
-        cloned.set_params(random_state=int(rng.randint(_MAX_SEED)))
+        cloned.set_params(random_state=draw_seed(rng))
     return cloned
 
 

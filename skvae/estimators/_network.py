@@ -4,12 +4,15 @@ import abc
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import torch
 
+from skvae._compat import Interval, StrOptions
 from skvae._tensors import explain_out_of_memory, to_numpy
 from skvae.estimators._base import Estimator
 from skvae.estimators._progress import EpochWatcher, say
+from skvae.networks import ACTIVATIONS
 from skvae.training.ascent import Training
 from skvae.training.continuation import Continuation, Earlier
 
@@ -47,6 +50,23 @@ class NetworkEstimator(Estimator, abc.ABC):
     `StackedGridSearchCV`, calls `_prepare` and `_attributes_of`: in between it runs the ascents of all fits together.
     It then leaves the fits (`skvae.model_selection`) in `_fits_ahead`, from where clones take them along.
     """
+
+    _parameter_constraints = {
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "activation": [StrOptions(set(ACTIVATIONS))],
+        "learning_rate": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
+        "learning_rate_schedule": [StrOptions({"cosine", "constant"})],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "max_iter": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "early_stopping": [StrOptions({"auto"}), "boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "warm_start": ["boolean"],
+        "device": [str],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
 
     _watcher = EpochWatcher
 

@@ -8,7 +8,7 @@ import abc
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from numbers import Integral, Real
+from numbers import Real
 
 import numpy as np
 import torch
@@ -17,15 +17,21 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skvae._compat import Interval, StrOptions, fit_context
+from skvae._compat import Interval, fit_context
 from skvae._tensors import Noise, alias, inference_device, placed, resolve_device, to_numpy, to_read, torch_dtype
-from skvae.estimators._checks import checked_sizes, draw_seed, refuse_another_architecture, refuse_other_modules
+from skvae.estimators._checks import (
+    checked_sizes,
+    column_names,
+    draw_seed,
+    refuse_another_architecture,
+    refuse_other_modules,
+)
 from skvae.estimators._network import NetworkEstimator, PreparedFit
 from skvae.models.decomposition import factor_analysis as fa
-from skvae.networks import ACTIVATIONS
 from skvae.tables import decoding, encoding
 from skvae.tables.checks import refuse_overflow
 from skvae.tables.column_likelihoods import likelihood_of
+from skvae.tables.columns import listed
 from skvae.tables.frames import is_frame
 from skvae.tables.learning import measure_columns
 from skvae.tables.weights import spread, weigh
@@ -48,24 +54,11 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
     """
 
     _parameter_constraints = {
-        "n_components": [Interval(Integral, 1, None, closed="left")],
-        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
-        "activation": [StrOptions(set(ACTIVATIONS))],
+        **NetworkEstimator._parameter_constraints,
         "encoder": [callable, None],
         "decoder": [callable, None],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "learning_rate": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
-        "learning_rate_schedule": [StrOptions({"cosine", "constant"})],
-        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "max_iter": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "early_stopping": [StrOptions({"auto"}), "boolean"],
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
-        "warm_start": ["boolean"],
-        "device": [str],
-        "random_state": ["random_state"],
-        "verbose": ["verbose"],
     }
 
     # -------------------------------------------------------------------------------------- what a subclass gives
@@ -374,11 +367,10 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
 def _warn_of_heywood(estimator, columns, places):
     """Warn of columns of the model layout in which factor analysis found no noise."""
     number = np.concatenate([np.asarray(block.columns) for block in columns.blocks])
-    names = getattr(estimator, "feature_names_in_", None)
-    listed = ", ".join(str(number[at]) if names is None else repr(names[number[at]]) for at in places[:10])
+    low = listed(number[places], column_names(estimator))
     warnings.warn(
-        f"{type(estimator).__name__} keeps factor analysis, which found no noise in column(s) {listed} (a Heywood "
-        f"case: its variance is at the floor); use fewer than {estimator.n_components} components, more rows, or drop "
+        f"{type(estimator).__name__} keeps factor analysis, which found no noise in column(s) {low} (a Heywood case: "
+        f"its variance is at the floor); use fewer than {estimator.n_components} components, more rows, or drop "
         "columns that repeat others.",
         ConvergenceWarning,
         stacklevel=6,  # the caller of `fit`

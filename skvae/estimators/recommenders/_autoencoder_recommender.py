@@ -1,7 +1,7 @@
 """What the networks of Liang et al. (2018), VAE and denoising autoencoder, share: architecture and parameters."""
 
 import math
-from numbers import Integral, Real
+from numbers import Real
 
 from skvae._compat import Interval, StrOptions
 from skvae.estimators._checks import checked_sizes
@@ -20,24 +20,11 @@ class AutoencoderRecommender(NetworkRecommender):
     _model = None  # of a subclass: the class of the model, in `models.recommenders`
 
     _parameter_constraints = {
-        "n_components": [Interval(Integral, 1, None, closed="left")],
-        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
-        "activation": [StrOptions(set(ACTIVATIONS))],
+        **NetworkRecommender._parameter_constraints,
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "likelihood": [StrOptions({"multinomial", "bernoulli", "gaussian"})],
         "confidence": [tuple, list],
         "weight_decay": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
-        "learning_rate": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
-        "learning_rate_schedule": [StrOptions({"cosine", "constant"})],
-        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "max_iter": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "early_stopping": [StrOptions({"auto"}), "boolean"],
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
-        "warm_start": ["boolean"],
-        "device": [str],
-        "random_state": ["random_state"],
-        "verbose": ["verbose"],
     }
 
     def _architecture_of(self, X):

@@ -49,6 +49,12 @@ def explained(error):
     return error if remedy is None else ValueError(f"{message.rstrip('.')}. {remedy}")
 
 
+def refuse_no_interaction(estimator, X):
+    """Complain of a CSR array without any entry."""
+    if not X.nnz:
+        raise ValueError(f"{type(estimator).__name__} found no interaction in X: all {X.shape} cells are zero.")
+
+
 def refuse_long_table(X):
     """Complain of a data frame with a column of users and a column of items."""
     names = list(getattr(X, "columns", ()))

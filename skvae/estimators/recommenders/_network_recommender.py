@@ -16,7 +16,7 @@ from skvae._tensors import Noise, Rows, block_rows, inference_device, resolve_de
 from skvae.estimators._checks import draw_seed, refuse_another_architecture
 from skvae.estimators._network import NetworkEstimator, PreparedFit
 from skvae.estimators._progress import RankingWatcher
-from skvae.estimators.recommenders._input_checks import advice, refuse_long_table
+from skvae.estimators.recommenders._input_checks import advice, refuse_long_table, refuse_no_interaction
 from skvae.estimators.recommenders._recommender import LIST_LENGTH, RecommenderMixin, rank
 from skvae.metrics import content_holdout, ndcg_at_k
 from skvae.tables.weights import drop_weightless, weigh
@@ -137,8 +137,7 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         noise = Noise(draw_seed(self.random_state))
         if not continuation.single_pass:
             X, weight, X_val = self._held_out(X, weight, X_val, noise)
-        if not X.nnz:
-            raise ValueError(f"{type(self).__name__} found no interaction in X: all {X.shape} cells are zero.")
+        refuse_no_interaction(self, X)
         X, weight = weigh(*informative_users(X, weight, model.likelihood))
         X = sp.csr_array(X)  # small ones come dense
         n_users = X.shape[0] if weight is None else float(weight.sum())

@@ -10,6 +10,7 @@ import torch
 from skvae._compat import Interval, StrOptions, fit_context
 from skvae._tensors import Noise, Rows, inference_device, placed, resolve_device, torch_dtype
 from skvae.estimators._base import Estimator
+from skvae.estimators.recommenders._input_checks import refuse_no_interaction
 from skvae.estimators.recommenders._recommender import LIST_LENGTH, RecommenderMixin, rank
 from skvae.metrics import content_holdout, ndcg_at_k
 from skvae.models.recommenders.ease import item_weights
@@ -136,8 +137,7 @@ class EASERecommender(RecommenderMixin, Estimator):
     def _fit(self, X, sample_weight, *, fitted):
         X = self._check_X(X, reset=not fitted)
         X, weight = drop_weightless(X, sample_weight)
-        if not X.nnz:
-            raise ValueError(f"{type(self).__name__} found no interaction in X: all {X.shape} cells are zero.")
+        refuse_no_interaction(self, X)
         device = resolve_device(self.device)
         _refuse_too_many_items(X)
         n_seen = float(X.shape[0] if weight is None else weight.sum())

@@ -19,8 +19,6 @@ from skvae.estimators.recommenders.mult_vae import MultVAERecommender
 from skvae.models.recommenders import loca as model
 from skvae.tables.weights import weigh
 
-_MAX_SEED = 2**31 - 1
-
 
 class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
     """Recommend items by many local models, each trained on the users around an anchor (LOCA).
@@ -171,7 +169,7 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
             kept, weight = weigh(X, sample_weight)
             kept = sp.csr_array(kept)  # small ones come dense
             rng = np.random.RandomState(draw_seed(self.random_state))
-            base = seeded_clone(base, np.random.RandomState(rng.randint(_MAX_SEED)))
+            base = seeded_clone(base, np.random.RandomState(draw_seed(rng)))
             whole = clone(base).fit(kept, **({} if weight is None else {"sample_weight": weight}))
             embedding = self._fitted_embedding(whole, kept, rng)
             users = model.directions(torch.from_numpy(embedding.transform(kept)))
@@ -213,7 +211,7 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
 
     def _centres(self, users, weight, n, rng):
         """Centres of k-means of the users' directions."""
-        clusters = KMeansLite(n, random_state=rng.randint(_MAX_SEED))
+        clusters = KMeansLite(n, random_state=draw_seed(rng))
         return clusters.fit(users.numpy(), sample_weight=weight).cluster_centers_
 
     def _weights(self, anchor, users):

@@ -9,6 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 from skvae._compat import BaseComposition, fit_context
 from skvae.estimators._base import Estimator
 from skvae.estimators._checks import seeded_clone
+from skvae.estimators._progress import say
 from skvae.estimators.recommenders._input_checks import check_recommender
 from skvae.estimators.recommenders._recommender import RecommenderMixin, scorer_of
 from skvae.estimators.recommenders.ease import EASERecommender
@@ -148,7 +149,7 @@ class VotingRecommender(RecommenderMixin, BaseComposition, Estimator):
             clones = [seeded_clone(member, rng) for _, member in named]
             fitted = Parallel(n_jobs=self.n_jobs)(delayed(_fit)(member, X, given) for member in clones)
             if self.verbose:
-                print(f"[{type(self).__name__}] fitted " + ", ".join(name for name, _ in named))
+                say(self, "fitted " + ", ".join(name for name, _ in named))
             names = [name for name, _ in named]
             return self._set(
                 estimators_=fitted, named_estimators_=Bunch(**dict(zip(names, fitted, strict=True))), weights_=weights
