@@ -30,16 +30,16 @@ class _Layout(NamedTuple):
     movies: str
     encoding: str
     delimiter: str  # of the ratings
-    fields: tuple  # where user, item and rating stand in a line of them
+    fields: tuple  # where user, item, rating and time stand in a line of them
     header: int  # lines before the first rating
 
 
 # NumPy splits at single characters: at "::" every other field is empty.
 _LAYOUTS = {
-    "100k": _Layout("0e33842e24a9c977be4e0107933c0723", "u.data", "u.item", "latin-1", "\t", (0, 1, 2), 0),
-    "1m": _Layout("c4d9eecfca2ab87c1945afe126590906", "ratings.dat", "movies.dat", "latin-1", ":", (0, 2, 4), 0),
-    "20m": _Layout("cd245b17a1ae2cc31bb14903e1204af3", "ratings.csv", "movies.csv", "utf-8", ",", (0, 1, 2), 1),
-    "latest-small": _Layout(None, "ratings.csv", "movies.csv", "utf-8", ",", (0, 1, 2), 1),
+    "100k": _Layout("0e33842e24a9c977be4e0107933c0723", "u.data", "u.item", "latin-1", "\t", (0, 1, 2, 3), 0),
+    "1m": _Layout("c4d9eecfca2ab87c1945afe126590906", "ratings.dat", "movies.dat", "latin-1", ":", (0, 2, 4, 6), 0),
+    "20m": _Layout("cd245b17a1ae2cc31bb14903e1204af3", "ratings.csv", "movies.csv", "utf-8", ",", (0, 1, 2, 3), 1),
+    "latest-small": _Layout(None, "ratings.csv", "movies.csv", "utf-8", ",", (0, 1, 2, 3), 1),
 }
 
 _DESCR = """\
@@ -81,6 +81,7 @@ def fetch_movielens(version="100k", *, data_home=None, download_if_missing=True)
         With the attributes
 
         - data : csr_array of shape (n_users, n_items), float32, ratings between 0.5 and 5
+        - times : csr_array with the same stored cells, int64, when each rating was given, in seconds since 1970-01-01
         - user_ids : int64 ndarray of shape (n_users,)
         - item_ids : int64 ndarray of shape (n_items,)
         - item_names : ndarray of str, shape (n_items,), title and year
@@ -122,10 +123,12 @@ def fetch_movielens(version="100k", *, data_home=None, download_if_missing=True)
 def _read(archive, version, path):
     layout = _LAYOUTS[version]
     with archive.open(f"ml-{version}/{layout.ratings}") as file:
-        users, items, values = _read_ratings(file, layout)
+        ratings = _read_ratings(file, layout)
     with archive.open(f"ml-{version}/{layout.movies}") as file:
         titles = _read_titles(file, layout)
-    table = to_interactions(users, items, values, duplicates="last")
+    table = to_interactions(
+        ratings["user"], ratings["item"], ratings["rating"], times=ratings["time"], duplicates="last"
+    )
     names = np.array([titles.get(item, f"movie {item}") for item in table.item_ids.tolist()])
     counts = dict(zip(("n_users", "n_items"), table.data.shape, strict=True), n_ratings=table.data.nnz)
     description = _DESCR.format(version=version, **counts)
@@ -135,6 +138,7 @@ def _read(archive, version, path):
             break
     return Bunch(
         data=table.data,
+        times=table.times,
         user_ids=table.user_ids,
         item_ids=table.item_ids,
         item_names=names,
@@ -146,7 +150,7 @@ def _read(archive, version, path):
 def _read_ratings(file, layout):
     table = np.loadtxt(
         file,
-        dtype=[("user", np.int64), ("item", np.int64), ("rating", np.float32)],
+        dtype=[("user", np.int64), ("item", np.int64), ("rating", np.float32), ("time", np.int64)],
         delimiter=layout.delimiter,
         usecols=layout.fields,
         skiprows=layout.header,
@@ -156,7 +160,7 @@ def _read_ratings(file, layout):
     )
     if len(table) == 0:
         raise ValueError(f"{layout.ratings} holds no ratings")
-    return table["user"], table["item"], table["rating"]
+    return table
 
 
 def _read_titles(file, layout):

@@ -43,6 +43,8 @@ def holdout_split(X, test_size=0.2, *, random_state=None):
     See Also
     --------
     content_holdout : Makes the same split with a choice that depends only on the content of each row.
+    leave_one_out : Hides one interaction of each user.
+    leave_last_out : Hides the latest interactions of each user.
 
     References
     ----------
@@ -56,12 +58,47 @@ def holdout_split(X, test_size=0.2, *, random_state=None):
     >>> X_foldin.sum(axis=1), X_heldout.sum(axis=1)
     (array([7., 7.]), array([3., 3.]))
     """
+    check_test_size(test_size)
     X = canonical_csr(X)
-    if random_state is None:
-        seed = np.random.SeedSequence().generate_state(1, np.uint64)[0]
-    else:
-        seed = check_random_state(random_state).randint(2**31 - 1)
-    return _hide(X, combine(_key(seed), np.arange(X.shape[0])), test_size)
+    return hide(X, _random_keys(X, random_state), share_of_rows(X, test_size))
+
+
+def leave_one_out(X, *, random_state=None):
+    """Hide one random interaction of every user.
+
+    Parameters
+    ----------
+    X : {array-like, sparse matrix} of shape (n_users, n_items)
+        Interactions. Duplicate entries are summed, stored zeros dropped.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the choice. None draws a fresh seed and does not use NumPy's global generator.
+
+    Returns
+    -------
+    X_foldin, X_heldout : csr_matrix or csr_array of shape (n_users, n_items)
+        The visible and the hidden part. They are disjoint, and their sum is X. In a row with fewer than 2 interactions
+        none is hidden. Values, dtype and kind of container are those of X (csr_array for dense X).
+
+    Raises
+    ------
+    ValueError
+        If X is not a finite matrix of two dimensions.
+
+    See Also
+    --------
+    holdout_split : Hides a share of each row.
+    leave_last_out : Hides the latest interaction of each user.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvae.metrics import leave_one_out
+    >>> X_foldin, X_heldout = leave_one_out(np.ones((2, 10)), random_state=0)
+    >>> X_foldin.sum(axis=1), X_heldout.sum(axis=1)
+    (array([9., 9.]), array([1., 1.]))
+    """
+    X = canonical_csr(X)
+    return hide(X, _random_keys(X, random_state), count_of_rows(X, 1))
 
 
 def content_holdout(X, test_size=0.2, seed=0):
@@ -108,7 +145,13 @@ def content_holdout(X, test_size=0.2, seed=0):
     array([237., 253., 252., 258.])
     """
     check_seed(seed)
+    check_test_size(test_size)
     X = canonical_csr(X)
+    return hide(X, content_keys(X, seed), share_of_rows(X, test_size))
+
+
+def content_keys(X, seed):
+    """A key for each row of canonical CSR, from its items and its rank among rows with the same items."""
     hashed = combine(_key(seed), X.indices.astype(np.int64))
     # The key of a row is a sum over its items: it does not see their order. Where the total wraps around, so do the
     # differences.
@@ -117,7 +160,16 @@ def content_holdout(X, test_size=0.2, seed=0):
     keys = combine(sums, np.diff(X.indptr).astype(np.int64))
     rank = _rank_among_equals(keys)
     # The first of equal rows keeps the key of a row that has no equals.
-    return _hide(X, np.where(rank > 0, combine(keys, rank), keys), test_size)
+    return np.where(rank > 0, combine(keys, rank), keys)
+
+
+def _random_keys(X, random_state):
+    """A key for each row, from its number."""
+    if random_state is None:
+        seed = np.random.SeedSequence().generate_state(1, np.uint64)[0]
+    else:
+        seed = check_random_state(random_state).randint(2**31 - 1)
+    return combine(_key(seed), np.arange(X.shape[0]))
 
 
 def check_test_size(test_size, name="test_size"):
@@ -144,19 +196,51 @@ def _rank_among_equals(keys):
     return rank
 
 
-def _hide(X, row_keys, test_size):
-    """Split canonical CSR: the cells with the smallest hashes of (row key, item) are held out."""
-    check_test_size(test_size)
+def share_of_rows(X, test_size):
+    """How many interactions of each row are a share of it: at least one, if one remains visible."""
     n_stored = np.diff(X.indptr).astype(np.int64)
-    rows = np.repeat(np.arange(X.shape[0]), n_stored)
-    # Row and half of the hash in one integer: one sort, many times faster than a sort by two keys.
+    share = np.floor(test_size * n_stored + 1e-9).astype(np.int64)  # 0.29 * 100 is a hair below 29
+    return np.clip(share, np.minimum(1, n_stored - 1), n_stored - 1).clip(min=0)
+
+
+def count_of_rows(X, n):
+    """How many interactions of each row can be hidden if `n` are asked for: one remains visible."""
+    return np.minimum(n, np.diff(X.indptr).astype(np.int64) - 1).clip(min=0)
+
+
+def hide(X, row_keys, n_hidden, times=None):
+    """Split canonical CSR: of each row the latest cells are held out, in the order of their hashes at equal times.
+
+    Parameters
+    ----------
+    X : canonical CSR of shape (n_users, n_items)
+    row_keys : int64 ndarray of shape (n_users,)
+        A cell is hashed by (row key, item).
+    n_hidden : int64 ndarray of shape (n_users,)
+        How many to hide.
+    times : ndarray of shape (X.nnz,) or None
+        None: all are equal.
+
+    Returns
+    -------
+    X_foldin, X_heldout : CSR of the kind of X
+    """
+    rows = np.repeat(np.arange(X.shape[0]), np.diff(X.indptr))
     hashed = combine(row_keys[rows], X.indices.astype(np.int64)) & 0xFFFFFFFF
-    order = np.argsort(rows << 32 | hashed, kind="stable")
+    if times is None:
+        # Row and half of the hash in one integer: one sort, many times faster than a sort by two keys.
+        order = np.argsort(rows << 32 | hashed, kind="stable")
+    else:
+        order = np.lexsort((hashed, -np.unique(times, return_inverse=True)[1], rows))
     place = np.arange(X.nnz) - X.indptr[rows]  # of the cells in that order, within their row
     hidden = np.empty(X.nnz, dtype=bool)
-    share = np.floor(test_size * n_stored + 1e-9).astype(np.int64)  # 0.29 * 100 is a hair below 29
-    n_hidden = np.where(n_stored < 2, 0, np.clip(share, 1, np.maximum(n_stored - 1, 1)))
     hidden[order] = place < n_hidden[rows]
+    return parts(X, hidden)
+
+
+def parts(X, hidden):
+    """The visible and the hidden stored cells of X as two matrices of the same kind."""
+    rows = np.repeat(np.arange(X.shape[0]), np.diff(X.indptr))
     return _keep(X, ~hidden, rows), _keep(X, hidden, rows)
 
 

@@ -29,7 +29,8 @@ _ITEMS = {
 # What to do about an error of scikit-learn's, by words of its message.
 _REMEDIES = {
     "Negative values": "Interactions are counts, ratings or ones: leave out steps that centre X, such as "
-    "StandardScaler, and drop dislikes, for example by X.clip(min=0).",
+    "StandardScaler, and drop dislikes, by X.clip(min=0) or to_interactions(..., negative='ignore'); negative='mask' "
+    "makes a filter for recommend of them.",
     "could not convert string": "X takes rows of numbers, not ids: make it from a long table of users and items by "
     "skvae.datasets.to_interactions.",
     "Expected 2D array": "X takes rows of numbers, not ids: for the users in rows 3 and 5 of a matrix X, pass "

@@ -7,6 +7,7 @@ import scipy.sparse as sp
 import torch
 
 from skvae._compat import Interval, fit_context
+from skvae._times import stored_times
 from skvae.estimators._base import Estimator
 from skvae.estimators.recommenders._recommender import RecommenderMixin
 from skvae.tables.weights import drop_weightless
@@ -18,7 +19,8 @@ class PopularityRecommender(RecommenderMixin, Estimator):
     Parameters
     ----------
     half_life : float or None, default=None
-        Time after which an interaction counts half, in the units of `times`. None: all count alike.
+        Time after which an interaction counts half, in the units of `times`: seconds, if they were made of datetimes.
+        None: all count alike.
 
     Attributes
     ----------
@@ -60,7 +62,9 @@ class PopularityRecommender(RecommenderMixin, Estimator):
         sample_weight : array-like of shape (n_users,) or None, default=None
             How often each user counts.
         times : {array-like, sparse matrix} of shape (n_users, n_items) or None, default=None
-            When each interaction took place; needed where `half_life` is given, and not used otherwise.
+            When each interaction took place: numbers, of which greater is later. A sparse matrix needs an entry for
+            each interaction of X, of value 0 too, as ``to_interactions(..., times=...).times`` has it. Needed where
+            `half_life` is given, and not used otherwise.
 
         Returns
         -------
@@ -83,7 +87,7 @@ class PopularityRecommender(RecommenderMixin, Estimator):
         sample_weight : array-like of shape (n_users,) or None, default=None
             How often each user counts.
         times : {array-like, sparse matrix} of shape (n_users, n_items) or None, default=None
-            When each interaction took place.
+            When each interaction took place, as in `fit`.
 
         Returns
         -------
@@ -97,7 +101,11 @@ class PopularityRecommender(RecommenderMixin, Estimator):
         X = self._check_X(X, reset=not fitted)
         data, last = X.data.astype(np.float64), None
         if self.half_life is not None:
-            at = _times_of(X, times)
+            if times is None:
+                raise ValueError(
+                    "half_life asks for the age of interactions, but fit was given no times; pass times=..."
+                )
+            at = stored_times(X, times).astype(np.float64)
             last = max(at.max(initial=-np.inf), self.last_time_ if fitted else -np.inf)
             data *= np.exp2((at - last) / self.half_life)
         counted, weight = drop_weightless(sp.csr_array((data, X.indices, X.indptr), shape=X.shape), sample_weight)
@@ -111,15 +119,3 @@ class PopularityRecommender(RecommenderMixin, Estimator):
     def _scorer(self, X):
         popularity = torch.from_numpy(self.popularity_.astype(X.dtype))
         return lambda users: popularity.repeat(users.shape[0], 1)
-
-
-def _times_of(X, times):
-    """The time of each stored entry of a CSR array, in its order."""
-    if times is None:
-        raise ValueError("half_life asks for the age of interactions, but fit was given no times; pass times=...")
-    times = sp.csr_array(times, dtype=np.float64)
-    if times.shape != X.shape:
-        raise ValueError(f"times must have the shape of X, {X.shape}, but has {times.shape}.")
-    if not np.isfinite(times.data).all():
-        raise ValueError("times holds NaN or infinity.")
-    return times[np.repeat(np.arange(X.shape[0]), np.diff(X.indptr)), X.indices]
