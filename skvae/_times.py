@@ -91,14 +91,15 @@ def stored_times(X, times):
 
 def _sparse_entries(times, X, rows):
     """Entries of a sparse matrix at the stored cells of X."""
-    n_given, times = times.nnz, sp.csr_array(times)  # some formats sum duplicates on the way
-    if np.array_equal(times.indptr, X.indptr) and np.array_equal(times.indices, X.indices):
+    n_given, times = times.nnz, sp.csr_array(times)
+    twice = times.nnz < n_given  # some formats sum duplicates on the way
+    if not twice and np.array_equal(times.indptr, X.indptr) and np.array_equal(times.indices, X.indices):
         return times.data
     n_columns = np.int64(X.shape[1])
     cells = np.repeat(np.arange(X.shape[0]), np.diff(times.indptr)) * n_columns + times.indices
     order = np.argsort(cells, kind="stable")
     cells = cells[order]
-    if times.nnz < n_given or (cells[1:] == cells[:-1]).any():
+    if twice or (cells[1:] == cells[:-1]).any():
         raise ValueError("times has two entries in one cell, and there is no saying which of them holds; keep one.")
     wanted = rows * n_columns + X.indices
     place = np.searchsorted(cells, wanted)

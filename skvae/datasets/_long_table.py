@@ -54,7 +54,8 @@ class Catalogue(NamedTuple):
             return self
         hint = on_types(name, new, f"the known {name}", self.ids)
         ids = np.concatenate([self.ids, new])
-        if hint or ids[: len(self.ids)].tolist() != self.ids.tolist():
+        lossy = ids.dtype.kind == "f" and ids.tolist() != self.ids.tolist() + new.tolist()
+        if hint or lossy:
             raise ValueError(f"The new {name}, such as {quoted(new.tolist())}, are of another type.{hint}")
         if ids.dtype != self.ids.dtype:
             return Catalogue.of(name, ids)

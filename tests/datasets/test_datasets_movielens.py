@@ -24,7 +24,7 @@ def lines(rows, separator, header=None, quote=False):
 
 def tiny_archive(version, ratings=RATINGS, readme="Usage licence: ask first."):
     """Return the bytes of an archive in the format of the version."""
-    timed = [(*rating, 978300760) for rating in ratings]
+    timed = [(*rating, 978300760 + int(2 * rating[2])) for rating in ratings]
     if version == "100k":
         files = {
             "u.data": lines(timed, "\t"),
@@ -60,6 +60,8 @@ def test_every_format_is_read_from_where_the_user_put_it(tmp_path, version, fold
     ratings = fetch_movielens(version, data_home=tmp_path, download_if_missing=False)
     assert ratings.data.toarray().tolist() == [[3, 0, 2], [1, 0, 5], [0, 4, 0]]
     assert ratings.data.dtype == np.float32
+    assert ratings.times.toarray().tolist() == [[978300766, 0, 978300764], [978300762, 0, 978300770], [0, 978300768, 0]]
+    assert ratings.times.dtype == np.int64
     assert ratings.user_ids.tolist() == [2, 7, 11]
     assert ratings.item_ids.tolist() == [10, 20, 30]
     assert ratings.item_names.tolist() == [TITLES[10], TITLES[20], TITLES[30]]
