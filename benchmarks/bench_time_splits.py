@@ -35,10 +35,9 @@ def main():
     print(f"{X.shape[0]} users x {X.shape[1]} items, {X.nnz:,} clicks")
     print(f"{'':34}" + "".join(f"{name:>32}" for name in MODELS))
     for name, splits in all_splits(X, times, 1 if args.quick else args.seeds).items():
-        rows = np.array([evaluate(*split, times) for split in splits])
-        means, errors = rows.mean(axis=0).T
-        figures = "".join(f"{f'{mean:.3f} +- {error:.3f}':>32}" for mean, error in zip(means, errors))
-        print(f"{name:34}{figures}   {scored(*splits[0])} users scored")
+        per_user = [evaluate(*split, times) for split in splits]
+        print(f"{name:34}{in_words(per_user)}   {scored(*splits[0])} users scored")
+        print(f"{'  minus EASE, paired':34}{in_words([one - one[-1] for one in per_user])}")
 
 
 def liked():
@@ -69,15 +68,17 @@ def latest(X, times):
 
 
 def evaluate(shown, hidden, times):
-    """NDCG@100 of each model and its standard error, over users with visible and hidden items."""
-    known = np.diff(shown.indptr) > 0
-    found = []
-    for fit in MODELS.values():
-        ids, _ = fit(shown, times).recommend(shown[known], k=100)
-        per_user = ndcg_at_k(hidden[known], ranked=ids, k=100, per_user=True)
-        per_user = per_user[np.isfinite(per_user)]
-        found.append((per_user.mean(), per_user.std(ddof=1) / np.sqrt(len(per_user))))
-    return found
+    """NDCG@100 of each model for each user with visible and hidden items, of shape (n_models, n_users)."""
+    known = (np.diff(shown.indptr) > 0) & (np.diff(hidden.indptr) > 0)
+    lists = [fit(shown, times).recommend(shown[known], k=100)[0] for fit in MODELS.values()]
+    return np.array([ndcg_at_k(hidden[known], ranked=ids, k=100, per_user=True) for ids in lists])
+
+
+def in_words(per_user):
+    """Mean over seeds and users of each model, and the mean of its standard errors over users."""
+    means = np.mean([one.mean(axis=1) for one in per_user], axis=0)
+    errors = np.mean([one.std(axis=1, ddof=1) / np.sqrt(one.shape[1]) for one in per_user], axis=0)
+    return "".join(f"{f'{mean:.3f} +- {error:.3f}':>32}" for mean, error in zip(means, errors))
 
 
 def scored(shown, hidden):
