@@ -29,11 +29,11 @@ class Filters(NamedTuple):
         if self.barred is not None:
             scores[:, _placed(self.barred, scores)] = -torch.inf
         if self.only is not None:
-            allowed = torch.zeros_like(scores, dtype=torch.bool)
-            allowed[_cells(self.only[rows], scores)] = True
-            scores.masked_fill_(~allowed, -torch.inf)
+            barred = torch.ones_like(scores, dtype=torch.bool)
+            _fill(barred, self.only, rows, False)
+            scores.masked_fill_(barred, -torch.inf)
         if self.never is not None:
-            scores[_cells(self.never[rows], scores)] = -torch.inf
+            _fill(scores, self.never, rows, -torch.inf)
 
 
 def read_filters(n_users, n_items, names, items, filter_items):
@@ -141,10 +141,16 @@ def _numbers_of(items, names, name):
     return np.array([number[item] for item in items.tolist()], dtype=np.int64)
 
 
-def _cells(some, scores):
-    """Index of the stored entries of a CSR array in a tensor of its shape."""
-    user = np.repeat(np.arange(some.shape[0]), np.diff(some.indptr))
-    return _placed(user, scores), _placed(some.indices, scores)
+def users_of(X, rows):
+    """A slice of the rows of a CSR array; the very same object where that is all of them."""
+    return X if rows.start == 0 and rows.stop >= X.shape[0] else X[rows]
+
+
+def _fill(tensor, X, rows, value):
+    """Overwrite a contiguous tensor by a value where a slice of the rows of a CSR array has entries."""
+    some, n_columns = users_of(X, rows), tensor.shape[1]
+    cell = np.repeat(np.arange(0, tensor.numel(), n_columns), np.diff(some.indptr)) + some.indices
+    tensor.view(-1).index_fill_(0, _placed(cell, tensor), value)
 
 
 def _placed(index, scores):

@@ -297,5 +297,5 @@ def rows_beside(X, params):
 @torch.no_grad()
 def _score(model, params, X):
     """Scores of all items for the users of X, at the mean of their posteriors."""
-    batch = rows_beside(X, params).batch(np.arange(X.shape[0]))
+    batch = rows_beside(X, params).whole()
     return model.decode(params, model.encode(params, batch).mean)

@@ -9,8 +9,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skvae._sparse import merged
 from skvae._tensors import block_rows, explain_out_of_memory, top_k_of_blocks
-from skvae.estimators.recommenders._filters import columns_of_items, read_filters, seen
-from skvae.estimators.recommenders._input_checks import explained
+from skvae.estimators.recommenders._filters import columns_of_items, read_filters, seen, users_of
+from skvae.estimators.recommenders._input_checks import explained, is_in_form
 from skvae.metrics import make_ranking_scorer
 
 LIST_LENGTH = 100  # of the NDCG that scores and validates
@@ -37,6 +37,8 @@ class RecommenderMixin(abc.ABC):
         """
 
     def _check_X(self, X, *, reset):
+        if not reset and is_in_form(self, X):
+            return X if type(X) is sp.csr_array else merged(X, sp.csr_array)
         form = {"accept_sparse": "csr", "dtype": [np.float32, np.float64], "ensure_non_negative": True}
         if sp.issparse(X) and X.ndim == 2:  # a purchase and its refund in one cell are what is left of both
             X = merged(X, sp.csr_array)
@@ -47,7 +49,8 @@ class RecommenderMixin(abc.ABC):
         return merged(X, sp.csr_array)
 
     def _check_fitted_X(self, X):
-        check_is_fitted(self)
+        if "n_features_in_" not in vars(self):
+            check_is_fitted(self)
         return self._check_X(X, reset=False)
 
     def decision_function(self, X):
@@ -232,14 +235,15 @@ class RecommenderMixin(abc.ABC):
 
 def rank(scorer, X, k, *, exclude_seen=True, filters=None):
     """List the k best allowed items of each row of X, block by block: `(ids, scores)` as `recommend` returns them."""
-    ids = np.full((X.shape[0], k), _PADDING, dtype=np.int64)
-    scores = np.full((X.shape[0], k), -np.inf, dtype=X.dtype)
     width = min(k, X.shape[1])
     every = [seen(X)] if exclude_seen else []
     columns, values = top_k_of_blocks(_allowed_blocks(scorer, X, every + ([filters] if filters else [])), width)
-    ids[:, :width] = np.where(values == -np.inf, _PADDING, columns)
-    scores[:, :width] = values
-    return ids, scores
+    values = values.astype(X.dtype, copy=False)
+    ids = np.where(values == -np.inf, _PADDING, columns)
+    if width < k:
+        beyond = [(0, 0), (0, k - width)]
+        ids, values = np.pad(ids, beyond, constant_values=_PADDING), np.pad(values, beyond, constant_values=-np.inf)
+    return ids, values
 
 
 def scorer_of(estimator, X):
@@ -272,7 +276,7 @@ def _score_blocks(scorer, X):
     for start in range(0, X.shape[0], size):
         rows = slice(start, start + size)
         with explain_out_of_memory("score fewer users at a time"):
-            block = scorer(X[rows])
+            block = scorer(users_of(X, rows))
         if not isinstance(block, torch.Tensor) or not block.is_floating_point():
             raise TypeError(
                 f"`_scorer` must return a function to a Tensor of floats, but got {type(block).__name__}"
