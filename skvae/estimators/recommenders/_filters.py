@@ -60,6 +60,15 @@ def read_filters(n_users, n_items, names, items, filter_items):
     return Filters(barred, of_each["items"], of_each["filter_items"])
 
 
+def read_user_filter(n_users, n_candidates, filter_users):
+    """Read the parameter `filter_users` of `similar_users`; returns `Filters` of the candidates."""
+    if filter_users is None:
+        return Filters()
+    if _is_of_each_user(filter_users, n_candidates):
+        return Filters(never=_cells_of_users(filter_users, n_users, n_candidates, None, "filter_users"))
+    return Filters(barred=columns_of_items(filter_users, n_candidates, None, "filter_users"))
+
+
 def seen(X):
     """`Filters` that bar what each user of a CSR array already has."""
     return Filters(never=X)
@@ -67,6 +76,7 @@ def seen(X):
 
 def columns_of_items(items, n_items, names, name):
     """Numbers of the columns that a parameter names by number, by name or by a Boolean mask."""
+    one, of = ("row", "rows of the candidates") if name.startswith("filter_users") else ("column", "columns of X")
     items = np.asarray(items)
     if items.dtype.kind in "OU" and names is not None and items.ndim == 1:
         items = _numbers_of(items, names.tolist(), name)
@@ -76,15 +86,15 @@ def columns_of_items(items, n_items, names, name):
         return np.empty(0, dtype=np.int64)
     if items.ndim != 1 or items.dtype.kind not in "iu":
         raise ValueError(
-            f"{name} takes column numbers or a mask of shape ({n_items},), but it has dtype {items.dtype} "
-            f"and shape {items.shape}; map names to columns first: np.flatnonzero(np.isin(names, wanted))."
+            f"{name} takes {one} numbers or a mask of shape ({n_items},), but it has dtype {items.dtype} "
+            f"and shape {items.shape}; map names to {one}s first: np.flatnonzero(np.isin(names, wanted))."
         )
     outside = items[(items < 0) | (items >= n_items)]
     if len(outside):
-        raise ValueError(f"{name} holds column {outside[0]}, but the columns of X run from 0 to {n_items - 1}.")
+        raise ValueError(f"{name} holds {one} {outside[0]}, but the {of} run from 0 to {n_items - 1}.")
     if len(items) == n_items > 2 and items.max() <= 1:
         raise ValueError(
-            f"{name} holds 0 and 1 only, as often as there are columns: a mask, which must be Boolean. Pass "
+            f"{name} holds 0 and 1 only, as often as there are {one}s: a mask, which must be Boolean. Pass "
             "np.asarray(mask, dtype=bool)."
         )
     return items
@@ -106,8 +116,7 @@ def _cells_of_users(items, n_users, n_items, names, name):
         mask = sp.csr_array(items if sp.issparse(items) else np.asarray(items))
         if mask.shape != (n_users, n_items):
             raise ValueError(
-                f"{name} is a matrix of {mask.shape}, but a mask for each user has the shape of X, "
-                f"({n_users}, {n_items})."
+                f"{name} is a matrix of {mask.shape}, but a mask for each user has the shape ({n_users}, {n_items})."
             )
         mask.eliminate_zeros()
         return mask
