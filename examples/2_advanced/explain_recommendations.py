@@ -94,9 +94,7 @@ print(f"Files in which the strongest reason is the same: {same:.0%}, by chance {
 plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "font.size": 9})
 figure, axes = plt.subplots(1, 2, figsize=(7.4, 0.32 * len(order) + 1.5), layout="constrained", sharey=True)
 titles = ("EASE: terms of the sum", "Mult-VAE: loss of score without it")
-for axis, title, (name, colour) in zip(
-    axes, titles, {"EASE": "#0072B2", "Mult-VAE": "#D55E00"}.items(), strict=True
-):
+for axis, title, (name, colour) in zip(axes, titles, {"EASE": "#0072B2", "Mult-VAE": "#D55E00"}.items(), strict=True):
     axis.barh(np.arange(len(order)), reasons[name].data[order], color=colour)
     axis.axvline(0, color="#555555", linewidth=0.8)
     axis.set(title=title, xlabel="contribution to the score")

@@ -137,7 +137,7 @@ def test_a_grown_model_without_epochs_is_that_of_one_fit(growing, X):
 
 @pytest.mark.parametrize("hidden_layer_sizes", [(), (5,)])
 def test_a_network_that_grows_forgets_nothing(hidden_layer_sizes, X):
-    """Without a step to speak of, users of known items have the same scores of known items, and the next fit goes on."""
+    """Without a step to speak of, users of known items have the same scores of known items."""
     network = MultVAERecommender(4, hidden_layer_sizes=hidden_layer_sizes, **QUICK).set_params(weight_decay=0.0)
     known = X[:, :KNOWN]
     before = network.partial_fit(known).decision_function(known)

@@ -194,8 +194,7 @@ class RecommenderMixin(abc.ABC):
         Returns
         -------
         rows : int64 ndarray of shape (n_users, k)
-            Rows of the candidates, most similar first; -1 where fewer than k are left. Of equal ones the lower row is
-            first, on a CPU.
+            Rows of the candidates, most similar first; -1 where fewer than k are left. Equal ones come in any order.
         similarity : ndarray of shape (n_users, k)
             Cosine of the angle between the embeddings, of `transform`; -inf where `rows` is -1. 0 for a user without
             interactions, whose embedding is 0.

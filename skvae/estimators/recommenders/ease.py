@@ -221,9 +221,7 @@ def _best_l2(X, weight, gram, device):
 def _product(weight):
     """A function from users, a CSR array, to their product with item weights."""
     no_bias = weight.new_zeros(weight.shape[1])
-    return lambda users: (
-        Rows(users, weight.device, weight.dtype).whole().linear(weight, no_bias)
-    )
+    return lambda users: Rows(users, weight.device, weight.dtype).whole().linear(weight, no_bias)
 
 
 def _refuse_too_many_items(X):

@@ -41,7 +41,10 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
     # -------------------------------------------------------------------------------------- what a subclass gives
     @abc.abstractmethod
     def _architecture_of(self, X):
-        """What fixes the shapes and the meaning of the parameters, in plain values; "n_items", "n_components" among them."""
+        """What fixes the shapes and the meaning of the parameters, in plain values.
+
+        "n_items" and "n_components" are among them.
+        """
 
     @abc.abstractmethod
     def _build(self, architecture):
