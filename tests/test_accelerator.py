@@ -270,6 +270,7 @@ ARGUMENTS = {
     "set_params": lambda model, X: {},
     "similar_items": lambda model, X: {"items": [0, 2]},
     "explain": lambda model, X: {"X": X[:4], "items": 1},
+    "similar_users": lambda model, X: {"X": X[:4], "candidates": X[4:20]},  # no two of which are equal
 }
 MORE_ARGUMENTS = [
     ("recommend", {"k": 3, "items": [1, 2, 3, 5], "filter_items": [2]}),
@@ -293,7 +294,7 @@ def answers(model, X):
     """What all public methods say of X."""
     said = {}
     for name in public_methods(type(model)):
-        if name in FITTING:
+        if name in FITTING or not hasattr(model, name):
             continue
         arguments = ARGUMENTS.get(name, lambda model, X: {"X": X})(model, X)
         try:

@@ -25,6 +25,8 @@ def top_k_of_blocks(blocks, k):
     """`top_k` of consecutive blocks of rows, put together. A device is waited for once, at the end."""
     found = [_top_k_where_it_is(scores, k) for scores in blocks]
     if isinstance(found[0][0], np.ndarray):
+        if len(found) == 1:
+            return found[0]
         return tuple(map(np.concatenate, zip(*found, strict=True)))
     dtype = found[0][1].dtype
     both = torch.cat([torch.stack([columns.double(), values.double()]) for columns, values in found], 1).cpu()
@@ -34,10 +36,15 @@ def top_k_of_blocks(blocks, k):
 def _top_k_where_it_is(scores, k):
     if scores.device.type == "cpu":
         scores = scores.numpy()
-        columns = _numpy_top_k(scores, k)
+        columns = _numpy_top_k(scores, k, _amax)
         return columns, np.take_along_axis(scores, columns, axis=1)
     values, columns = scores.topk(k, dim=1)
     return columns, values
+
+
+def _amax(array, axis):
+    """Maxima of an array along an axis, by torch, which takes a tenth of NumPy's time for many rows."""
+    return array.max(axis) if len(array) == 1 else torch.from_numpy(array).amax(axis).numpy()
 
 
 _CELLS_A_BATCH = {"cpu": 2**19, "cuda": 2**26}

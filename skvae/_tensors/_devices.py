@@ -70,6 +70,7 @@ def to_read(arrays, device, dtype):
 
 def placed(array, device, dtype):
     """Place an array on a device for reading only: it is copied only where it must be converted."""
+    # A copy that blocks would wait until the device has done what it was given before.
     return alias(np.ascontiguousarray(array)).to(device, dtype, non_blocking=True)
 
 

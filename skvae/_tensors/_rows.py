@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
+from skvae._tensors._devices import placed
 from skvae._tensors._gradients import kept_gradient
 
 
@@ -40,21 +41,32 @@ class Rows:
         count = self.indptr[np.asarray(index) + 1] - start
         offset = np.cumsum(count) - count
         position = np.repeat(start - offset, count) + np.arange(count.sum())
+        ends = np.append(offset, count.sum())
+        return self._batch(index, self.indices[position], self.data[position], count, ends)
+
+    def whole(self):
+        """Return all rows in one batch, without the cost of picking them."""
+        return self._batch(np.arange(len(self)), self.indices, self.data, np.diff(self.indptr), self.indptr)
+
+    def _batch(self, index, item, value, count, ends):
         place = self._place
         return Batch(
             row=place(index, torch.int64),
             user=place(np.repeat(np.arange(len(index)), count), torch.int64),
-            item=place(self.indices[position], torch.int64),
-            value=place(self.data[position], self.dtype),
-            offset=place(offset, torch.int64),
+            item=place(item, torch.int64),
+            value=place(value, self.dtype),
+            offset=place(ends[:-1], torch.int64),
             count=place(count, torch.int64),
             n_columns=self.shape[1],
             w=None if self.weight is None else place(self.weight[index], self.dtype),
-            ends=np.append(offset, count.sum()),
+            ends=ends,
         )
 
     def batches(self, batch_size, order=None):
         """Yield all rows in ceil(n / batch_size) batches whose sizes differ by at most one."""
+        if order is None and len(self) <= batch_size:
+            yield self.whole()
+            return
         order = np.arange(len(self)) if order is None else order
         for index in np.array_split(order, self.n_batches(batch_size)):
             yield self.batch(index)
@@ -68,8 +80,7 @@ class Rows:
         return max(1, math.ceil(len(self) / batch_size))
 
     def _place(self, array, dtype):
-        # A copy that blocks would wait until the device has done what it was given before.
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, dtype, non_blocking=True)
+        return placed(array, self.device, dtype)
 
 
 class _Entries:
@@ -205,7 +216,10 @@ class Batch(_Entries):
 
     def linear(self, weight, bias):
         """Return x @ weight + bias, reading only the rows of `weight` (n_columns, n_out) that x stores."""
-        return _SparseLinear.apply(weight, bias, self)
+        return _SparseLinear.apply(weight, bias, self) if torch.is_grad_enabled() else self._linear(weight, bias)
+
+    def _linear(self, weight, bias):
+        return F.embedding_bag(self.item, weight, self.offset, mode="sum", per_sample_weights=self.value) + bias
 
     def linear_by_part(self, weight, bias, size):
         """Return a function from rows, as for `part`, at most `size` of them, to their x @ weight + bias."""
@@ -347,7 +361,7 @@ class _SparseLinear(torch.autograd.Function):
     def forward(ctx, weight, bias, x):
         ctx.save_for_backward(weight)
         ctx.x = x
-        return F.embedding_bag(x.item, weight, x.offset, mode="sum", per_sample_weights=x.value) + bias
+        return x._linear(weight, bias)
 
     @staticmethod
     @once_differentiable

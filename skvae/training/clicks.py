@@ -28,6 +28,35 @@ def initial_params(model, X, weight, noise, device):
     return {name: tensor.to(device) for name, tensor in model.init(noise.fold("init"), mean, share).items()}
 
 
+def with_new_items(params, optimizer_state, initial):
+    """Widen the parameters of a fit, and the state of its optimizer, by items that came last.
+
+    Parameters
+    ----------
+    params, optimizer_state : dict of Tensor
+        Of the known items; the state may be None.
+    initial : dict of Tensor
+        Parameters that a new fit would begin with. Those that belong to new items are kept.
+
+    Returns
+    -------
+    params, optimizer_state : dict of Tensor
+        The known part of every tensor is unchanged. The running averages of new items begin at zero, as in a new fit.
+    """
+    wide = {name: _in_corner(tensor, initial[name]) for name, tensor in params.items()}
+    if optimizer_state is None:
+        return wide, None
+    shapes = {key: initial.get(key.rpartition(".")[0], average).shape for key, average in optimizer_state.items()}
+    state = {key: _in_corner(average, average.new_zeros(shapes[key])) for key, average in optimizer_state.items()}
+    return wide, state
+
+
+def _in_corner(small, large):
+    """A tensor in the place of the first entries of a larger one, along each axis."""
+    large[tuple(slice(size) for size in small.shape)] = small
+    return large
+
+
 class ClickTraining(Training):
     """One network, trained on the users of a click matrix.
 

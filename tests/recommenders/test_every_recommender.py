@@ -91,7 +91,151 @@ def test_bad_weights_are_refused(weight, model, X):
         clone(model).fit(X, sample_weight=weight)
 
 
+# ------------------------------------------------------------------------------------------------------------ new items
+GROWS = sorted(name for name in RECOMMENDERS if hasattr(RECOMMENDERS[name], "partial_fit"))
+KNOWN = N_ITEMS - 3
+
+
+@pytest.fixture(params=GROWS)
+def growing(request):
+    return clone(RECOMMENDERS[request.param])
+
+
+def test_new_items_join_the_known_ones(growing, X):
+    frame = pd.DataFrame(X.toarray(), columns=[f"song {i}" for i in range(N_ITEMS)])
+    growing.partial_fit(frame.iloc[:30, :KNOWN])
+    growing.partial_fit(frame.iloc[30:], new_items=frame.columns[KNOWN:])
+    assert growing.n_features_in_ == N_ITEMS and list(growing.feature_names_in_) == list(frame.columns)
+    names, _ = growing.recommend(frame, k=N_ITEMS, names=True)
+    assert set(frame.columns[KNOWN:]) < set(names.ravel()) and growing.score(frame) > 0
+    growing.partial_fit(frame)
+    plain = clone(growing).partial_fit(X[:30, :KNOWN]).partial_fit(X[30:], new_items=range(KNOWN, N_ITEMS))
+    plain.partial_fit(X)
+    np.testing.assert_array_equal(plain.decision_function(X), growing.decision_function(frame))
+
+
+@pytest.mark.parametrize(
+    "growing", [clone(RECOMMENDERS["EASE"]), PopularityRecommender(), PopularityRecommender(half_life=3)], ids=repr
+)
+def test_a_grown_model_without_epochs_is_that_of_one_fit(growing, X):
+    """To all users, the first of whom had none of the new items; for rows of counts too."""
+    early, late = X[:25] * 2, X[25:]
+    early = sp.csr_array(early.toarray() * (np.arange(N_ITEMS) < KNOWN))
+    times = {}
+    if getattr(growing, "half_life", None):
+        times = {"times": sp.csr_array(np.add.outer(np.arange(N_USERS), np.arange(N_ITEMS)) + 1.0)}
+    weight = np.random.default_rng(0).random(N_USERS) + 0.5
+    both = sp.vstack([early, late], format="csr")
+    whole = clone(growing).fit(both, sample_weight=weight, **times)
+    part = {name: table[:25, :KNOWN] for name, table in times.items()}
+    growing.partial_fit(early[:, :KNOWN], sample_weight=weight[:25], **part)
+    part = {name: table[25:] for name, table in times.items()}
+    growing.partial_fit(late, sample_weight=weight[25:], new_items=range(KNOWN, N_ITEMS), **part)
+    users = sp.vstack([both, sp.csr_array((1, N_ITEMS))], format="csr")
+    np.testing.assert_allclose(growing.decision_function(users), whole.decision_function(users), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("hidden_layer_sizes", [(), (5,)])
+def test_a_network_that_grows_forgets_nothing(hidden_layer_sizes, X):
+    """Without a step to speak of, users of known items have the same scores of known items."""
+    network = MultVAERecommender(4, hidden_layer_sizes=hidden_layer_sizes, **QUICK).set_params(weight_decay=0.0)
+    known = X[:, :KNOWN]
+    before = network.partial_fit(known).decision_function(known)
+    averages = network._optimizer_state
+    network.set_params(learning_rate=1e-30).partial_fit(X, new_items=range(KNOWN, N_ITEMS))
+    as_known = sp.csr_array((known.data, known.indices, known.indptr), shape=X.shape)
+    np.testing.assert_allclose(network.decision_function(as_known)[:, :KNOWN], before, rtol=1e-5, atol=1e-6)
+    for name, value in network.parameters_.items():
+        for average in ("exp_avg", "exp_avg_sq"):
+            assert network._optimizer_state[f"{name}.{average}"].shape == value.shape
+    assert network._optimizer_state["step"] > averages["step"]
+    network.set_params(learning_rate=0.05).partial_fit(X)
+    assert np.isfinite(network.decision_function(X)).all()
+
+
+@pytest.mark.parametrize(
+    ("n_columns", "new_items", "message"),
+    [
+        (N_ITEMS, None, "X has 12 features, but .* is expecting 9 .* named by new_items"),
+        (KNOWN - 1, None, "X has 8 features, but .* is expecting 9"),
+        (N_ITEMS, [9, 10], "X has 12 features, but .* is expecting 11"),
+        (N_ITEMS, [10, 9, 11], r"3 of them are the columns \[9, 10, 11\]"),
+        (N_ITEMS, 3, "a list of columns"),
+        (N_ITEMS, ["a", "b", "c"], r"3 of them are the columns \[9, 10, 11\]"),
+    ],
+)
+def test_items_come_in_by_explicit_ids_only(n_columns, new_items, message, growing, X):
+    growing.partial_fit(X[:, :KNOWN])
+    before = growing.decision_function(X[:, :KNOWN])
+    with pytest.raises(ValueError, match=message):
+        growing.partial_fit(X[:, :n_columns], new_items=new_items)
+    np.testing.assert_array_equal(growing.decision_function(X[:, :KNOWN]), before)
+
+
+def test_names_of_new_items_are_checked(growing, X):
+    frame = pd.DataFrame(X.toarray(), columns=[f"song {i}" for i in range(N_ITEMS)])
+    with pytest.raises(ValueError, match="no fit has seen an item"):
+        growing.partial_fit(frame, new_items=["song 9"])
+    growing.partial_fit(frame.iloc[:, :KNOWN])
+    new = list(frame.columns[KNOWN:])
+    with pytest.raises(ValueError, match="known|first and in the same order"):
+        growing.partial_fit(frame[new + list(frame.columns[:KNOWN])], new_items=new)
+    with pytest.raises(ValueError, match="'song 0' as a new item, but there is one"):
+        growing.partial_fit(frame, new_items=["song 9", "song 0", "song 10"])
+    with pytest.raises(ValueError, match="new_items takes names, but got 9"):
+        growing.partial_fit(frame, new_items=[9, 10, 11])
+    with pytest.raises(ValueError, match="named by new_items"):
+        growing.partial_fit(frame)
+
+
 # ----------------------------------------------------------------------------------------------------- what it is asked
+def spoilt(X, value):
+    X = X.copy()
+    X.data[3] = value
+    return X
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        lambda X: spoilt(X, np.nan),
+        lambda X: spoilt(X, np.inf),
+        lambda X: spoilt(X, -1.0),
+        lambda X: X[:, :-1],
+        lambda X: sp.hstack([X, X[:, :1]], format="csr"),
+        lambda X: X[:0],
+        lambda X: X.astype(complex),
+    ],
+)
+def test_rows_in_the_right_form_are_checked_too(bad, model, X):
+    for given in (bad(X[:4]), bad(X[:4]).toarray()):
+        with pytest.raises(ValueError):
+            model.recommend(given)
+
+
+def test_rows_in_any_form_are_read_alike_and_left_alone(model, X):
+    some = X[:4]
+    backwards = np.concatenate([np.arange(b - 1, a - 1, -1) for a, b in zip(some.indptr, some.indptr[1:])])
+    halves = np.repeat(backwards, 2), np.repeat(some.data[backwards] / 2, 2)
+    twice = sp.csr_array((halves[1], some.indices[halves[0]], 2 * some.indptr), shape=some.shape)
+    explicit = sp.csr_array(
+        (some.toarray().ravel(), np.tile(np.arange(N_ITEMS), 4), N_ITEMS * np.arange(5)), shape=some.shape
+    )
+    want = model.recommend(some, k=N_ITEMS)
+    dense = some.toarray()
+    for given in (twice, explicit, dense, np.asfortranarray(dense), dense.astype(">f8"), dense.astype(int)):
+        before = given.copy()
+        ids, scores = model.recommend(given, k=N_ITEMS)
+        np.testing.assert_array_equal(ids, want[0])
+        np.testing.assert_allclose(scores, want[1], rtol=1e-5, atol=1e-6)
+        for one, other in ((given, before),) if isinstance(given, np.ndarray) else zip(parts(given), parts(before)):
+            np.testing.assert_array_equal(one, other)
+
+
+def parts(X):
+    return X.data, X.indices, X.indptr
+
+
 def test_a_user_scores_alike_in_any_company(model, X):
     some = [7, 3, 30]
     np.testing.assert_allclose(model.decision_function(X[some]), model.decision_function(X)[some], rtol=1e-6, atol=1e-8)
@@ -183,6 +327,38 @@ def test_similar_items_are_those_of_a_user_with_one(model, X):
     assert 0 not in model.similar_items(3, k=N_ITEMS, filter_items=[0])[0]
     with pytest.raises(ValueError, match="items holds column 12"):
         model.similar_items(12)
+
+
+def test_similar_users_have_the_largest_cosines(model, X, monkeypatch):
+    """By brute force; each block holds few users."""
+    if not hasattr(model, "similar_users"):
+        with pytest.raises(AttributeError):
+            model.similar_users(X)
+        return
+    monkeypatch.setattr("skvae._tensors._block_sizes._BLOCK_CELLS", 5 * N_USERS)
+    X = sp.vstack([X, sp.csr_array((1, N_ITEMS))], format="csr")  # the last has nothing
+    Z = getattr(model, "embedding_", model).transform(X)
+    Z = Z / np.maximum(np.linalg.norm(Z, axis=1, keepdims=True), 1e-300)
+    cosine = Z[:7] @ Z[7:].T
+    rows, similarity = model.similar_users(X[:7], X[7:], k=4)
+    assert rows.dtype == np.int64 and similarity.dtype == X.dtype
+    np.testing.assert_allclose(similarity, -np.sort(-cosine, axis=1)[:, :4], rtol=1e-6)
+    np.testing.assert_allclose(np.take_along_axis(cosine, rows, axis=1), similarity, rtol=1e-6)
+
+    among, own = model.similar_users(X, k=N_USERS + 5)
+    assert (among != np.arange(N_USERS + 1)[:, None]).all() and (np.sort(among[:, :N_USERS]) >= 0).all()
+    assert (among[:, N_USERS:] == -1).all() and (own[:, N_USERS:] == -np.inf).all()
+    assert (own[-1, :N_USERS] == 0).all()
+    assert (model.similar_users(X[:-1], X[:-1], k=1)[1] > 1 - 1e-6).all()  # a candidate may be the user
+
+    mask = np.random.default_rng(0).random((7, N_USERS - 6)) < 0.5
+    kept, _ = model.similar_users(X[:7], X[7:], k=N_USERS, filter_users=mask)
+    assert not mask[np.arange(7)[:, None], kept][kept >= 0].any()
+    assert 3 not in model.similar_users(X, k=N_USERS, filter_users=[3])[0]
+    with pytest.raises(ValueError, match="filter_users holds row 99, but the rows of the candidates run from 0 to 60"):
+        model.similar_users(X, filter_users=[99])
+    with pytest.raises(ValueError, match="k >= 1"):
+        model.similar_users(X, k=0)
 
 
 def test_reasons_are_what_a_score_loses_without_an_item(model, X):

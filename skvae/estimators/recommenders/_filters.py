@@ -29,11 +29,11 @@ class Filters(NamedTuple):
         if self.barred is not None:
             scores[:, _placed(self.barred, scores)] = -torch.inf
         if self.only is not None:
-            allowed = torch.zeros_like(scores, dtype=torch.bool)
-            allowed[_cells(self.only[rows], scores)] = True
-            scores.masked_fill_(~allowed, -torch.inf)
+            barred = torch.ones_like(scores, dtype=torch.bool)
+            _fill(barred, self.only, rows, False)
+            scores.masked_fill_(barred, -torch.inf)
         if self.never is not None:
-            scores[_cells(self.never[rows], scores)] = -torch.inf
+            _fill(scores, self.never, rows, -torch.inf)
 
 
 def read_filters(n_users, n_items, names, items, filter_items):
@@ -60,6 +60,15 @@ def read_filters(n_users, n_items, names, items, filter_items):
     return Filters(barred, of_each["items"], of_each["filter_items"])
 
 
+def read_user_filter(n_users, n_candidates, filter_users):
+    """Read the parameter `filter_users` of `similar_users`; returns `Filters` of the candidates."""
+    if filter_users is None:
+        return Filters()
+    if _is_of_each_user(filter_users, n_candidates):
+        return Filters(never=_cells_of_users(filter_users, n_users, n_candidates, None, "filter_users"))
+    return Filters(barred=columns_of_items(filter_users, n_candidates, None, "filter_users"))
+
+
 def seen(X):
     """`Filters` that bar what each user of a CSR array already has."""
     return Filters(never=X)
@@ -67,6 +76,7 @@ def seen(X):
 
 def columns_of_items(items, n_items, names, name):
     """Numbers of the columns that a parameter names by number, by name or by a Boolean mask."""
+    one, of = ("row", "rows of the candidates") if name.startswith("filter_users") else ("column", "columns of X")
     items = np.asarray(items)
     if items.dtype.kind in "OU" and names is not None and items.ndim == 1:
         items = _numbers_of(items, names.tolist(), name)
@@ -76,15 +86,15 @@ def columns_of_items(items, n_items, names, name):
         return np.empty(0, dtype=np.int64)
     if items.ndim != 1 or items.dtype.kind not in "iu":
         raise ValueError(
-            f"{name} takes column numbers or a mask of shape ({n_items},), but it has dtype {items.dtype} "
-            f"and shape {items.shape}; map names to columns first: np.flatnonzero(np.isin(names, wanted))."
+            f"{name} takes {one} numbers or a mask of shape ({n_items},), but it has dtype {items.dtype} "
+            f"and shape {items.shape}; map names to {one}s first: np.flatnonzero(np.isin(names, wanted))."
         )
     outside = items[(items < 0) | (items >= n_items)]
     if len(outside):
-        raise ValueError(f"{name} holds column {outside[0]}, but the columns of X run from 0 to {n_items - 1}.")
+        raise ValueError(f"{name} holds {one} {outside[0]}, but the {of} run from 0 to {n_items - 1}.")
     if len(items) == n_items > 2 and items.max() <= 1:
         raise ValueError(
-            f"{name} holds 0 and 1 only, as often as there are columns: a mask, which must be Boolean. Pass "
+            f"{name} holds 0 and 1 only, as often as there are {one}s: a mask, which must be Boolean. Pass "
             "np.asarray(mask, dtype=bool)."
         )
     return items
@@ -106,8 +116,7 @@ def _cells_of_users(items, n_users, n_items, names, name):
         mask = sp.csr_array(items if sp.issparse(items) else np.asarray(items))
         if mask.shape != (n_users, n_items):
             raise ValueError(
-                f"{name} is a matrix of {mask.shape}, but a mask for each user has the shape of X, "
-                f"({n_users}, {n_items})."
+                f"{name} is a matrix of {mask.shape}, but a mask for each user has the shape ({n_users}, {n_items})."
             )
         mask.eliminate_zeros()
         return mask
@@ -141,10 +150,16 @@ def _numbers_of(items, names, name):
     return np.array([number[item] for item in items.tolist()], dtype=np.int64)
 
 
-def _cells(some, scores):
-    """Index of the stored entries of a CSR array in a tensor of its shape."""
-    user = np.repeat(np.arange(some.shape[0]), np.diff(some.indptr))
-    return _placed(user, scores), _placed(some.indices, scores)
+def users_of(X, rows):
+    """A slice of the rows of a CSR array; the very same object where that is all of them."""
+    return X if rows.start == 0 and rows.stop >= X.shape[0] else X[rows]
+
+
+def _fill(tensor, X, rows, value):
+    """Overwrite a contiguous tensor by a value where a slice of the rows of a CSR array has entries."""
+    some, n_columns = users_of(X, rows), tensor.shape[1]
+    cell = np.repeat(np.arange(0, tensor.numel(), n_columns), np.diff(some.indptr)) + some.indices
+    tensor.view(-1).index_fill_(0, _placed(cell, tensor), value)
 
 
 def _placed(index, scores):

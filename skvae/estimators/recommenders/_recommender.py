@@ -5,16 +5,27 @@ import abc
 import numpy as np
 import scipy.sparse as sp
 import torch
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skvae._sparse import merged
-from skvae._tensors import block_rows, explain_out_of_memory, top_k_of_blocks
-from skvae.estimators.recommenders._filters import columns_of_items, read_filters, seen
-from skvae.estimators.recommenders._input_checks import explained
+from skvae._tensors import block_rows, explain_out_of_memory, inference_device, placed, top_k_of_blocks, torch_dtype
+from skvae.estimators.recommenders._filters import columns_of_items, read_filters, read_user_filter, seen, users_of
+from skvae.estimators.recommenders._input_checks import check_new_items, explained, is_in_form
 from skvae.metrics import make_ranking_scorer
 
 LIST_LENGTH = 100  # of the NDCG that scores and validates
 _PADDING = -1  # in place of an item where none is left
+
+
+def _embeds_users(estimator):
+    """Whether a recommender has `similar_users`; say why not, where it has not."""
+    if hasattr(estimator, "transform") or hasattr(estimator, "embedding"):
+        return True
+    raise AttributeError(
+        f"{type(estimator).__name__} has no embedding of users, so it cannot tell who is alike. Recommenders with "
+        "`transform`, such as MultVAERecommender, have similar_users."
+    )
 
 
 class RecommenderMixin(abc.ABC):
@@ -37,6 +48,8 @@ class RecommenderMixin(abc.ABC):
         """
 
     def _check_X(self, X, *, reset):
+        if not reset and is_in_form(self, X):
+            return X if type(X) is sp.csr_array else merged(X, sp.csr_array)
         form = {"accept_sparse": "csr", "dtype": [np.float32, np.float64], "ensure_non_negative": True}
         if sp.issparse(X) and X.ndim == 2:  # a purchase and its refund in one cell are what is left of both
             X = merged(X, sp.csr_array)
@@ -47,8 +60,17 @@ class RecommenderMixin(abc.ABC):
         return merged(X, sp.csr_array)
 
     def _check_fitted_X(self, X):
-        check_is_fitted(self)
+        if "n_features_in_" not in vars(self):
+            check_is_fitted(self)
         return self._check_X(X, reset=False)
+
+    def _take_in(self, new_items):
+        """Extend the number and the names of the items by those that `partial_fit` is to add."""
+        known = getattr(self, "feature_names_in_", None)
+        check_new_items(self, known, new_items)
+        self.n_features_in_ += len(new_items)
+        if known is not None:
+            self.feature_names_in_ = np.append(known, np.array(new_items, dtype=object))
 
     def decision_function(self, X):
         """Score every item for every user.
@@ -104,8 +126,7 @@ class RecommenderMixin(abc.ABC):
             1 in place of Booleans.
         """
         X = self._check_fitted_X(X)
-        if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or k < 1:
-            raise ValueError(f"recommend needs a whole number k >= 1, but k={k!r} was given.")
+        _check_k(k, "recommend")
         filters = read_filters(*X.shape, getattr(self, "feature_names_in_", None), items, filter_items)
         ids, scores = rank(self._scorer(X), X, k, exclude_seen=exclude_seen, filters=filters)
         return (self._names_of(ids) if names else ids), scores
@@ -138,6 +159,7 @@ class RecommenderMixin(abc.ABC):
             Their `decision_function` for that user.
         """
         check_is_fitted(self)
+        _check_k(k, "similar_items")
         known, n_items = getattr(self, "feature_names_in_", None), self.n_features_in_
         columns = columns_of_items(np.atleast_1d(items), n_items, known, "items")
         n, ones = len(columns), np.ones(len(columns), dtype=np.float32)
@@ -145,6 +167,54 @@ class RecommenderMixin(abc.ABC):
         filters = read_filters(n, n_items, known, None, filter_items)
         ids, scores = rank(self._scorer(X), X, k, filters=filters)
         return (self._names_of(ids) if names else ids), scores
+
+    def _embedding(self, X):
+        """Vectors of some users, whose angles say who is alike; only of recommenders that embed users."""
+        return self.transform(X)
+
+    @available_if(_embeds_users)
+    def similar_users(self, X, candidates=None, k=10, *, filter_users=None):
+        """List the users whose embeddings have the smallest angles to that of each user.
+
+        A fitted recommender keeps no users. So those to choose from are given as rows, and listed by the number of
+        their row.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_users, n_items)
+            Interactions of the users, whether `fit` saw them or not.
+        candidates : {array-like, sparse matrix} of shape (n_candidates, n_items) or None, default=None
+            Interactions of the users to choose from. None: the users of X, and nobody is in the own list. If they are
+            given, everybody is listed who is near, so a user who is among them too.
+        k : int, default=10
+            Length of the lists.
+        filter_users : array-like of int, bool mask of shape (n_candidates,), or one for each user, default=None
+            Never list these rows of the candidates; for each user as in `recommend`.
+
+        Returns
+        -------
+        rows : int64 ndarray of shape (n_users, k)
+            Rows of the candidates, most similar first; -1 where fewer than k are left. Equal ones come in any order.
+        similarity : ndarray of shape (n_users, k)
+            Cosine of the angle between the embeddings, of `transform`; -inf where `rows` is -1. 0 for a user without
+            interactions, whose embedding is 0.
+
+        Raises
+        ------
+        ValueError
+            If k is not a positive integer, or `filter_users` has a row that is not there.
+        """
+        _check_k(k, "similar_users")
+        X = self._check_fitted_X(X)
+        others = X if candidates is None else self._check_fitted_X(candidates)
+        filters = [read_user_filter(X.shape[0], others.shape[0], filter_users)]
+        if candidates is None:
+            filters.append(seen(sp.eye_array(X.shape[0], format="csr")))
+        device = inference_device(self.device) if hasattr(self, "device") else torch.device("cpu")
+        users = _directions(self._embedding(X), device)
+        towards = users if candidates is None else _directions(self._embedding(others), device)
+        blocks = ((rows, users[rows] @ towards.T.to(users)) for rows in _blocks_of(X.shape[0], others.shape[0]))
+        return _best(blocks, filters, k, others.shape[0], X.dtype)
 
     def explain(self, X, items):
         """Say which of a user's items raised the score of an item.
@@ -232,14 +302,54 @@ class RecommenderMixin(abc.ABC):
 
 def rank(scorer, X, k, *, exclude_seen=True, filters=None):
     """List the k best allowed items of each row of X, block by block: `(ids, scores)` as `recommend` returns them."""
-    ids = np.full((X.shape[0], k), _PADDING, dtype=np.int64)
-    scores = np.full((X.shape[0], k), -np.inf, dtype=X.dtype)
-    width = min(k, X.shape[1])
     every = [seen(X)] if exclude_seen else []
-    columns, values = top_k_of_blocks(_allowed_blocks(scorer, X, every + ([filters] if filters else [])), width)
-    ids[:, :width] = np.where(values == -np.inf, _PADDING, columns)
-    scores[:, :width] = values
-    return ids, scores
+    return _best(_score_blocks(scorer, X), every + ([filters] if filters else []), k, X.shape[1], X.dtype)
+
+
+def _best(blocks, filters, k, n_columns, dtype):
+    """List the k best allowed columns of each row: their numbers, and their scores in a dtype.
+
+    Parameters
+    ----------
+    blocks : iterable of (slice, Tensor of shape (n_rows_of_the_block, n_columns))
+        Consecutive rows and their scores, which are overwritten.
+    filters : list of Filters
+    k, n_columns : int
+    dtype : dtype
+    """
+    width = min(k, n_columns)
+    columns, values = top_k_of_blocks(_allowed(blocks, filters), width)
+    values = values.astype(dtype, copy=False)
+    ids = np.where(values == -np.inf, _PADDING, columns)
+    if width < k:
+        beyond = [(0, 0), (0, k - width)]
+        ids, values = np.pad(ids, beyond, constant_values=_PADDING), np.pad(values, beyond, constant_values=-np.inf)
+    return ids, values
+
+
+def _allowed(blocks, filters):
+    """Yield the scores of blocks of rows, -inf for columns that may not be listed."""
+    for rows, block in blocks:
+        for each in filters:
+            each.apply(block, rows)
+        yield block
+
+
+def _check_k(k, who):
+    if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or k < 1:
+        raise ValueError(f"{who} needs a whole number k >= 1, but k={k!r} was given.")
+
+
+def widened(totals, n_items):
+    """Sums for each item, with zeros for items that came later."""
+    return np.pad(totals, (0, n_items - len(totals)))
+
+
+def _directions(embedding, device):
+    """Unit vectors of embeddings (n_users, K), on a device; a vector of length zero stays."""
+    vectors = placed(embedding, device, torch_dtype(embedding.dtype))
+    length = vectors.norm(dim=1, keepdim=True)
+    return vectors / torch.where(length > 0, length, 1.0)
 
 
 def scorer_of(estimator, X):
@@ -247,14 +357,6 @@ def scorer_of(estimator, X):
     if isinstance(estimator, RecommenderMixin):
         return estimator._scorer(X)
     return lambda users: torch.from_numpy(np.array(estimator.decision_function(users), dtype=X.dtype))
-
-
-def _allowed_blocks(scorer, X, filters):
-    """Yield the scores of consecutive blocks of users, -inf for items that may not be listed."""
-    for rows, block in _score_blocks(scorer, X):
-        for each in filters:
-            each.apply(block, rows)
-        yield block
 
 
 def _scores_at(scorer, X, columns):
@@ -268,11 +370,9 @@ def _scores_at(scorer, X, columns):
 
 def _score_blocks(scorer, X):
     """Yield (rows, scores) for consecutive blocks of users, so that users x items never stand in memory at once."""
-    size = block_rows(X.shape[1])
-    for start in range(0, X.shape[0], size):
-        rows = slice(start, start + size)
+    for rows in _blocks_of(*X.shape):
         with explain_out_of_memory("score fewer users at a time"):
-            block = scorer(X[rows])
+            block = scorer(users_of(X, rows))
         if not isinstance(block, torch.Tensor) or not block.is_floating_point():
             raise TypeError(
                 f"`_scorer` must return a function to a Tensor of floats, but got {type(block).__name__}"
@@ -280,3 +380,10 @@ def _score_blocks(scorer, X):
             )
         # An expanded tensor has one memory for all users.
         yield rows, block.contiguous()
+
+
+def _blocks_of(n_rows, n_columns):
+    """Yield slices of rows that are scored at once."""
+    size = block_rows(n_columns)
+    for start in range(0, n_rows, size):
+        yield slice(start, start + size)

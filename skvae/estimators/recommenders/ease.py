@@ -11,7 +11,7 @@ from skvae._compat import Interval, StrOptions, fit_context
 from skvae._tensors import Noise, Rows, inference_device, placed, resolve_device, torch_dtype
 from skvae.estimators._base import Estimator
 from skvae.estimators.recommenders._input_checks import refuse_no_interaction
-from skvae.estimators.recommenders._recommender import LIST_LENGTH, RecommenderMixin, rank
+from skvae.estimators.recommenders._recommender import LIST_LENGTH, RecommenderMixin, rank, widened
 from skvae.metrics import content_holdout, ndcg_at_k
 from skvae.models.recommenders.ease import item_weights
 from skvae.tables.weights import drop_weightless
@@ -112,19 +112,23 @@ class EASERecommender(RecommenderMixin, Estimator):
             return self._fit(X, sample_weight, fitted=False)
 
     @fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y=None, sample_weight=None):
-        """Add users: with a given l2, the result is that of one `fit` to all users so far.
+    def partial_fit(self, X, y=None, sample_weight=None, new_items=None):
+        """Add users, and items if there are new ones.
 
-        With "auto", the first call chooses l2 by its own users.
+        With a given l2, the result is that of one `fit` to all users so far, who are taken to have none of the items
+        that came after them. With "auto", the first call chooses l2 by its own users.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_users, n_items)
-            Interactions of new users; the same items in every call.
+            Interactions of new users. Columns are the items of the earlier calls, and then `new_items`.
         y : ignored
             Present for scikit-learn's convention.
         sample_weight : array-like of shape (n_users,) or None, default=None
             How often each user counts.
+        new_items : array-like of int or str, default=None
+            Items that no earlier call has seen, the last columns of X: their numbers, from `n_features_in_` on, or
+            after a fit on a DataFrame their names. None: X has the items of the earlier calls.
 
         Returns
         -------
@@ -132,6 +136,8 @@ class EASERecommender(RecommenderMixin, Estimator):
             The estimator, fitted.
         """
         with self._unchanged_on_error():
+            if new_items is not None:
+                self._take_in(new_items)
             return self._fit(X, sample_weight, fitted=hasattr(self, "item_weights_"))
 
     def _fit(self, X, sample_weight, *, fitted):
@@ -141,31 +147,42 @@ class EASERecommender(RecommenderMixin, Estimator):
         device = resolve_device(self.device)
         _refuse_too_many_items(X)
         n_seen = float(X.shape[0] if weight is None else weight.sum())
+        popularity = (np.ones(X.shape[0]) if weight is None else weight) @ X
         gram, l2 = _gram(X, weight), self.l2
         if l2 == "auto":
             l2 = self.l2_ if fitted else _best_l2(X, weight, gram, device)
         if fitted:
-            gram, n_seen = sp.csr_array(self._gram_so_far() + gram), n_seen + self.n_samples_seen_
+            n_seen += self.n_samples_seen_
+            gram = sp.csr_array(self._gram_so_far(X.shape[1]) + gram)
+            popularity = popularity + widened(self._popularity, X.shape[1])
         return self._set(
             item_weights_=_weights(gram, l2, device).cpu().numpy(),
             _item_gram={name: getattr(gram, name) for name in ("data", "indices", "indptr")},
+            _popularity=popularity,
             l2_=float(l2),
             n_samples_seen_=n_seen,
             device_=str(device),
         )
 
-    def _gram_so_far(self):
-        """X' W X of all users so far, a CSR array: what `partial_fit` adds to."""
-        return sp.csr_array(tuple(self._item_gram.values()), shape=self.item_weights_.shape)
+    def _gram_so_far(self, n_items):
+        """X' W X of all users so far, a CSR array, with empty rows and columns for items that they did not know."""
+        gram = sp.csr_array(tuple(self._item_gram.values()), shape=self.item_weights_.shape)
+        gram.resize(n_items, n_items)
+        return gram
 
     def _scorer(self, X):
         device, dtype = inference_device(self.device), torch_dtype(X.dtype)
-        product = _product(placed(self.item_weights_, device, dtype))
-        popularity = placed(self._gram_so_far().diagonal(), device, dtype)
+        weights, read = self.item_weights_, None
+        if 2 * X.nnz < X.shape[1] and (weights.dtype != X.dtype or device.type != "cpu"):  # they are copied: these only
+            read = np.union1d(X.indices, 0)
+            weights = weights[read]
+        product = _product(placed(weights, device, dtype))
 
         def score(users):
-            scores = product(users)
-            scores[torch.from_numpy(np.diff(users.indptr) == 0).to(device)] = popularity  # of users without items
+            scores = product(users if read is None else users[:, read])
+            empty = np.flatnonzero(np.diff(users.indptr) == 0)
+            if len(empty):
+                scores[torch.from_numpy(empty).to(device)] = placed(self._popularity, device, dtype)
             return scores
 
         return score
@@ -204,9 +221,7 @@ def _best_l2(X, weight, gram, device):
 def _product(weight):
     """A function from users, a CSR array, to their product with item weights."""
     no_bias = weight.new_zeros(weight.shape[1])
-    return lambda users: (
-        Rows(users, weight.device, weight.dtype).batch(np.arange(users.shape[0])).linear(weight, no_bias)
-    )
+    return lambda users: Rows(users, weight.device, weight.dtype).whole().linear(weight, no_bias)
 
 
 def _refuse_too_many_items(X):

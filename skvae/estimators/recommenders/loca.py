@@ -218,6 +218,9 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
         """Weights of the users in the training of the local model of an anchor."""
         return model.kernel(model.distance(anchor, users)[0], self.training_bandwidth, self.kernel).double().numpy()
 
+    def _embedding(self, X):
+        return self.embedding_.transform(X)
+
     def _scorer(self, X):
         whole, local = scorer_of(self.estimator_, X), [scorer_of(member, X) for member in self.estimators_]
         anchors = torch.from_numpy(self.anchor_embeddings_)

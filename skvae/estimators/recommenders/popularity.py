@@ -9,7 +9,7 @@ import torch
 from skvae._compat import Interval, fit_context
 from skvae._times import stored_times
 from skvae.estimators._base import Estimator
-from skvae.estimators.recommenders._recommender import RecommenderMixin
+from skvae.estimators.recommenders._recommender import RecommenderMixin, widened
 from skvae.tables.weights import drop_weightless
 
 
@@ -75,19 +75,22 @@ class PopularityRecommender(RecommenderMixin, Estimator):
             return self._fit(X, sample_weight, times, fitted=False)
 
     @fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y=None, sample_weight=None, times=None):
-        """Add interactions: the result is that of one `fit` to all of them.
+    def partial_fit(self, X, y=None, sample_weight=None, times=None, new_items=None):
+        """Add interactions, and items if there are new ones: the result is that of one `fit` to all of them.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_users, n_items)
-            New interactions; the same items in every call.
+            New interactions. Columns are the items of the earlier calls, and then `new_items`.
         y : ignored
             Present for scikit-learn's convention.
         sample_weight : array-like of shape (n_users,) or None, default=None
             How often each user counts.
         times : {array-like, sparse matrix} of shape (n_users, n_items) or None, default=None
             When each interaction took place, as in `fit`.
+        new_items : array-like of int or str, default=None
+            Items that no earlier call has seen, the last columns of X: their numbers, from `n_features_in_` on, or
+            after a fit on a DataFrame their names. None: X has the items of the earlier calls.
 
         Returns
         -------
@@ -95,6 +98,8 @@ class PopularityRecommender(RecommenderMixin, Estimator):
             The estimator, fitted.
         """
         with self._unchanged_on_error():
+            if new_items is not None:
+                self._take_in(new_items)
             return self._fit(X, sample_weight, times, fitted=hasattr(self, "popularity_"))
 
     def _fit(self, X, sample_weight, times, *, fitted):
@@ -113,7 +118,7 @@ class PopularityRecommender(RecommenderMixin, Estimator):
         popularity = weight @ counted
         if fitted:
             aged = 1.0 if last is None else np.exp2((self.last_time_ - last) / self.half_life)
-            popularity = popularity + aged * self.popularity_
+            popularity = popularity + aged * widened(self.popularity_, X.shape[1])
         return self._set(popularity_=popularity, last_time_=last)
 
     def _scorer(self, X):

@@ -21,7 +21,7 @@ from skvae.estimators.recommenders._recommender import LIST_LENGTH, RecommenderM
 from skvae.metrics import content_holdout, ndcg_at_k
 from skvae.tables.weights import drop_weightless, weigh
 from skvae.training import defaults
-from skvae.training.clicks import ClickTraining, informative_users, initial_params
+from skvae.training.clicks import ClickTraining, informative_users, initial_params, with_new_items
 from skvae.training.continuation import Continuation
 from skvae.training.plan import CONSTANT_WEIGHT, make_plan, settle
 from skvae.training.validation import Validation
@@ -41,7 +41,10 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
     # -------------------------------------------------------------------------------------- what a subclass gives
     @abc.abstractmethod
     def _architecture_of(self, X):
-        """What fixes the shapes and the meaning of the parameters, in plain values; "n_components" among them."""
+        """What fixes the shapes and the meaning of the parameters, in plain values.
+
+        "n_items" and "n_components" are among them.
+        """
 
     @abc.abstractmethod
     def _build(self, architecture):
@@ -104,17 +107,22 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
             return self._taken_ahead(X, **given) or self._run(self._prepare(X, self._continuation, **given), X, y)
 
     @fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y=None, sample_weight=None):
+    def partial_fit(self, X, y=None, sample_weight=None, new_items=None):
         """Make one pass over the users of X, at full beta and a constant learning rate, without early stopping.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_users, n_items)
-            Interactions of new users, or of known ones as they are now; the same items in every call.
+            Interactions of new users, or of known ones as they are now. Columns are the items of the earlier calls, and
+            then `new_items`.
         y : ignored
             Present for scikit-learn's convention.
         sample_weight : array-like of shape (n_users,) or None, default=None
             How often each user counts in the bound.
+        new_items : array-like of int or str, default=None
+            Items that no earlier call has seen, the last columns of X: their numbers, from `n_features_in_` on, or
+            after a fit on a DataFrame their names. Their weights begin as those of a new fit. None: X has the items of
+            the earlier calls.
 
         Returns
         -------
@@ -122,6 +130,8 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
             The estimator, fitted.
         """
         with self._fitting():
+            if new_items is not None:
+                self._take_in(new_items)
             return self._run(self._prepare(X, Continuation.PARTIAL_FIT, sample_weight))
 
     def _prepare(self, X, continuation, sample_weight=None, X_val=None):
@@ -145,8 +155,13 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         device, earlier = resolve_device(self.device), self._earlier(continuation, n_users)
         optimizer_state = None
         if fitted:
-            refuse_another_architecture(self, architecture)
+            known = self._architecture["n_items"]
+            refuse_another_architecture(self, architecture | {"n_items": known})
             params, optimizer_state = earlier.params_on(device), earlier.optimizer_state_on(device)
+            if X.shape[1] > known:
+                params, optimizer_state = with_new_items(
+                    params, optimizer_state, initial_params(model, X, weight, noise, device)
+                )
         else:
             params = initial_params(model, X, weight, noise, device)
         validation = None if X_val is None else HeldOutRanking(model, X_val)
@@ -297,5 +312,5 @@ def rows_beside(X, params):
 @torch.no_grad()
 def _score(model, params, X):
     """Scores of all items for the users of X, at the mean of their posteriors."""
-    batch = rows_beside(X, params).batch(np.arange(X.shape[0]))
+    batch = rows_beside(X, params).whole()
     return model.decode(params, model.encode(params, batch).mean)
