@@ -2,15 +2,20 @@
 
 from numbers import Integral, Real
 
+import torch
+
 from skvae._compat import Interval, StrOptions
+from skvae._tensors import Noise, block_rows
 from skvae.estimators.recommenders.networks._autoencoder_recommender import AutoencoderRecommender
-from skvae.estimators.recommenders.networks._elbo import ElboMixin
+from skvae.estimators.recommenders.networks._network_recommender import rows_beside
 from skvae.models.recommenders.mult_vae import MultVAE
 from skvae.training import defaults
 from skvae.training.plan import kl_weight
 
+_ELBO_DRAWS = 32
 
-class MultVAERecommender(ElboMixin, AutoencoderRecommender):
+
+class MultVAERecommender(AutoencoderRecommender):
     """Recommend items by a variational autoencoder of users' interactions.
 
     A user's row of clicks is a number of draws from a multinomial over the items. A network computes the
@@ -193,3 +198,28 @@ class MultVAERecommender(ElboMixin, AutoencoderRecommender):
 
     def _kl_weight(self, settled, continuation):
         return kl_weight(self, settled["beta"], continuation)
+
+    # ---------------------------------------------------------------------------------------------------- prediction
+    def elbo(self, X):
+        """Bound log p(x) of each user from below, at beta = 1.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_users, n_items)
+            Interactions of the users, whether `fit` saw them or not.
+
+        Returns
+        -------
+        bound : ndarray of shape (n_users,)
+            Nats. The KL term is exact, the expected log-likelihood a mean over 32 draws of z that are the same for
+            every user and every call. It is normalised, with the multinomial coefficient: 0 for a user without
+            interactions. (Under the other likelihoods such a row is evidence too, and its bound is negative.)
+        """
+        X = self._check_fitted_X(X)
+        model, params = self._fitted_model(X.dtype)
+        rows = rows_beside(X, params)
+        model.likelihood.check(X)
+        draws = Noise(0).fold("elbo").normal(torch.arange(_ELBO_DRAWS), model.n_components, rows.dtype)
+        size = block_rows(X.shape[1])
+        bounds = [model.expected_bound(params, batch, draws.to(rows.device)) for batch in rows.batches(size)]
+        return torch.cat(bounds).cpu().numpy()

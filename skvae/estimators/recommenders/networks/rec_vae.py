@@ -3,14 +3,14 @@
 from numbers import Integral, Real
 
 from skvae._compat import Interval, StrOptions
-from skvae.estimators.recommenders.networks._elbo import ElboMixin
+from skvae.engines.gradient import Turn
 from skvae.estimators.recommenders.networks._network_recommender import NetworkRecommender
 from skvae.models.recommenders.rec_vae import RecVAE
 from skvae.training import defaults
 from skvae.training.plan import KLWeight
 
 
-class RecVAERecommender(ElboMixin, NetworkRecommender):
+class RecVAERecommender(NetworkRecommender):
     """Recommend items by a variational autoencoder with a deep encoder and a linear decoder.
 
     The encoder has several hidden layers. Each reads the output of the layer before it and the sum of the outputs of
@@ -176,3 +176,6 @@ class RecVAERecommender(ElboMixin, NetworkRecommender):
 
     def _kl_weight(self, settled, continuation):
         return KLWeight(lambda fraction: self.gamma)
+
+    def _turns(self, model):
+        return (Turn(keeps_old="encoder."),)
