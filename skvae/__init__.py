@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     from skvae.estimators.recommenders.loca import LOCARecommender as LOCARecommender
     from skvae.estimators.recommenders.networks.mult_dae import MultDAERecommender as MultDAERecommender
     from skvae.estimators.recommenders.networks.mult_vae import MultVAERecommender as MultVAERecommender
+    from skvae.estimators.recommenders.networks.rec_vae import RecVAERecommender as RecVAERecommender
     from skvae.estimators.recommenders.popularity import PopularityRecommender as PopularityRecommender
     from skvae.estimators.recommenders.voting import VotingRecommender as VotingRecommender
 
@@ -37,6 +38,7 @@ _PUBLIC = {
     "MultVAERecommender": "skvae.estimators.recommenders.networks.mult_vae",
     "PopularityRecommender": "skvae.estimators.recommenders.popularity",
     "ProbabilisticPCA": "skvae.estimators.decomposition.probabilistic_pca",
+    "RecVAERecommender": "skvae.estimators.recommenders.networks.rec_vae",
     "VAETransformer": "skvae.estimators.autoencoders.vae",
     "VotingRecommender": "skvae.estimators.recommenders.voting",
 }

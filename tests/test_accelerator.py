@@ -31,6 +31,7 @@ from skvae import (
     MultDAERecommender,
     MultVAERecommender,
     ProbabilisticPCA,
+    RecVAERecommender,
     VAETransformer,
     VotingRecommender,
 )
@@ -234,6 +235,9 @@ CASES = {
     "recommender, deep": Case(recommender(hidden_layer_sizes=(6, 4), annealing="linear"), CLICKS),
     "recommender, float32": Case(recommender(), CLICKS.astype(np.float32)),
     "recommender, denoising": Case(MultDAERecommender(3, batch_size=25, max_iter=3, random_state=0), CLICKS),
+    "recommender, deep encoder": Case(
+        RecVAERecommender(3, hidden_size=6, batch_size=25, max_iter=3, random_state=0), CLICKS
+    ),
     "ease": Case(EASERecommender(), CLICKS, IN_ANOTHER_ORDER),
     "voting": Case(VotingRecommender([("vae", recommender()), ("ease", EASERecommender(20))]), CLICKS),
     "local models": Case(

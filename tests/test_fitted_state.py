@@ -22,6 +22,7 @@ from skvae import (
     MultVAERecommender,
     PopularityRecommender,
     ProbabilisticPCA,
+    RecVAERecommender,
     VAETransformer,
     VotingRecommender,
 )
@@ -86,6 +87,7 @@ CASES = [
     (AutoencoderTransformer(1, hidden_layer_sizes=(), **QUICK), lambda: pd.DataFrame(numbers())),
     (MultVAERecommender(1, **QUICK), counts),
     (MultDAERecommender(1, **QUICK), counts),
+    (RecVAERecommender(1, hidden_size=4, max_iter=QUICK["max_iter"], random_state=0), counts),
     (EASERecommender(), counts),
     (PopularityRecommender(), counts),
     (VotingRecommender([("dae", MultDAERecommender(1, **QUICK)), ("ease", EASERecommender())]), counts),

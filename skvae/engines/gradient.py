@@ -18,6 +18,9 @@ the rows:
 
     Turn("encoder", moves="encoder.", bound=model.bound_of_dropped_rows, n_passes=3)
     Turn("decoder", moves="decoder.")                                                        RecVAE, Shenbin et al. 2020
+
+A bound may look back at the parameters as they were when the epoch began (`keeps_old`): a prior that is the posterior
+of the last epoch, say.
 """
 
 import itertools
@@ -83,6 +86,9 @@ class Turn:
         Length in steps; None: in passes.
     n_passes : int
         Length in passes over the rows, where `n_steps` is None.
+    keeps_old : str or tuple of str
+        What the names of the parameters begin with whose values at the begin of each epoch the bound sees too, as
+        "old.<name>"; none by default.
 
     Raises
     ------
@@ -97,6 +103,7 @@ class Turn:
     batch_size: int | None = None
     n_steps: int | None = None
     n_passes: int = 1
+    keeps_old: str | tuple = ()
 
     def __post_init__(self):
         if min(self.n_passes, 1 if self.n_steps is None else self.n_steps) < 1:
@@ -292,6 +299,7 @@ class _ActiveTurn:
         if not leaves:
             raise ValueError(f"Turn {turn.name!r} moves={turn.moves!r} none of the parameters {list(params)}.")
         self.params = {name: leaves.get(name, tensor) for name, tensor in params.items()}
+        self.old = [name for name in params if name.startswith(turn.keeps_old)]
         self.prefix = f"{turn.name}/" if turn.name else ""
         own = {key.removeprefix(self.prefix): t for key, t in state.items() if key.startswith(self.prefix)}
         settings = turn.optimizer or Adam(plan.learning_rate, plan.weight_decay)
@@ -302,8 +310,9 @@ class _ActiveTurn:
         self.factor = 1.0  # of the learning rate
 
     def begin_epoch(self, noise):
-        """Start the batches and clear the step records of an epoch."""
+        """Start the batches, copy what the bound looks back at, and clear the step records of an epoch."""
         self.batches = self._batches_of_passes(noise.fold("turn", self.name) if self.name else noise)
+        self.seen = self.params | {f"old.{name}": self.params[name].detach().clone() for name in self.old}
         self.sums, self.refusals = [], []  # of each step, kept on the device until the epoch's end
 
     def _batches_of_passes(self, noise):
@@ -319,7 +328,7 @@ class _ActiveTurn:
         The sums over the rows of log_prob and kl, and the rows' weight, are kept, each with the axes of members.
         """
         batch, noise = next(self.batches)
-        bound = self.bound(self.params, batch, noise)
+        bound = self.bound(self.seen, batch, noise)
         bound.descend(beta, batch.w)
         log_prob, kl = bound.log_prob.detach(), bound.kl.detach().sum(-1)
         sums = (torch.stack([log_prob, kl, torch.ones_like(kl)]) * batch.counted).sum(-1)

@@ -219,6 +219,26 @@ def test_a_turn_may_move_one_term_of_the_bound_alone(moves, stays):
     assert (fit.params[moves] == 5).all() and torch.equal(fit.params[stays], START[stays])
 
 
+def test_a_bound_sees_the_parameters_as_the_epoch_began():
+    class Memory(Recorder):
+        def bound_of(self, name):
+            bound = super().bound_of(name)
+
+            def remembering(params, batch, noise):
+                old.append((name, {key: params[key][0].item() for key in params if key.startswith("old.")}))
+                return bound(params, batch, noise)
+
+            return remembering
+
+    old, start = [], {"a": torch.zeros(1), "b": torch.zeros(1)}
+    turns = turns_of(Memory(), {"keeps_old": ("a", "b")})
+    fit = ascend(Memory(), start, rows_of(20), Plan(3, 4, turns=turns))
+    assert old == [
+        (name, {"old.a": 5.0 * i, "old.b": 5.0 * i} if name == "a" else {}) for i in range(3) for name in "aaaaabbbbb"
+    ]
+    assert set(fit.params) == {"a", "b"}
+
+
 def test_moves_may_be_a_function_and_parameters_may_move_in_both_turns():
     model = Recorder()
     a, b = turns_of(model)

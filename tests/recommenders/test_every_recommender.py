@@ -15,6 +15,7 @@ from skvae import (
     MultDAERecommender,
     MultVAERecommender,
     PopularityRecommender,
+    RecVAERecommender,
     VotingRecommender,
 )
 from skvae.datasets import make_interactions
@@ -25,6 +26,7 @@ QUICK = {"learning_rate": 0.05, "max_iter": 8, "random_state": 0}
 RECOMMENDERS = {
     "MultVAE": MultVAERecommender(4, **QUICK),
     "MultDAE": MultDAERecommender(4, **QUICK),
+    "RecVAE": RecVAERecommender(4, hidden_size=8, **QUICK),
     "EASE": EASERecommender(5),
     "Popularity": PopularityRecommender(),
     "Voting": VotingRecommender(

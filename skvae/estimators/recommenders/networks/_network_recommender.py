@@ -3,6 +3,7 @@
 import abc
 import math
 import warnings
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -64,6 +65,10 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
     def _kl_weight(self, settled, continuation):
         """The weight of the KL term over the fit, given the parameters without "auto"."""
         return CONSTANT_WEIGHT
+
+    def _turns(self, model):
+        """Turns of the ascent, as those of `gradient.Plan`; none: all parameters move in every step."""
+        return ()
 
     # ------------------------------------------------------------------------------------------------------- fitting
     @fit_context(prefer_skip_nested_validation=True)
@@ -166,6 +171,7 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
             params = initial_params(model, X, weight, noise, device)
         validation = None if X_val is None else HeldOutRanking(model, X_val)
         plan = self._plan(X.shape[0], earlier, continuation, validation is not None)
+        plan = replace(plan, turns=self._turns(model))
         training = ClickTraining(
             model, X, weight, noise, plan, params, validation=validation, optimizer_state=optimizer_state
         )

@@ -1,0 +1,181 @@
+"""Recommendation by a variational autoencoder with a densely connected encoder."""
+
+from numbers import Integral, Real
+
+from skvae._compat import Interval, StrOptions
+from skvae.engines.gradient import Turn
+from skvae.estimators.recommenders.networks._network_recommender import NetworkRecommender
+from skvae.models.recommenders.rec_vae import RecVAE
+from skvae.training import defaults
+from skvae.training.plan import KLWeight
+
+
+class RecVAERecommender(NetworkRecommender):
+    """Recommend items by a variational autoencoder with a deep encoder and a linear decoder.
+
+    The encoder has several hidden layers. Each reads the output of the layer before it and the sum of the outputs of
+    all earlier layers, so that depth does not hinder training. The decoder is one linear layer. The KL term of a user
+    has a weight that is proportional to how much the user has clicked:
+
+        E_q[log p(x_u | z)] - gamma N_u KL(q(z | x_u) || N(0, I)),   N_u = sum_i x_ui
+
+    Read more in the :doc:`user guide </user_guide/recommender_family>`.
+
+    Parameters
+    ----------
+    n_components : int, default=200
+        Dimension K of the latent taste.
+    hidden_size : int, default=200
+        Width of each hidden layer of the encoder. The paper: 600.
+    n_layers : int, default=3
+        Number of hidden layers of the encoder. The paper: 5.
+    dropout : float, default=0.5
+        Share of a row's interactions that are hidden from the encoder in each training step, in [0, 1).
+    gamma : float, default=0.002
+        Weight of the KL term for each interaction of a user. The paper: 0.005.
+    weight_decay : float or "auto", default="auto"
+        L2 penalty: the coefficient of half the sum of squares of all weights (biases are free), against the mean bound
+        per user. "auto": 2e-4.
+    learning_rate : float or "auto", default="auto"
+        Learning rate of Adam at the first step. "auto": 5e-3.
+    learning_rate_schedule : {"cosine", "constant"}, default="cosine"
+        Whether the rate falls to 2 % along half a cosine over the fit, or is constant.
+    batch_size : int or "auto", default="auto"
+        Users a step. "auto": a sixteenth of the users, from 8 to 500.
+    max_iter : int or "auto", default="auto"
+        Epochs. "auto": as many as make 1,500 steps, from 10 to 30, but at least 240 steps.
+    early_stopping : bool or "auto", default="auto"
+        Whether to stop when ``NDCG@100`` on held-out interactions of held-out users has not risen for
+        `n_iter_no_change` epochs, and to keep the best weights. "auto": where `X_val` is given or there are 10,000
+        users.
+    validation_fraction : float, default=0.1
+        Share of the users to set aside for early stopping where `fit` is given no `X_val`, inside (0, 1).
+    n_iter_no_change : int, default=10
+        Patience of early stopping, in epochs.
+    warm_start : bool, default=False
+        Whether `fit` goes on from the weights of the last fit and, from the second call on, from its optimizer state.
+    device : str, default="auto"
+        Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
+    random_state : int, RandomState instance or None, default=None
+        Seed of initial weights, order, dropout and draws. An int gives bit-equal fits on the CPU of one machine with
+        one number of threads. None draws a fresh seed from the system, without touching NumPy's global generator.
+    verbose : int, default=0
+        1 prints about ten lines a fit, 2 a line every epoch. For a bar: `set_callbacks(ProgressBar())`.
+
+    Attributes
+    ----------
+    parameters_ : dict of ndarray
+        Weights, of shape (n_in, n_out), and biases: "encoder.0.weight", "decoder.0.bias", ..., and the factors and
+        offsets of the normalised layers, "encoder.0.scale" and "encoder.0.shift". Row i of the encoder's first weight
+        and column i of the decoder's belong to item i.
+    lower_bounds_ : ndarray of shape (n_epochs,)
+        Mean evidence lower bound per user in each epoch, in nats, with the KL term at weight 1, by the noise and
+        dropout of training.
+    validation_scores_ : ndarray
+        ``NDCG@100`` of the validation users after each epoch, where there are any.
+    n_iter_ : int
+        Epochs done, over all calls of `partial_fit` or of `fit` with `warm_start`.
+    n_samples_seen_ : float
+        Weight of the users with interactions that `fit`, or all calls of `partial_fit`, learnt from.
+    device_ : str
+        Where the fit ran.
+    n_features_in_ : int
+        Number of items.
+    feature_names_in_ : ndarray of shape (n_items,)
+        Names of the items, where `fit` was given a DataFrame.
+
+    See Also
+    --------
+    MultVAERecommender : The encoder is linear or a chain of layers, the decoder mirrors it.
+    VotingRecommender : Adds the scores of a network to those of EASE.
+
+    References
+    ----------
+    Shenbin, Alekseev, Tutubalina, Malykh and Nikolenko, *RecVAE: a New Variational Autoencoder for Top-N
+    Recommendations with Implicit Feedback*, WSDM 2020.
+
+    Examples
+    --------
+    >>> from skvae import RecVAERecommender
+    >>> from skvae.datasets import make_interactions
+    >>> X = make_interactions(300, 100, random_state=0)
+    >>> recommender = RecVAERecommender(n_components=20, hidden_size=50, random_state=0).fit(X)
+    >>> ids, scores = recommender.recommend(X[:2], k=3)
+    >>> ids.shape
+    (2, 3)
+    """
+
+    _parameter_constraints = {
+        **{
+            name: constraint
+            for name, constraint in NetworkRecommender._parameter_constraints.items()
+            if name not in ("hidden_layer_sizes", "activation")
+        },
+        "hidden_size": [Interval(Integral, 1, None, closed="left")],
+        "n_layers": [Interval(Integral, 1, None, closed="left")],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "gamma": [Interval(Real, 0, None, closed="left")],
+        "weight_decay": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        n_components=200,
+        *,
+        hidden_size=200,
+        n_layers=3,
+        dropout=0.5,
+        gamma=0.002,
+        weight_decay="auto",
+        learning_rate="auto",
+        learning_rate_schedule="cosine",
+        batch_size="auto",
+        max_iter="auto",
+        early_stopping="auto",
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        warm_start=False,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self.n_components = n_components
+        self.hidden_size = hidden_size
+        self.n_layers = n_layers
+        self.dropout = dropout
+        self.gamma = gamma
+        self.weight_decay = weight_decay
+        self.learning_rate = learning_rate
+        self.learning_rate_schedule = learning_rate_schedule
+        self.batch_size = batch_size
+        self.max_iter = max_iter
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.warm_start = warm_start
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    # ------------------------------------------------------------------------------------------- what a fit consists of
+    def _architecture_of(self, X):
+        return {
+            "n_items": X.shape[1],
+            "n_components": int(self.n_components),
+            "hidden_size": int(self.hidden_size),
+            "n_layers": int(self.n_layers),
+        }
+
+    def _build(self, architecture):
+        return RecVAE(**architecture, dropout=self.dropout)
+
+    def _auto(self, n_users, n_seen):
+        auto = defaults.recommender_defaults(n_users, n_seen)
+        del auto["beta"]
+        return auto
+
+    def _kl_weight(self, settled, continuation):
+        return KLWeight(lambda fraction: self.gamma)
+
+    def _turns(self, model):
+        return (Turn(keeps_old="encoder."),)
