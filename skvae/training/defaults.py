@@ -71,6 +71,11 @@ def _by_steps(n_rows, steps, rate):
     return {"batch_size": batch_size, "learning_rate": rate, "max_iter": max(10, math.ceil(steps / n_batches))}
 
 
+def decoder_units(hidden_layer_sizes):
+    """Value of "auto" for `decoder_units`: a linear decoder gets a hidden layer beside it."""
+    return 0 if hidden_layer_sizes else 300
+
+
 def recommender_defaults(n_users, n_seen):
     """Values of "auto" for `MultVAERecommender`.
 
