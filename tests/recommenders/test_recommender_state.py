@@ -286,6 +286,7 @@ def test_a_fit_may_start_warm_after_a_cold_one(X):
         dict(n_components=4),
         dict(hidden_layer_sizes=(6,)),
         dict(activation="relu"),
+        dict(decoder_units=6),
         dict(likelihood="bernoulli"),
     ],
     ids=str,
@@ -298,6 +299,13 @@ def test_a_warm_start_refuses_another_architecture(changed, X):
         model.fit(X)
     assert frozen(vars(model)) == before
     assert model.set_params(warm_start=False).fit(X).get_params()[name] == new
+
+
+def test_auto_gives_a_linear_decoder_a_hidden_layer_and_says_so(X):
+    assert [tiny(hidden_layer_sizes=sizes).fit(X).decoder_units_ for sizes in ((), (5,))] == [300, 0]
+    stream = tiny(decoder_units=np.int64(7)).fit(X)
+    assert stream.partial_fit(X).decoder_units_ == 7
+    assert stream.parameters_["decoder.units.0.weight"].shape == (3, 7)
 
 
 def test_the_confidence_of_a_multinomial_does_not_stop_a_warm_start(X):

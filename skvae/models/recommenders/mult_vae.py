@@ -4,8 +4,8 @@
     q(z_u | x_u) = N(mu_phi(x_u), diag sigma_phi^2(x_u))
 
 Notation and equations of Liang, Krishnan, Hoffman and Jebara, *Variational Autoencoders for Collaborative Filtering*,
-WWW 2018. With zero noise and beta = 0 the bound is the objective of their Mult-DAE. The decoder may have one more hidden
-layer, beside its others, for what the linear path cannot say:
+WWW 2018. With zero noise and beta = 0 the bound is the objective of their Mult-DAE. The decoder may have one more
+hidden layer, beside its others, for what the linear path cannot say:
 
     f_theta(z) = h(z) W + silu(z V + c) U + b,   h(z) = z without hidden layers
 """
