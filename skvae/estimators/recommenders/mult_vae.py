@@ -37,7 +37,8 @@ class MultVAERecommender(AutoencoderRecommender):
         Activation of the hidden layers.
     decoder_units : int or "auto", default="auto"
         Width of a hidden layer of SiLU units that the decoder has beside the layers above, from z to the scores. It
-        adds what a linear map of z cannot say; 0: no such layer. "auto": 300 if hidden_layer_sizes is empty, else 0.
+        adds what a linear map of z cannot say; 0: no such layer. "auto": 300 if `hidden_layer_sizes` is empty and the
+        mean user has fewer than 75 items, else 0. A fit that goes on from another keeps the width of that one.
     dropout : float, default=0.3
         Share of a row's interactions that are hidden from the encoder in each training step, in [0, 1). The paper: 0.5.
     beta : float or "auto", default="auto"
@@ -102,7 +103,7 @@ class MultVAERecommender(AutoencoderRecommender):
     n_samples_seen_ : int
         Users with interactions that `fit`, or all calls of `partial_fit`, learnt from.
     decoder_units_ : int
-        Value of `decoder_units` of the fit.
+        `decoder_units` as the fit had it.
     device_ : str
         Where the fit ran.
     n_features_in_ : int
