@@ -21,6 +21,7 @@ RANDOM_RESTART_ROWS = 250  # up to so many rows random weights may lead where fa
 MANY_ROWS = 10_000
 LEAST_BATCH = 128  # rows a step, where a table has as many observations
 MANY_USERS = 10_000  # from here on, early_stopping="auto" can spare a tenth of them
+LONG_ROW = 75  # items of the mean user, from which on a linear decoder ranks best
 _N_FOLDS = 5
 _FOLD_ROWS, _FOLD_CELLS = 2000, 200_000  # up to which every row is held out by one copy
 _STEPS_PER_VALIDATION = (20, 50)  # of few rows and of many
@@ -69,6 +70,11 @@ def _by_steps(n_rows, steps, rate):
     batch_size = int(np.clip(n_rows // 40, LEAST_BATCH, 512))
     n_batches = math.ceil(n_rows / batch_size)
     return {"batch_size": batch_size, "learning_rate": rate, "max_iter": max(10, math.ceil(steps / n_batches))}
+
+
+def decoder_units(items_per_user):
+    """Value of "auto" for `decoder_units` beside a linear decoder, which suffices where rows are long."""
+    return 300 if items_per_user < LONG_ROW else 0
 
 
 def recommender_defaults(n_users, n_seen):

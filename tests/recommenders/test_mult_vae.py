@@ -33,8 +33,8 @@ def batch_of(dense, index=None):
     return rows.batch(np.arange(len(dense)) if index is None else np.asarray(index))
 
 
-def make_model(hidden=(), dropout=0.0, likelihood=None, n_components=3, seed=1):
-    model = MultVAE(N_ITEMS, n_components, hidden, torch.tanh, dropout, likelihood or Multinomial())
+def make_model(hidden=(), dropout=0.0, likelihood=None, n_components=3, seed=1, units=0):
+    model = MultVAE(N_ITEMS, n_components, hidden, torch.tanh, dropout, likelihood or Multinomial(), units)
     params = model.init(Noise(seed), torch.full((N_ITEMS,), 0.5), torch.full((N_ITEMS,), 0.5))
     return model, {name: tensor.double() + 0.1 * draw(*tensor.shape, seed=2) for name, tensor in params.items()}
 
@@ -130,26 +130,31 @@ def test_kl_is_its_monte_carlo_mean():
 
 
 # ------------------------------------------------------------------------------------------------------------- model
-@pytest.mark.parametrize("hidden", [(), (7,), (7, 5)])
-def test_without_noise_the_bound_is_the_mult_dae_objective(counts, hidden):
+@pytest.mark.parametrize("hidden, units", [((), 0), ((7,), 0), ((7, 5), 0), ((), 4), ((7,), 4)])
+def test_without_noise_the_bound_is_the_mult_dae_objective(counts, hidden, units):
     """Liang et al. 2018, section 2.2.2: the log-likelihood of x at a deterministic code."""
-    model, params = make_model(hidden, dropout=0.5)
+    model, params = make_model(hidden, dropout=0.5, units=units)
+    bound = model.bound(params, batch_of(counts), noise=None)
     dense = torch.from_numpy(counts)
     h = dense / dense.norm(dim=1, keepdim=True).clamp(min=1e-300)
     for index in range(len(hidden) + 1):
         h = h @ params[f"encoder.{index}.weight"] + params[f"encoder.{index}.bias"]
         h = torch.tanh(h) if index < len(hidden) else h[:, :3] * (dense.sum(1, keepdim=True) > 0)
+    if units:
+        beside = h @ params["decoder.units.0.weight"] + params["decoder.units.0.bias"]
+        beside = beside * beside.sigmoid() @ params[f"decoder.{len(hidden)}.weight"][-units:]
+        params[f"decoder.{len(hidden)}.weight"] = params[f"decoder.{len(hidden)}.weight"][:-units]
     for index in range(len(hidden) + 1):
         h = h @ params[f"decoder.{index}.weight"] + params[f"decoder.{index}.bias"]
         h = torch.tanh(h) if index < len(hidden) else h
+    h = h + beside if units else h
     expected = (dense * h.log_softmax(-1)).sum(-1)
-    bound = model.bound(params, batch_of(counts), noise=None)
     torch.testing.assert_close(bound.value(beta=0.0), expected, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("hidden", [(), (7,)])
-def test_permuting_the_items_permutes_the_scores(counts, hidden):
-    model, params = make_model(hidden)
+@pytest.mark.parametrize("hidden, units", [((), 0), ((7,), 0), ((), 4)])
+def test_permuting_the_items_permutes_the_scores(counts, hidden, units):
+    model, params = make_model(hidden, units=units)
     order = np.random.default_rng(3).permutation(N_ITEMS)
     permuted = dict(params)
     permuted["encoder.0.weight"] = params["encoder.0.weight"][order]

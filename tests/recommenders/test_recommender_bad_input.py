@@ -375,6 +375,7 @@ def test_score_refuses_a_y_without_interactions(model, X):
         ("n_components", [0, -3, 2.5, "many", None]),
         ("hidden_layer_sizes", [None, 0, -600, 600.5]),
         ("activation", ["tan", None, np.tanh]),
+        ("decoder_units", [-1, 2.5, "many", None]),
         ("dropout", [-0.1, 1.0, 1.5, "half", None, np.nan]),
         ("beta", [-0.1, "big", None, np.nan, np.inf]),
         ("annealing", ["lineal", 3, False]),

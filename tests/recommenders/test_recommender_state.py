@@ -286,6 +286,7 @@ def test_a_fit_may_start_warm_after_a_cold_one(X):
         dict(n_components=4),
         dict(hidden_layer_sizes=(6,)),
         dict(activation="relu"),
+        dict(decoder_units=6),
         dict(likelihood="bernoulli"),
     ],
     ids=str,
@@ -298,6 +299,26 @@ def test_a_warm_start_refuses_another_architecture(changed, X):
         model.fit(X)
     assert frozen(vars(model)) == before
     assert model.set_params(warm_start=False).fit(X).get_params()[name] == new
+
+
+@pytest.mark.parametrize(
+    "lengths, weight, units",
+    [([60, 100], [3, 1], 300), ([60, 100], [1, 3], 0), ([75, 0], None, 0), ([74, 0], None, 300)],
+)
+def test_auto_gives_a_linear_decoder_a_hidden_layer_where_the_mean_row_is_short(lengths, weight, units):
+    rows = sp.csr_array((np.arange(100) < np.array(lengths)[:, None]).astype(float))
+    quick = tiny(max_iter=1, warm_start=True).fit(rows, sample_weight=weight)
+    assert quick.decoder_units_ == units
+    assert tiny(max_iter=1).fit(sp.csr_array(np.repeat(rows.toarray(), weight or 1, axis=0))).decoder_units_ == units
+    assert tiny(max_iter=1, hidden_layer_sizes=(5,)).fit(rows).decoder_units_ == 0
+    other = sp.csr_array(np.ones((3, 100)) if units else np.eye(3, 100))  # would choose otherwise
+    assert quick.fit(other).decoder_units_ == quick.partial_fit(other).decoder_units_ == units
+
+
+def test_the_width_of_the_hidden_layer_can_be_given(X):
+    stream = tiny(decoder_units=np.int64(7)).fit(X).partial_fit(X)
+    assert stream.decoder_units_ == 7
+    assert stream.parameters_["decoder.units.0.weight"].shape == (3, 7)
 
 
 def test_the_confidence_of_a_multinomial_does_not_stop_a_warm_start(X):

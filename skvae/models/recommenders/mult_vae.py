@@ -4,14 +4,18 @@
     q(z_u | x_u) = N(mu_phi(x_u), diag sigma_phi^2(x_u))
 
 Notation and equations of Liang, Krishnan, Hoffman and Jebara, *Variational Autoencoders for Collaborative Filtering*,
-WWW 2018. With zero noise and beta = 0 the bound is the objective of their Mult-DAE.
+WWW 2018. With zero noise and beta = 0 the bound is the objective of their Mult-DAE. The decoder may have one more
+hidden layer, beside its others, for what the linear path cannot say:
+
+    f_theta(z) = h(z) W + silu(z V + c) U + b,   h(z) = z without hidden layers
 """
 
 import torch
+import torch.nn.functional as F
 
 from skvae._tensors import uniform_at
 from skvae.elbo import Bound, Posterior, kl_to_standard_normal
-from skvae.networks import hidden, init_mlp, layer, network
+from skvae.networks import glorot, hidden, init_mlp, layer, network
 
 
 class MultVAE:
@@ -26,13 +30,15 @@ class MultVAE:
     dropout : float
         Share of the input's entries that training hides.
     likelihood : object of `skvae.likelihoods`
+    decoder_units : int, default=0
+        Units of the decoder's hidden layer beside the others. The last weight has their rows after its own.
     """
 
     n_heads = 2  # numbers that the encoder gives for each latent dimension
 
-    def __init__(self, n_items, n_components, hidden_layer_sizes, activation, dropout, likelihood):
+    def __init__(self, n_items, n_components, hidden_layer_sizes, activation, dropout, likelihood, decoder_units=0):
         self.n_components, self.activation = n_components, activation
-        self.dropout, self.likelihood = dropout, likelihood
+        self.dropout, self.likelihood, self.decoder_units = dropout, likelihood, decoder_units
         self.encoder_sizes = (n_items, *hidden_layer_sizes, self.n_heads * n_components)
         self.decoder_sizes = (n_components, *reversed(hidden_layer_sizes), n_items)
         self.last = len(hidden_layer_sizes)  # index of each network's last layer
@@ -44,6 +50,10 @@ class MultVAE:
         """
         params = init_mlp("encoder", self.encoder_sizes, noise) | init_mlp("decoder", self.decoder_sizes, noise)
         params[f"decoder.{self.last}.bias"] = self.likelihood.init_bias(mean, share)
+        if self.decoder_units:
+            params |= init_mlp("decoder.units", (self.n_components, self.decoder_units), noise)
+            last, beside = f"decoder.{self.last}.weight", noise.fold("decoder.units", 1)
+            params[last] = torch.cat([params[last], glorot(self.decoder_units, self.decoder_sizes[-1], beside)])
         return params
 
     def bound(self, params, x, noise=None):
@@ -102,4 +112,5 @@ class MultVAE:
         return torch.addmm(bias, self._before_last(params, z), weight)
 
     def _before_last(self, params, z):
-        return hidden(params, "decoder", z, range(self.last), self.activation)
+        h = hidden(params, "decoder", z, range(self.last), self.activation)
+        return torch.cat([h, hidden(params, "decoder.units", z, range(1), F.silu)], -1) if self.decoder_units else h

@@ -41,10 +41,11 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
 
     # -------------------------------------------------------------------------------------- what a subclass gives
     @abc.abstractmethod
-    def _architecture_of(self, X):
+    def _architecture_of(self, X, weight, earlier):
         """What fixes the shapes and the meaning of the parameters, in plain values.
 
-        "n_items" and "n_components" are among them.
+        "n_items" and "n_components" are among them. `weight` is that of the users of X, or None; `earlier` is the
+        architecture of the fit to go on from, or None.
         """
 
     @abc.abstractmethod
@@ -144,11 +145,11 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         X = self._check_training_X(X, reset=not fitted)
         for text in advice(self, X):
             warnings.warn(text, UserWarning, stacklevel=4)  # the caller of `fit`
-        architecture = self._architecture_of(X)
+        given, (X, weight) = X, drop_weightless(X, sample_weight)
+        architecture = self._architecture_of(X, weight, self._architecture if fitted else None)
         model = self._build(architecture)
-        model.likelihood.check(X)
+        model.likelihood.check(given)
         X_val = None if X_val is None else self._check_X(X_val, reset=False)
-        X, weight = drop_weightless(X, sample_weight)
         noise = Noise(draw_seed(self.random_state))
         if not continuation.single_pass:
             X, weight, X_val = self._held_out(X, weight, X_val, noise)

@@ -25,6 +25,10 @@ class MultDAERecommender(AutoencoderRecommender):
         Widths of the encoder's hidden layers; the decoder mirrors them.
     activation : {"identity", "logistic", "tanh", "relu", "silu"}, default="tanh"
         Activation of the hidden layers and of the code.
+    decoder_units : int or "auto", default="auto"
+        Width of a hidden layer of SiLU units that the decoder has beside the layers above, from z to the scores. It
+        adds what a linear map of z cannot say; 0: no such layer. "auto": 300 if `hidden_layer_sizes` is empty and the
+        mean user has fewer than 75 items, else 0. A fit that goes on from another keeps the width of that one.
     dropout : float, default=0.5
         Share of a row's interactions that are hidden from the encoder in each training step, in [0, 1).
     likelihood : {"multinomial", "bernoulli", "gaussian"}, default="multinomial"
@@ -73,6 +77,8 @@ class MultDAERecommender(AutoencoderRecommender):
         Epochs done, over all calls of `partial_fit` or of `fit` with `warm_start`.
     n_samples_seen_ : float
         Weight of the users with interactions that `fit`, or all calls of `partial_fit`, learnt from.
+    decoder_units_ : int
+        `decoder_units` as the fit had it.
     device_ : str
         Where the fit ran.
     n_features_in_ : int
@@ -108,6 +114,7 @@ class MultDAERecommender(AutoencoderRecommender):
         *,
         hidden_layer_sizes=(),
         activation="tanh",
+        decoder_units="auto",
         dropout=0.5,
         likelihood="multinomial",
         confidence=(1.0, 10.0),
@@ -127,6 +134,7 @@ class MultDAERecommender(AutoencoderRecommender):
         self.n_components = n_components
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
+        self.decoder_units = decoder_units
         self.dropout = dropout
         self.likelihood = likelihood
         self.confidence = confidence

@@ -35,6 +35,10 @@ class MultVAERecommender(AutoencoderRecommender):
         around the latent layer, which suits up to some ten thousand users. The paper: (600,).
     activation : {"identity", "logistic", "tanh", "relu", "silu"}, default="tanh"
         Activation of the hidden layers.
+    decoder_units : int or "auto", default="auto"
+        Width of a hidden layer of SiLU units that the decoder has beside the layers above, from z to the scores. It
+        adds what a linear map of z cannot say; 0: no such layer. "auto": 300 if `hidden_layer_sizes` is empty and the
+        mean user has fewer than 75 items, else 0. A fit that goes on from another keeps the width of that one.
     dropout : float, default=0.3
         Share of a row's interactions that are hidden from the encoder in each training step, in [0, 1). The paper: 0.5.
     beta : float or "auto", default="auto"
@@ -98,6 +102,8 @@ class MultVAERecommender(AutoencoderRecommender):
         Epochs done, over all calls of `partial_fit` or of `fit` with `warm_start`.
     n_samples_seen_ : int
         Users with interactions that `fit`, or all calls of `partial_fit`, learnt from.
+    decoder_units_ : int
+        `decoder_units` as the fit had it.
     device_ : str
         Where the fit ran.
     n_features_in_ : int
@@ -147,6 +153,7 @@ class MultVAERecommender(AutoencoderRecommender):
         *,
         hidden_layer_sizes=(),
         activation="tanh",
+        decoder_units="auto",
         dropout=0.3,
         beta="auto",
         annealing="linear",
@@ -170,6 +177,7 @@ class MultVAERecommender(AutoencoderRecommender):
         self.n_components = n_components
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
+        self.decoder_units = decoder_units
         self.dropout = dropout
         self.beta = beta
         self.annealing = annealing
