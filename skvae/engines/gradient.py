@@ -41,7 +41,11 @@ REFUSED = "The bound or its gradient was not finite"  # how a warning of steps t
 
 
 class Model(Protocol):
-    """What `ascend` asks of a model whose turns bring no bound of their own."""
+    """What `ascend` asks of a model whose turns bring no bound of their own.
+
+    An attribute `read_by_rows`, where there is one, holds the names of weights that only `Batch.linear` reads: of these
+    a step needs the gradients of a few rows.
+    """
 
     def bound(self, params, batch, noise) -> Bound:
         """The bound of each row of a batch. Random numbers are drawn from `noise`, by the rows' numbers."""
@@ -295,7 +299,8 @@ class _ActiveTurn:
         self.prefix = f"{turn.name}/" if turn.name else ""
         own = {key.removeprefix(self.prefix): t for key, t in state.items() if key.startswith(self.prefix)}
         settings = turn.optimizer or Adam(plan.learning_rate, plan.weight_decay)
-        self.optimizer = Optimizer(settings, leaves, own, has_members=plan.fit_of_member is not None)
+        by_rows = getattr(model, "read_by_rows", ())
+        self.optimizer = Optimizer(settings, leaves, own, has_members=plan.fit_of_member is not None, by_rows=by_rows)
         self.batch_size = turn.batch_size or plan.batch_size
         self.n_batches = rows.n_batches(self.batch_size)
         self.n_steps = turn.n_steps or turn.n_passes * self.n_batches  # of a round
@@ -323,7 +328,7 @@ class _ActiveTurn:
         bound.descend(beta, batch.w)
         log_prob, kl = bound.log_prob.detach(), bound.kl.detach().sum(-1)
         sums = (torch.stack([log_prob, kl, torch.ones_like(kl)]) * batch.counted).sum(-1)
-        total = sums.sum() + self.optimizer.gradient.sum()
+        total = sums.sum() + self.optimizer.sum_of_gradients()
         refused = (total - total).nan_to_num_(1.0).float()  # 1 where that is not finite, else 0
         self.optimizer.step(self.factor * multiplier, refused)
         self.sums.append(sums)

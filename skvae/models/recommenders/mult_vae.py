@@ -29,6 +29,7 @@ class MultVAE:
     """
 
     n_heads = 2  # numbers that the encoder gives for each latent dimension
+    read_by_rows = ("encoder.0.weight",)
 
     def __init__(self, n_items, n_components, hidden_layer_sizes, activation, dropout, likelihood):
         self.n_components, self.activation = n_components, activation
