@@ -18,6 +18,7 @@ from skvae._tensors._devices import (
 from skvae._tensors._gradients import RowGradient, and_back, keep_gradient, keep_rows_of_gradient, kept, kept_gradient
 from skvae._tensors._linear_algebra import cholesky
 from skvae._tensors._noise import Noise, content_keys, normal_at, uniform_at
+from skvae._tensors._products import multiplying_by, products, products_of, resolve_precision
 from skvae._tensors._rows import Cells, Rows, binned
 from skvae._tensors._tables import Table, TableBatch, Workspace
 from skvae._tensors._workers import Workers, threads_to_share
@@ -45,10 +46,14 @@ __all__ = [
     "keep_rows_of_gradient",
     "kept",
     "kept_gradient",
+    "multiplying_by",
     "normal_at",
     "placed",
+    "products",
+    "products_of",
     "rows_a_batch",
     "resolve_device",
+    "resolve_precision",
     "rounded",
     "threads_to_share",
     "to_device",

@@ -31,6 +31,7 @@ import numpy as np
 import torch
 
 from skvae import _reduce
+from skvae._tensors import multiplying_by, products_of
 from skvae.elbo import Bound, FitResult
 from skvae.engines import schedules
 from skvae.engines.contracts import check_contract
@@ -142,6 +143,8 @@ class Plan:
         The fit that each member belongs to; None: the tensors have no axis of members.
     turns : tuple of Turn
         In their order; none: all parameters move in every step.
+    precision : {"float32", "bfloat16"}
+        Of the factors of matrix products.
     """
 
     max_iter: int
@@ -157,6 +160,7 @@ class Plan:
     first_epoch: int = 0
     fit_of_member: np.ndarray | None = None
     turns: tuple[Turn, ...] = ()
+    precision: str = "float32"
 
 
 class Epoch(NamedTuple):
@@ -304,6 +308,7 @@ class _ActiveTurn:
         self.batch_size = turn.batch_size or plan.batch_size
         self.n_batches = rows.n_batches(self.batch_size)
         self.n_steps = turn.n_steps or turn.n_passes * self.n_batches  # of a round
+        self.products = products_of(plan.precision)
         self.factor = 1.0  # of the learning rate
 
     def begin_epoch(self, noise):
@@ -324,8 +329,9 @@ class _ActiveTurn:
         The sums over the rows of log_prob and kl, and the rows' weight, are kept, each with the axes of members.
         """
         batch, noise = next(self.batches)
-        bound = self.bound(self.params, batch, noise)
-        bound.descend(beta, batch.w)
+        with multiplying_by(self.products):
+            bound = self.bound(self.params, batch, noise)
+            bound.descend(beta, batch.w)
         log_prob, kl = bound.log_prob.detach(), bound.kl.detach().sum(-1)
         sums = (torch.stack([log_prob, kl, torch.ones_like(kl)]) * batch.counted).sum(-1)
         total = sums.sum() + self.optimizer.sum_of_gradients()

@@ -12,7 +12,7 @@ import torch
 
 from skvae._tensors import keep_gradient, keep_rows_of_gradient
 
-_CELLS_AT_ONCE = 2**18  # of a weight whose gradient is kept by rows: with its averages they fit into the caches
+_CELLS_AT_ONCE = 2**20  # of a weight whose gradient is kept by rows: the caches hold its gradient
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,12 @@
 """Recommendation by a variational autoencoder with a multinomial likelihood."""
 
-from numbers import Integral, Real
+from numbers import Real
 
 import torch
 
 from skvae._compat import Interval, StrOptions
 from skvae._tensors import Noise, block_rows
+from skvae.estimators._network import ANNEALING
 from skvae.estimators.recommenders._autoencoder_recommender import AutoencoderRecommender
 from skvae.estimators.recommenders._network_recommender import rows_beside
 from skvae.models.recommenders.mult_vae import MultVAE
@@ -76,6 +77,9 @@ class MultVAERecommender(AutoencoderRecommender):
         Patience of early stopping, in epochs.
     warm_start : bool, default=False
         Whether `fit` goes on from the weights of the last fit and, from the second call on, from its optimizer state.
+    precision : {"float32", "bfloat16", "auto"}, default="float32"
+        What matrix products of training are made in; weights and sums are float32. "auto": bfloat16 where the device
+        has instructions for it and the network is large enough to gain. See :doc:`/user_guide/devices`.
     device : str, default="auto"
         Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
     random_state : int, RandomState instance or None, default=None
@@ -100,6 +104,8 @@ class MultVAERecommender(AutoencoderRecommender):
         Users with interactions that `fit`, or all calls of `partial_fit`, learnt from.
     device_ : str
         Where the fit ran.
+    precision_ : {"float32", "bfloat16"}
+        What products of training were made in.
     n_features_in_ : int
         Number of items.
     feature_names_in_ : ndarray of shape (n_items,)
@@ -136,9 +142,7 @@ class MultVAERecommender(AutoencoderRecommender):
     _parameter_constraints = {
         **AutoencoderRecommender._parameter_constraints,
         "beta": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
-        "annealing": [StrOptions({"linear", "cyclical", "sigmoid"}), callable, None],
-        "anneal_fraction": [Interval(Real, 0, 1, closed="both")],
-        "n_cycles": [Interval(Integral, 1, None, closed="left")],
+        **ANNEALING,
     }
 
     def __init__(
@@ -163,6 +167,7 @@ class MultVAERecommender(AutoencoderRecommender):
         validation_fraction=0.1,
         n_iter_no_change=10,
         warm_start=False,
+        precision="float32",
         device="auto",
         random_state=None,
         verbose=0,
@@ -186,6 +191,7 @@ class MultVAERecommender(AutoencoderRecommender):
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.warm_start = warm_start
+        self.precision = precision
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
