@@ -4,6 +4,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.linalg import lapack
+from threadpoolctl import threadpool_limits
 from torch import nn
 
 EASE_GRID = (1, 2, 5, 10, 20, 50, 100, 200, 300, 500, 1000, 2000, 5000)
@@ -171,7 +172,8 @@ class ImplicitALS:
         )
 
     def fit(self, X):
-        self.model.fit(X.tocsr(), show_progress=False)
+        with threadpool_limits(1, "blas"):  # as it asks for: its threads are its own
+            self.model.fit(X.tocsr(), show_progress=False)
         return self
 
     def decision_function(self, X):
@@ -179,8 +181,8 @@ class ImplicitALS:
         return users @ self.model.item_factors.T
 
     def recommend(self, X, k=100):
-        ids, _ = self.model.recommend(np.arange(X.shape[0]), X, N=k, recalculate_user=True)
-        return ids
+        with threadpool_limits(1, "blas"):
+            return self.model.recommend(np.arange(X.shape[0]), X, N=k, recalculate_user=True)[0]
 
 
 class CornacVAECF:
