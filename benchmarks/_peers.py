@@ -4,6 +4,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.linalg import lapack
+from threadpoolctl import threadpool_limits
 from torch import nn
 
 EASE_GRID = (1, 2, 5, 10, 20, 50, 100, 200, 300, 500, 1000, 2000, 5000)
@@ -158,3 +159,59 @@ def published(epochs=30, batch_size=100, seed=0, **changes):
         "random_state": seed,
     }
     return MultVAERecommender(**(setting | changes))
+
+
+class ImplicitALS:
+    """`implicit.als.AlternatingLeastSquares` by the setting that is best on ML-1M's validation users."""
+
+    def __init__(self, factors=128, regularization=30.0, alpha=5.0, iterations=15, seed=0):
+        from implicit.als import AlternatingLeastSquares
+
+        self.model = AlternatingLeastSquares(
+            factors, regularization, alpha, iterations=iterations, random_state=seed, use_gpu=False
+        )
+
+    def fit(self, X):
+        with threadpool_limits(1, "blas"):  # as it asks for: its threads are its own
+            self.model.fit(X.tocsr(), show_progress=False)
+        return self
+
+    def decision_function(self, X):
+        users = self.model.recalculate_user(np.arange(X.shape[0]), X)
+        return users @ self.model.item_factors.T
+
+    def recommend(self, X, k=100):
+        with threadpool_limits(1, "blas"):
+            return self.model.recommend(np.arange(X.shape[0]), X, N=k, recalculate_user=True)[0]
+
+
+class CornacVAECF:
+    """`cornac.models.VAECF`. Lists are made in batches here: its own interface takes training users, one a call."""
+
+    def __init__(self, hidden=600, k=200, epochs=30, batch_size=100, seed=0):
+        from cornac.models import VAECF
+
+        self.model = VAECF(
+            k=k,
+            autoencoder_structure=[hidden],
+            n_epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=1e-3,
+            beta=0.2,
+            seed=seed,
+        )
+
+    def fit(self, X):
+        from cornac.data import Dataset
+
+        X = X.tocoo()
+        triplets = np.column_stack([X.row, X.col, X.data])
+        ids = {i: i for i in range(X.shape[0])}, {i: i for i in range(X.shape[1])}
+        data = Dataset.build(map(tuple, triplets), global_uid_map=ids[0], global_iid_map=ids[1])
+        self.model.fit(data)
+        return self
+
+    @torch.no_grad()
+    def decision_function(self, X):
+        mean, _ = self.model.vae.encode(torch.from_numpy(X.toarray()))
+        return self.model.vae.decode(mean).numpy()

@@ -1,7 +1,8 @@
-"""Seconds per epoch, quality, share of the matrix-product roofline and peak memory: skvae beside the plain Mult-VAE.
+"""Fits, lists, quality and memory of recommenders side by side: skvae, the plain Mult-VAE, EASE, implicit and Cornac.
 
-Same network (600-200-600), batches of 100, epochs and annealing, in one process, in turns: plain, skvae, plain, ... and
-`MultVAERecommender()` as it comes beside them ("default").
+The plain script, skvae in float32 and in bfloat16, and Cornac's VAECF fit one network (600-200-600) with batches of 100
+and the same epochs. `MultVAERecommender()` as it comes, EASE in NumPy and implicit's ALS stand beside them. All are
+fitted in one process, in turns, and judged by one code. Peers that are not installed are left out.
 Memory is taken in a fresh process for each, in which only that model is fitted.
 """
 
@@ -16,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sp
 import torch
-from _peers import PlainMultVAE, published
-from _protocol import evaluate, load_split, peak_memory, strong_generalisation, timed
+from _peers import EASE, CornacVAECF, ImplicitALS, PlainMultVAE, published
+from _protocol import evaluate, load_split, peak_memory, rank, strong_generalisation, timed
 
 from skvae import datasets
 
@@ -25,10 +26,29 @@ HIDDEN, K, BATCH = 600, 200, 100
 MODELS = {
     "plain": lambda epochs: PlainMultVAE(HIDDEN, K, epochs, BATCH),
     "skvae": lambda epochs: published(epochs, BATCH, n_components=K, hidden_layer_sizes=(HIDDEN,)),
+    "skvae bfloat16": lambda epochs: MODELS["skvae"](epochs).set_params(precision="bfloat16"),
     "default": lambda epochs: default(epochs),
+    "default bfloat16": lambda epochs: default(epochs).set_params(precision="bfloat16"),
+    "EASE": lambda epochs: EASE(500.0),
+    "implicit ALS": lambda epochs: ImplicitALS(),
+    "Cornac VAECF": lambda epochs: CornacVAECF(HIDDEN, K, epochs, BATCH),
 }
-TWINS = ("plain", "skvae")  # of one network
+TWINS = ("plain", "skvae", "skvae bfloat16")  # of one network
+WITHOUT_EPOCHS = ("EASE", "implicit ALS")
 EPOCHS = {"ml-1m": 30, "wide": 10}  # the longest run of each that still leaves time for three
+TOO_WIDE = ("EASE",)  # with 20,000 items: an inverse of 3 GB
+
+
+def installed(names):
+    """Leave out, with a line, what is not installed here."""
+    found = []
+    for name in names:
+        try:
+            MODELS[name](1)
+            found.append(name)
+        except ImportError as error:
+            print(f"{name} is left out: {error}")
+    return found
 
 
 def default(epochs):
@@ -46,39 +66,48 @@ def wide():
 SPLITS = {"ml-1m": lambda: load_split("ml-1m"), "wide": wide}
 
 
-def compare(data, split, epochs, rounds):
-    """Fit both in turns and print their times, figures and ratio."""
+def compare(data, split, epochs, rounds, names):
+    """Fit all in turns and print their times, figures and ratios."""
     n_users, n_items = split.train.shape
-    seconds, cpu, ndcg, gemm = {name: [] for name in MODELS}, {name: [] for name in MODELS}, {}, []
+    spent, cpu, lists, found, gemm = {}, {}, {}, {}, []
     for _ in range(rounds):
         gemm.append(gemm_rate(n_items))
-        for name, make in MODELS.items():
+        for name in names:
             before = time.process_time()
-            model, took = timed(make(epochs).fit, split.train)
-            seconds[name].append(took / epochs)
-            cpu[name].append((time.process_time() - before) / epochs)
-            if name not in ndcg:  # every round is the same fit again
-                ndcg[name] = evaluate(model.decision_function, split.test_in, split.test_out)
+            model, took = timed(MODELS[name](epochs).fit, split.train)
+            spent.setdefault(name, []).append(took)
+            cpu.setdefault(name, []).append(time.process_time() - before)
+            lists.setdefault(name, []).append(timed(top_100, model, split.test_in)[1])
+            if name not in found:  # every round is the same fit again
+                found[name] = evaluate(model.decision_function, split.test_in, split.test_out)
     rate, flops = np.median(gemm), flops_per_epoch(n_users, n_items)
     print(
         f"{rounds} rounds of {epochs} epochs; matrix products at the decoder's shapes: {rate / 1e9:.1f} GFLOP/s "
-        f"(float32, {torch.get_num_threads()} threads)"
+        f"(float32, {torch.get_num_threads()} threads)\n"
+        f"counted work: {flops / 1e9:.0f} GFLOP an epoch, at least {flops / rate:.2f} s in float32"
     )
-    print(f"counted work: {flops / 1e9:.0f} GFLOP an epoch, at least {flops / rate:.2f} s")
-    for name, took in seconds.items():
-        share = f", {flops / np.median(took) / rate:.0%} of the roofline" if name in TWINS else ""
-        found = ndcg[name]
+    for name in names:
+        epoch = "" if name in WITHOUT_EPOCHS else f"{np.median(spent[name]) / epochs:7.3f} s/epoch"
+        share = f"{flops * epochs / np.median(spent[name]) / rate:4.0%} of the roofline" if name in TWINS else ""
         print(
-            f"  {name:8} {np.median(took):7.3f} s/epoch (min {min(took):.3f}, max {max(took):.3f}){share}, "
-            f"{np.median(cpu[name]):.3f} CPU s; NDCG@100 {found.ndcg_100:.4f} +- {found.ndcg_100_se:.4f}"
+            f"  {name:16} fit {np.median(spent[name]):7.2f} s {epoch:15} {np.median(cpu[name]):7.2f} CPU s, lists "
+            f"{np.median(lists[name]):6.3f} s; NDCG@100 {found[name].ndcg_100:.4f} +- {found[name].ndcg_100_se:.4f}, "
+            f"Recall@20 {found[name].recall_20:.4f}, Recall@50 {found[name].recall_50:.4f} {share}"
         )
-    for name in ("skvae", "default"):
-        ratios, of_cpu = (np.divide(spent["plain"], spent[name]) for spent in (seconds, cpu))
+    for name in [name for name in names if name != "plain"] if "plain" in names else []:
+        ratios, of_cpu = (np.divide(each["plain"], each[name]) for each in (spent, cpu))
         print(
             f"  plain / {name}: median {np.median(ratios):.2f} x (min {ratios.min():.2f}, max {ratios.max():.2f}), "
             f"of CPU time {np.median(of_cpu):.2f} x",
             flush=True,
         )
+
+
+def top_100(model, X):
+    """Lists of 100 for all held-out users, by the model's own method where it has one."""
+    if hasattr(model, "recommend"):
+        return model.recommend(X, k=100)
+    return rank(model.decision_function(X), X)
 
 
 def flops_per_epoch(n_users, n_items):
@@ -102,26 +131,27 @@ def gemm_rate(n_items, repeats=20):
     return 3 * 2 * BATCH * HIDDEN * n_items / np.median(np.sort(seconds)[: repeats // 2])
 
 
-def memory(split):
-    """Print the peak of one epoch of each model beyond data, weights and optimiser state."""
+def memory(split, names):
+    """Print the peak of one epoch or fit of each model above the data; of twins, what is left without their weights."""
     n_items = split.train.shape[1]
     weights = 4 * (2 * n_items * HIDDEN + 3 * HIDDEN * K + n_items + 2 * HIDDEN + 2 * K)
     extra = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "train.npz"
         sp.save_npz(path, split.train)
-        for name in TWINS:
+        for name in names:
             command = [sys.executable, __file__, "--child", name, str(path)]
             rise = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-            extra[name] = rise - 3 * weights
-            print(
-                f"  {name:6} peak {rise / 1e6:6.0f} MB above the start of fit; less weights and optimiser state "
-                f"({3 * weights / 1e6:.0f} MB): {extra[name] / 1e6:6.0f} MB; less gradients too: "
-                f"{(extra[name] - weights) / 1e6:6.0f} MB"
-            )
-    print(
-        f"  skvae / plain beyond data, weights and optimiser state: {extra['skvae'] / extra['plain']:.2f}", flush=True
-    )
+            beyond = ""
+            if name in TWINS:
+                extra[name] = rise - 3 * weights
+                beyond = (
+                    f"; less weights and optimiser state ({3 * weights / 1e6:.0f} MB): {extra[name] / 1e6:6.0f} MB; "
+                    f"less gradients too: {(extra[name] - weights) / 1e6:6.0f} MB"
+                )
+            print(f"  {name:16} peak {rise / 1e6:6.0f} MB above the start of fit{beyond}", flush=True)
+    for name in set(extra) - {"plain"} if "plain" in extra else ():
+        print(f"  {name} / plain beyond data, weights and optimiser state: {extra[name] / extra['plain']:.2f}")
 
 
 def child(name, path):
@@ -136,6 +166,7 @@ def child(name, path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", nargs="+", choices=SPLITS, default=tuple(SPLITS))
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=tuple(MODELS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--epochs", type=int, help=f"default: {EPOCHS}")
     parser.add_argument(
@@ -153,8 +184,9 @@ def main():
             print(f"\n{data} is left out: {error}")
             continue
         print(f"\n{data}: {split}", flush=True)
-        compare(data, split, args.epochs or (2 if args.quick else EPOCHS[data]), args.rounds)
-        memory(split)
+        names = installed([name for name in args.models if data == "ml-1m" or name not in TOO_WIDE])
+        compare(data, split, args.epochs or (2 if args.quick else EPOCHS[data]), args.rounds, names)
+        memory(split, names)
 
 
 if __name__ == "__main__":

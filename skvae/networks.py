@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from skvae._tensors import and_back, kept
+from skvae._tensors import and_back, kept, products
 
 _BLOCK_CELLS = 2**18  # of a weight drawn at once: random bits take several times its memory
 
@@ -117,42 +117,24 @@ def _run(leaves, h, activations):
     """Run h through the layers: as one node of autograd where all keep their gradients, else as many."""
     pairs = [kept(leaf) for leaf in leaves]
     if None in pairs or not all(activation is None or known(activation) for activation in activations):
-        return _values(leaves, h, activations)[-1]
+        return _values(leaves, h, activations, products())[-1]
     return _Chain.apply(h, leaves[0], pairs, activations)
 
 
-def _values(tensors, h, activations):
+def _values(tensors, h, activations, products):
     """Return h, and what it becomes before and after each activation, which are the same where there is none.
 
     `tensors` holds weights and biases in turn, and at the end the skip's weight if there is one.
     """
     values, first = [h], h
     for weight, bias, activation in zip(tensors[:-1:2], tensors[1::2], activations, strict=True):
-        f = _affine(values[-1], weight, bias)
+        f = products.affine(values[-1], products.weight(weight), bias)
         apply = activation if f.requires_grad else _FASTER.get(activation, activation)
         values += [f, f if activation is None else apply(f)]
     if len(tensors) % 2:
-        past = _times(first, tensors[-1])
+        past = products.times(first, products.weight(tensors[-1]))
         values[-1] = values[-1] + F.pad(past, (0, values[-1].shape[-1] - past.shape[-1]))
     return values
-
-
-def _affine(h, weight, bias):
-    if weight.dim() == 2:
-        return torch.addmm(bias, h, weight)
-    return torch.baddbmm(bias[:, None], h.expand(len(weight), -1, -1), weight)
-
-
-def _times(h, weight):
-    return torch.mm(h, weight) if weight.dim() == 2 else torch.bmm(h.expand(len(weight), -1, -1), weight)
-
-
-def _add_product(total, h, upstream):
-    """Add h.T @ upstream to a total in place."""
-    if total.dim() == 2:
-        total.addmm_(h.mT, upstream)
-    else:
-        total.baddbmm_(h.expand(len(total), -1, -1).mT, upstream)
 
 
 class _Chain(torch.autograd.Function):
@@ -165,30 +147,32 @@ class _Chain(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, h, leaf, pairs, activations):
-        ctx.pairs, ctx.activations = pairs, activations
+        ctx.pairs, ctx.activations, ctx.products = pairs, activations, products()
         ctx.alone = pairs[0].value.dim() < h.dim()  # a stack of one network
-        values = _values([pair.value for pair in pairs], h.squeeze(0) if ctx.alone else h, activations)
+        h = h.squeeze(0) if ctx.alone else h
+        values = _values([pair.value for pair in pairs], h, activations, ctx.products)
         ctx.save_for_backward(*values)
         return values[-1].unsqueeze(0) if ctx.alone else values[-1]
 
     @staticmethod
     @once_differentiable
     def backward(ctx, upstream):
-        values, goes_back = ctx.saved_tensors, ctx.needs_input_grad[0]
+        values, goes_back, products = ctx.saved_tensors, ctx.needs_input_grad[0], ctx.products
         of_h = upstream = upstream.squeeze(0) if ctx.alone else upstream
         for i in reversed(range(len(ctx.activations))):
             h, before, after = values[2 * i : 2 * i + 3]
             if ctx.activations[i] is not None:
                 of_h = _DERIVATIVES[ctx.activations[i]](of_h, before, after)
             weight, bias = ctx.pairs[2 * i : 2 * i + 2]
-            _add_product(weight.gradient, h, of_h)
             bias.gradient.add_(of_h.sum(-2))
+            of_h = products.factor(of_h)
+            products.add_to(weight.gradient, h.mT, of_h)
             if i or goes_back:
-                of_h = _times(of_h, weight.value.mT)
+                of_h = products.times(of_h, products.weight(weight.value).mT)
         if len(ctx.pairs) % 2:
             skip = ctx.pairs[-1]
             of_past = upstream[..., : skip.value.shape[-1]]
-            _add_product(skip.gradient, values[0], of_past)
-            of_h = of_h + _times(of_past, skip.value.mT) if goes_back else of_h
+            products.add_to(skip.gradient, values[0].mT, of_past)
+            of_h = of_h + products.times(of_past, products.weight(skip.value).mT) if goes_back else of_h
         of_h = of_h.unsqueeze(0) if ctx.alone else of_h
         return of_h if goes_back else None, None, None, None  # autograd sums it for members of one input

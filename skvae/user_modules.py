@@ -6,7 +6,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from skvae._tensors import Noise
+from skvae._tensors import Noise, products
 from skvae.networks import glorot
 
 _PLAIN = (bool, int, float, str, tuple)  # attributes of a module that its signature shows
@@ -144,7 +144,9 @@ class Module:
         outputs = []
         for member in range(n_members):
             weights = {key: tensor[member] for key, tensor in own.items()}
-            outputs.append(functional_call(self.module, weights, (h[min(member, len(h) - 1)],)))
+            with products().around_module(h.device):
+                output = functional_call(self.module, weights, (h[min(member, len(h) - 1)],))
+            outputs.append(output.to(h.dtype))
         return torch.stack(outputs)
 
 

@@ -3,7 +3,7 @@
 Engines and models see tensors only, and never ask whether rows are sparse or where they live.
 """
 
-from skvae._tensors._block_sizes import block_rows, by_row, rounded, rows_a_batch, top_k, top_k_of_blocks
+from skvae._tensors._block_sizes import block_rows, by_row, column_blocks, rounded, rows_a_batch, top_k, top_k_of_blocks
 from skvae._tensors._devices import (
     alias,
     explain_out_of_memory,
@@ -15,9 +15,10 @@ from skvae._tensors._devices import (
     to_read,
     torch_dtype,
 )
-from skvae._tensors._gradients import and_back, keep_gradient, kept, kept_gradient
+from skvae._tensors._gradients import RowGradient, and_back, keep_gradient, keep_rows_of_gradient, kept, kept_gradient
 from skvae._tensors._linear_algebra import cholesky
 from skvae._tensors._noise import Noise, content_keys, normal_at, uniform_at
+from skvae._tensors._products import multiplying_by, products, products_of, resolve_precision
 from skvae._tensors._rows import Cells, Rows, binned
 from skvae._tensors._tables import Table, TableBatch, Workspace
 from skvae._tensors._workers import Workers, threads_to_share
@@ -25,6 +26,7 @@ from skvae._tensors._workers import Workers, threads_to_share
 __all__ = [
     "Cells",
     "Noise",
+    "RowGradient",
     "Rows",
     "Table",
     "TableBatch",
@@ -36,16 +38,22 @@ __all__ = [
     "block_rows",
     "by_row",
     "cholesky",
+    "column_blocks",
     "content_keys",
     "explain_out_of_memory",
     "inference_device",
     "keep_gradient",
+    "keep_rows_of_gradient",
     "kept",
     "kept_gradient",
+    "multiplying_by",
     "normal_at",
     "placed",
+    "products",
+    "products_of",
     "rows_a_batch",
     "resolve_device",
+    "resolve_precision",
     "rounded",
     "threads_to_share",
     "to_device",

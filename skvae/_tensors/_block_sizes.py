@@ -1,4 +1,4 @@
-"""How many rows to handle at once, and results of batches put together."""
+"""How many rows or columns to handle at once, and results of batches put together."""
 
 import numpy as np
 import torch
@@ -55,6 +55,23 @@ def rows_a_batch(batch_size, n_columns, device):
     if batch_size != "auto":
         return batch_size
     return max(256, _CELLS_A_BATCH["cpu" if device.type == "cpu" else "cuda"] // n_columns)
+
+
+# Numbers of a step of training: of so many the whole array is kept, of more a block of columns at a time.
+_WHOLE_CELLS = {"cpu": 2**25, "cuda": 2**28}  # 128 MB and 1 GB of float32
+_CELLS_OF_A_BLOCK = {"cpu": 2**20, "cuda": 2**26}  # what the caches hold; what keeps a GPU busy
+
+
+def column_blocks(n_rows, n_columns, device):
+    """Cut the columns of an array (n_rows, n_columns) into slices, so that memory holds one of them at a time.
+
+    There is one slice where the whole array is small.
+    """
+    kind = "cpu" if device.type == "cpu" else "cuda"
+    if n_rows * n_columns <= _WHOLE_CELLS[kind]:
+        return [slice(0, n_columns)]
+    width = max(64, _CELLS_OF_A_BLOCK[kind] // n_rows // 64 * 64)
+    return [slice(start, min(start + width, n_columns)) for start in range(0, n_columns, width)]
 
 
 def by_row(batches, n_rows, function, dtype=None):

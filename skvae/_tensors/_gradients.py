@@ -23,11 +23,52 @@ class Kept(NamedTuple):
 
     Attributes
     ----------
-    value, gradient : Tensor
+    value : Tensor
+    gradient : Tensor or RowGradient
     """
 
     value: torch.Tensor
-    gradient: torch.Tensor
+    gradient: object
+
+
+class RowGradient:
+    """Gradient of a weight of which a step reads a few rows: only these are in memory, those of all others are 0."""
+
+    def __init__(self):
+        self.parts = []  # (numbers of rows, ascending; their gradients)
+
+    def index_add_(self, axis, row, gradient):
+        """Add gradients (n, n_out) to rows with these numbers, which ascend, as `torch.Tensor.index_add_` does."""
+        self.parts.append((row, gradient))
+
+    def sum(self):
+        """Sum over all cells."""
+        return sum(gradient.sum() for _, gradient in self.parts)
+
+    def in_blocks(self, n_rows, size):
+        """Yield (slice of `size` rows, numbers of rows within it, their gradients) in the order of the rows.
+
+        A block without any comes with None twice; one to which several passes have added comes with each row once.
+        """
+        row, gradient = self._joined()
+        starts = range(0, n_rows, size)
+        ends = torch.searchsorted(row, torch.tensor([*starts, n_rows])).tolist()
+        for start, first, last in zip(starts, ends[:-1], ends[1:], strict=True):
+            own = (None, None) if first == last else (row[first:last] - start, gradient[first:last])
+            yield slice(start, min(start + size, n_rows)), *own
+
+    def _joined(self):
+        if len(self.parts) == 1:
+            return self.parts[0]
+        if not self.parts:
+            return torch.empty(0, dtype=torch.int64), None
+        rows, gradients = map(torch.cat, zip(*self.parts, strict=True))
+        row, place = rows.unique(return_inverse=True)
+        return row, gradients.new_zeros(len(row), gradients.shape[1]).index_add_(0, place, gradients)
+
+    def clear(self):
+        """Begin anew, at 0."""
+        self.parts.clear()
 
 
 def keep_gradient(leaf, gradient):
@@ -39,6 +80,12 @@ def keep_gradient(leaf, gradient):
     leaf.grad = gradient
     parts = leaf.detach(), gradient
     leaf.kept = Kept(*(part.squeeze(0) for part in parts) if leaf.dim() == 3 and len(leaf) == 1 else parts)
+
+
+def keep_rows_of_gradient(leaf):
+    """Give a leaf (n, n_out) that only `Batch.linear` reads a `RowGradient`, and return that."""
+    leaf.kept = Kept(leaf.detach(), RowGradient())
+    return leaf.kept.gradient
 
 
 def kept(tensor):

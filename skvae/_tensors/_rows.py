@@ -99,6 +99,12 @@ class _Entries:
         return self.user * self.n_columns + self.item
 
     @cached_property
+    def by_item(self):
+        """The places of the entries in the order of their columns, and these columns."""
+        order = torch.argsort(self.item, stable=True)
+        return order, self.item[order]
+
+    @cached_property
     def ends(self):
         """Where each row starts among the entries, and where the last one ends: an array, known without the device."""
         return np.append(self.offset.cpu().numpy(), len(self.value)) if self._ends is None else self._ends
@@ -246,6 +252,15 @@ class Batch(_Entries):
         """Return f at the stored entries, of shape (n_stored,)."""
         return f.reshape(-1).index_select(0, self.cell)
 
+    def in_columns(self, blocks):
+        """Yield (slice of columns, places of the entries in them, cells of these in an array of the slice's width)."""
+        order, item = self.by_item
+        starts = torch.tensor([block.start for block in blocks] + [self.n_columns], device=item.device)
+        ends = torch.searchsorted(item, starts).tolist()
+        for block, first, last in zip(blocks, ends[:-1], ends[1:], strict=True):
+            entries = order[first:last]
+            yield block, entries, self.user[entries] * (block.stop - block.start) + item[first:last] - block.start
+
     # What follows lets one likelihood serve sparse rows and `Cells` alike.
     def n_observed(self):
         """Return how many cells each row has, of shape (n_rows,): zeros count as seen."""
@@ -342,8 +357,7 @@ class Cells:
 
 def _transposed_times(x, f):
     """Rows of x.T @ f, on the CPU those that are not empty, (n, n_out), and their numbers; f (n_rows, n_out)."""
-    order = torch.argsort(x.item, stable=True)
-    item = x.item[order]
+    order, item = x.by_item
     if item.is_cpu:
         column, count = torch.unique_consecutive(item, return_counts=True)
         offsets = count.cumsum(0) - count

@@ -34,6 +34,7 @@ import numpy as np
 import torch
 
 from skvae import _reduce
+from skvae._tensors import multiplying_by, products_of
 from skvae.elbo import Bound, FitResult
 from skvae.engines import schedules
 from skvae.engines.contracts import check_contract
@@ -44,7 +45,11 @@ REFUSED = "The bound or its gradient was not finite"  # how a warning of steps t
 
 
 class Model(Protocol):
-    """What `ascend` asks of a model whose turns bring no bound of their own."""
+    """What `ascend` asks of a model whose turns bring no bound of their own.
+
+    An attribute `read_by_rows`, where there is one, holds the names of weights that only `Batch.linear` reads: of these
+    a step needs the gradients of a few rows.
+    """
 
     def bound(self, params, batch, noise) -> Bound:
         """The bound of each row of a batch. Random numbers are drawn from `noise`, by the rows' numbers."""
@@ -145,6 +150,8 @@ class Plan:
         The fit that each member belongs to; None: the tensors have no axis of members.
     turns : tuple of Turn
         In their order; none: all parameters move in every step.
+    precision : {"float32", "bfloat16"}
+        Of the factors of matrix products.
     """
 
     max_iter: int
@@ -160,6 +167,7 @@ class Plan:
     first_epoch: int = 0
     fit_of_member: np.ndarray | None = None
     turns: tuple[Turn, ...] = ()
+    precision: str = "float32"
 
 
 class Epoch(NamedTuple):
@@ -303,10 +311,12 @@ class _ActiveTurn:
         self.prefix = f"{turn.name}/" if turn.name else ""
         own = {key.removeprefix(self.prefix): t for key, t in state.items() if key.startswith(self.prefix)}
         settings = turn.optimizer or Adam(plan.learning_rate, plan.weight_decay)
-        self.optimizer = Optimizer(settings, leaves, own, has_members=plan.fit_of_member is not None)
+        by_rows = getattr(model, "read_by_rows", ())
+        self.optimizer = Optimizer(settings, leaves, own, has_members=plan.fit_of_member is not None, by_rows=by_rows)
         self.batch_size = turn.batch_size or plan.batch_size
         self.n_batches = rows.n_batches(self.batch_size)
         self.n_steps = turn.n_steps or turn.n_passes * self.n_batches  # of a round
+        self.products = products_of(plan.precision)
         self.factor = 1.0  # of the learning rate
 
     def begin_epoch(self, noise):
@@ -328,11 +338,12 @@ class _ActiveTurn:
         The sums over the rows of log_prob and kl, and the rows' weight, are kept, each with the axes of members.
         """
         batch, noise = next(self.batches)
-        bound = self.bound(self.seen, batch, noise)
-        bound.descend(beta, batch.w)
+        with multiplying_by(self.products):
+            bound = self.bound(self.seen, batch, noise)
+            bound.descend(beta, batch.w)
         log_prob, kl = bound.log_prob.detach(), bound.kl.detach().sum(-1)
         sums = (torch.stack([log_prob, kl, torch.ones_like(kl)]) * batch.counted).sum(-1)
-        total = sums.sum() + self.optimizer.gradient.sum()
+        total = sums.sum() + self.optimizer.sum_of_gradients()
         refused = (total - total).nan_to_num_(1.0).float()  # 1 where that is not finite, else 0
         self.optimizer.step(self.factor * multiplier, refused)
         self.sums.append(sums)

@@ -10,7 +10,9 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from skvae._tensors import keep_gradient
+from skvae._tensors import keep_gradient, keep_rows_of_gradient
+
+_CELLS_AT_ONCE = 2**20  # of a weight whose gradient is kept by rows: the caches hold its gradient
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ class SGD:
 class Optimizer:
     """Gradients and optimizer state of some parameters.
 
-    All gradients lie in one piece of memory, so that to clear or to test them takes one operation.
+    All gradients lie in one piece of memory, so that to clear or to test them takes one operation; but for those of
+    which a step needs a few rows, on the CPU.
 
     Parameters
     ----------
@@ -121,25 +124,37 @@ class Optimizer:
         Of an earlier call; what it lacks begins at zero. Changed in place.
     has_members : bool
         Whether the tensors have a leading axis of members.
+    by_rows : collection of str, default=()
+        Names of weights (n, n_out) that only `Batch.linear` reads.
 
     Attributes
     ----------
     gradient : Tensor of shape (n_parameters,)
-        Of minus what is raised; cleared by `step`.
+        Of minus what is raised, of all parameters but those that are kept by rows; cleared by `step`.
     state : dict of Tensor
         "step", the number of steps taken, and the running averages, "<parameter>.<average>".
     """
 
-    def __init__(self, settings, params, state, has_members):
-        sizes, first = [tensor.numel() for tensor in params.values()], next(iter(params.values()))
+    def __init__(self, settings, params, state, has_members, by_rows=()):
+        first = next(iter(params.values()))
+        by_rows = [name for name in params if name in by_rows and first.is_cpu]
+        dense = {name: tensor for name, tensor in params.items() if name not in by_rows}
+        sizes = [tensor.numel() for tensor in dense.values()]
         self.gradient = torch.zeros(sum(sizes), dtype=first.dtype, device=first.device)
-        for tensor, part in zip(params.values(), self.gradient.split(sizes), strict=True):
+        for tensor, part in zip(dense.values(), self.gradient.split(sizes), strict=True):
             keep_gradient(tensor, part.view(tensor.shape))
+        self.row_gradients = {name: keep_rows_of_gradient(params[name]) for name in by_rows}
         self.state = {"step": state["step"] if "step" in state else self.gradient.new_zeros((), dtype=torch.float32)}
         for name, tensor in params.items():
             for key in (f"{name}.{average}" for average in settings.averages):
                 self.state[key] = state[key] if key in state else torch.zeros_like(tensor, requires_grad=False)
-        self.groups = _groups(settings, params, self.state, has_members)
+        self.groups = _groups(settings, dense, self.state, has_members)
+        for name, gradient in self.row_gradients.items():
+            self.groups.append(_RowGroup(settings, name, params[name], self.state, gradient))
+
+    def sum_of_gradients(self):
+        """Sum of all gradients, finite where they are."""
+        return sum((rows.sum() for rows in self.row_gradients.values()), self.gradient.sum())
 
     def step(self, multiplier, refused):
         """Take a step at this multiple of the learning rate, unless the Tensor `refused` is 1, and clear the gradient.
@@ -150,6 +165,8 @@ class Optimizer:
         for group in self.groups:
             group.step(self.state["step"], multiplier, refused)
         self.gradient.zero_()
+        for gradient in self.row_gradients.values():
+            gradient.clear()
 
     @property
     def learning_rate(self):
@@ -194,3 +211,30 @@ class _Group:
         step_counts = [step_count] * len(self.params)
         rate = self.rate * multiplier
         self.settings.update(self.params, self.gradients, self.averages, step_counts, rate, self.decay, refused)
+
+
+class _RowGroup:
+    """A weight whose gradient is kept by rows, with its running averages.
+
+    All rows move in every step, as the averages and the weight decay ask, also those that the step did not read. The
+    gradient is filled up with zeros for a block of rows at a time.
+    """
+
+    def __init__(self, settings, name, weight, state, gradient):
+        self.settings, self.gradient = settings, gradient
+        self.rate, self.decay = float(settings.learning_rate), float(settings.weight_decay)
+        self.weight = weight.detach()
+        self.averages = [state[f"{name}.{key}"] for key in settings.averages]
+        size = max(64, _CELLS_AT_ONCE // self.weight.shape[1] // 64 * 64)
+        self.of_block = self.weight.new_zeros(min(size, len(self.weight)), self.weight.shape[1])
+
+    def step(self, step_count, multiplier, refused):
+        rate = self.rate * multiplier
+        for rows, number, gradient in self.gradient.in_blocks(len(self.weight), len(self.of_block)):
+            own = self.of_block[: rows.stop - rows.start]
+            if number is not None:
+                own.index_copy_(0, number, gradient)
+            averages = [[average[rows]] for average in self.averages]
+            self.settings.update([self.weight[rows]], [own], averages, [step_count], rate, self.decay, refused)
+            if number is not None:
+                own.index_fill_(0, number, 0)

@@ -2,6 +2,7 @@
 
 import abc
 import contextlib
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -9,12 +10,21 @@ from numbers import Integral, Real
 import torch
 
 from skvae._compat import Interval, StrOptions
-from skvae._tensors import explain_out_of_memory, to_numpy
+from skvae._tensors import explain_out_of_memory, resolve_device, resolve_precision, to_numpy
 from skvae.estimators._base import Estimator
+from skvae.estimators._checks import checked_sizes
 from skvae.estimators._progress import EpochWatcher, say
 from skvae.networks import ACTIVATIONS
 from skvae.training.ascent import Training
 from skvae.training.continuation import Continuation, Earlier
+
+_LEAST_PRODUCT = 2**25  # multiply-adds of the largest product of a step, from which bfloat16 is faster
+
+ANNEALING = {  # constraints of the parameters by which the weight of the KL term rises
+    "annealing": [StrOptions({"linear", "cyclical", "sigmoid"}), callable, None],
+    "anneal_fraction": [Interval(Real, 0, 1, closed="both")],
+    "n_cycles": [Interval(Integral, 1, None, closed="left")],
+}
 
 
 @dataclass(frozen=True)
@@ -63,12 +73,15 @@ class NetworkEstimator(Estimator, abc.ABC):
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "warm_start": ["boolean"],
+        "precision": [StrOptions({"float32", "bfloat16", "auto"})],
         "device": [str],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
 
     _watcher = EpochWatcher
+
+    precision = "float32"  # of a subclass without the parameter
 
     @abc.abstractmethod
     def _prepare(self, X, continuation, **given):
@@ -160,6 +173,7 @@ class NetworkEstimator(Estimator, abc.ABC):
         return {
             "parameters_": to_numpy(kept.params),
             "device_": str(prepared.device),
+            "precision_": "float32" if prepared.training.ascent is None else prepared.training.ascent.plan.precision,
             "_architecture": prepared.architecture,
             "_optimizer_state": to_numpy(kept.optimizer_state) if prepared.earlier.may_go_on else {},
             **prepared.earlier.extended_by(kept, prepared.in_units),
@@ -178,6 +192,13 @@ class NetworkEstimator(Estimator, abc.ABC):
         if not self._goes_on(continuation):
             return Earlier(n_new, continuation.continues)
         return Earlier.of(self, n_new, adds_rows=continuation is Continuation.PARTIAL_FIT)
+
+    def _precision(self, batch_size):
+        """What products are made in, in steps of so many rows."""
+        sizes = (self.n_features_in_, *checked_sizes(getattr(self, "hidden_layer_sizes", ())), self.n_components)
+        widest = max(a * b for a, b in itertools.pairwise(sizes))
+        pays = batch_size * widest >= _LEAST_PRODUCT
+        return resolve_precision(self.precision, resolve_device(self.device), pays=pays)
 
     def _goes_on(self, continuation):
         """Whether there is an earlier fit to go on from."""

@@ -16,6 +16,8 @@ import joblib
 import numpy as np
 import torch
 
+from skvae._tensors import products
+
 LEAST_RATE = 1e-6  # of a count, at which biases of columns of zeros start
 _LONGEST = 200  # characters of the parameters in a signature
 
@@ -180,7 +182,7 @@ class ClickLikelihood(ReconstructionTerm):
 
     def log_prob_of_linear(self, x, h, weight, bias):
         """Compute log_prob(x, h @ weight + bias), (B,), of hidden values h (B, H) and a last layer (H, D) and (D,)."""
-        return self.log_prob(x, h @ weight + bias)
+        return self.log_prob(x, products().times(h, weight) + bias)
 
     def check(self, X):
         """Complain of entries of a non-negative CSR matrix that the likelihood cannot have; by default of none."""

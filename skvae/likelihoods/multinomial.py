@@ -1,11 +1,13 @@
 """Rows of counts with a total: draws from one distribution over the columns."""
 
+import math
+
 import numpy as np
 import torch
 from scipy import stats
 from torch.autograd.function import once_differentiable
 
-from skvae._tensors import kept_gradient
+from skvae._tensors import column_blocks, kept_gradient, products
 from skvae.likelihoods._base import ClickLikelihood, Likelihood, fine_uniform, quantile
 from skvae.likelihoods._counts import CountDomain, in_float64, log_factorials
 
@@ -38,8 +40,14 @@ class Multinomial(CountDomain, Likelihood, ClickLikelihood):
         return x.inner(f) - x.sum() * x.logsumexp(f)
 
     def log_prob_of_linear(self, x, h, weight, bias):
-        """Compute log_prob(x, h @ weight + bias) with one buffer of users x items for loss and gradient together."""
-        return _MultinomialOfLinear.apply(h, weight, bias, x)
+        """Compute log_prob(x, h @ weight + bias) with one buffer of users x items for loss and gradient together.
+
+        Where that would be large, a block of items at a time.
+        """
+        blocks = column_blocks(len(x), x.n_columns, h.device)
+        if len(blocks) == 1:
+            return _MultinomialOfLinear.apply(h, weight, bias, x)
+        return _MultinomialInBlocks.apply(h, weight, bias, x, blocks)
 
     def log_base(self, x):
         of_total, of_cells = log_factorials(x)
@@ -95,7 +103,8 @@ class _MultinomialOfLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, h, weight, bias, x):
-        f = torch.addmm(bias, h, weight)
+        ctx.products = products()
+        f = ctx.products.affine(h, ctx.products.weight(weight), bias)
         total = x.sum()
         linear = x.inner(f)
         top = f.amax(1, keepdim=True)
@@ -108,12 +117,58 @@ class _MultinomialOfLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, upstream):
         h, weight, softmax, scale = ctx.saved_tensors
-        x = ctx.x
+        x, products = ctx.x, ctx.products
         gradient = softmax.mul_((-scale * upstream)[:, None])
         gradient.view(-1).index_add_(0, x.cell, x.value * upstream[x.user])
+        of_bias, gradient = gradient.sum(0), products.factor(gradient)
         kept, of_weight = kept_gradient(weight), None
         if kept is not None:
-            kept.addmm_(h.T, gradient)
+            products.add_to(kept, h.T, gradient)
         elif ctx.needs_input_grad[1]:
-            of_weight = h.T @ gradient
-        return gradient @ weight.T, of_weight, gradient.sum(0), None
+            of_weight = products.times(h.T, gradient)
+        return products.times(gradient, products.weight(weight).T), of_weight, of_bias, None
+
+
+class _MultinomialInBlocks(torch.autograd.Function):
+    """The same without any array of users x items, for catalogues where even one is too large.
+
+    The forward pass keeps the log of each user's normaliser, which it sums up block by block of items, each relative to
+    the largest score so far. The backward pass makes the scores of a block again, a third more products in all.
+    """
+
+    @staticmethod
+    def forward(ctx, h, weight, bias, x, blocks):
+        ctx.products = products()
+        factor, of_weight = ctx.products.factor(h), ctx.products.weight(weight)
+        log_norm = h.new_full((len(h), 1), -math.inf)
+        scores = torch.empty_like(x.value)  # of the entries of x
+        for columns, entries, cells in x.in_columns(blocks):
+            f = ctx.products.affine(factor, of_weight[:, columns], bias[columns])
+            scores[entries] = f.view(-1)[cells]
+            top = f.amax(1, keepdim=True)
+            log_norm = torch.logaddexp(log_norm, f.sub_(top).exp_().sum(1, keepdim=True).log_().add_(top))
+        ctx.save_for_backward(h, weight, bias, log_norm)
+        ctx.x, ctx.blocks = x, blocks
+        return x.sum(x.value * scores) - x.sum() * log_norm[:, 0]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, upstream):
+        h, weight, bias, log_norm = ctx.saved_tensors
+        x, products, kept = ctx.x, ctx.products, kept_gradient(weight)
+        of_weight = torch.zeros_like(weight) if kept is None and ctx.needs_input_grad[1] else kept
+        of_h, of_bias = torch.zeros_like(h), torch.empty_like(bias)
+        h, factor = products.factor(h), products.weight(weight)
+        scale, of_entries = (-x.sum() * upstream)[:, None], x.value * upstream[x.user]
+        for columns, entries, cells in x.in_columns(ctx.blocks):
+            own = factor[:, columns]
+            gradient = torch.sub(bias[columns], log_norm)
+            products.add_to(gradient, h, own)
+            gradient.exp_().mul_(scale)
+            gradient.view(-1).index_add_(0, cells, of_entries[entries])
+            torch.sum(gradient, 0, out=of_bias[columns])
+            gradient = products.factor(gradient)
+            if of_weight is not None:
+                products.add_to(of_weight[:, columns], h.T, gradient)
+            products.add_to(of_h, gradient, own.T)
+        return of_h, of_weight if kept is None else None, of_bias, None, None

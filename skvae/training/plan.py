@@ -38,7 +38,16 @@ def settle(estimator, auto):
 
 
 def make_plan(
-    estimator, settled, n_rows, *, continuation, kl=CONSTANT_WEIGHT, validates=False, validate_every=1, first_epoch=0
+    estimator,
+    settled,
+    n_rows,
+    *,
+    continuation,
+    kl=CONSTANT_WEIGHT,
+    validates=False,
+    validate_every=1,
+    first_epoch=0,
+    precision="float32",
 ):
     """The plan of one fit.
 
@@ -58,6 +67,8 @@ def make_plan(
         Epochs from one validation to the next.
     first_epoch : int, default=0
         Number of the first epoch, a key of its noise.
+    precision : {"float32", "bfloat16"}, default="float32"
+        Of the factors of matrix products.
 
     Returns
     -------
@@ -75,6 +86,7 @@ def make_plan(
         validate_every=validate_every,
         earliest_stop=kl.constant_from() if validates else 0.0,
         first_epoch=first_epoch,
+        precision=precision,
     )
 
 

@@ -91,6 +91,7 @@ def _likeness(ascent):
         tuple(None if part is None else (part.dtype, part.device) for part in (stream.table.x, stream.linear_heads)),
         ascent.rows.n_batches(plan.batch_size),
         ascent.validation is None,
+        plan.precision,
         plan.rate_schedule,
         *(plan.max_iter, plan.patience, plan.tol, plan.validate_every, plan.earliest_stop, plan.first_epoch),
     )

@@ -85,6 +85,29 @@ def test_a_refused_step_changes_nothing(settings, bad):
     assert own.state["step"] == 4
 
 
+@pytest.mark.parametrize("settings", [Adam(0.1), Adam(0.1, 0.2), SGD(0.1, 0.2, momentum=0.5)])
+def test_a_weight_that_is_read_by_rows_moves_as_if_its_gradient_were_whole(settings, monkeypatch):
+    """Bit for bit: rows in several blocks, read by none, one or two passes of a step, and a step that is refused."""
+    monkeypatch.setattr(optimizer, "_CELLS_AT_ONCE", 64 * 3)
+    shape = (150, 3)
+    ours, theirs = ({**leaves(), "weight": draw(9, shape).requires_grad_()} for _ in range(2))
+    own = Optimizer(settings, ours, {}, has_members=False, by_rows=["weight", "another"])
+    reference = Optimizer(settings, theirs, {}, has_members=False)
+    read = [[3, 70, 149], [], [0, 64, 65], [3]]
+    for step, rows in enumerate(read):
+        for number in map(torch.tensor, [rows, rows[:1]] if step == 2 else [rows]):
+            gradient = draw(step, (len(number), 3)) if len(number) else torch.empty(0, 3)
+            ours["weight"].kept.gradient.index_add_(0, number.long(), gradient)
+            theirs["weight"].grad.index_add_(0, number.long(), gradient)
+        for params in (ours, theirs):
+            params["bias"].grad.add_(draw(step, (3,)))
+        torch.testing.assert_close(own.sum_of_gradients(), reference.sum_of_gradients())
+        for each in (own, reference):
+            each.step(1.0, REFUSED if step == 3 else TAKEN)
+    assert own.gradient.numel() == 3 and own.sum_of_gradients() == 0
+    torch.testing.assert_close([ours, own.state], [theirs, reference.state], rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("kind", [Adam, SGD])
 def test_members_have_rates_and_decays_of_their_own(kind):
     """Each moves as it would alone; of several, the state has all."""

@@ -10,7 +10,7 @@ from scipy import stats
 
 from skvae._tensors import Noise, Rows, keep_gradient
 from skvae.elbo import kl_to_standard_normal
-from skvae.likelihoods import Bernoulli, Multinomial, WeightedGaussian
+from skvae.likelihoods import Bernoulli, Multinomial, WeightedGaussian, multinomial
 from skvae.models.recommenders.mult_vae import MultVAE
 
 CPU = torch.device("cpu")
@@ -21,10 +21,19 @@ def draw(*shape, seed=0):
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.fixture(params=["whole", "in blocks"])
+def items(request, monkeypatch):
+    """Whether the scores of all items are in memory together, or some at a time (none, of one block, has a click)."""
+    if request.param == "in blocks":
+        blocks = [slice(0, 5), slice(5, 6), slice(6, N_ITEMS)]
+        monkeypatch.setattr(multinomial, "column_blocks", lambda *shape_and_device: blocks)
+
+
 @pytest.fixture
 def counts():
     dense = np.random.default_rng(0).poisson(0.5, (9, N_ITEMS)).astype(float)
     dense[4] = 0
+    dense[:, 5] = 0
     return dense
 
 
@@ -40,7 +49,7 @@ def make_model(hidden=(), dropout=0.0, likelihood=None, n_components=3, seed=1, 
 
 
 # ------------------------------------------------------------------------------------------------------- likelihoods
-def test_multinomial_loss_and_gradient_are_the_dense_formula(counts):
+def test_multinomial_loss_and_gradient_are_the_dense_formula(items, counts):
     x, dense = batch_of(counts), torch.from_numpy(counts)
     inputs = [draw(9, 5).requires_grad_(), draw(5, N_ITEMS).requires_grad_(), draw(N_ITEMS).requires_grad_()]
     h, weight, bias = inputs
@@ -54,7 +63,7 @@ def test_multinomial_loss_and_gradient_are_the_dense_formula(counts):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
 
 
-def test_gradients_accumulate_in_place_as_autograds_do(counts):
+def test_gradients_accumulate_in_place_as_autograds_do(items, counts):
     """Two passes over leaves that keep their gradients add up, in both layers that are as wide as the catalogue."""
     x = batch_of(counts)
     leaves = [draw(N_ITEMS, 5).requires_grad_(), draw(5).requires_grad_(), draw(5, N_ITEMS).requires_grad_()]
@@ -71,7 +80,7 @@ def test_gradients_accumulate_in_place_as_autograds_do(counts):
         torch.testing.assert_close(leaf.grad, 3 * gradient)
 
 
-def test_multinomial_loss_survives_huge_scores(counts):
+def test_multinomial_loss_survives_huge_scores(items, counts):
     h = torch.full((9, 1), 1e4, dtype=torch.float64)
     weight, bias = draw(1, N_ITEMS), torch.zeros(N_ITEMS, dtype=torch.float64)
     expected = Multinomial().log_prob(batch_of(counts), h @ weight + bias)

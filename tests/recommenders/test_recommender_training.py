@@ -1,6 +1,8 @@
 """What the parameters of `fit` make the engine do."""
 
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -168,3 +170,26 @@ def test_running_out_of_memory_on_a_gpu_names_the_batch_size(X, monkeypatch):
     monkeypatch.setattr(gradient, "ascend", exhausted)
     with pytest.raises(MemoryError, match="lower batch_size"):
         tiny().fit(X)
+
+
+# -------------------------------------------------------------------------------------------------------------- memory
+def test_no_array_of_users_x_items_is_made_where_it_would_be_large():
+    """Two arrays of a batch's users x items would take 500 MB (it was 281 with one)."""
+    code = """
+import pathlib, re
+import numpy as np, scipy.sparse as sp
+from skvae import MultVAERecommender
+
+status = pathlib.Path("/proc/self/status")
+megabytes = lambda name: int(re.search(name + r":\\s*(\\d+)", status.read_text())[1]) / 1024
+items = np.sort(np.random.default_rng(0).integers(10_000, size=(1100, 5)) + 10_000 * np.arange(5))
+X = sp.csr_array((np.ones(5500), items.ravel(), np.arange(0, 5501, 5)), shape=(1100, 60_000))
+settings = dict(n_components=2, max_iter=1, batch_size=1100, early_stopping=False, random_state=0)
+MultVAERecommender(**settings).fit(X[:200, :500])
+before = megabytes("VmRSS")
+pathlib.Path("/proc/self/clear_refs").write_text("5")
+MultVAERecommender(**settings).fit(X)
+print(megabytes("VmHWM") - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 120

@@ -278,6 +278,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
             validates=validates,
             validate_every=defaults.validate_every(n_rows, settled["batch_size"]),
             first_epoch=first_epoch,
+            precision=self._precision(settled["batch_size"]),
         )
 
     def _attributes_of(self, prepared, result):

@@ -85,6 +85,9 @@ class AutoencoderTransformer(NetworkTransformer):
     warm_start : bool, default=False
         Whether `fit` goes on from the network of the last fit and, from the second call on, from its optimizer state.
         There is no early stopping then.
+    precision : {"float32", "bfloat16", "auto"}, default="float32"
+        What matrix products of training are made in; weights and sums are float32. "auto": bfloat16 where the device
+        has instructions for it and the network is large enough to gain. See :doc:`/user_guide/devices`.
     device : str, default="auto"
         Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
     random_state : int, RandomState instance or None, default=None
@@ -112,6 +115,8 @@ class AutoencoderTransformer(NetworkTransformer):
         Weight of the rows that `fit`, or all calls of `partial_fit`, learnt from.
     device_ : str
         Where the fit ran.
+    precision_ : {"float32", "bfloat16"}
+        What products of training were made in.
     n_features_in_ : int
         Number of columns.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -184,6 +189,7 @@ class AutoencoderTransformer(NetworkTransformer):
         n_iter_no_change=10,
         tol=1e-4,
         warm_start=False,
+        precision="float32",
         device="auto",
         random_state=None,
         verbose=0,
@@ -207,6 +213,7 @@ class AutoencoderTransformer(NetworkTransformer):
         self.n_iter_no_change = n_iter_no_change
         self.tol = tol
         self.warm_start = warm_start
+        self.precision = precision
         self.device = device
         self.random_state = random_state
         self.verbose = verbose

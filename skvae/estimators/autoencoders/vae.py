@@ -12,12 +12,8 @@ from skvae._compat import Interval, StrOptions
 from skvae._rounding import CHANGED
 from skvae._tensors import Noise, content_keys, inference_device, rounded
 from skvae.estimators._base import LikelihoodScoreMixin
-from skvae.estimators._checks import (
-    check_n_samples,
-    draw_seed_of_sample,
-    refuse_other_modules,
-    warn_of_many_components,
-)
+from skvae.estimators._checks import check_n_samples, draw_seed_of_sample, refuse_other_modules, warn_of_many_components
+from skvae.estimators._network import ANNEALING
 from skvae.estimators.autoencoders._network_transformer import NetworkTransformer, linear_path_of, model_on, modules_of
 from skvae.likelihoods import Gaussian
 from skvae.models.autoencoders import vae_evaluation
@@ -124,6 +120,9 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
     warm_start : bool, default=False
         Whether `fit` goes on from the network of the last fit and, from the second call on, from its optimizer state.
         There is no early stopping then.
+    precision : {"float32", "bfloat16", "auto"}, default="float32"
+        What matrix products of training are made in; weights and sums are float32. "auto": bfloat16 where the device
+        has instructions for it and the network is large enough to gain. See :doc:`/user_guide/devices`.
     device : str, default="auto"
         Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
     random_state : int, RandomState instance or None, default=None
@@ -157,6 +156,8 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         Weight of the rows that `fit`, or all calls of `partial_fit`, learnt from.
     device_ : str
         Where the fit ran.
+    precision_ : {"float32", "bfloat16"}
+        What products of training were made in.
     n_features_in_ : int
         Number of columns.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -202,9 +203,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         "likelihood": "no_validation",  # `read_columns` refuses others in words that name what an object lacks
         "noise": [StrOptions({"diag", "isotropic"}), Interval(Real, 0, None, closed="neither")],
         "beta": [Interval(Real, 0, None, closed="left")],
-        "annealing": [StrOptions({"linear", "cyclical", "sigmoid"}), callable, None],
-        "anneal_fraction": [Interval(Real, 0, 1, closed="both")],
-        "n_cycles": [Interval(Integral, 1, None, closed="left")],
+        **ANNEALING,
         "free_bits": [Interval(Real, 0, None, closed="left")],
         "n_draws": [Interval(Integral, 1, None, closed="left")],
         "objective": [StrOptions({"elbo", "iwae"})],
@@ -242,6 +241,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         n_iter_no_change=20,
         tol=1e-3,
         warm_start=False,
+        precision="float32",
         device="auto",
         random_state=None,
         verbose=0,
@@ -271,6 +271,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         self.n_iter_no_change = n_iter_no_change
         self.tol = tol
         self.warm_start = warm_start
+        self.precision = precision
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
@@ -489,8 +490,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
 
     def _changed_constants(self, X):
         numbers = self._fitted_rows(X).numbers.astype(np.float64)
-        constants = self._columns.constants.items()
-        return [j for j, value in constants if (np.abs(numbers[:, j] - value) > CHANGED).any()]
+        return [j for j, value in self._columns.constants.items() if (np.abs(numbers[:, j] - value) > CHANGED).any()]
 
     def elbo(self, X, inference=None):
         """Bound log p(x) of each row from below, at beta = 1.
@@ -540,8 +540,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         """
         exact = self._linear_model() if n_draws is None else None
         fitted = self._fitted_rows(X)
-        rows = fitted.rows
-        values = rows.x
+        rows, values = fitted.rows, fitted.rows.x
         if rows.observed is not None and exact is not None:
             values = expected(exact, rows.x, rows.observed)
         elif rows.observed is not None:
@@ -559,10 +558,8 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
     def _refined(self, fitted):
         """Raise the bound of each row over a posterior of its own, while the decoder stays."""
         asked = self._architecture | {"inference": "svi"}
-        exact = not self.nonlinear_
-        model = self._build(self._columns, asked, exact, n_draws=_SVI_DRAWS, fixed=fitted.params)
-        dtype = fitted.dtype
-        params = model.init_rows(len(fitted.rows), dtype)
+        model = self._build(self._columns, asked, not self.nonlinear_, n_draws=_SVI_DRAWS, fixed=fitted.params)
+        params = model.init_rows(len(fitted.rows), dtype := fitted.dtype)
         if self._architecture["inference"] == "amortized":
             q = fitted.by_row(lambda batch: torch.cat(fitted.model.encode(fitted.params, batch), -1)[0])
             heads = heads_of_path(fitted.linear_path, fitted.rows, model.n_components, dtype)

@@ -35,6 +35,7 @@ class MultVAE:
     """
 
     n_heads = 2  # numbers that the encoder gives for each latent dimension
+    read_by_rows = ("encoder.0.weight",)
 
     def __init__(self, n_items, n_components, hidden_layer_sizes, activation, dropout, likelihood, decoder_units=0):
         self.n_components, self.activation = n_components, activation

@@ -222,6 +222,7 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
             kl=self._kl_weight(settled, continuation),
             validates=has_validation and self.early_stopping in ("auto", True),
             first_epoch=earlier.n_iter,
+            precision=self._precision(settled["batch_size"]),
         )
 
     def _summary(self, prepared, kept):

@@ -56,6 +56,9 @@ class MultDAERecommender(AutoencoderRecommender):
         Patience of early stopping, in epochs.
     warm_start : bool, default=False
         Whether `fit` goes on from the weights of the last fit and, from the second call on, from its optimizer state.
+    precision : {"float32", "bfloat16", "auto"}, default="float32"
+        What matrix products of training are made in; weights and sums are float32. "auto": bfloat16 where the device
+        has instructions for it and the network is large enough to gain. See :doc:`/user_guide/devices`.
     device : str, default="auto"
         Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
     random_state : int, RandomState instance or None, default=None
@@ -81,6 +84,8 @@ class MultDAERecommender(AutoencoderRecommender):
         `decoder_units` as the fit had it.
     device_ : str
         Where the fit ran.
+    precision_ : {"float32", "bfloat16"}
+        What products of training were made in.
     n_features_in_ : int
         Number of items.
     feature_names_in_ : ndarray of shape (n_items,)
@@ -127,6 +132,7 @@ class MultDAERecommender(AutoencoderRecommender):
         validation_fraction=0.1,
         n_iter_no_change=10,
         warm_start=False,
+        precision="float32",
         device="auto",
         random_state=None,
         verbose=0,
@@ -147,6 +153,7 @@ class MultDAERecommender(AutoencoderRecommender):
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.warm_start = warm_start
+        self.precision = precision
         self.device = device
         self.random_state = random_state
         self.verbose = verbose

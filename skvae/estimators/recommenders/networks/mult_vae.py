@@ -1,11 +1,12 @@
 """Recommendation by a variational autoencoder with a multinomial likelihood."""
 
-from numbers import Integral, Real
+from numbers import Real
 
 import torch
 
 from skvae._compat import Interval, StrOptions
 from skvae._tensors import Noise, block_rows
+from skvae.estimators._network import ANNEALING
 from skvae.estimators.recommenders.networks._autoencoder_recommender import AutoencoderRecommender
 from skvae.estimators.recommenders.networks._network_recommender import rows_beside
 from skvae.models.recommenders.mult_vae import MultVAE
@@ -80,6 +81,9 @@ class MultVAERecommender(AutoencoderRecommender):
         Patience of early stopping, in epochs.
     warm_start : bool, default=False
         Whether `fit` goes on from the weights of the last fit and, from the second call on, from its optimizer state.
+    precision : {"float32", "bfloat16", "auto"}, default="float32"
+        What matrix products of training are made in; weights and sums are float32. "auto": bfloat16 where the device
+        has instructions for it and the network is large enough to gain. See :doc:`/user_guide/devices`.
     device : str, default="auto"
         Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
     random_state : int, RandomState instance or None, default=None
@@ -106,6 +110,8 @@ class MultVAERecommender(AutoencoderRecommender):
         `decoder_units` as the fit had it.
     device_ : str
         Where the fit ran.
+    precision_ : {"float32", "bfloat16"}
+        What products of training were made in.
     n_features_in_ : int
         Number of items.
     feature_names_in_ : ndarray of shape (n_items,)
@@ -142,9 +148,7 @@ class MultVAERecommender(AutoencoderRecommender):
     _parameter_constraints = {
         **AutoencoderRecommender._parameter_constraints,
         "beta": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
-        "annealing": [StrOptions({"linear", "cyclical", "sigmoid"}), callable, None],
-        "anneal_fraction": [Interval(Real, 0, 1, closed="both")],
-        "n_cycles": [Interval(Integral, 1, None, closed="left")],
+        **ANNEALING,
     }
 
     def __init__(
@@ -170,6 +174,7 @@ class MultVAERecommender(AutoencoderRecommender):
         validation_fraction=0.1,
         n_iter_no_change=10,
         warm_start=False,
+        precision="float32",
         device="auto",
         random_state=None,
         verbose=0,
@@ -194,6 +199,7 @@ class MultVAERecommender(AutoencoderRecommender):
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.warm_start = warm_start
+        self.precision = precision
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
