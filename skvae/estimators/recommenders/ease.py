@@ -6,6 +6,7 @@ from numbers import Real
 import numpy as np
 import scipy.sparse as sp
 import torch
+from sklearn.base import clone
 
 from skvae._compat import Interval, StrOptions, fit_context
 from skvae._tensors import Noise, Rows, inference_device, placed, resolve_device, torch_dtype
@@ -149,19 +150,28 @@ class EASERecommender(RecommenderMixin, Estimator):
         return self._set(
             item_weights_=_weights(gram, l2, device).cpu().numpy(),
             _item_gram={name: getattr(gram, name) for name in ("data", "indices", "indptr")},
+            _popularity=gram.diagonal(),
             l2_=float(l2),
             n_samples_seen_=n_seen,
             device_=str(device),
         )
 
+    def _for_some_users(self):
+        return clone(self).set_params(l2=self.l2_)  # to choose again takes five times as long
+
+    def _for_serving(self):
+        return self._set(_item_gram={})  # up to as large as the weights
+
     def _gram_so_far(self):
         """X' W X of all users so far, a CSR array: what `partial_fit` adds to."""
+        if not self._item_gram:
+            raise ValueError("A local model of LOCARecommender keeps no sums that partial_fit could add to; use fit.")
         return sp.csr_array(tuple(self._item_gram.values()), shape=self.item_weights_.shape)
 
     def _scorer(self, X):
         device, dtype = inference_device(self.device), torch_dtype(X.dtype)
         product = _product(placed(self.item_weights_, device, dtype))
-        popularity = placed(self._gram_so_far().diagonal(), device, dtype)
+        popularity = placed(self._popularity, device, dtype)
 
         def score(users):
             scores = product(users)
