@@ -241,7 +241,7 @@ CASES = {
     "ease": Case(EASERecommender(), CLICKS, IN_ANOTHER_ORDER),
     "voting": Case(VotingRecommender([("vae", recommender()), ("ease", EASERecommender(20))]), CLICKS),
     "local models": Case(
-        LOCARecommender(recommender(), n_anchors=3, bandwidth=1.0, random_state=0),
+        LOCARecommender(recommender(), embedding=recommender(), n_anchors=3, bandwidth=1.0, random_state=0),
         CLICKS,
     ),
 }

@@ -16,7 +16,8 @@ PUBLIC = [getattr(skvae, name) for name in skvae.__all__]
 ESTIMATORS = [found() for found in PUBLIC if inspect.isclass(found) and issubclass(found, BaseEstimator)]
 for estimator in ESTIMATORS:
     if isinstance(estimator, skvae.LOCARecommender):
-        estimator.set_params(estimator=skvae.MultVAERecommender(max_iter=5), n_anchors=2)  # 50 networks take a minute
+        quick = skvae.MultVAERecommender(max_iter=5)
+        estimator.set_params(estimator=quick, embedding=quick, n_anchors=2)  # 50 networks take a minute
 
 # Checks that scikit-learn leaves out when a tag, a missing method or the environment says so.
 EASILY_LOST = {

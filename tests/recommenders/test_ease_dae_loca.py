@@ -5,12 +5,13 @@ import pytest
 import scipy.sparse as sp
 import torch
 from sklearn.base import clone
+from sklearn.decomposition import TruncatedSVD
 
 from skvae import EASERecommender, LOCARecommender, MultDAERecommender, MultVAERecommender, PopularityRecommender
 from skvae._tensors import Noise, Rows
 from skvae.datasets import make_interactions
 from skvae.likelihoods import Multinomial
-from skvae.models.recommenders.loca import covering_anchors, directions, distance, kernel
+from skvae.models.recommenders.loca import bandwidth_of_share, covering_anchors, directions, distance, kernel
 from skvae.models.recommenders.mult_dae import MultDAE
 from skvae.models.recommenders.mult_vae import MultVAE
 
@@ -156,6 +157,39 @@ def test_anchors_go_on_when_all_is_covered():
     users = directions(torch.from_numpy(np.random.default_rng(0).normal(size=(30, 2))))
     found = covering_anchors(users, torch.arange(30), 20, 1.5)
     assert len(set(found)) == 20
+
+
+def test_a_bandwidth_of_a_share_holds_that_share():
+    rng = np.random.default_rng(0)
+    d, weight = torch.from_numpy(rng.random(40).round(1)), rng.integers(1, 4, 40)  # with ties
+    repeated = d.repeat_interleave(torch.from_numpy(weight))
+    for share in (0.01, 0.3, 0.5, 0.99):
+        h = bandwidth_of_share(d, share, weight.astype(np.float64))
+        assert h == bandwidth_of_share(repeated, share)
+        inside = repeated[repeated < h]
+        assert len(inside) >= share * len(repeated) > (inside < inside.max()).sum()  # and it is the smallest
+    assert bandwidth_of_share(d, 1.0) == 2
+    assert bandwidth_of_share(torch.tensor([0.0, 1e-4, 1e-4, 0.7]), 0.5) == pytest.approx(0.7)  # equal users, float32
+
+
+def test_auto_bandwidths_serve_users_whatever_the_embedding(X):
+    """A fixed distance serves few users where there are many components."""
+    embedding = TruncatedSVD(15, random_state=0)
+    loca = LOCARecommender(EASERecommender(), embedding=embedding, n_anchors=8, random_state=0).fit(X)
+    e = loca.embedding_.transform(X)
+    cosine = (e / np.linalg.norm(e, axis=1, keepdims=True)) @ loca.anchor_embeddings_.T
+    d = 2 / np.pi * np.arccos(np.clip(cosine, -1, 1))
+    assert ((d < loca.training_bandwidths_ + 1e-9).mean(0) >= 0.5).all()
+    assert (loca.bandwidths_ <= loca.training_bandwidths_).all()
+    assert loca.coverage_ == pytest.approx((d < loca.bandwidths_).any(1).mean(), abs=1e-9)
+    assert loca.coverage_ > 0.7
+    assert {member.l2 for member in loca.estimators_} == {loca.estimator_.l2_}  # chosen once
+    with pytest.raises(ValueError, match="keeps no sums"):  # they took as much memory as the weights
+        loca.estimators_[0].partial_fit(X)
+    with pytest.warns(UserWarning, match=r"speak for \d+% of the training users.*bandwidth=.auto."):
+        narrow = loca.set_params(bandwidth=0.05).fit(X)
+    assert narrow.coverage_ < 1 / 3
+    np.testing.assert_array_equal(narrow.bandwidths_, 0.05)
 
 
 def test_users_without_items_leave_no_anchor(X):

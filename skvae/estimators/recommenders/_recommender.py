@@ -5,6 +5,7 @@ import abc
 import numpy as np
 import scipy.sparse as sp
 import torch
+from sklearn.base import clone
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -46,6 +47,14 @@ class RecommenderMixin(abc.ABC):
             CSR array of some users -> Tensor of their scores, (n_users, n_items), of the dtype of X. It must be fresh
             memory: what may not be listed is overwritten by -inf.
         """
+
+    def _for_some_users(self):
+        """An unfitted copy, to fit to some of the users that this one was fitted to."""
+        return clone(self)
+
+    def _for_serving(self):
+        """The same without what only further training needs."""
+        return self
 
     def _check_X(self, X, *, reset):
         if not reset and is_in_form(self, X):

@@ -6,6 +6,7 @@ from numbers import Real
 import numpy as np
 import scipy.sparse as sp
 import torch
+from sklearn.base import clone
 
 from skvae._compat import Interval, StrOptions, fit_context
 from skvae._tensors import Noise, Rows, inference_device, placed, resolve_device, torch_dtype
@@ -164,8 +165,16 @@ class EASERecommender(RecommenderMixin, Estimator):
             device_=str(device),
         )
 
+    def _for_some_users(self):
+        return clone(self).set_params(l2=self.l2_)  # to choose again takes five times as long
+
+    def _for_serving(self):
+        return self._set(_item_gram={})  # up to as large as the weights
+
     def _gram_so_far(self, n_items):
         """X' W X of all users so far, a CSR array, with empty rows and columns for items that they did not know."""
+        if not self._item_gram:
+            raise ValueError("A local model of LOCARecommender keeps no sums that partial_fit could add to; use fit.")
         gram = sp.csr_array(tuple(self._item_gram.values()), shape=self.item_weights_.shape)
         gram.resize(n_items, n_items)
         return gram

@@ -1,5 +1,6 @@
 """Recommendation by local models, each trained around an anchor user."""
 
+import warnings
 from numbers import Integral, Real
 
 import numpy as np
@@ -19,6 +20,12 @@ from skvae.estimators.recommenders.networks.mult_vae import MultVAERecommender
 from skvae.models.recommenders import loca as model
 from skvae.tables.weights import weigh
 
+_LEARNT_FROM, _SERVED = 0.5, 0.3  # shares of the users within the "auto" bandwidths
+_COMPONENTS = 20  # of the embedding
+_ORDINARY = 100  # users whose bandwidths tell how far an ordinary one's neighbourhood reaches
+_FEWEST_CANDIDATES, _CANDIDATES = 1000, 20  # of whom anchors are chosen by coverage; in all, and for each anchor
+_WARNS_BELOW = 1 / 3  # share of the users whom local models serve
+
 
 class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
     """Recommend items by many local models, each trained on the users around an anchor (LOCA).
@@ -29,7 +36,7 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
         score(u) = alpha * global(u) + (1 - alpha) * sum_j t_j(u) local_j(u) / sum_j t_j(u)
 
     A user whom no local model reaches gets the global score. Users whom `fit` has not seen are embedded like the
-    others. Read more in the :doc:`user guide </user_guide/recommender>`.
+    others. Read more in the :doc:`user guide </user_guide/recommender_family>`.
 
     Parameters
     ----------
@@ -37,21 +44,23 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
         Recommender whose `fit` takes sample_weight; copies of it are the global and the local models. None:
         `MultVAERecommender()`.
     embedding : transformer or None, default=None
-        Embeds users by `transform`. None: the global model, if it has such a method, else `MultVAERecommender()`.
+        Embeds users by `transform`. None: ``MultVAERecommender(n_components=20)``.
     n_anchors : int, default=50
         Number of local models.
     anchors : {"coverage", "kmeans", "random"}, default="coverage"
         How anchors are chosen: greedily, so that their neighbourhoods (of `bandwidth`) hold most users; next to the
         centres of k-means of the directions of the embeddings; or at random.
-    training_bandwidth : float, default=0.8
-        Distance, in right angles, from which a user has no weight in the training of a local model. In (0, 2].
-    bandwidth : float, default=0.4
-        Distance from which a local model does not speak for a user, in (0, 2]. Smaller than `training_bandwidth`: a
-        model learns from more users than it serves.
+    training_bandwidth : float or "auto", default="auto"
+        Distance, in right angles, from which a user has no weight in the training of a local model. In (0, 2]. "auto":
+        of each anchor, the distance within which half of the users lie. The paper: 0.8, 0.6 for EASE.
+    bandwidth : float or "auto", default="auto"
+        Distance from which a local model does not speak for a user, in (0, 2]. "auto": of each anchor, the distance
+        within which three users in ten lie, fewer than it learns from. The paper: 0.4, 0.5 for EASE. How many users lie
+        within a distance depends on the embedding: with many components, most are a right angle apart.
     kernel : {"epanechnikov", "triangular", "uniform"}, default="epanechnikov"
         How weights fall with the distance.
-    alpha : float, default=0.0
-        Share of the global score, in [0, 1].
+    alpha : float, default=0.5
+        Share of the global score, in [0, 1]. The paper: 0.
     n_jobs : int or None, default=None
         Local models to fit at the same time, by joblib.
     random_state : int, RandomState instance or None, default=None
@@ -68,6 +77,10 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
         The local models.
     anchor_embeddings_ : ndarray of shape (n_anchors, n_components)
         Directions of the anchors' embeddings.
+    training_bandwidths_, bandwidths_ : ndarrays of shape (n_anchors,)
+        The bandwidths of each anchor.
+    coverage_ : float
+        Share of the training users for whom a local model speaks. `fit` warns where it is below a third.
     n_features_in_ : int
         Number of items.
     feature_names_in_ : ndarray of shape (n_items,)
@@ -79,7 +92,8 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
 
     Notes
     -----
-    All local models are kept: memory is `n_anchors` times that of one.
+    All local models are kept: memory is `n_anchors` times that of one. An anchor is one of 20 candidates for each
+    anchor, and of 1,000 at least, drawn at random.
 
     References
     ----------
@@ -101,8 +115,8 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
         "embedding": "no_validation",  # likewise
         "n_anchors": [Interval(Integral, 1, None, closed="left")],
         "anchors": [StrOptions({"coverage", "kmeans", "random"})],
-        "training_bandwidth": [Interval(Real, 0, 2, closed="right")],
-        "bandwidth": [Interval(Real, 0, 2, closed="right")],
+        "training_bandwidth": [Interval(Real, 0, 2, closed="right"), StrOptions({"auto"})],
+        "bandwidth": [Interval(Real, 0, 2, closed="right"), StrOptions({"auto"})],
         "kernel": [StrOptions({"epanechnikov", "triangular", "uniform"})],
         "alpha": [Interval(Real, 0, 1, closed="both")],
         "n_jobs": [Integral, None],
@@ -116,10 +130,10 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
         embedding=None,
         n_anchors=50,
         anchors="coverage",
-        training_bandwidth=0.8,
-        bandwidth=0.4,
+        training_bandwidth="auto",
+        bandwidth="auto",
         kernel="epanechnikov",
-        alpha=0.0,
+        alpha=0.5,
         n_jobs=None,
         random_state=None,
     ):
@@ -171,24 +185,30 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
             rng = np.random.RandomState(draw_seed(self.random_state))
             base = seeded_clone(base, np.random.RandomState(draw_seed(rng)))
             whole = clone(base).fit(kept, **({} if weight is None else {"sample_weight": weight}))
-            embedding = self._fitted_embedding(whole, kept, rng)
+            embedding = self._fitted_embedding(kept, rng)
             users = model.directions(torch.from_numpy(embedding.transform(kept)))
             anchors = self._chosen(users, weight, rng)
+            wide, narrow, coverage = self._bandwidths(users, anchors, weight)
             local = Parallel(n_jobs=self.n_jobs)(
-                delayed(_fit_local)(clone(base), kept, weight, self._weights(users[a : a + 1], users)) for a in anchors
+                delayed(_fit_local)(_unfitted(whole, base), kept, weight, self._weights(users, a, h))
+                for a, h in zip(anchors, wide, strict=True)
             )
+            self._warn_of_few_served(coverage)
             return self._set(
                 estimator_=whole,
                 embedding_=embedding,
                 estimators_=local,
                 anchor_embeddings_=users[anchors].numpy(),
+                training_bandwidths_=wide,
+                bandwidths_=narrow,
+                coverage_=coverage,
             )
 
-    def _fitted_embedding(self, whole, X, rng):
-        """What embeds users: the global model itself, or a transformer that is fitted here."""
-        if self.embedding is None and hasattr(whole, "transform"):
-            return whole
-        embedding = MultVAERecommender() if self.embedding is None else self.embedding
+    def _fitted_embedding(self, X, rng):
+        """Fit what embeds users."""
+        embedding = self.embedding
+        if embedding is None:
+            embedding = MultVAERecommender(n_components=min(_COMPONENTS, X.shape[1]))
         if not hasattr(embedding, "transform"):
             raise TypeError(f"embedding must have a method transform, but {type(embedding).__name__} has none.")
         return seeded_clone(embedding, rng).fit(X)
@@ -207,28 +227,56 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
             centres = self._centres(some, None if weight is None else weight[directed], n, rng)
             nearest = (some @ torch.from_numpy(centres).to(some).T).argmax(0)
             return np.unique(directed[nearest.numpy()])
-        return np.array(model.covering_anchors(users, order, n, self.bandwidth, weight), dtype=np.int64)
+        reach = self.bandwidth
+        if reach == "auto":  # one for all, of an ordinary user
+            some = [model.distance(users[a : a + 1], users)[0] for a in order[:_ORDINARY].tolist()]
+            reach = float(np.median([model.bandwidth_of_share(d, _SERVED, weight) for d in some]))
+        candidates = order[: max(_FEWEST_CANDIDATES, _CANDIDATES * n)]
+        return np.array(model.covering_anchors(users, candidates, n, reach, weight), dtype=np.int64)
 
     def _centres(self, users, weight, n, rng):
         """Centres of k-means of the users' directions."""
         clusters = KMeansLite(n, random_state=draw_seed(rng))
         return clusters.fit(users.numpy(), sample_weight=weight).cluster_centers_
 
-    def _weights(self, anchor, users):
+    def _bandwidths(self, users, anchors, weight):
+        """Bandwidths of each anchor, of training and of use, and the share of the users whom an anchor serves."""
+        wide, narrow, served = np.empty(len(anchors)), np.empty(len(anchors)), np.zeros(len(users), dtype=bool)
+        for j, a in enumerate(anchors):
+            d = model.distance(users[a : a + 1], users)[0]
+            wide[j] = _settled(self.training_bandwidth, d, _LEARNT_FROM, weight)
+            narrow[j] = _settled(self.bandwidth, d, _SERVED, weight)
+            served |= (d < narrow[j]).numpy()
+        return wide, narrow, float(np.average(served, weights=weight))
+
+    def _weights(self, users, anchor, bandwidth):
         """Weights of the users in the training of the local model of an anchor."""
-        return model.kernel(model.distance(anchor, users)[0], self.training_bandwidth, self.kernel).double().numpy()
+        d = model.distance(users[anchor : anchor + 1], users)[0]
+        return model.kernel(d, bandwidth, self.kernel).double().numpy()
+
+    def _warn_of_few_served(self, coverage):
+        if coverage < _WARNS_BELOW and self.alpha < 1:
+            warnings.warn(
+                f"The local models of {type(self).__name__} speak for {coverage:.0%} of the training users; all others "
+                f'get the global score. Use bandwidth="auto" or a wider one than {self.bandwidth!r}, more anchors than '
+                f"{self.n_anchors}, or an embedding of fewer components.",
+                UserWarning,
+                stacklevel=4,  # the caller of `fit`
+            )
 
     def _embedding(self, X):
         return self.embedding_.transform(X)
 
     def _scorer(self, X):
         whole, local = scorer_of(self.estimator_, X), [scorer_of(member, X) for member in self.estimators_]
-        anchors = torch.from_numpy(self.anchor_embeddings_)
+        anchors, bandwidths = torch.from_numpy(self.anchor_embeddings_), torch.from_numpy(self.bandwidths_)
 
         def score(users):
             scores = whole(users)
             embedded = torch.from_numpy(self.embedding_.transform(users)).to(anchors)
-            near = model.kernel(model.distance(model.directions(embedded), anchors), self.bandwidth, self.kernel)
+            near = model.kernel(
+                model.distance(model.directions(embedded), anchors), bandwidths.to(anchors), self.kernel
+            )
             total = near.sum(1)
             share = (near / torch.where(total > 0, total, 1.0)[:, None]).to(scores)
             shared = torch.where(total > 0, self.alpha, 1.0).to(scores)
@@ -243,9 +291,20 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
         return score
 
 
+def _settled(bandwidth, d, share, weight):
+    """The bandwidth of an anchor at these distances from the users."""
+    return model.bandwidth_of_share(d, share, weight) if bandwidth == "auto" else bandwidth
+
+
+def _unfitted(whole, base):
+    """A copy to fit to some of the users, with what the global model has chosen by validation."""
+    return whole._for_some_users() if isinstance(whole, RecommenderMixin) else clone(base)
+
+
 def _fit_local(member, X, weight, share):
     """Fit a local model to the users with a share in it; the shares are scaled to mean 1."""
     kept = np.flatnonzero(share)
     weight = np.ones(len(kept)) if weight is None else weight[kept]
     mean = weight @ share[kept] / weight.sum()
-    return member.fit(X[kept], sample_weight=weight * share[kept] / mean)
+    member.fit(X[kept], sample_weight=weight * share[kept] / mean)
+    return member._for_serving() if isinstance(member, RecommenderMixin) else member

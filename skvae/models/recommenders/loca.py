@@ -14,6 +14,7 @@ import torch
 
 _CELLS = 2**22  # of a block of distances
 _AT_ONCE = 64  # candidates whose coverage is counted together
+_NEAREST = 0.01  # of a bandwidth: equal users are a ten-thousandth of a right angle apart in float32
 
 
 def directions(embedding):
@@ -34,6 +35,31 @@ def kernel(d, bandwidth, kind="epanechnikov"):
     share = d / bandwidth
     falls = 1 - share if kind == "triangular" else 0.75 * (1 - share.square())
     return falls.clamp_(min=0)
+
+
+def bandwidth_of_share(d, share, weight=None):
+    """Find the bandwidth of an anchor within which a share of the users lie.
+
+    Parameters
+    ----------
+    d : Tensor of shape (n_users,)
+        Distances of the users from the anchor.
+    share : float
+        In (0, 1].
+    weight : float64 ndarray of shape (n_users,) or None, default=None
+        Number that each user counts as.
+
+    Returns
+    -------
+    bandwidth : float
+        The smallest of the distances, or 2, such that at least the share is nearer than it.
+    """
+    d, order = d.double().sort()
+    counts = torch.ones_like(d) if weight is None else torch.from_numpy(weight).to(d)[order]
+    so_far = counts.cumsum(0)
+    last = d[min(int((so_far < share * so_far[-1]).sum()), len(d) - 1)]
+    farther = d[d > max(float(last), _NEAREST)]
+    return float(farther[0]) if len(farther) else 2.0
 
 
 def neighbours(some, others, bandwidth):
