@@ -643,7 +643,7 @@ def test_an_epoch_of_a_stacked_search_waits_twice_at_most(name):
 
 
 def test_rows_that_matter_are_picked_where_that_is_worth_a_wait(monkeypatch):
-    monkeypatch.setattr("skvae.models.mixtures.gaussian_mixture._WORTH_A_WAIT", 0)
+    monkeypatch.setattr("skvae.models.mixtures.distances._WORTH_A_WAIT", 0)
     estimator, X, rtol = CASES["gaussian mixture, wide"]
     device = both(lambda model: state(model.fit(X)), estimator, rtol)
     assert any(what == "nonzero" for what, _ in device.waits)

@@ -291,9 +291,15 @@ class Workspace:
         self._kept = {}
 
     def empty(self, name, shape, like):
-        """Return an uninitialised tensor of this shape, with the dtype and device of `like`."""
+        """Return an uninitialised array of this shape, of the dtype and device of a Tensor or ndarray."""
         size = math.prod(shape)
         kept = self._kept.get(name)
-        if kept is None or kept.numel() < size or kept.dtype != like.dtype or kept.device != like.device:
-            kept = self._kept[name] = like.new_empty(size)
-        return kept[:size].view(shape)
+        if kept is None or len(kept) < size or not _alike(kept, like):
+            of_numpy = isinstance(like, np.ndarray)
+            kept = self._kept[name] = np.empty(size, like.dtype) if of_numpy else like.new_empty(size)
+        return kept[:size].reshape(shape)
+
+
+def _alike(some, others):
+    """Whether two arrays are of one kind, dtype and device."""
+    return type(some) is type(others) and some.dtype == others.dtype and some.device == others.device

@@ -4,9 +4,10 @@ Steps of Dempster, Laird and Rubin (1977); Bishop, *Pattern Recognition and Mach
 that are missing are integrated out: log p(x_o) of the observed ones is exact, and the M-step gets the conditional
 means and covariances of the others (Ghahramani and Jordan 1994; Little and Rubin 2002, section 11.3).
 
-Where rows are complete and columns few, log p(x | z = k) is one matrix product with the quadratic features
-[x_i x_j (i <= j), x, 1], and so are the statistics. That form squares the distance of a component from the origin;
-where it would cost digits, and where columns are many, the distances are computed from the means instead.
+Where rows are complete, log p(x | z = k) is one matrix product with features of the rows, and so are the statistics:
+with [x_i x_j (i <= j), x, 1] where columns are few, with [x**2, x, 1] where covariances are diagonal, and with [x, 1]
+where components share one covariance, since x' P x is then the same for all of them. That form squares the distance of
+a component from the origin; where it would cost digits, the distances are computed from the means instead.
 """
 
 import abc
@@ -18,18 +19,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skvae._tensors import Workspace, cholesky
+from skvae._tensors import Workspace
+from skvae.models.mixtures.distances import NEGLIGIBLE, centred_sums, triangular_log_joint
+from skvae.models.mixtures.features import itself, pairs_of, pairs_on, places_of, products, squares
+from skvae.models.mixtures.incomplete_rows import incomplete_log_joint, incomplete_sums
 from skvae.models.mixtures.posterior import log_ratios, mixing_proportions, posterior
-from skvae.models.mixtures.quadratic_features import pairs_of, pairs_on, places_of, quadratic_features, squares
-from skvae.models.mixtures.small_arrays import as_tensors, concatenated, on_host, roots_of_precisions
+from skvae.models.mixtures.small_arrays import (
+    as_tensors,
+    at_least,
+    concatenated,
+    library,
+    on_host,
+    roots_of_precisions,
+)
 
 _LOG_2PI = math.log(2 * math.pi)
 _FEW_COLUMNS = 24  # up to here d (d + 1) / 2 products a row cost less than K triangular products
-_TRIANGLE_ROWS = 16  # of triangular factors at once: of fewer, products are thin; of more, much of them is zero
 _FAR = 1e4  # mu' P mu from which the quadratic features lose more than 1e-12 of a log-density
 _INCOMPLETE_CELLS = 2**20  # K x rows x D x D held at once where cells are missing
-_WORTH_A_WAIT = 2**30  # multiplications from which a GPU takes longer than to answer which rows matter
-_NEGLIGIBLE = 1e-20  # responsibilities that no sum of doubles would feel
 
 
 class Params(NamedTuple):
@@ -44,9 +51,9 @@ class Params(NamedTuple):
     root : Tensor of the shape of sigma
         Upper triangular U with precision U U', or the square roots of the precisions.
     log_norm : Tensor of shape (K,)
-        log pi_k + log |U_k| - D / 2 log 2 pi; where covariances are diagonal, less mu' P mu / 2.
+        log pi_k + log |U_k| - D / 2 log 2 pi.
     theta : Tensor of shape (K, n_features) or None
-        Coefficients of the quadratic features; None where they would cost digits, or too much time.
+        Coefficients of the features; None where they would cost digits, or too much time.
     """
 
     pi: Tensor
@@ -58,12 +65,14 @@ class Params(NamedTuple):
 
     @property
     def origin(self):
-        """The points (K, D) from which the statistics measure: 0 with quadratic features, else the means."""
+        """The points (K, D) from which the statistics measure: 0 with features, else the means."""
         return torch.zeros_like(self.mu) if self.theta is not None else self.mu
 
 
 class Stats(NamedTuple):
     """Sums over rows, by weight and responsibility; x is measured from `Params.origin`.
+
+    `e_step` returns arrays of NumPy on the CPU.
 
     Attributes
     ----------
@@ -71,10 +80,11 @@ class Stats(NamedTuple):
     N : Tensor of shape (K,)
     S : Tensor of shape (K, D)
         Of x.
-    SS : Tensor of the shape of sigma
-        Of x x', or of x**2.
-    M : Tensor of shape (K, D), or of no elements
-        Weight of the observed cells; only where covariances are diagonal: missing cells then leave the sums.
+    SS : Tensor of shape (K, D, D), (1, D, D) or (K, D)
+        Of x x', where tied over all components; or of x**2 where diagonal.
+    M : Tensor of shape (K, D) or (K, 1), or of no elements
+        Weight of the observed cells, (K, 1) where none is missing; only where covariances are diagonal: missing cells
+        then leave the sums.
     """
 
     bound: Tensor
@@ -88,7 +98,7 @@ class GaussianMixture(abc.ABC):
     """Base class of both kinds of covariance. `floor` is added to the diagonals, in units of x squared.
 
     `e_step`, which runs once a batch and iteration, works in memory that is kept from call to call. Nothing that is
-    returned lies in it. `m_step` and `params` use NumPy on the CPU, which takes half of torch's time for small arrays.
+    returned lies in it. On the CPU NumPy does what is not special to far or incomplete rows, in half of torch's time.
     """
 
     def __init__(self, n_components, *, pooled=False, floor=0.0):
@@ -99,16 +109,18 @@ class GaussianMixture(abc.ABC):
     def e_step(self, batch, params, memory=None):
         """Posterior of each row and the sums it weights (Bishop 2006, eq. 9.13, 9.24, 9.26)."""
         log_joint, work = self._log_joint(batch, params, self._space)
-        log_px, R = posterior(log_joint, batch.w)
-        return self._sums(batch, R, batch.w @ log_px, params, work, self._space), None
+        w = on_host(batch.w)[0] if isinstance(log_joint, np.ndarray) else batch.w
+        log_px, R = posterior(log_joint, w)
+        stats, memory = self._sums(batch, R, w @ log_px, params, work, self._space, memory)
+        return Stats(*on_host(*stats)), memory
 
-    def features(self, make, batch, space):
-        """Quadratic features of a batch, by the function that makes them; those of the last batch of `e_step` stay."""
+    def features(self, batch, space):
+        """Features of a batch; those of the last batch of `e_step` stay."""
         if space is not self._space:
-            return make(batch, space)
+            return self._make_features(batch, space)
         if self._features[0] is not batch:
             self._features = None, None
-            self._features = batch, make(batch, space)
+            self._features = batch, self._make_features(batch, space)
         return self._features[1]
 
     def bound(self, stats, params):
@@ -117,19 +129,20 @@ class GaussianMixture(abc.ABC):
 
     def log_joint(self, batch, params):
         """log p(x_n, z_n = k) of the observed cells, of shape (K, n_rows)."""
-        return self._log_joint(batch, params, Workspace())[0]
+        log_joint, _ = self._log_joint(batch, params, Workspace())
+        return as_tensors(log_joint)[0]
 
     def fill(self, batch, params):
         """E[x | x_o] of each row, of shape (n_rows, D): x itself where it was observed."""
         log_joint, work = self._log_joint(batch, params, Workspace())
-        _, R = posterior(log_joint)
+        _, R = posterior(as_tensors(log_joint)[0])
         expected = self._expected(batch, R, params, work)
         return batch.X if batch.observed is None else torch.where(batch.observed > 0, batch.X, expected)
 
     def stats_from_params(self, params, weight):
         """Statistics of rows of this total weight from which the M-step finds these parameters."""
         unit = self.moved(self._unit_stats(params), params.mu - params.origin)
-        return Stats(*(weight * field for field in unit))
+        return Stats(*on_host(*(weight * field for field in unit)))
 
     def to_free(self, params):
         """log pi, mu, and the covariances by log-Cholesky factors: unconstrained reals."""
@@ -176,12 +189,23 @@ class GaussianMixture(abc.ABC):
         """How many rows with missing cells to put into one batch at most."""
 
     @abc.abstractmethod
-    def _log_joint(self, batch, params, space):
-        """log p(x, z = k), of shape (K, n_rows), and intermediate results that `_sums` and `_expected` read."""
+    def _make_features(self, batch, space):
+        """Features of a batch, as the functions of `features` return them."""
 
     @abc.abstractmethod
-    def _sums(self, batch, R, bound, params, work, space):
-        """Statistics of a batch, measured from `params.origin`, given R and the `work` of `_log_joint`."""
+    def _log_joint(self, batch, params, space):
+        """log p(x, z = k), of shape (K, n_rows), and intermediate results that `_sums` and `_expected` read.
+
+        Terms that are equal for all components may be left out: `_sums` adds them to the bound, `log_joint` to each
+        row. An array of NumPy where features are used on the CPU.
+        """
+
+    @abc.abstractmethod
+    def _sums(self, batch, R, bound, params, work, space, memory):
+        """Statistics of a batch, measured from `params.origin`, given R and the `work` of `_log_joint`.
+
+        Returns (statistics, memory), as `e_step` does.
+        """
 
     @abc.abstractmethod
     def _expected(self, batch, R, params, work):
@@ -212,36 +236,40 @@ class FullGaussianMixture(GaussianMixture):
             If a covariance is not positive definite; its text names the components.
         """
         K, D = mu.shape
+        if self.pooled:
+            sigma = sigma[:1]
         if mu.is_cpu and D <= _FEW_COLUMNS:
             pi, mu, sigma = on_host(pi, mu, sigma)
-            root = self._spread(roots_of_precisions(sigma[:1] if self.pooled else sigma, K), K)
-            sigma, failed, pairs = self._spread(sigma, K), np.zeros(1, bool), pairs_of(D)
+            root, failed = roots_of_precisions(sigma, K), np.zeros(1, bool)
         else:
-            sigma = sigma.expand(K, D, D)
             L, failed = torch.linalg.cholesky_ex(sigma)
-            eye = torch.eye(D, dtype=mu.dtype, device=mu.device).expand(K, D, D)
+            failed = failed.expand(K)
+            eye = torch.eye(D, dtype=mu.dtype, device=mu.device).expand(sigma.shape)
             root = torch.linalg.solve_triangular(L, eye, upper=False).mT
-            pairs = pairs_on(D, mu) if D <= _FEW_COLUMNS else None
-        log = torch.log if isinstance(mu, Tensor) else np.log
+        log = library(mu).log
         log_norm = log(pi) + log(root.diagonal(0, 1, 2)).sum(1) - 0.5 * D * _LOG_2PI
-        offset = (root.swapaxes(1, 2) @ mu[:, :, None])[..., 0]  # U' mu
-        squares_ = (offset * offset).sum(1)
+        offset = root.swapaxes(1, 2) @ mu[:, :, None]  # U' mu
+        squares_ = (offset * offset).sum(1)[:, 0]
         if near is None:
-            near = _checked_and_near(failed, squares_) and pairs is not None
+            near = _checked_and_near(failed, squares_)
         else:
             log_norm = log_norm.masked_fill(failed > 0, math.nan)
         theta = None
-        if near:
-            precision = root @ root.swapaxes(1, 2)
-            i, j, factor = pairs
-            quadratic = precision[:, i, j] * factor
-            linear = (precision @ mu[:, :, None])[..., 0]
-            theta = concatenated([quadratic, linear, (log_norm - 0.5 * squares_)[:, None]])
-        return Params(*as_tensors(pi, mu, sigma, root, log_norm, theta))
+        if near and (self.pooled or D <= _FEW_COLUMNS):
+            linear = [(root @ offset)[:, :, 0], (log_norm - 0.5 * squares_)[:, None]]
+            theta = concatenated(linear if self.pooled else [self._quadratic(root), *linear])
+        pi, mu, sigma, root, log_norm, theta = as_tensors(pi, mu, sigma, root, log_norm, theta)
+        return Params(pi, mu, sigma.expand(K, D, D), root.expand(K, D, D), log_norm, theta)
 
-    def _spread(self, matrices, K):
-        """One matrix for all components where they share it."""
-        return np.repeat(matrices[:1], K, axis=0) if self.pooled else matrices
+    def _quadratic(self, root):
+        """Coefficients of the products x_i x_j (i <= j), of shape (K, D (D + 1) / 2)."""
+        D = root.shape[1]
+        place, factor = pairs_of(D) if isinstance(root, np.ndarray) else pairs_on(D, root)
+        return (root @ root.swapaxes(1, 2)).reshape(-1, D * D)[:, place] * factor
+
+    def _pooled(self, matrices):
+        """The sum (1, D, D) of the matrices of all components where they share a covariance."""
+        return matrices.sum(0)[None] if self.pooled else matrices
 
     def m_step(self, stats, params):
         """Eq. 9.24 to 9.27 of Bishop (2006); a component that no row belongs to stays where it is.
@@ -249,30 +277,27 @@ class FullGaussianMixture(GaussianMixture):
         In the first M-step it has no such place: its variance is then the floor.
         """
         D = stats.S.shape[1]
-        total, S, SS = on_host(*stats[1:4]) if D <= _FEW_COLUMNS else stats[1:4]
-        N = total.clip(min=sys.float_info.min)
+        total, S, SS = (on_host if D <= _FEW_COLUMNS else as_tensors)(*stats[1:4])
+        N = total + sys.float_info.min
         mean = S / N[:, None]
-        spread = SS - N[:, None, None] * mean[:, :, None] * mean[:, None, :]
-        dead = total <= _NEGLIGIBLE * total.sum()
-        knows = isinstance(dead, np.ndarray) or dead.is_cpu  # on a device, to ask would be to wait
-        some_dead = bool(dead.any()) if knows else True
-        if self.pooled:
-            alive = spread.masked_fill(dead[:, None, None], 0) if not knows else spread[~dead] if some_dead else spread
-            sigma = alive.sum(0)[None] / total.sum()
-        else:
-            sigma = spread / N[:, None, None]
+        spread = SS - self._pooled(N[:, None, None] * mean[:, :, None] * mean[:, None, :])
+        sigma = spread / (total.sum() if self.pooled else N[:, None, None])
         sigma = 0.5 * (sigma + sigma.swapaxes(1, 2))
         sigma.reshape(len(sigma), -1)[:, :: D + 1] += self.floor
-        pi, mu, sigma = as_tensors(mixing_proportions(total), mean, sigma)
+        dead = total <= NEGLIGIBLE * total.sum()
+        knows = isinstance(dead, np.ndarray) or dead.is_cpu  # on a device, to ask would be to wait
+        some_dead = bool(dead.any()) if knows else True
+        pi, mu, sigma, dead = as_tensors(mixing_proportions(total), mean, sigma, dead)
         if params is not None:
             mu = mu if params.theta is not None else params.mu + mu
             if some_dead:
-                (dead,) = as_tensors(dead)
                 mu = torch.where(dead[:, None], params.mu, mu)
                 sigma = sigma if self.pooled else torch.where(dead[:, None, None], params.sigma, sigma)
         return self.params(pi, mu, sigma)
 
     def row_width(self, n_columns):
+        if self.pooled:
+            return max(4 * n_columns, self.n_components)
         features = n_columns * (n_columns + 1) // 2 if n_columns <= _FEW_COLUMNS else n_columns
         return max(features, self.n_components * n_columns // 4)
 
@@ -280,22 +305,39 @@ class FullGaussianMixture(GaussianMixture):
         """How many rows with missing cells to handle at once: each brings K matrices of its own."""
         return max(1, _INCOMPLETE_CELLS // (self.n_components * n_columns**2))
 
+    def _make_features(self, batch, space):
+        return (itself if self.pooled else products)(batch, space)
+
     def _log_joint(self, batch, params, space):
         if batch.observed is not None:
-            return _incomplete_log_joint(batch, params)
-        if params.theta is not None:
-            phi = self.features(quadratic_features, batch, space)
-            log_joint = space.empty("log_joint", (len(params.pi), len(batch.X)), batch.X)
-            return torch.mm(params.theta, phi, out=log_joint), phi
-        return _triangular_log_joint(batch.X, params, space), None
+            return incomplete_log_joint(batch, params)
+        if params.theta is None:
+            return triangular_log_joint(batch.X, params, space), None
+        phi = self.features(batch, space)
+        return _product(params.theta, phi, space), phi
 
-    def _sums(self, batch, R, bound, params, work, space):
+    def log_joint(self, batch, params):
+        """log p(x_n, z_n = k) of the observed cells, of shape (K, n_rows)."""
+        log_joint = super().log_joint(batch, params)
+        if self.pooled and params.theta is not None and batch.observed is None:
+            log_joint -= 0.5 * (batch.X @ params.root[0]).square().sum(1)  # x' P x
+        return log_joint
+
+    def _sums(self, batch, R, bound, params, work, space, memory=None):
         if batch.observed is not None:
-            stats = _incomplete_sums(batch, R, bound, params, work)
-            return stats if params.theta is None else self.moved(stats, params.mu)
-        if params.theta is not None:
-            return _quadratic_sums(work, R, bound, batch.X.shape[1])
-        return _centred_sums(batch.X, R, bound, params.mu, space)
+            N, S, SS = incomplete_sums(batch, R, params, work)
+            stats = Stats(bound, N, S, self._pooled(SS), R.new_zeros(0))
+            return stats if params.theta is None else self.moved(stats, params.mu), None
+        if params.theta is None:
+            N, S, SS = centred_sums(batch.X, R, params.mu, space)
+            return Stats(bound, N, S, self._pooled(SS), R.new_zeros(0)), None
+        D, T = batch.X.shape[1], R @ work.T
+        N, S, none = T[:, -1], T[:, -D - 1 : -1], T[:0, 0]
+        if not self.pooled:
+            return Stats(bound, N, S, _squares_of(T, D), none), None
+        SS = _products(batch) if memory is None else memory  # the same in every iteration
+        U = params.root[0].numpy() if isinstance(SS, np.ndarray) else params.root[0]
+        return Stats(bound - 0.5 * ((SS @ U) * U).sum(), N, S, SS[None], none), SS
 
     def _expected(self, batch, R, params, work):
         expected = R.mT @ params.mu
@@ -311,15 +353,16 @@ class FullGaussianMixture(GaussianMixture):
         """
         R = R * batch.w
         origin = R.new_zeros(self.n_components, batch.X.shape[1])
-        stats = _centred_sums(batch.X, R, R.new_zeros(()), origin, Workspace())
+        N, S, SS = centred_sums(batch.X, R, origin, Workspace())
         if batch.observed is not None:
-            stats.SS.diagonal(dim1=1, dim2=2).add_((R @ (1 - batch.observed)) * column_variances)
-        return stats
+            SS.diagonal(dim1=1, dim2=2).add_((R @ (1 - batch.observed)) * column_variances)
+        return Stats(R.new_zeros(()), N, S, self._pooled(SS), R.new_zeros(0))
 
     def moved(self, stats, d):
-        cross = stats.S[:, :, None] * d[:, None, :]
-        SS = stats.SS + cross + cross.mT + stats.N[:, None, None] * d[:, :, None] * d[:, None, :]
-        return stats._replace(S=stats.S + stats.N[:, None] * d, SS=SS)
+        bound, N, S, SS, M = as_tensors(*stats)
+        cross = S[:, :, None] * d[:, None, :]
+        SS = SS + self._pooled(cross + cross.mT + N[:, None, None] * d[:, :, None] * d[:, None, :])
+        return Stats(bound, N, S + N[:, None] * d, SS, M)
 
     def split(self, params, given, rest):
         """Condition on the columns `given`: their marginal mixture, and that of the `rest` within each component.
@@ -336,7 +379,8 @@ class FullGaussianMixture(GaussianMixture):
     def _unit_stats(self, params):
         mu, pi = params.mu, params.pi
         sigma = params.sigma - self.floor * torch.eye(mu.shape[1], dtype=mu.dtype, device=mu.device)
-        return Stats(mu.new_zeros(()), pi, torch.zeros_like(mu), pi[:, None, None] * sigma, mu.new_zeros(0))
+        SS = self._pooled(pi[:, None, None] * sigma)
+        return Stats(mu.new_zeros(()), pi, torch.zeros_like(mu), SS, mu.new_zeros(0))
 
     def _free_covariance(self, sigma):
         L, _ = torch.linalg.cholesky_ex(sigma[:1] if self.pooled else sigma)  # `params` has checked them
@@ -366,32 +410,29 @@ class DiagonalGaussianMixture(GaussianMixture):
         """
         D = mu.shape[1]
         pi, mu, sigma = on_host(pi, mu, sigma)
-        sqrt, log = (torch.sqrt, torch.log) if isinstance(mu, Tensor) else (np.sqrt, np.log)
+        log, sqrt = library(mu).log, library(mu).sqrt
         if sigma.shape[1] != D:
-            sigma = sigma + (0 * mu[:1] if isinstance(mu, Tensor) else np.zeros((1, D)))
+            sigma = sigma + 0 * mu[:1]
+        failed = (~(sigma > 0)).any(1)
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             root = 1 / sqrt(sigma)
-            scaled = root * mu
-            squares_ = (scaled * scaled).sum(1)
-            near = _checked_and_near(~(sigma > 0).all(1), squares_) if near is None else near
-        log_norm = log(pi) + log(root).sum(1) - 0.5 * D * _LOG_2PI - 0.5 * squares_
-        theta = None
-        if near:
             precision = root * root
             linear = mu * precision
-            cell = log(root) - 0.5 * _LOG_2PI - 0.5 * mu * linear
-            theta = concatenated([-0.5 * precision, linear, cell])
+            squares_ = (mu * linear).sum(1)
+            near = _checked_and_near(failed, squares_) if near is None else near
+        log_norm = log(pi) + log(root).sum(1) - 0.5 * D * _LOG_2PI
+        theta = concatenated([-0.5 * precision, linear, (log_norm - 0.5 * squares_)[:, None]]) if near else None
         return Params(*as_tensors(pi, mu, sigma, root, log_norm, theta))
 
     def m_step(self, stats, params):
         """Mean and variance of each column over its observed cells; without such cells both stay as they are."""
         N, S, SS, M = on_host(*stats[1:])
-        seen = M > _NEGLIGIBLE * N.sum()
-        M = M.clip(min=sys.float_info.min)
+        seen = M > NEGLIGIBLE * N.sum()
+        M = M + sys.float_info.min
         mean = S / M
-        spread = (SS - M * mean * mean).clip(min=0)
+        spread = at_least(SS - S * mean, 0.0)
         if self.pooled:
-            sigma = spread.sum(1)[:, None] / M.sum(1)[:, None]
+            sigma = (spread.mean(1) / M.mean(1))[:, None]
             kept = seen.any(1)[:, None]
         else:
             sigma, kept = spread / M, seen
@@ -411,25 +452,28 @@ class DiagonalGaussianMixture(GaussianMixture):
         """How many rows with missing cells to handle at once: any number, their cells just leave the sums."""
         return sys.maxsize
 
+    def _make_features(self, batch, space):
+        return squares(batch, space)
+
     def _log_joint(self, batch, params, space):
         """log p(x, z = k), of shape (K, n_rows), and the features it was computed from, if any."""
         if params.theta is None:
             return self._far_log_joint(batch, params), None
-        phi, D = self.features(squares, batch, space), batch.X.shape[1]
+        phi = self.features(batch, space)
         if batch.observed is None:
-            constant, theta = params.log_norm[:, None], params.theta[:, : 2 * D]
-        else:
-            constant, theta = params.pi.log()[:, None], params.theta
-        log_joint = space.empty("log_joint", (len(theta), len(phi)), phi)
-        return torch.addmm(constant, theta, phi.mT, out=log_joint), phi
+            return _product(params.theta, phi, space), phi
+        D = batch.X.shape[1]  # in place of the constant, one for each observed cell
+        cell = params.root.log() - 0.5 * _LOG_2PI - 0.5 * params.mu * params.theta[:, D : 2 * D]
+        log_joint = _product(torch.cat([params.theta[:, : 2 * D], cell], 1), phi, space)
+        log_joint += on_host(params.pi.log()[:, None])[0]
+        return log_joint, phi
 
-    def _sums(self, batch, R, bound, params, phi, space):
+    def _sums(self, batch, R, bound, params, phi, space, memory=None):
         if phi is None:
-            return self._far_sums(batch, R, bound, params)
-        D = batch.X.shape[1]
-        T, N = R @ phi, R.sum(1)
-        M = N[:, None].expand(-1, D) if batch.observed is None else T[:, 2 * D :]
-        return Stats(bound, N, T[:, D : 2 * D], T[:, :D], M)
+            return self._far_sums(batch, R, bound, params), None
+        D, T = batch.X.shape[1], R @ phi.T
+        N, M = (T[:, -1], T[:, -1:]) if batch.observed is None else (R.sum(1), T[:, 2 * D :])
+        return Stats(bound, N, T[:, D : 2 * D], T[:, :D], M), None
 
     def _expected(self, batch, R, params, work):
         return R.mT @ params.mu
@@ -453,12 +497,13 @@ class DiagonalGaussianMixture(GaussianMixture):
 
     def stats_from_responsibilities(self, batch, R, column_variances=None):
         """Statistics of a batch, measured from 0, given the responsibilities R (K, n_rows)."""
-        R = R * batch.w
+        R, bound = on_host(R * batch.w, R.new_zeros(()))
         space = Workspace()
-        return self._sums(batch, R, R.new_zeros(()), None, squares(batch, space), space)
+        return self._sums(batch, R, bound, None, squares(batch, space), space)[0]
 
     def moved(self, stats, d):
-        return stats._replace(S=stats.S + stats.M * d, SS=stats.SS + 2 * d * stats.S + stats.M * d.square())
+        bound, N, S, SS, M = as_tensors(*stats)
+        return Stats(bound, N, S + M * d, SS + 2 * d * S + M * d.square(), M)
 
     def split(self, params, given, rest):
         """Condition on the columns `given`, as for full covariances; columns are independent: all slopes are 0."""
@@ -493,95 +538,25 @@ def _checked_and_near(failed, squares):
     return bool(largest < _FAR)
 
 
-# ------------------------------------------------------------------------------------------------- complete rows
-def _quadratic_sums(phi, R, bound, D):
-    T = R @ phi.mT
-    if T.is_cpu:
-        SS = torch.from_numpy(T.numpy()[:, places_of(D)])
-    else:
-        i, j = torch.triu_indices(D, D, device=R.device)
-        SS = T.new_empty(len(R), D, D)
-        SS[:, i, j] = SS[:, j, i] = T[:, : len(i)]
-    return Stats(bound, T[:, -1], T[:, -D - 1 : -1], SS, T.new_zeros(0))
+def _product(theta, phi, space):
+    """theta @ phi, in memory of a workspace; an array of the kind of phi."""
+    theta = on_host(theta)[0] if isinstance(phi, np.ndarray) else theta
+    out = space.empty("log_joint", (len(theta), phi.shape[1]), phi)
+    return library(phi).matmul(theta, phi, out=out)
 
 
-def _triangular_log_joint(X, params, space):
-    """log_norm - |U' (x - mu)|**2 / 2. U' is lower triangular: its first rows need the first columns only."""
-    K, D = params.mu.shape
-    lower, distance = params.root.mT, 0.0
-    for start in range(0, D, _TRIANGLE_ROWS):
-        stop = min(D, start + _TRIANGLE_ROWS)
-        rows = lower[:, start:stop, :stop]
-        offset = (rows @ params.mu[:, :stop, None]).reshape(-1, 1)
-        y = space.empty("y", (K * (stop - start), len(X)), X)
-        torch.mm(rows.reshape(-1, stop), X[:, :stop].mT, out=y)
-        distance = distance + y.sub_(offset).square_().reshape(K, stop - start, -1).sum(1)
-    return torch.sub(params.log_norm[:, None], distance, alpha=0.5)
+def _squares_of(T, D):
+    """Sums of x x' (K, D, D) from the sums T of the products of all pairs of columns."""
+    if isinstance(T, np.ndarray):
+        return T.take(places_of(D), 1).reshape(-1, D, D)
+    i, j = torch.triu_indices(D, D, device=T.device)
+    SS = T.new_empty(len(T), D, D)
+    SS[:, i, j] = SS[:, j, i] = T[:, : len(i)]
+    return SS
 
 
-def _centred_sums(X, R, bound, mu, space):
-    """Sums measured from mu, each component's over the rows that belong to it at all."""
-    K, D = mu.shape
-    S, SS = X.new_empty(K, D), X.new_empty(K, D, D)
-    for k, rows in enumerate(_members(R, D)):
-        share = R[k] if rows is None else R[k][rows]
-        share = share.sqrt()
-        x = space.empty("members", (len(share), D), X)
-        x = torch.sub(X, mu[k], out=x) if rows is None else torch.index_select(X, 0, rows, out=x).sub_(mu[k])
-        x.mul_(share[:, None])
-        if x.is_cpu:  # NumPy sees that the product is symmetric, and computes half of it
-            np.matmul(x.mT.numpy(), x.numpy(), out=SS[k].numpy())
-        else:
-            torch.mm(x.mT, x, out=SS[k])
-        S[k] = share @ x
-    return Stats(bound, R.sum(1), S, SS, X.new_zeros(0))
-
-
-def _members(R, D):
-    """For each component the rows that belong to it at all, None for all of them.
-
-    On a device the host waits to know them: only where that spares products of some size.
-    """
-    if not R.is_cpu and R.numel() * D**2 < _WORTH_A_WAIT:
-        return [None] * len(R)
-    belongs = R > _NEGLIGIBLE * R.max()
-    if R.is_cpu:
-        return (rows.nonzero()[:, 0] for rows in belongs)
-    return belongs.nonzero()[:, 1].split(belongs.sum(1).tolist())
-
-
-# ----------------------------------------------------------------------------------------------- incomplete rows
-def observed_precisions(params, patterns):
-    """Inverses of the observed blocks of each covariance, zero elsewhere, and half the log-determinants of the blocks.
-
-    With m the 0/1 vector of a pattern, m Sigma m + (I - m) has the block Sigma_oo, the identity elsewhere, and nothing
-    in between: one batched Cholesky does for all patterns. Shapes (K, n_patterns, D, D) and (K, n_patterns).
-    """
-    m = patterns.to(params.mu.dtype)
-    both = m[:, :, None] * m[:, None, :]
-    block = params.sigma[:, None] * both + torch.diag_embed(1 - m)
-    L = cholesky(block)
-    J = torch.cholesky_inverse(L) * both
-    return J, L.diagonal(dim1=2, dim2=3).log().sum(2)
-
-
-def _incomplete_log_joint(batch, params):
-    J, half_log_det = observed_precisions(params, batch.patterns)
-    x = (batch.X - params.mu[:, None]) * batch.observed  # (K, n, D)
-    y = (J[:, batch.pattern] @ x[..., None])[..., 0]  # Sigma_oo^-1 (x_o - mu_o), zero where missing
-    n_observed = batch.observed.sum(1)
-    constant = params.pi.log()[:, None] - half_log_det[:, batch.pattern] - 0.5 * _LOG_2PI * n_observed
-    return constant - 0.5 * (x * y).sum(2), (y, J)
-
-
-def _incomplete_sums(batch, R, bound, params, work):
-    """Sums with E[x | x_o] = mu + Sigma y in place of x, plus the covariance of what is missing."""
-    y, J = work
-    x = y @ params.sigma
-    by_pattern = R.new_zeros(R.shape[0], len(batch.patterns)).index_add_(1, batch.pattern, R)
-    explained = (by_pattern[:, :, None, None] * J).sum(1)
-    N = R.sum(1)
-    rest = N[:, None, None] * params.sigma - params.sigma @ explained @ params.sigma
-    S = (R[:, None] @ x)[:, 0]
-    SS = (x * R[..., None]).mT @ x + rest
-    return Stats(bound, N, S, SS, R.new_zeros(0))
+def _products(batch):
+    """The weighted sum of x x' over all rows, of shape (D, D)."""
+    X, w = on_host(batch.X, batch.w)
+    x = X * library(w).sqrt(w)[:, None]
+    return x.T @ x

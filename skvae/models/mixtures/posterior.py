@@ -3,6 +3,8 @@
 import numpy as np
 import torch
 
+from skvae.models.mixtures.small_arrays import library, on_host
+
 # exp of less than this is 2e-35 of the largest term: lost in any sum. Below -708 it would underflow, and both exp and
 # every product with what comes out are then tens of times slower.
 _LOWEST = -80.0
@@ -13,26 +15,29 @@ def posterior(log_joint, w=None):
 
     Parameters
     ----------
-    log_joint : Tensor of shape (K, n_rows)
+    log_joint : {ndarray, Tensor} of shape (K, n_rows)
         log p(x_n, z_n = k); overwritten. Components first: then every pass is over contiguous rows.
-    w : Tensor of shape (n_rows,) or None
+    w : {ndarray, Tensor} of shape (n_rows,) or None
         Weights for the posterior to be multiplied by: in one pass with its normalisation.
 
     Returns
     -------
-    log_px : Tensor of shape (n_rows,)
-    R : Tensor of shape (K, n_rows)
+    log_px : {ndarray, Tensor} of shape (n_rows,)
+    R : {ndarray, Tensor} of shape (K, n_rows)
         p(z_n = k | x_n), times w_n where weights are given; in the memory of `log_joint`.
     """
-    highest = log_joint.amax(0)
-    R = log_joint.sub_(highest).clamp_(min=_LOWEST)
-    if R.is_cpu and not R.requires_grad:
-        np.exp(R.numpy(), out=R.numpy())  # in half of torch's time
+    if isinstance(log_joint, np.ndarray):
+        highest = np.maximum.reduce(log_joint, 0)
+        R = np.maximum(np.subtract(log_joint, highest, out=log_joint), _LOWEST, out=log_joint)
     else:
-        R.exp_()
+        highest = log_joint.amax(0)
+        R = log_joint.sub_(highest).clamp_(min=_LOWEST)
+    (exponents,) = on_host(R)  # NumPy takes half of torch's time
+    library(exponents).exp(exponents, out=exponents)
     total = R.sum(0)
     share = 1 / total if w is None else w / total
-    return total.log().add_(highest), R.mul_(share)
+    R *= share
+    return library(total).log(total) + highest, R
 
 
 def mixing_proportions(N):

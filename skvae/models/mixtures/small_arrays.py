@@ -1,4 +1,7 @@
-"""Arrays of the size of the parameters by NumPy where they lie on the CPU, by torch elsewhere."""
+"""NumPy's arrays on the CPU, Tensors elsewhere, in one text.
+
+NumPy begins an operation in a third of torch's time, and its products of thin matrices take less time too.
+"""
 
 import numpy as np
 import torch
@@ -6,8 +9,8 @@ from scipy.linalg import lapack
 
 
 def on_host(*tensors):
-    """Tensors as ndarrays where they lie on the CPU, else as they are."""
-    return [tensor.numpy() for tensor in tensors] if tensors[0].is_cpu else tensors
+    """Tensors as ndarrays where they lie on the CPU, else as they are; what is an ndarray stays so."""
+    return [tensor.numpy() if isinstance(tensor, torch.Tensor) and tensor.is_cpu else tensor for tensor in tensors]
 
 
 def as_tensors(*arrays):
@@ -15,9 +18,19 @@ def as_tensors(*arrays):
     return [torch.from_numpy(array) if isinstance(array, np.ndarray) else array for array in arrays]
 
 
+def library(array):
+    """NumPy or torch, whichever the array is of; log, exp, sqrt, multiply and matmul are called the same in both."""
+    return np if isinstance(array, np.ndarray) else torch
+
+
 def concatenated(arrays):
     """Join ndarrays or Tensors along their second axis."""
     return np.concatenate(arrays, 1) if isinstance(arrays[0], np.ndarray) else torch.cat(arrays, 1)
+
+
+def at_least(array, least):
+    """The larger of each entry and a number."""
+    return np.maximum(array, least) if isinstance(array, np.ndarray) else array.clamp(min=least)
 
 
 def roots_of_precisions(sigma, n_components):
