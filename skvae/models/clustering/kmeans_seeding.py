@@ -3,13 +3,14 @@
 Greedy k-means++ (Arthur and Vassilvitskii, SODA 2007), k-means|| (Bahmani et al., VLDB 2012), or rows at random.
 """
 
+import contextlib
 import math
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 
-from skvae._tensors import TableBatch, binned, uniform_at
+from skvae._tensors import TableBatch, Workers, binned, threads_to_share, uniform_at
 from skvae.models.clustering.kmeans import nearest_centre, squared_distances
 
 _ROUNDING = 2.0**-46  # share of squared norms below which a squared distance is 0
@@ -18,6 +19,7 @@ _CELLS_AT_ONCE = 2**17  # of rows and of their distances, that stay in the cache
 _FEW_ROWS, _DRAWN_AT_ONCE = 4096, 128  # a draw takes the running sum over all rows if they are few, else over these
 _FEWEST_ROWS = 1024  # at once
 _CELLS_KEPT = 2**20  # up to which float32 rows are turned into float64 once, not once a centre
+_WORTH_A_THREAD = 2**22  # multiplications a centre, below which threads would wait for each other
 
 
 def seed_centres(X, w, n_clusters, noise):
@@ -56,19 +58,28 @@ def spread_seeds(batch, n_clusters, noise):
 
 def _spread_on_cpu(batch, draws):
     """Places of the rows drawn. NumPy takes a fraction of torch's time for many small steps."""
-    distances = _Distances(batch, draws.shape[1])
-    urn = _Urn(distances.w)
-    chosen = [urn.draw(draws[0, :1])[0]]
-    urn.mass[:] = np.inf
-    distances.to(chosen, urn.mass)
-    distances.keep(0, chosen[0], urn.mass)
-    for draw in draws[1:]:
-        trial = urn.draw(draw)
-        left = distances.to(trial, urn.mass)
-        best = left.argmin()
-        chosen.append(trial[best])
-        distances.keep(best, trial[best], urn.mass)
+    n_threads = _n_threads(batch, draws.shape[1])
+    with contextlib.nullcontext() if n_threads == 1 else Workers(n_threads - 1) as workers:
+        distances = _Distances(batch, draws.shape[1], n_threads, workers)
+        urn = _Urn(distances.w)
+        chosen = [urn.draw(draws[0, :1])[0]]
+        urn.mass[:] = np.inf
+        distances.to(chosen, urn.mass)
+        distances.keep(0, chosen[0], urn.mass)
+        for draw in draws[1:]:
+            trial = urn.draw(draw)
+            left = distances.to(trial, urn.mass)
+            best = left.argmin()
+            chosen.append(trial[best])
+            distances.keep(best, trial[best], urn.mass)
     return chosen
+
+
+def _n_threads(batch, n_seeds):
+    """On how many threads to compute the distances of all rows to `n_seeds` of them."""
+    if sp.issparse(batch.array):  # SciPy's products run in turn
+        return 1
+    return max(1, min(threads_to_share(), batch.array.size * n_seeds // _WORTH_A_THREAD))
 
 
 class _Urn:
@@ -114,18 +125,26 @@ class _Distances:
         On the CPU.
     n_seeds : int
         Largest number of rows to measure distances to.
+    n_groups : int, default=1
+        Number of groups of consecutive blocks. How many there are changes no digit.
+    workers : Workers or None, default=None
+        Work on all groups but the first, which the caller takes. It uses NumPy only: torch would use all threads.
     """
 
-    def __init__(self, batch, n_seeds):
+    def __init__(self, batch, n_seeds, n_groups=1, workers=None):
         self.rows, self.w = batch.array, batch.w.numpy().astype(np.float64, copy=False)
+        self.map = map if workers is None else workers.map
         n, n_columns = self.rows.shape
         self.sparse = sp.issparse(self.rows)
         self.kept = not self.sparse and n * n_columns <= _CELLS_KEPT
         if self.sparse:
             self.rows = self.rows.astype(np.float64, copy=False)
+            self.by_column = self.rows.tocsc()
         size = n if self.sparse else max(_FEWEST_ROWS, _CELLS_AT_ONCE // (n_columns + n_seeds))
         self.parts = [slice(start, start + size) for start in range(0, n, size)]
-        self.space = torch.empty(size, n_columns, dtype=torch.float64) if self.rows.dtype == np.float32 else None
+        edges = [len(self.parts) * group // n_groups for group in range(n_groups + 1)]
+        shape = (size, n_columns) if self.rows.dtype == np.float32 else (0, 0)
+        self.groups = [(range(*pair), np.empty(shape)) for pair in zip(edges[:-1], edges[1:])]
         self.norms = np.concatenate([self._squared_norms(part) for part in self.parts])
         self.blocks = [self._block(part) for part in self.parts] if self.kept else None
         self.rounding = _ROUNDING * self.norms
@@ -134,13 +153,17 @@ class _Distances:
     def _squared_norms(self, part):
         if self.sparse:
             return self.rows.multiply(self.rows).sum(axis=1)
-        rows = self._wide_rows(part)
+        rows = self._wide_rows(part, self.groups[0][1])
         return np.einsum("ij,ij->i", rows, rows)
 
-    def _wide_rows(self, part):
-        """Rows in float64, in memory that the next call overwrites."""
+    def _wide_rows(self, part, space):
+        """Rows in float64; those in float32 are copied to `space`."""
         rows = self.rows[part]
-        return rows if self.space is None else self.space[: len(rows)].copy_(torch.from_numpy(rows)).numpy()
+        if rows.dtype == np.float64:
+            return rows
+        space = space[: len(rows)]
+        np.copyto(space, rows)
+        return space
 
     def _block(self, part):
         """Some rows, ones and squared norms, by column: one product makes distances of them."""
@@ -157,15 +180,27 @@ class _Distances:
         total : ndarray of shape (len(index),)
             Their weighted sums.
         """
-        n, own = len(index), self.rows[index].toarray() if self.sparse else self.rows.take(index, 0)
-        reach, weights, total = self.reach[:n], self.weights[:n], 0
+        own = self.rows[index] if self.sparse else self.rows.take(index, 0)
+        reach, weights, columns = self.reach[: len(index)], self.weights[: len(index)], None
+        if self.sparse:
+            columns, own = np.unique(own.indices), own.toarray()
         np.multiply(own, -2.0, out=weights[:, :-2])
         weights[:, -2] = self.norms.take(index)
-        for number, part in enumerate(self.parts):
-            out = reach[:, part]
-            self._compute(weights, number, part, out)
-            np.minimum(out, most[part], out=out)
-            total += out @ self.w[part]
+
+        def totals(group):
+            found, (numbers, space) = [], group
+            for number in numbers:
+                part = self.parts[number]
+                out = reach[:, part]
+                self._compute(weights, columns, number, space, out)
+                np.minimum(out, most[part], out=out)
+                found.append(out @ self.w[part])
+            return found
+
+        others, total = self.map(totals, self.groups[1:]), 0
+        for found in (totals(self.groups[0]), *others):
+            for each in found:  # in the same order on any number of threads
+                total += each
         return np.maximum(total, 0)
 
     def keep(self, number, row, out):
@@ -174,13 +209,16 @@ class _Distances:
         np.multiply(reach, reach >= self.rounding + self.rounding[row], out=out)
         out[row] = 0
 
-    def _compute(self, weights, number, part, out):
-        """Write the squared distances of some rows."""
+    def _compute(self, weights, columns, number, space, out):
+        """Write the squared distances of the rows of one block; sparse seeds have values in some columns only."""
         if self.kept:
             np.matmul(weights, self.blocks[number], out=out)
             return
-        seeds, squares = weights[:, :-2], weights[:, -2:-1]
-        products = (self.rows @ seeds.T).T if self.sparse else seeds @ self._wide_rows(part).T
+        part, seeds, squares = self.parts[number], weights[:, :-2], weights[:, -2:-1]
+        if self.sparse:
+            products = (self.by_column[:, columns] @ seeds.take(columns, 1).T).T
+        else:
+            products = seeds @ self._wide_rows(part, space).T
         np.add(products, self.norms[part], out=out)
         out += squares
 
