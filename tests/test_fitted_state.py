@@ -93,7 +93,14 @@ CASES = [
     (VotingRecommender([("dae", MultDAERecommender(1, **QUICK)), ("ease", EASERecommender())]), counts),
     (LOCARecommender(EASERecommender(), embedding=MultVAERecommender(1, **QUICK), n_anchors=2), counts),
 ]
-each_case = pytest.mark.parametrize(("estimator", "data"), CASES, ids=lambda case: None if callable(case) else re.sub(r" at 0x\w+", "", repr(case))[:60])
+
+
+def _id(case):
+    """Text of an estimator without addresses, which differ from process to process; functions have names."""
+    return None if callable(case) else re.sub(r" at 0x\w+", "", repr(case))[:60]
+
+
+each_case = pytest.mark.parametrize(("estimator", "data"), CASES, ids=_id)
 
 
 def state_of(estimator):

@@ -14,6 +14,7 @@ import math
 import torch
 import torch.nn.functional as F
 
+from skvae._tensors import products
 from skvae.elbo import Bound
 from skvae.likelihoods import Multinomial
 from skvae.models.recommenders.mult_vae import MultVAE
@@ -72,7 +73,7 @@ class RecVAE(MultVAE):
             h = F.layer_norm(F.silu(f + before), (self.hidden_size,), scale, shift)
             before = before + h
             weight, bias = layer(params, "encoder", i + 1)
-            f = torch.addmm(bias, h, weight)
+            f = products().affine(h, weight, bias)
         return f
 
 

@@ -54,6 +54,9 @@ class RecVAERecommender(NetworkRecommender):
         Patience of early stopping, in epochs.
     warm_start : bool, default=False
         Whether `fit` goes on from the weights of the last fit and, from the second call on, from its optimizer state.
+    precision : {"float32", "bfloat16", "auto"}, default="float32"
+        What matrix products of training are made in; weights and sums are float32. "auto": bfloat16 where the device
+        has instructions for it and the network is large enough to gain. See :doc:`/user_guide/devices`.
     device : str, default="auto"
         Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
     random_state : int, RandomState instance or None, default=None
@@ -79,6 +82,8 @@ class RecVAERecommender(NetworkRecommender):
         Weight of the users with interactions that `fit`, or all calls of `partial_fit`, learnt from.
     device_ : str
         Where the fit ran.
+    precision_ : {"float32", "bfloat16"}
+        What products of training were made in.
     n_features_in_ : int
         Number of items.
     feature_names_in_ : ndarray of shape (n_items,)
@@ -135,6 +140,7 @@ class RecVAERecommender(NetworkRecommender):
         validation_fraction=0.1,
         n_iter_no_change=10,
         warm_start=False,
+        precision="float32",
         device="auto",
         random_state=None,
         verbose=0,
@@ -153,6 +159,7 @@ class RecVAERecommender(NetworkRecommender):
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.warm_start = warm_start
+        self.precision = precision
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
