@@ -278,6 +278,11 @@ class InteractionEncoder(BaseEstimator):
         check_is_fitted(self)
         return _named("rows", rows, self.user_ids_)
 
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False  # it takes the columns of a table one by one
+        return tags
+
     def _rules(self):
         return Rules(self.handle_unknown, self.duplicates, self.negative, self.dtype, "handle_unknown").check()
 

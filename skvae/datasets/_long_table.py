@@ -52,7 +52,8 @@ class Catalogue(NamedTuple):
         new = distinct[self.places(distinct) < 0]
         if not len(new):
             return self
-        hint = on_types(name, new, f"the known {name}", self.ids)
+        dates = {new.dtype.kind, self.ids.dtype.kind} in ({"m"}, {"M"})  # of any resolution
+        hint = "" if dates else on_types(name, new, f"the known {name}", self.ids)
         ids = np.concatenate([self.ids, new])
         lossy = ids.dtype.kind == "f" and ids.tolist() != self.ids.tolist() + new.tolist()
         if hint or lossy:
@@ -154,13 +155,16 @@ def _merge(cells, shape, duplicates):
     cell = cells.rows * shape[1] + cells.columns
     # Both sorts are stable: of equal cells (and times) the one that was given last stays the last.
     order = np.argsort(cell, kind="stable") if cells.times is None else np.lexsort((cells.times, cell))
-    cells, cell = cells.where(order), cell[order]
-    change = np.flatnonzero(cell[1:] != cell[:-1])
-    last = np.append(change, len(cell) - 1) if len(cell) else change
-    merged = cells.where(last)
+    cell = cell[order]
+    ends = np.flatnonzero(np.r_[cell[1:] != cell[:-1], True][: len(cell)])
+    last = order[ends]
     if duplicates == "sum" and len(cell):
-        merged = merged._replace(values=np.add.reduceat(cells.values, np.append(0, change + 1)))
-    return merged.where(merged.values != 0)
+        values = np.add.reduceat(cells.values[order], np.r_[0, ends[:-1] + 1])
+    else:
+        values = cells.values[last]
+    rows, columns = np.divmod(cell[ends], shape[1])
+    merged = _Cells(rows, columns, values, None if cells.times is None else cells.times[last])
+    return merged if values.all() else merged.where(values != 0)
 
 
 def _split_off_negative(cells, negative, user_ids, item_ids):
