@@ -166,7 +166,7 @@ class RecVAERecommender(NetworkRecommender):
         self.verbose = verbose
 
     # ------------------------------------------------------------------------------------------- what a fit consists of
-    def _architecture_of(self, X):
+    def _architecture_of(self, X, *_):
         return {
             "n_items": X.shape[1],
             "n_components": int(self.n_components),
