@@ -319,7 +319,9 @@ def recommenders(n):
     yield Case("Mult-VAE, users to validate", model, X, ("validation_scores_", *asks), SINGLE, fit_validated)
     model = MultVAERecommender(8, **plain)
     yield Case("Mult-VAE, in parts", model, X, asks[1:], SINGLE, fit_in_parts)
-    deep = RecVAERecommender(8, hidden_size=32, max_iter=3, batch_size=100, early_stopping=False, random_state=0)
+    deep = RecVAERecommender(
+        8, hidden_size=32, n_layers=3, max_iter=3, batch_size=100, early_stopping=False, random_state=0
+    )
     asks_of_deep = ("lower_bounds_", "transform", "posterior", "decision_function", listed_scores)
     yield Case("RecVAE", deep, X, asks_of_deep, SINGLE)
     yield Case("RecVAE, in parts", deep, X, asks_of_deep[1:], SINGLE, fit_in_parts)

@@ -236,7 +236,7 @@ CASES = {
     "recommender, float32": Case(recommender(), CLICKS.astype(np.float32)),
     "recommender, denoising": Case(MultDAERecommender(3, batch_size=25, max_iter=3, random_state=0), CLICKS),
     "recommender, deep encoder": Case(
-        RecVAERecommender(3, hidden_size=6, batch_size=25, max_iter=3, random_state=0), CLICKS
+        RecVAERecommender(3, hidden_size=6, n_layers=3, batch_size=25, max_iter=3, random_state=0), CLICKS
     ),
     "ease": Case(EASERecommender(), CLICKS, IN_ANOTHER_ORDER),
     "voting": Case(VotingRecommender([("vae", recommender()), ("ease", EASERecommender(20))]), CLICKS),

@@ -26,7 +26,7 @@ QUICK = {"learning_rate": 0.05, "max_iter": 8, "random_state": 0}
 RECOMMENDERS = {
     "MultVAE": MultVAERecommender(4, **QUICK),
     "MultDAE": MultDAERecommender(4, **QUICK),
-    "RecVAE": RecVAERecommender(4, hidden_size=8, **QUICK),
+    "RecVAE": RecVAERecommender(4, hidden_size=8, n_layers=2, **QUICK),
     "EASE": EASERecommender(5),
     "Popularity": PopularityRecommender(),
     "Voting": VotingRecommender(

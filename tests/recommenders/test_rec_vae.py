@@ -92,7 +92,7 @@ def test_the_kl_term_of_a_user_weighs_as_much_as_the_user_has_clicked():
     torch.testing.assert_close(bound.value(0.3), expected)
 
 
-@pytest.mark.parametrize("change", [{"gamma": 1.0}, {"n_layers": 1}, {"hidden_size": 7}, {"dropout": 0.1}])
+@pytest.mark.parametrize("change", [{"gamma": 1.0}, {"n_layers": 3}, {"hidden_size": 7}, {"dropout": 0.1}])
 def test_what_is_asked_for_reaches_the_fit(change):
     X = make_interactions(60, 20, random_state=0)
     base = {"n_components": 4, "hidden_size": 8, "max_iter": 3, "random_state": 0}
