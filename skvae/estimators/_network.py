@@ -3,7 +3,7 @@
 import abc
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral, Real
 
 import torch
@@ -33,6 +33,8 @@ class PreparedFit:
         The rows of a table.
     in_units : callable
         Turns bounds and scores of the ascent into the units of the data.
+    known : dict
+        Fitted attributes that are known before the ascent.
     """
 
     training: Training
@@ -41,6 +43,7 @@ class PreparedFit:
     device: torch.device
     rows: object = None
     in_units: Callable = lambda values: values
+    known: dict = field(default_factory=dict)
 
 
 class NetworkEstimator(Estimator, abc.ABC):
@@ -162,6 +165,7 @@ class NetworkEstimator(Estimator, abc.ABC):
             "device_": str(prepared.device),
             "_architecture": prepared.architecture,
             "_optimizer_state": to_numpy(kept.optimizer_state) if prepared.earlier.may_go_on else {},
+            **prepared.known,
             **prepared.earlier.extended_by(kept, prepared.in_units),
             **self._summary(prepared, kept),
         }

@@ -1,5 +1,7 @@
 """Recommendation by a denoising autoencoder with a multinomial likelihood."""
 
+import math
+
 from skvae.estimators.recommenders._autoencoder_recommender import AutoencoderRecommender
 from skvae.models.recommenders.mult_dae import MultDAE
 from skvae.training import defaults
@@ -79,6 +81,10 @@ class MultDAERecommender(AutoencoderRecommender):
         Weight of the users with interactions that `fit`, or all calls of `partial_fit`, learnt from.
     decoder_units_ : int
         `decoder_units` as the fit had it.
+    weight_decay_ : float
+        `weight_decay` as the fit had it.
+    items_per_user_ : float
+        Mean number of items of the users who have any, in the first fit of those that went on from one another.
     device_ : str
         Where the fit ran.
     n_features_in_ : int
@@ -151,8 +157,8 @@ class MultDAERecommender(AutoencoderRecommender):
         self.random_state = random_state
         self.verbose = verbose
 
-    def _auto(self, n_users, n_seen):
-        auto = defaults.recommender_defaults(n_users, n_seen)
+    def _auto(self, n_users, n_seen, items_per_user):
+        auto = defaults.recommender_defaults(n_users, n_seen, math.inf)
         del auto["beta"]
         return auto | {"weight_decay": 1e-4}
 
