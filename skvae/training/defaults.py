@@ -21,7 +21,7 @@ RANDOM_RESTART_ROWS = 250  # up to so many rows random weights may lead where fa
 MANY_ROWS = 10_000
 LEAST_BATCH = 128  # rows a step, where a table has as many observations
 MANY_USERS = 10_000  # from here on, early_stopping="auto" can spare a tenth of them
-LONG_ROW = 75  # items of the mean user, from which on a linear decoder ranks best
+LONG_ROW = 50  # items of the mean user, from which on a linear decoder ranks best
 _N_FOLDS = 5
 _FOLD_ROWS, _FOLD_CELLS = 2000, 200_000  # up to which every row is held out by one copy
 _STEPS_PER_VALIDATION = (20, 50)  # of few rows and of many

@@ -30,7 +30,7 @@ class MultDAERecommender(AutoencoderRecommender):
     decoder_units : int or "auto", default="auto"
         Width of a hidden layer of SiLU units that the decoder has beside the layers above, from z to the scores. It
         adds what a linear map of z cannot say; 0: no such layer. "auto": 300 if `hidden_layer_sizes` is empty and the
-        mean user has fewer than 75 items, else 0. A fit that goes on from another keeps the width of that one.
+        mean user has fewer than 50 items, else 0. A fit that goes on from another keeps the width of that one.
     dropout : float, default=0.5
         Share of a row's interactions that are hidden from the encoder in each training step, in [0, 1).
     likelihood : {"multinomial", "bernoulli", "gaussian"}, default="multinomial"

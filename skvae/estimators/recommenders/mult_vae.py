@@ -38,7 +38,7 @@ class MultVAERecommender(AutoencoderRecommender):
     decoder_units : int or "auto", default="auto"
         Width of a hidden layer of SiLU units that the decoder has beside the layers above, from z to the scores. It
         adds what a linear map of z cannot say; 0: no such layer. "auto": 300 if `hidden_layer_sizes` is empty and the
-        mean user has fewer than 75 items, else 0. A fit that goes on from another keeps the width of that one.
+        mean user has fewer than 50 items, else 0. A fit that goes on from another keeps the width of that one.
     dropout : float, default=0.3
         Share of a row's interactions that are hidden from the encoder in each training step, in [0, 1). The paper: 0.5.
     beta : float or "auto", default="auto"
@@ -67,7 +67,7 @@ class MultVAERecommender(AutoencoderRecommender):
         Whether the rate falls to 2 % along half a cosine over the fit, or is constant. After the fall the last epoch
         is nearly always the best, so that early stopping need not set users aside.
     batch_size : int or "auto", default="auto"
-        Users a step. "auto": a sixteenth of the users, from 8 to 500. Where the mean user has fewer than 75 items: a
+        Users a step. "auto": a sixteenth of the users, from 8 to 500. Where the mean user has fewer than 50 items: a
         thirty-second, but 100 if that is more and no more than a sixteenth.
     max_iter : int or "auto", default="auto"
         Epochs. "auto": as many as make 1,500 steps, from 10 to 30, but at least 240 steps.
