@@ -2,7 +2,7 @@
 
 import math
 
-from skvae.estimators.recommenders._autoencoder_recommender import AutoencoderRecommender
+from skvae.estimators.recommenders.networks._autoencoder_recommender import AutoencoderRecommender
 from skvae.models.recommenders.mult_dae import MultDAE
 from skvae.training import defaults
 
