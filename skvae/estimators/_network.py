@@ -4,7 +4,7 @@ import abc
 import contextlib
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral, Real
 
 import torch
@@ -43,6 +43,8 @@ class PreparedFit:
         The rows of a table.
     in_units : callable
         Turns bounds and scores of the ascent into the units of the data.
+    known : dict
+        Fitted attributes that are known before the ascent.
     """
 
     training: Training
@@ -51,6 +53,7 @@ class PreparedFit:
     device: torch.device
     rows: object = None
     in_units: Callable = lambda values: values
+    known: dict = field(default_factory=dict)
 
 
 class NetworkEstimator(Estimator, abc.ABC):
@@ -176,6 +179,7 @@ class NetworkEstimator(Estimator, abc.ABC):
             "precision_": "float32" if prepared.training.ascent is None else prepared.training.ascent.plan.precision,
             "_architecture": prepared.architecture,
             "_optimizer_state": to_numpy(kept.optimizer_state) if prepared.earlier.may_go_on else {},
+            **prepared.known,
             **prepared.earlier.extended_by(kept, prepared.in_units),
             **self._summary(prepared, kept),
         }

@@ -21,7 +21,7 @@ RANDOM_RESTART_ROWS = 250  # up to so many rows random weights may lead where fa
 MANY_ROWS = 10_000
 LEAST_BATCH = 128  # rows a step, where a table has as many observations
 MANY_USERS = 10_000  # from here on, early_stopping="auto" can spare a tenth of them
-LONG_ROW = 75  # items of the mean user, from which on a linear decoder ranks best
+LONG_ROW = 50  # items of the mean user, from which on a linear decoder ranks best
 _N_FOLDS = 5
 _FOLD_ROWS, _FOLD_CELLS = 2000, 200_000  # up to which every row is held out by one copy
 _STEPS_PER_VALIDATION = (20, 50)  # of few rows and of many
@@ -77,16 +77,20 @@ def decoder_units(items_per_user):
     return 300 if items_per_user < LONG_ROW else 0
 
 
-def recommender_defaults(n_users, n_seen):
+def recommender_defaults(n_users, n_seen, items_per_user):
     """Values of "auto" for `MultVAERecommender`.
 
-    `n_seen` is the number of users of this fit or, after calls of `partial_fit`, of all of them.
+    `n_seen` is the number of users of this fit or, after calls of `partial_fit`, of all of them. The bound of a user
+    grows with the user's items, and the penalty of the weights with it.
     """
-    batch_size = int(np.clip(n_users // 16, 8, 500))
+    batch_size = n_users // 16
+    if items_per_user < LONG_ROW:  # such rows need more steps
+        batch_size = max(n_users // 32, min(batch_size, 100))
+    batch_size = int(np.clip(batch_size, 8, 500))
     steps = math.ceil(n_users / batch_size)  # an epoch
     return {
         "beta": float(np.clip(n_seen / 400_000, 0.02, 0.2)),
-        "weight_decay": 2e-4,
+        "weight_decay": float(np.clip(1e-5 * items_per_user, 2e-5, 1e-3)),
         "learning_rate": 5e-3,
         "batch_size": batch_size,
         "max_iter": max(math.ceil(240 / steps), int(np.clip(1500 // steps, 10, 30))),

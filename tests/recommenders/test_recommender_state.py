@@ -303,7 +303,7 @@ def test_a_warm_start_refuses_another_architecture(changed, X):
 
 @pytest.mark.parametrize(
     "lengths, weight, units",
-    [([60, 100], [3, 1], 300), ([60, 100], [1, 3], 0), ([75, 0], None, 0), ([74, 0], None, 300)],
+    [([20, 100], [3, 1], 300), ([20, 100], [1, 3], 0), ([50, 0], None, 0), ([49, 0], None, 300)],
 )
 def test_auto_gives_a_linear_decoder_a_hidden_layer_where_the_mean_row_is_short(lengths, weight, units):
     rows = sp.csr_array((np.arange(100) < np.array(lengths)[:, None]).astype(float))

@@ -3,8 +3,6 @@
 import math
 from numbers import Integral, Real
 
-import numpy as np
-
 from skvae._compat import Interval, StrOptions
 from skvae.estimators._checks import checked_sizes
 from skvae.estimators.recommenders.networks._network_recommender import NetworkRecommender
@@ -31,31 +29,22 @@ class AutoencoderRecommender(NetworkRecommender):
         "weight_decay": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
     }
 
-    def _architecture_of(self, X, weight, earlier):
+    def _architecture_of(self, X, items_per_user):
         c = self.confidence if self.likelihood == "gaussian" else (1, 1)
         if len(c) != 2 or not all(isinstance(precision, Real) and 0 < precision < math.inf for precision in c):
             raise ValueError(f"confidence must be two positive numbers (c_0, c_1), but it is {c!r}.")
-        sizes = checked_sizes(self.hidden_layer_sizes)
+        sizes, units = checked_sizes(self.hidden_layer_sizes), self.decoder_units
+        if isinstance(units, str):
+            units = 0 if sizes else defaults.decoder_units(items_per_user)
         return {
             "n_items": X.shape[1],
             "n_components": int(self.n_components),
             "hidden_layer_sizes": sizes,
             "activation": self.activation,
-            "decoder_units": self._settled_units(X, weight, sizes, earlier),
+            "decoder_units": int(units),
             "likelihood": self.likelihood,
             "confidence": tuple(map(float, self.confidence)) if self.likelihood == "gaussian" else None,
         }
-
-    def _settled_units(self, X, weight, hidden_layer_sizes, earlier):
-        """`decoder_units`, where it is "auto" by the number of items of the mean user, or as the fit before had it."""
-        if not isinstance(self.decoder_units, str):
-            return int(self.decoder_units)
-        if earlier is not None or hidden_layer_sizes:
-            return 0 if earlier is None else earlier["decoder_units"]
-        n_items = np.diff(X.indptr)
-        informs = n_items > 0
-        weight = None if weight is None else weight[informs]
-        return defaults.decoder_units(np.average(n_items[informs], weights=weight) if informs.any() else 0.0)
 
     def _build(self, architecture):
         if architecture["likelihood"] == "gaussian":

@@ -41,11 +41,10 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
 
     # -------------------------------------------------------------------------------------- what a subclass gives
     @abc.abstractmethod
-    def _architecture_of(self, X, weight, earlier):
+    def _architecture_of(self, X, items_per_user):
         """What fixes the shapes and the meaning of the parameters, in plain values.
 
-        "n_items" and "n_components" are among them. `weight` is that of the users of X, or None; `earlier` is the
-        architecture of the fit to go on from, or None.
+        "n_items" and "n_components" are among them.
         """
 
     @abc.abstractmethod
@@ -57,10 +56,11 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         """
 
     @abc.abstractmethod
-    def _auto(self, n_users, n_seen):
+    def _auto(self, n_users, n_seen, items_per_user):
         """Defaults that replace "auto", as a dict; always learning_rate, batch_size and max_iter.
 
-        `n_seen` is the number of users of this fit or, after calls of `partial_fit`, of all of them.
+        `n_seen` is the number of users of this fit or, after calls of `partial_fit`, of all of them. `items_per_user`
+        is the mean of those with items; a fit that goes on from another has that of the other.
         """
 
     def _kl_weight(self, settled, continuation):
@@ -146,7 +146,8 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         for text in advice(self, X):
             warnings.warn(text, UserWarning, stacklevel=4)  # the caller of `fit`
         given, (X, weight) = X, drop_weightless(X, sample_weight)
-        architecture = self._architecture_of(X, weight, self._architecture if fitted else None)
+        items_per_user = self.items_per_user_ if fitted else mean_row_length(X, weight)
+        architecture = self._architecture_of(X, items_per_user)
         model = self._build(architecture)
         model.likelihood.check(given)
         X_val = None if X_val is None else self._check_X(X_val, reset=False)
@@ -171,12 +172,14 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         else:
             params = initial_params(model, X, weight, noise, device)
         validation = None if X_val is None else HeldOutRanking(model, X_val)
-        plan = self._plan(X.shape[0], earlier, continuation, validation is not None)
+        auto = self._auto(X.shape[0], earlier.n_samples_seen, items_per_user)
+        plan = self._plan(X.shape[0], auto, earlier, continuation, validation is not None)
         plan = replace(plan, turns=self._turns(model))
         training = ClickTraining(
             model, X, weight, noise, plan, params, validation=validation, optimizer_state=optimizer_state
         )
-        return PreparedFit(training, architecture, earlier, device)
+        known = {"items_per_user_": items_per_user, "weight_decay_": float(plan.weight_decay)}
+        return PreparedFit(training, architecture, earlier, device, known=known)
 
     def _check_training_X(self, X, *, reset):
         """Users to learn from, as a CSR array; complain of values that float32 cannot take."""
@@ -211,9 +214,9 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
             )
         return X[rest], None if weight is None else weight[rest], X[np.sort(aside)]
 
-    def _plan(self, n_users, earlier, continuation, has_validation):
+    def _plan(self, n_users, auto, earlier, continuation, has_validation):
         """The plan of a fit to so many users, with everything that is "auto" settled."""
-        settled = {"weight_decay": self.weight_decay} | settle(self, self._auto(n_users, earlier.n_samples_seen))
+        settled = {"weight_decay": self.weight_decay} | settle(self, auto)
         return make_plan(
             self,
             settled,
@@ -304,6 +307,13 @@ class HeldOutRanking(Validation):
 
     def score(self, measured):
         return float(ndcg_at_k(self.hidden, ranked=measured, k=LIST_LENGTH))
+
+
+def mean_row_length(X, weight):
+    """Mean number of items of the rows with any, by the weight of the rows if it is not None."""
+    lengths = np.diff(X.indptr)
+    some = lengths > 0
+    return float(np.average(lengths[some], weights=None if weight is None else weight[some])) if some.any() else 0.0
 
 
 def _rankable(X):

@@ -82,6 +82,10 @@ class RecVAERecommender(NetworkRecommender):
         Epochs done, over all calls of `partial_fit` or of `fit` with `warm_start`.
     n_samples_seen_ : float
         Weight of the users with interactions that `fit`, or all calls of `partial_fit`, learnt from.
+    weight_decay_ : float
+        `weight_decay` as the fit had it.
+    items_per_user_ : float
+        Mean number of items of the users who have any, in the first fit of those that went on from one another.
     device_ : str
         Where the fit ran.
     precision_ : {"float32", "bfloat16"}
@@ -173,7 +177,7 @@ class RecVAERecommender(NetworkRecommender):
         self.verbose = verbose
 
     # ------------------------------------------------------------------------------------------- what a fit consists of
-    def _architecture_of(self, X, weight, earlier):
+    def _architecture_of(self, X, items_per_user):
         return {
             "n_items": X.shape[1],
             "n_components": int(self.n_components),
@@ -184,8 +188,8 @@ class RecVAERecommender(NetworkRecommender):
     def _build(self, architecture):
         return RecVAE(**architecture, dropout=self.dropout)
 
-    def _auto(self, n_users, n_seen):
-        auto = defaults.recommender_defaults(n_users, n_seen)
+    def _auto(self, n_users, n_seen, items_per_user):
+        auto = defaults.recommender_defaults(n_users, n_seen, defaults.LONG_ROW) | {"weight_decay": 2e-4}
         del auto["beta"]
         return auto
 
