@@ -91,9 +91,7 @@ CASES = [
     (VotingRecommender([("dae", MultDAERecommender(1, **QUICK)), ("ease", EASERecommender())]), counts),
     (LOCARecommender(EASERecommender(), embedding=MultVAERecommender(1, **QUICK), n_anchors=2), counts),
 ]
-each_case = pytest.mark.parametrize(
-    ("estimator", "data"), CASES, ids=lambda case: None if callable(case) else re.sub(r" at 0x\w+", "", repr(case))[:60]
-)
+each_case = pytest.mark.parametrize(("estimator", "data"), CASES, ids=lambda case: None if callable(case) else re.sub(r" at 0x\w+", "", repr(case))[:60])
 
 
 def state_of(estimator):
