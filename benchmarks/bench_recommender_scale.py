@@ -33,10 +33,16 @@ def main():
     parser.add_argument("--clicks", type=int, default=100, help="of a user")
     parser.add_argument("--components", type=int, default=200)
     parser.add_argument("--batch-size", type=int, default=1000)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     args = parser.parse_args()
     X = clicks(args.users, args.items, args.clicks)
     model = MultVAERecommender(
-        args.components, batch_size=args.batch_size, max_iter=1, early_stopping=False, random_state=0
+        args.components,
+        batch_size=args.batch_size,
+        max_iter=1,
+        early_stopping=False,
+        precision=args.precision,
+        random_state=0,
     )
     small = X[:150, :50]
     MultVAERecommender(5, max_iter=1, random_state=0).fit(small)  # what torch loads is nobody's working memory
@@ -46,7 +52,7 @@ def main():
     stored = X.data.nbytes + X.indices.nbytes + X.indptr.nbytes
     print(
         f"{X.shape[0]:,} users x {X.shape[1]:,} items, {X.nnz:,} clicks ({stored / 1e6:.0f} MB), K = "
-        f"{args.components}, batches of {args.batch_size}\n"
+        f"{args.components}, batches of {args.batch_size}, {model.precision_}\n"
         f"  one epoch: {seconds:.0f} s, {X.shape[0] / seconds:,.0f} users/s; peak {rise / 1e6:,.0f} MB above the data; "
         f"bound {model.lower_bounds_[0]:.2f} nats a user"
     )
