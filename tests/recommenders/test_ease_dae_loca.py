@@ -6,8 +6,16 @@ import scipy.sparse as sp
 import torch
 from sklearn.base import clone
 from sklearn.decomposition import TruncatedSVD
+from sklearn.frozen import FrozenEstimator
 
-from skvae import EASERecommender, LOCARecommender, MultDAERecommender, MultVAERecommender, PopularityRecommender
+from skvae import (
+    EASERecommender,
+    LOCARecommender,
+    MultDAERecommender,
+    MultVAERecommender,
+    PopularityRecommender,
+    VotingRecommender,
+)
 from skvae._tensors import Noise, Rows
 from skvae.datasets import make_interactions
 from skvae.likelihoods import Multinomial
@@ -191,6 +199,15 @@ def test_auto_bandwidths_serve_users_whatever_the_embedding(X):
         narrow = loca.set_params(bandwidth=0.05).fit(X)
     assert narrow.coverage_ < 1 / 3
     np.testing.assert_array_equal(narrow.bandwidths_, 0.05)
+
+
+def test_what_is_frozen_is_not_fitted_again(X):
+    embedding = FrozenEstimator(TruncatedSVD(3, random_state=0).fit(X))
+    loca = LOCARecommender(EASERecommender(7.0), embedding=embedding, n_anchors=2, random_state=0).fit(X[:60])
+    np.testing.assert_array_equal(loca.embedding_.transform(X), embedding.transform(X))
+    ease = EASERecommender(7.0).fit(X)
+    vote = VotingRecommender([("ease", FrozenEstimator(ease))]).fit(X[:60])
+    np.testing.assert_array_equal(vote.recommend(X, k=5)[0], ease.recommend(X, k=5)[0])
 
 
 def test_users_without_items_leave_no_anchor(X):
