@@ -6,8 +6,16 @@ import scipy.sparse as sp
 import torch
 from sklearn.base import clone
 from sklearn.decomposition import TruncatedSVD
+from sklearn.frozen import FrozenEstimator
 
-from skvae import EASERecommender, LOCARecommender, MultDAERecommender, MultVAERecommender, PopularityRecommender
+from skvae import (
+    EASERecommender,
+    LOCARecommender,
+    MultDAERecommender,
+    MultVAERecommender,
+    PopularityRecommender,
+    VotingRecommender,
+)
 from skvae._tensors import Noise, Rows
 from skvae.datasets import make_interactions
 from skvae.likelihoods import Multinomial
@@ -165,11 +173,12 @@ def test_a_bandwidth_of_a_share_holds_that_share():
     repeated = d.repeat_interleave(torch.from_numpy(weight))
     for share in (0.01, 0.3, 0.5, 0.99):
         h = bandwidth_of_share(d, share, weight.astype(np.float64))
-        assert h == bandwidth_of_share(repeated, share)
+        assert h == pytest.approx(bandwidth_of_share(repeated, share))
         inside = repeated[repeated < h]
         assert len(inside) >= share * len(repeated) > (inside < inside.max()).sum()  # and it is the smallest
+        assert (d - h).abs().min() > 0.04  # of distances a tenth apart
     assert bandwidth_of_share(d, 1.0) == 2
-    assert bandwidth_of_share(torch.tensor([0.0, 1e-4, 1e-4, 0.7]), 0.5) == pytest.approx(0.7)  # equal users, float32
+    assert bandwidth_of_share(torch.tensor([0.0, 1e-4, 1e-4, 0.7]), 0.5) == pytest.approx(0.355)  # equal users, float32
 
 
 def test_auto_bandwidths_serve_users_whatever_the_embedding(X):
@@ -190,6 +199,15 @@ def test_auto_bandwidths_serve_users_whatever_the_embedding(X):
         narrow = loca.set_params(bandwidth=0.05).fit(X)
     assert narrow.coverage_ < 1 / 3
     np.testing.assert_array_equal(narrow.bandwidths_, 0.05)
+
+
+def test_what_is_frozen_is_not_fitted_again(X):
+    embedding = FrozenEstimator(TruncatedSVD(3, random_state=0).fit(X))
+    loca = LOCARecommender(EASERecommender(7.0), embedding=embedding, n_anchors=2, random_state=0).fit(X[:60])
+    np.testing.assert_array_equal(loca.embedding_.transform(X), embedding.transform(X))
+    ease = EASERecommender(7.0).fit(X)
+    vote = VotingRecommender([("ease", FrozenEstimator(ease))]).fit(X[:60])
+    np.testing.assert_array_equal(vote.recommend(X, k=5)[0], ease.recommend(X, k=5)[0])
 
 
 def test_users_without_items_leave_no_anchor(X):

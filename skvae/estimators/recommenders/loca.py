@@ -211,7 +211,7 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
             embedding = MultVAERecommender(n_components=min(_COMPONENTS, X.shape[1]))
         if not hasattr(embedding, "transform"):
             raise TypeError(f"embedding must have a method transform, but {type(embedding).__name__} has none.")
-        return seeded_clone(embedding, rng).fit(X)
+        return seeded_clone(embedding, rng).fit(X, None)  # FrozenEstimator asks for a y
 
     def _chosen(self, users, weight, rng):
         """Numbers of the anchors."""

@@ -201,4 +201,4 @@ def standardised(scores):
 
 
 def _fit(member, X, given):
-    return member.fit(X, **given)
+    return member.fit(X, None, **given)  # FrozenEstimator asks for a y

@@ -15,6 +15,7 @@ import torch
 _CELLS = 2**22  # of a block of distances
 _AT_ONCE = 64  # candidates whose coverage is counted together
 _NEAREST = 0.01  # of a bandwidth: equal users are a ten-thousandth of a right angle apart in float32
+_APART = 1e-3  # distances that rounding does not change places of
 
 
 def directions(embedding):
@@ -52,14 +53,15 @@ def bandwidth_of_share(d, share, weight=None):
     Returns
     -------
     bandwidth : float
-        The smallest of the distances, or 2, such that at least the share is nearer than it.
+        Midway between the farthest of that share and the next user, 2 where there is none. No user is at the edge,
+        where rounding would decide whether a weight is zero.
     """
     d, order = d.double().sort()
     counts = torch.ones_like(d) if weight is None else torch.from_numpy(weight).to(d)[order]
     so_far = counts.cumsum(0)
-    last = d[min(int((so_far < share * so_far[-1]).sum()), len(d) - 1)]
-    farther = d[d > max(float(last), _NEAREST)]
-    return float(farther[0]) if len(farther) else 2.0
+    last = max(float(d[min(int((so_far < share * so_far[-1]).sum()), len(d) - 1)]), _NEAREST)
+    farther = d[d > last + _APART]
+    return (last + float(farther[0])) / 2 if len(farther) else 2.0
 
 
 def neighbours(some, others, bandwidth):
