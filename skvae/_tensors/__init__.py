@@ -16,6 +16,7 @@ from skvae._tensors._devices import (
     torch_dtype,
 )
 from skvae._tensors._gradients import and_back, keep_gradient, kept, kept_gradient
+from skvae._tensors._libraries import as_tensors, at_least, concatenated, library, on_host
 from skvae._tensors._linear_algebra import cholesky
 from skvae._tensors._noise import Noise, content_keys, normal_at, uniform_at
 from skvae._tensors._rows import Cells, Rows, binned
@@ -32,17 +33,22 @@ __all__ = [
     "Workspace",
     "alias",
     "and_back",
+    "as_tensors",
+    "at_least",
     "binned",
     "block_rows",
     "by_row",
     "cholesky",
+    "concatenated",
     "content_keys",
     "explain_out_of_memory",
     "inference_device",
     "keep_gradient",
     "kept",
     "kept_gradient",
+    "library",
     "normal_at",
+    "on_host",
     "placed",
     "rows_a_batch",
     "resolve_device",

@@ -19,19 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skvae._tensors import Workspace
-from skvae.models.mixtures.distances import NEGLIGIBLE, centred_sums, triangular_log_joint
+from skvae._tensors import Workspace, as_tensors, at_least, concatenated, library, on_host
+from skvae.models.mixtures.distances import NEGLIGIBLE, centred_sums, roots_of_precisions, triangular_log_joint
 from skvae.models.mixtures.features import itself, pairs_of, pairs_on, places_of, products, squares
 from skvae.models.mixtures.incomplete_rows import incomplete_log_joint, incomplete_sums
 from skvae.models.mixtures.posterior import log_ratios, mixing_proportions, posterior
-from skvae.models.mixtures.small_arrays import (
-    as_tensors,
-    at_least,
-    concatenated,
-    library,
-    on_host,
-    roots_of_precisions,
-)
 
 _LOG_2PI = math.log(2 * math.pi)
 _FEW_COLUMNS = 24  # up to here d (d + 1) / 2 products a row cost less than K triangular products
