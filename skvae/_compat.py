@@ -6,6 +6,7 @@ compiled kernels of K-means are gone, the package does without. Two others lean 
 inherit: `estimators._progress` of `CallbackSupportMixin`, `model_selection._stacked` of GridSearchCV.
 """
 
+from contextlib import contextmanager
 from functools import cache
 
 import numpy as np
@@ -29,13 +30,22 @@ CALLBACK_STATE = ("_callback_fit_ctx", "_skl_callbacks_to_teardown")
 _WORTH_THREADS = 2**21  # multiplications below which one thread finds the nearest centres as soon as several
 
 
+@contextmanager
 def one_blas_thread():
     """Context in which NumPy and SciPy multiply matrices on one thread, as scikit-learn does around its own threads.
 
     Afterwards the number is what it was. Threads that multiply matrices wait for more work at full speed, and for that
     time take a core from whoever else has threads.
     """
-    return _get_threadpool_controller().limit(limits=1, user_api="blas")
+    libraries = [lib for lib in _get_threadpool_controller().lib_controllers if lib.user_api == "blas"]
+    before = [lib.get_num_threads() for lib in libraries]  # threadpoolctl's own context also asks for much else
+    try:
+        for lib in libraries:
+            lib.set_num_threads(1)
+        yield
+    finally:
+        for lib, n_threads in zip(libraries, before):
+            lib.set_num_threads(n_threads)
 
 
 @cache

@@ -16,6 +16,7 @@ from skvae._tensors._devices import (
     torch_dtype,
 )
 from skvae._tensors._gradients import RowGradient, and_back, keep_gradient, keep_rows_of_gradient, kept, kept_gradient
+from skvae._tensors._libraries import as_tensors, at_least, concatenated, library, on_host
 from skvae._tensors._linear_algebra import cholesky
 from skvae._tensors._noise import Noise, content_keys, normal_at, uniform_at
 from skvae._tensors._products import multiplying_by, products, products_of, resolve_precision
@@ -34,11 +35,14 @@ __all__ = [
     "Workspace",
     "alias",
     "and_back",
+    "as_tensors",
+    "at_least",
     "binned",
     "block_rows",
     "by_row",
     "cholesky",
     "column_blocks",
+    "concatenated",
     "content_keys",
     "explain_out_of_memory",
     "inference_device",
@@ -47,7 +51,9 @@ __all__ = [
     "kept",
     "kept_gradient",
     "multiplying_by",
+    "library",
     "normal_at",
+    "on_host",
     "placed",
     "products",
     "products_of",

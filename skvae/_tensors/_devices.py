@@ -20,6 +20,8 @@ def resolve_device(device):
     ValueError
         If torch does not know the name or the device is not on this machine.
     """
+    if device == "cpu":
+        return torch.device(device)
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

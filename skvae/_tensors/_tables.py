@@ -1,5 +1,6 @@
 """The rows of a dense matrix, cells of which may be missing, in batches."""
 
+import functools
 import math
 import sys
 from typing import NamedTuple
@@ -48,6 +49,11 @@ class Table:
 
     def __len__(self):
         return self.shape[0]
+
+    @functools.cached_property
+    def whole(self):
+        """All rows as one batch, made once."""
+        return self.batch(0, len(self))
 
     def _sort_by_pattern(self):
         missing = np.isnan(self.X)
@@ -246,7 +252,7 @@ class _Batches:
     """Batches of a table; complete and incomplete rows never share one."""
 
     def __init__(self, table, batch_size, incomplete, in_turn):
-        self.table, self.in_turn, self._only = table, in_turn, None
+        self.table, self.in_turn = table, in_turn
         complete, n = table.n_complete, len(table)
         self.bounds = [*_equal_parts(0, complete, batch_size), *_equal_parts(complete, n, incomplete)]
 
@@ -267,8 +273,7 @@ class _Batches:
         Where there is only one batch, it is the same each time.
         """
         if len(self) == 1 and self.in_turn:
-            self._only = self._only or self.table.batch(*self.bounds[0])
-            return iter([self._only])
+            return iter([self.table.whole])
         space = Workspace() if self.in_turn else None
         return (self.table.batch(*bounds, space) for bounds in self.bounds[start:stop])
 

@@ -8,7 +8,7 @@ from numbers import Integral
 import joblib
 import numpy as np
 from sklearn.base import clone
-from sklearn.utils import check_random_state
+from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import validate_data
 
 from skvae.tables.checks import naming_cells
@@ -19,10 +19,16 @@ _of_thread = threading.local()
 
 def validated(estimator, X, *, reset, ensure_all_finite="allow-nan", **others):
     """Check a table of numbers as scikit-learn does; errors about a cell name it. Returns an array of floats."""
+    others |= {"dtype": [np.float64, np.float32], "ensure_all_finite": ensure_all_finite}
     with naming_cells(X, type(estimator).__name__):
-        return validate_data(
-            estimator, X, reset=reset, dtype=[np.float64, np.float32], ensure_all_finite=ensure_all_finite, **others
-        )
+        if type(X) is np.ndarray and not hasattr(estimator, "feature_names_in_"):
+            # It has no names to compare. validate_data looks for some all the same, which takes as long as all checks.
+            checked = check_array(X, input_name="X", estimator=estimator, **others)
+            if reset:
+                estimator.n_features_in_ = checked.shape[1]
+            if getattr(estimator, "n_features_in_", None) == checked.shape[1]:
+                return checked
+        return validate_data(estimator, X, reset=reset, **others)
 
 
 def column_names(estimator):

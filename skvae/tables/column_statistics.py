@@ -91,7 +91,9 @@ def far_from_zero(X):
 
 
 def _mean_and_variance(x, weight, seen):
-    x = _less(x.astype(np.float64), 0.0, seen)
+    x = x.astype(np.float64)
+    if seen is not None:
+        x[~seen] = 0
     n = weight.sum() if seen is None else seen_weight(weight, seen)
     mean = weight @ x / n
     x = _less(x, mean, seen)

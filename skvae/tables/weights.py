@@ -40,9 +40,12 @@ def weigh(X, sample_weight, n_hashed=None):
     X, weight = drop_weightless(X, sample_weight)
     if X.shape[0] * X.shape[1] <= _FEW_CELLS:
         dense = X.toarray() if sp.issparse(X) else X
-        order, starts = _by_content(dense, n_hashed)
-        weight = np.ones(len(order)) if weight is None else weight
-        rows, weight = order[starts], np.add.reduceat(weight[order], starts)
+        rows, starts = _by_content(dense, n_hashed)
+        if len(starts) < len(rows):
+            weight = np.add.reduceat(np.ones(len(rows)) if weight is None else weight[rows], starts)
+            rows = rows[starts]
+        elif weight is not None:
+            weight = weight[rows]
         X = dense.take(rows, axis=0) if dense.flags.c_contiguous else dense[rows]  # the first takes less time
     return X, None if weight is None or (weight == 1).all() else weight
 
@@ -72,6 +75,8 @@ def _sorted_by(key, X, kind):
     order = np.argsort(key, kind=kind)
     key = key[order]
     twins = np.flatnonzero(key[1:] == key[:-1])  # rows of another key differ
+    if not len(twins):
+        return order, np.arange(len(key)), True
     one, other = X[order[twins]], X[order[twins + 1]]
     same = ((one == other) | (np.isnan(one) & np.isnan(other))).all(axis=1)
     return order, np.delete(np.arange(len(key)), twins[same] + 1), same.all()

@@ -276,6 +276,17 @@ def test_batches_and_the_order_of_rows_change_nothing(kind):
 
 
 @every_kind
+def test_what_is_remembered_of_a_batch_changes_no_digit(kind):
+    """A shared covariance needs the sum of x x', which stays the same in every iteration."""
+    X, params, model = draw(20), draw_params(kind, 20), model_of(kind)
+    batch = Table(X, CPU).batch(0, N)
+    _, memory = model.e_step(batch, draw_params(kind, 21))
+    assert (memory is not None) == (kind == "tied")
+    for again, fresh in zip(model.e_step(batch, params, memory)[0], model_of(kind).e_step(batch, params)[0]):
+        np.testing.assert_array_equal(again, fresh)
+
+
+@every_kind
 def test_free_reals_lead_there_and_back(kind):
     model, params = model_of(kind), draw_params(kind, 10)
     vector = model.to_free(params)

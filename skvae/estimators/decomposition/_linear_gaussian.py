@@ -453,13 +453,18 @@ def model_of(data, n_components, tied=False, names=None):
         model = CentredFactorAnalysis(n_components, data.statistics["S"], tied)
     else:
         model = fa.FactorAnalysis(n_components, torch.as_tensor(data.variance, device=data.device), tied)
-    low = np.flatnonzero(model.floor.cpu().numpy() < np.finfo(np.float64).tiny)
+    refuse_underflow(model.floor.cpu().numpy(), data, names)
+    return model
+
+
+def refuse_underflow(floor, data, names):
+    """Complain of columns whose smallest noise variance, of an ndarray (n_features,), is not a normal float64."""
+    low = np.flatnonzero(floor < np.finfo(np.float64).tiny)
     if len(low):
         raise ValueError(
             f"X holds values whose squares underflow: the variance is {data.variance[low].max():.3g} or less in "
             f"column(s) {listed(low, names)}; scale it."
         )
-    return model
 
 
 def ascend(estimator, model, data, init_params, watch, attributes):
@@ -493,15 +498,18 @@ def ascend(estimator, model, data, init_params, watch, attributes):
             ConvergenceWarning,
             stacklevel=5,  # the caller of `fit`
         )
-    stats, _ = em.collect(model, data.batches, fit.params, fit.memory)
-    fit.lower_bounds = [*fit.lower_bounds[1:], float(model.bound(stats, fit.params)) / data.n]
+    fit.lower_bounds = [*fit.lower_bounds[1:], mean_bound(model, data, fit.params, fit.memory)]
     return fit
 
 
-def known(model, data, params, watch, attributes):
+def mean_bound(model, data, params, memory=None):
+    """Mean log-likelihood of a row under parameters; `memory` is what the model remembers of each batch."""
+    stats, _ = em.collect(model, data.batches, params, memory)
+    return float(model.bound(stats, params)) / data.n
+
+
+def known(params, bound, watch, attributes):
     """Tell the watcher of parameters that need no ascent as of a fit of one iteration; return that fit."""
-    stats, _ = em.collect(model, data.batches, params)
-    bound = float(model.bound(stats, params)) / data.n
     with watch(1, attributes) as watcher:
         watcher.begins(0)
         watcher.ends(em.Iteration(0, 0, bound, math.inf, params, params))

@@ -218,10 +218,10 @@ def statistics_of_rows(X, weight, n_rows, batch_size, device):
         batches = _blocks(X, weight, shift, size)
     else:
         batches = Table(X, device, FLOAT, weight=weight, shift=shift, allow_missing=False).batches(size)
-    shift = torch.zeros(D, dtype=FLOAT) if shift is None else torch.as_tensor(shift, dtype=FLOAT)
-    shift = shift.to(device)
-    n, mean, S = fa.sufficient_statistics(em.summed(fa.sums, batches), shift)
-    return {"n": float(n), "n_rows": n_rows, "mean": (mean + shift).cpu().numpy(), "S": S.cpu().numpy()}
+    shift = 0.0 if shift is None else shift if device.type == "cpu" else torch.as_tensor(shift, device=device)
+    n, mean, S = fa.mean_and_covariance(em.summed(fa.sums, batches), shift)
+    mean, S = (array if isinstance(array, np.ndarray) else array.cpu().numpy() for array in (mean + shift, S))
+    return {"n": float(n), "n_rows": n_rows, "mean": mean, "S": S}
 
 
 def _blocks(X, weight, shift, size):
@@ -244,8 +244,9 @@ def _rough_centre(X):
     """About the means of columns that lie far from 0 for their spread, 0 for others; None where there are none."""
     with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is found in the sums
         probe = X[:: max(1, len(X) // _PROBED_ROWS)].astype(np.float64)
-        mean = probe.mean(axis=0)
-        far = np.abs(mean) > _OFF_CENTRE * probe.std(axis=0)
+        mean = probe.sum(axis=0) / len(probe)
+        probe -= mean
+        far = np.abs(mean) > _OFF_CENTRE * np.sqrt((probe * probe).sum(axis=0) / len(probe))
     return np.where(far, mean, 0.0) if far.any() else None
 
 

@@ -12,7 +12,7 @@ from skvae._compat import Interval, StrOptions
 from skvae._rounding import CHANGED, CONSTANT_VARIANCE
 from skvae._tensors import Noise
 from skvae.estimators._checks import column_names, draw_seed, validated
-from skvae.estimators.decomposition._linear_gaussian import LinearGaussian, ascend, known, model_of, record
+from skvae.estimators.decomposition._linear_gaussian import LinearGaussian, ascend, known, mean_bound, model_of, record
 from skvae.estimators.decomposition._training_data import FLOAT
 from skvae.models.decomposition import factor_analysis as fa
 from skvae.models.decomposition import goodness_of_fit
@@ -205,7 +205,7 @@ class FactorAnalysisEM(LinearGaussian):
         if found is not None:
             mu = torch.zeros(len(data.origin), dtype=FLOAT, device=data.device)
             params = fa.Params(mu, *(torch.from_numpy(array).to(data.device) for array in found))
-            fit = known(model, data, params, watch, attributes)
+            fit = known(params, mean_bound(model, data, params), watch, attributes)
         else:
             fit = ascend(self, model, data, self._init_params(model, data, psi, continuation), watch, attributes)
         found = attributes(fit.params)

@@ -6,9 +6,17 @@ import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
+from skvae._rounding import CONSTANT_VARIANCE
 from skvae._tensors import Noise
 from skvae.estimators._checks import column_names, draw_seed
-from skvae.estimators.decomposition._linear_gaussian import LinearGaussian, ascend, known, model_of, record
+from skvae.estimators.decomposition._linear_gaussian import (
+    LinearGaussian,
+    ascend,
+    known,
+    model_of,
+    record,
+    refuse_underflow,
+)
 from skvae.estimators.decomposition._training_data import FLOAT
 from skvae.estimators.decomposition.factor_analysis import FactorAnalysisEM
 from skvae.models.decomposition import factor_analysis as fa
@@ -130,18 +138,20 @@ class ProbabilisticPCA(LinearGaussian):
 
     def _fitted_attributes(self, data, watch, continuation):
         K = self._n_components(len(data.origin), data.n_rows)
-        model = model_of(data, K, tied=True, names=column_names(self))
-        mu = torch.zeros(len(data.origin), dtype=FLOAT, device=data.device)
-
-        def attributes(params):
-            return self._attributes(ppca.axes_of(params), params.mu, data)
-
         if data.complete:
-            axes = self._closed_form(data, K)
-            params = fa.Params(mu, axes.loadings(), axes.noise.expand(len(mu)))
-            fit = known(model, data, params, watch, attributes)
-            found = self._attributes(axes, mu, data)
+            mean_variance = data.variance.mean()
+            floor = fa.TIED_NOISE_FLOOR * mean_variance if mean_variance > 0 else CONSTANT_VARIANCE
+            refuse_underflow(np.full(len(data.origin), floor), data, column_names(self))
+            axes, bound = self._closed_form(data, K)
+            found = self._attributes(axes, None, data)
+            fit = known(axes, bound, watch, lambda axes: found)
         else:
+            model = model_of(data, K, tied=True, names=column_names(self))
+            mu = torch.zeros(len(data.origin), dtype=FLOAT, device=data.device)
+
+            def attributes(params):
+                return self._attributes(ppca.axes_of(params), params.mu, data)
+
             init_params = model.init(mu, Noise(draw_seed(self.random_state)))
             fit = ascend(self, model, data, init_params, watch, attributes)
             found = attributes(fit.params)
@@ -149,24 +159,29 @@ class ProbabilisticPCA(LinearGaussian):
         return {**found, **record(fit, data)}
 
     def _closed_form(self, data, n_components):
+        """Axes of highest likelihood, and the mean log-likelihood of a row."""
         if data.statistics is not None:
-            return ppca.closed_form(torch.as_tensor(data.statistics["S"], device=data.device), n_components)
+            S = data.statistics["S"]
+            S = S if data.device.type == "cpu" else torch.as_tensor(S, device=data.device)
+            axes = ppca.closed_form(S, n_components)
+            return axes, float(ppca.mean_log_evidence(axes, S.diagonal().sum()))
         if data.n_rows < n_components:
             raise ValueError(
                 f"n_components={n_components} asks for more axes than X has rows, n_samples={data.n_rows:g}; lower it."
             )
         rows = torch.cat([batch.X * (batch.w / data.n).sqrt()[:, None] for batch in data.batches])
-        return ppca.closed_form_of_rows(rows, n_components)
+        axes = ppca.closed_form_of_rows(rows, n_components)
+        return axes, float(ppca.mean_log_evidence(axes, rows.square().sum()))
 
     def _attributes(self, axes, mu, data):
-        U, values, noise = (tensor.cpu().numpy() for tensor in axes)
+        U, values, noise = (part.cpu().numpy() if isinstance(part, torch.Tensor) else part for part in axes)
         total = values.sum() + noise * (len(U) - len(values))
         n = data.n
         found = {
             "components_": np.ascontiguousarray(U.T),
             "explained_variance_": values * _unbiased(n),
             "explained_variance_ratio_": values / total,
-            "mean_": mu.cpu().numpy() + data.origin,
+            "mean_": data.origin if mu is None else mu.cpu().numpy() + data.origin,
         }
         numbers = {"noise_variance_": float(noise), "n_samples_seen_": n}
         return {name: value.astype(data.dtype) for name, value in found.items()} | numbers

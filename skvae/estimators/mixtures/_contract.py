@@ -40,6 +40,8 @@ class MixtureContract(abc.ABC):
     None of them may set anything on the estimator: `fit` sets all attributes together, once it has succeeded.
     """
 
+    _n_hashed = None  # `weigh` sorts rows by so many columns at a time; None: by all at once, where many rows are equal
+
     # -------------------------------------------------------------------------------------------------------- required
     @abc.abstractmethod
     def _model(self, n_components, learnt):

@@ -189,7 +189,7 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
         if continuation.continues:
             refuse_another_number(self, "components", len(self.weights_))
         refuse_empty_columns(coded, type(self).__name__, weight, column_names(self))
-        return *weigh(*self._condensed(coded, weight, learnt)), learnt
+        return *weigh(*self._condensed(coded, weight, learnt), n_hashed=self._n_hashed), learnt
 
     def _ascended(self, X, y, sample_weight, continuation):
         """Fit to the rows of X by EM; returns the fitted attributes."""
@@ -253,7 +253,8 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
         """Take one step of stepwise EM with the rows of X; returns the fitted attributes."""
         refuse_another_number(self, "components", len(self.weights_))
         learnt, device = self._learnt(), resolve_device(self.device)
-        rows, weight = weigh(self._coded(self._validated(X, reset=False), learnt), sample_weight)
+        coded = self._coded(self._validated(X, reset=False), learnt)
+        rows, weight = weigh(coded, sample_weight, n_hashed=self._n_hashed)
         new = _total_weight(rows, weight)
         total = self.n_samples_seen_ + new
         model = self._model(self.n_components, learnt)

@@ -111,7 +111,8 @@ def _means_of_clusters(X, w, centres):
 
 def checked_shape(array, shape, name):
     """A parameter as a finite float array of a given shape."""
-    array = check_array(array, dtype=np.float64, ensure_2d=False, allow_nd=True, input_name=name)
+    if type(array) is not np.ndarray or array.dtype != np.float64 or not np.isfinite(array).all():
+        array = check_array(array, dtype=np.float64, ensure_2d=False, allow_nd=True, input_name=name)
     if array.shape != shape:
         raise ValueError(f"The parameter '{name}' should have the shape of {shape}, but got {array.shape}")
     return array
@@ -132,6 +133,6 @@ def checked_probabilities(array, shape, name):
 def checked_weights(weights, n_components):
     """`weights_init` as an array of proportions."""
     weights = checked_probabilities(weights, (n_components,), "weights")
-    if not np.isclose(weights.sum(), 1.0, atol=1e-6):
+    if abs(weights.sum() - 1.0) > 1.1e-5:  # scikit-learn's tolerance
         raise ValueError(f"The parameter 'weights' should be normalized, but got sum(weights) = {weights.sum():.5f}")
     return weights

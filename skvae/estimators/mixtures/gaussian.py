@@ -186,6 +186,8 @@ class GaussianMixtureEM(BaseMixture):
         self.means_init = means_init
         self.precisions_init = precisions_init
 
+    _n_hashed = 2  # as a rule two columns of real numbers tell rows apart
+
     # ------------------------------------------------------------------------------------------------ missing columns
     def impute(self, X):
         """Replace missing cells by their expectation given the observed ones.
@@ -270,12 +272,16 @@ class GaussianMixtureEM(BaseMixture):
         """Rows measured from their mean, which keeps digits, or from that of the fitted mixture."""
         if not to_fit:
             return Table(X, device, weight=weight, shift=self._fitted_origin())
-        refuse_overflow(X)
-        if np.isnan(np.sum(X)):
+        if X.dtype != np.float64:  # `_coded` has asked it of float64
+            refuse_overflow(X)
+        complete = not np.isnan(np.sum(X))
+        if not complete:
             origin = column_means_and_variances(X, weight, ~np.isnan(X))[0]
+        elif weight is None:
+            origin = X.mean(axis=0).astype(np.float64)
         else:
             origin = np.average(X, axis=0, weights=weight).astype(np.float64)
-        return Table(X, device, weight=weight, shift=origin)
+        return Table(X, device, weight=weight, shift=origin, allow_missing=not complete)
 
     def _batches(self, table, model):
         n_columns = table.shape[1]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from skvae._rounding import CONSTANT_VARIANCE, is_constant
-from skvae._tensors import cholesky
+from skvae._tensors import cholesky, on_host
 
 UNIQUENESS_FLOOR = 1e-6  # smallest noise variance of a column, as a share of its variance
 TIED_NOISE_FLOOR = 1e-12  # the same where all columns share one: their scales may differ by orders of magnitude
@@ -334,19 +334,20 @@ def sufficient_statistics(sums, shift):
     statistics : SufficientStatistics
         With `mean` measured from `shift`.
     """
+    return SufficientStatistics(*map(torch.as_tensor, mean_and_covariance(sums, *on_host(shift))))
+
+
+def mean_and_covariance(sums, shift):
+    """What `sufficient_statistics` computes, as arrays of the kind that the sums have; `shift` is one, too."""
     n, x, xx = sums
-    if isinstance(xx, Tensor):
+    with np.errstate(invalid="ignore", over="ignore"):  # callers look for NaN and infinity
         mean = x / n
-        S = (xx / n).addr_(mean, mean, alpha=-1)
-    else:
-        with np.errstate(invalid="ignore", over="ignore"):  # callers look for NaN and infinity
-            mean = x / n
-            S = xx / n - mean[:, None] * mean
-        n, mean, S = map(torch.as_tensor, (n, mean, S))
-    constant = is_constant(S.diagonal(), mean + shift)
-    if bool(constant.any()):
-        S = S.masked_fill(constant[:, None] | constant, 0)
-    return SufficientStatistics(n, mean, S)
+        S = (xx / n).addr_(mean, mean, alpha=-1) if isinstance(xx, Tensor) else xx / n - mean[:, None] * mean
+        constant = is_constant(S.diagonal(), mean + shift)
+    if constant.any():
+        S[constant] = 0
+        S[:, constant] = 0
+    return n, mean, S
 
 
 def union(some, others):
@@ -394,12 +395,13 @@ def along_principal_axes(W, psi):
     Once NumPy's threads have multiplied matrices, those of torch wait for them, longer than this takes.
     """
     _, _, Vt = np.linalg.svd(W / np.sqrt(psi)[:, None], full_matrices=False)
-    W = W @ Vt.T
-    largest = np.take_along_axis(W, np.abs(W).argmax(0)[None], 0) if W.shape[1] else W[:1]
-    return W * np.where(largest < 0, -1.0, 1.0)
+    return upright(W @ Vt.T)
 
 
 def upright(W):
-    """Flip the sign of each column whose largest entry is negative."""
+    """Flip the sign of each column whose largest entry is negative; of a Tensor or an array of NumPy."""
+    if isinstance(W, np.ndarray):
+        columns = np.arange(W.shape[1])
+        return W * np.where(W[np.abs(W).argmax(0), columns] < 0, -1.0, 1.0) if len(columns) else W
     largest = W.gather(0, W.abs().argmax(0, keepdim=True)) if W.shape[1] else W[:1]
     return W * torch.where(largest < 0, -1.0, 1.0).to(W.dtype)

@@ -4,6 +4,7 @@ Tipping and Bishop (*JRSS B* 61, 1999); Bishop, *Pattern Recognition and Machine
 """
 
 import contextlib
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -12,13 +13,15 @@ from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from torch import Tensor
 
 from skvae._rounding import CONSTANT_VARIANCE
+from skvae._tensors import as_tensors, library, on_host
 from skvae.models.decomposition.factor_analysis import TIED_NOISE_FLOOR, upright
 
+_LOG_2PI = math.log(2 * math.pi)
 _LARGE = 500  # columns from which on a few eigenvectors are cheaper than all
 
 
 class Axes(NamedTuple):
-    """A model with tied noise, given by its principal axes.
+    """A model with tied noise, given by its principal axes; Tensors, or arrays of NumPy.
 
     Attributes
     ----------
@@ -36,7 +39,7 @@ class Axes(NamedTuple):
 
     def loadings(self):
         """W of shape (D, K)."""
-        return self.axes * (self.values - self.noise).sqrt()
+        return self.axes * library(self.axes).sqrt(self.values - self.noise)
 
 
 def axes_of(params):
@@ -45,19 +48,32 @@ def axes_of(params):
     return Axes(upright(U), lengths.square() + params.psi[0], params.psi[0])
 
 
+def mean_log_evidence(axes, total):
+    """Mean of log p(x) over the rows that these axes are the closed form of; `total` is the sum of their variances."""
+    D, K = axes.axes.shape
+    xp, rest = library(axes.axes), total - axes.values.sum() if K < D else 0.0
+    log_det = xp.log(axes.values).sum() + (D - K) * xp.log(axes.noise)
+    return -0.5 * (D * _LOG_2PI + log_det + K + rest / axes.noise)
+
+
 def closed_form(S, n_components):
-    """Maximise the likelihood given the covariance: Tipping and Bishop (1999); (12.45), (12.46) in Bishop."""
+    """Maximise the likelihood given the covariance: Tipping and Bishop (1999); (12.45), (12.46) in Bishop.
+
+    S is a Tensor or an array of NumPy, and so are the axes then.
+    """
     values, axes = _leading(S, n_components)
     return _from_eigen(values, axes, S.diagonal().sum(), n_components)
 
 
 def _leading(S, n_components):
     """Compute eigenvalues, ascending, and eigenvectors: all, or the leading ones of a large matrix (Lanczos)."""
-    if len(S) >= _LARGE and 0 < n_components <= len(S) // 20 and S.device.type == "cpu":
+    (matrix,) = on_host(S)
+    if isinstance(matrix, np.ndarray) and len(S) >= _LARGE and 0 < n_components <= len(S) // 20:
         with contextlib.suppress(ArpackNoConvergence):
             v0 = np.random.default_rng(0).normal(size=len(S))  # the same at every call
-            return map(torch.from_numpy, eigsh(S.numpy(), n_components, v0=v0, tol=0))
-    return torch.linalg.eigh(S)
+            found = eigsh(matrix, n_components, v0=v0, tol=0)
+            return found if S is matrix else as_tensors(*found)
+    return library(S).linalg.eigh(S)
 
 
 def closed_form_of_rows(X, n_components):
@@ -74,8 +90,8 @@ def closed_form_of_rows(X, n_components):
 
 def _from_eigen(values, axes, total, n_components):
     """Build the axes from eigenvalues in ascending order; the rest of the total variance is noise."""
-    D, K = len(axes), n_components
-    values, axes = values.flip(0)[:K], axes.flip(1)[:, :K]
-    floor = TIED_NOISE_FLOOR * total / D if total > 0 else total.new_tensor(CONSTANT_VARIANCE)
-    noise = ((total - values.sum()) / max(1, D - K)).maximum(floor)
-    return Axes(upright(axes), values.maximum(noise), noise)
+    D, K, xp = len(axes), n_components, library(axes)
+    values, axes = xp.flip(values, (0,))[:K], xp.flip(axes, (1,))[:, :K]
+    floor = TIED_NOISE_FLOOR * total / D if total > 0 else total + CONSTANT_VARIANCE
+    noise = xp.maximum((total - values.sum()) / max(1, D - K), floor)
+    return Axes(upright(axes), xp.maximum(values, noise), noise)

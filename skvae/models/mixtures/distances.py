@@ -5,6 +5,7 @@ They keep digits where components lie far from the origin, and cost less than fe
 
 import numpy as np
 import torch
+from scipy.linalg import lapack
 
 _TRIANGLE_ROWS = 16  # of triangular factors at once: of fewer, products are thin; of more, much of them is zero
 _WORTH_A_WAIT = 2**30  # multiplications from which a GPU takes longer than to answer which rows matter
@@ -54,3 +55,22 @@ def _members(R, D):
     if R.is_cpu:
         return (rows.nonzero()[:, 0] for rows in belongs)
     return belongs.nonzero()[:, 1].split(belongs.sum(1).tolist())
+
+
+def roots_of_precisions(sigma, n_components):
+    """Upper triangular U with sigma^-1 = U U', of each of the ndarrays sigma (K, D, D), or of one for all components.
+
+    Raises
+    ------
+    torch.linalg.LinAlgError
+        If some are not positive definite; its text names the components.
+    """
+    try:
+        L = np.linalg.cholesky(sigma)
+    except np.linalg.LinAlgError:
+        _, failed = torch.linalg.cholesky_ex(torch.tensor(sigma))
+        raise torch.linalg.LinAlgError(f"{failed.expand(n_components).nonzero()[:, 0].tolist()}") from None
+    root = np.empty_like(L)
+    for k, lower in enumerate(L):
+        root[k] = lapack.dtrtri(lower.T)[0]
+    return root

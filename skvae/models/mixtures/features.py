@@ -9,7 +9,7 @@ import functools
 import numpy as np
 import torch
 
-from skvae.models.mixtures.small_arrays import library, on_host
+from skvae._tensors import library, on_host
 
 
 def products(batch, space):

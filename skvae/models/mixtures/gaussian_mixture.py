@@ -19,19 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skvae._tensors import Workspace
-from skvae.models.mixtures.distances import NEGLIGIBLE, centred_sums, triangular_log_joint
+from skvae._tensors import Workspace, as_tensors, at_least, concatenated, library, on_host
+from skvae.models.mixtures.distances import NEGLIGIBLE, centred_sums, roots_of_precisions, triangular_log_joint
 from skvae.models.mixtures.features import itself, pairs_of, pairs_on, places_of, products, squares
 from skvae.models.mixtures.incomplete_rows import incomplete_log_joint, incomplete_sums
 from skvae.models.mixtures.posterior import log_ratios, mixing_proportions, posterior
-from skvae.models.mixtures.small_arrays import (
-    as_tensors,
-    at_least,
-    concatenated,
-    library,
-    on_host,
-    roots_of_precisions,
-)
 
 _LOG_2PI = math.log(2 * math.pi)
 _FEW_COLUMNS = 24  # up to here d (d + 1) / 2 products a row cost less than K triangular products
@@ -331,13 +323,21 @@ class FullGaussianMixture(GaussianMixture):
         if params.theta is None:
             N, S, SS = centred_sums(batch.X, R, params.mu, space)
             return Stats(bound, N, S, self._pooled(SS), R.new_zeros(0)), None
-        D, T = batch.X.shape[1], R @ work.T
-        N, S, none = T[:, -1], T[:, -D - 1 : -1], T[:0, 0]
+        stats = self._sums_of_features(batch, R, bound, work, memory)
         if not self.pooled:
-            return Stats(bound, N, S, _squares_of(T, D), none), None
-        SS = _products(batch) if memory is None else memory  # the same in every iteration
+            return stats, None
+        SS = stats.SS[0]
         U = params.root[0].numpy() if isinstance(SS, np.ndarray) else params.root[0]
-        return Stats(bound - 0.5 * ((SS @ U) * U).sum(), N, S, SS[None], none), SS
+        return stats._replace(bound=bound - 0.5 * ((SS @ U) * U).sum()), SS
+
+    def _sums_of_features(self, batch, R, bound, phi, SS=None):
+        """Statistics measured from 0; where tied, SS is the sum of x x' (D, D) if it is known."""
+        D, T = batch.X.shape[1], R @ phi.T
+        if self.pooled:
+            SS = (_products(batch) if SS is None else SS)[None]  # the same in every iteration
+        else:
+            SS = _squares_of(T, D)
+        return Stats(bound, T[:, -1], T[:, -D - 1 : -1], SS, T[:0, 0])
 
     def _expected(self, batch, R, params, work):
         expected = R.mT @ params.mu
@@ -351,12 +351,14 @@ class FullGaussianMixture(GaussianMixture):
 
         A missing cell counts as a draw of mean 0 and the variance of its column.
         """
-        R = R * batch.w
+        R, bound = R * batch.w, R.new_zeros(())
+        if batch.observed is None and (self.pooled or batch.X.shape[1] <= _FEW_COLUMNS):
+            return self._sums_of_features(batch, *on_host(R, bound), self._make_features(batch, Workspace()))
         origin = R.new_zeros(self.n_components, batch.X.shape[1])
         N, S, SS = centred_sums(batch.X, R, origin, Workspace())
         if batch.observed is not None:
             SS.diagonal(dim1=1, dim2=2).add_((R @ (1 - batch.observed)) * column_variances)
-        return Stats(R.new_zeros(()), N, S, self._pooled(SS), R.new_zeros(0))
+        return Stats(*on_host(bound, N, S, self._pooled(SS), R.new_zeros(0)))
 
     def moved(self, stats, d):
         bound, N, S, SS, M = as_tensors(*stats)
@@ -498,8 +500,7 @@ class DiagonalGaussianMixture(GaussianMixture):
     def stats_from_responsibilities(self, batch, R, column_variances=None):
         """Statistics of a batch, measured from 0, given the responsibilities R (K, n_rows)."""
         R, bound = on_host(R * batch.w, R.new_zeros(()))
-        space = Workspace()
-        return self._sums(batch, R, bound, None, squares(batch, space), space)[0]
+        return self._sums(batch, R, bound, None, squares(batch, Workspace()), None)[0]
 
     def moved(self, stats, d):
         bound, N, S, SS, M = as_tensors(*stats)

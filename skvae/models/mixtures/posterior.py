@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from skvae.models.mixtures.small_arrays import library, on_host
+from skvae._tensors import library, on_host
 
 # exp of less than this is 2e-35 of the largest term: lost in any sum. Below -708 it would underflow, and both exp and
 # every product with what comes out are then tens of times slower.

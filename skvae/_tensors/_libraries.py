@@ -5,7 +5,6 @@ NumPy begins an operation in a third of torch's time, and its products of thin m
 
 import numpy as np
 import torch
-from scipy.linalg import lapack
 
 
 def on_host(*tensors):
@@ -31,22 +30,3 @@ def concatenated(arrays):
 def at_least(array, least):
     """The larger of each entry and a number."""
     return np.maximum(array, least) if isinstance(array, np.ndarray) else array.clamp(min=least)
-
-
-def roots_of_precisions(sigma, n_components):
-    """Upper triangular U with sigma^-1 = U U', of each of the ndarrays sigma (K, D, D), or of one for all components.
-
-    Raises
-    ------
-    torch.linalg.LinAlgError
-        If some are not positive definite; its text names the components.
-    """
-    try:
-        L = np.linalg.cholesky(sigma)
-    except np.linalg.LinAlgError:
-        _, failed = torch.linalg.cholesky_ex(torch.tensor(sigma))
-        raise torch.linalg.LinAlgError(f"{failed.expand(n_components).nonzero()[:, 0].tolist()}") from None
-    root = np.empty_like(L)
-    for k, lower in enumerate(L):
-        root[k] = lapack.dtrtri(lower.T)[0]
-    return root
