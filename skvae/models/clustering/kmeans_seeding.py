@@ -20,6 +20,7 @@ _FEW_ROWS, _DRAWN_AT_ONCE = 4096, 128  # a draw takes the running sum over all r
 _FEWEST_ROWS = 1024  # at once
 _CELLS_KEPT = 2**20  # up to which float32 rows are turned into float64 once, not once a centre
 _MOST_AHEAD, _CELLS_AHEAD = 64, 2**22  # rows, and cells of them and of their distances, to measure before their turn
+_WIDEST_AHEAD = 2**12  # columns; wider rows are mostly sparse, and gain nothing
 _WORTH_AHEAD = 4  # draws that have room in that number
 _WORTH_A_THREAD = 2**22  # multiplications a centre, below which threads would wait for each other
 
@@ -63,8 +64,8 @@ def spread_seeds(batch, n_clusters, noise):
 
 
 def _n_ahead(n_rows, n_columns):
-    """How many rows to measure all rows' distances to at once, in memory that is small beside the rows."""
-    if n_rows * n_columns <= _CELLS_KEPT:
+    """To how many rows to measure the distances of all rows at once, in memory that is small beside the rows."""
+    if n_rows * n_columns <= _CELLS_KEPT or n_columns > _WIDEST_AHEAD:
         return 0
     return min(_MOST_AHEAD, n_columns // 8, _CELLS_AHEAD // (n_rows + n_columns))
 
