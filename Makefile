@@ -20,8 +20,8 @@ help:  ## list these targets
 demo: $(VENV)/.with-viz  ## tune a recommender on data that is on every machine (ARGS="--data ml-1m" for MovieLens)
 	@$(PY) examples/1_quickstart/tune_recommender.py $(ARGS)
 
-test: $(VENV)/.with-test  ## run every test, the quick ones first
-	@$(PY) -m pytest $(ARGS)
+test: $(VENV)/.with-test  ## run every test, on every core (ARGS=-n0: in one process)
+	@$(PY) -m pytest -n logical --maxprocesses 8 --dist worksteal $(ARGS)
 
 lint: $(VENV)/.with-ruff  ## check style and formatting
 	@$(PY) -m ruff check . $(ARGS)

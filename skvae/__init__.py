@@ -18,8 +18,8 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     from skvae.estimators.mixtures.gaussian import GaussianMixtureEM as GaussianMixtureEM
     from skvae.estimators.recommenders.ease import EASERecommender as EASERecommender
     from skvae.estimators.recommenders.loca import LOCARecommender as LOCARecommender
-    from skvae.estimators.recommenders.mult_dae import MultDAERecommender as MultDAERecommender
-    from skvae.estimators.recommenders.mult_vae import MultVAERecommender as MultVAERecommender
+    from skvae.estimators.recommenders.networks.mult_dae import MultDAERecommender as MultDAERecommender
+    from skvae.estimators.recommenders.networks.mult_vae import MultVAERecommender as MultVAERecommender
     from skvae.estimators.recommenders.popularity import PopularityRecommender as PopularityRecommender
     from skvae.estimators.recommenders.voting import VotingRecommender as VotingRecommender
 
@@ -33,8 +33,8 @@ _PUBLIC = {
     "FactorAnalysisEM": "skvae.estimators.decomposition.factor_analysis",
     "GaussianMixtureEM": "skvae.estimators.mixtures.gaussian",
     "LOCARecommender": "skvae.estimators.recommenders.loca",
-    "MultDAERecommender": "skvae.estimators.recommenders.mult_dae",
-    "MultVAERecommender": "skvae.estimators.recommenders.mult_vae",
+    "MultDAERecommender": "skvae.estimators.recommenders.networks.mult_dae",
+    "MultVAERecommender": "skvae.estimators.recommenders.networks.mult_vae",
     "PopularityRecommender": "skvae.estimators.recommenders.popularity",
     "ProbabilisticPCA": "skvae.estimators.decomposition.probabilistic_pca",
     "VAETransformer": "skvae.estimators.autoencoders.vae",

@@ -1,6 +1,7 @@
 """Fitted state is plain, so that it can go to any file: arrays, numbers, short strings, and lists and dicts of them."""
 
 import pickle
+import re
 
 import numpy as np
 import pandas as pd
@@ -90,7 +91,7 @@ CASES = [
     (VotingRecommender([("dae", MultDAERecommender(1, **QUICK)), ("ease", EASERecommender())]), counts),
     (LOCARecommender(EASERecommender(), embedding=MultVAERecommender(1, **QUICK), n_anchors=2), counts),
 ]
-each_case = pytest.mark.parametrize(("estimator", "data"), CASES, ids=lambda case: repr(case)[:60])
+each_case = pytest.mark.parametrize(("estimator", "data"), CASES, ids=lambda case: None if callable(case) else re.sub(r" at 0x\w+", "", repr(case))[:60])
 
 
 def state_of(estimator):

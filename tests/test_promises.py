@@ -43,7 +43,7 @@ CASES = [
     (AutoencoderTransformer(2, max_iter=5, random_state=0), rows),
     (MultVAERecommender(2, max_iter=5, random_state=0), clicks),
 ]
-each_estimator = pytest.mark.parametrize(("estimator", "data"), CASES, ids=lambda case: repr(case)[:60])
+each_estimator = pytest.mark.parametrize(("estimator", "data"), CASES, ids=lambda case: None if callable(case) else repr(case)[:60])
 
 
 def state(fitted):

@@ -224,7 +224,6 @@ class Bare:
         ([(Bare(), [0, 1, 2, 3])], ValueError, "Bare has no method"),
         (Forgetful(2), TypeError, "takes 'shape' but has no attribute of that name"),
     ],
-    ids=str,
 )
 def test_what_is_no_likelihood_is_told_what_it_lacks(likelihood, error, message):
     with pytest.raises(error, match=message):

@@ -11,7 +11,7 @@ from skvae import MultVAERecommender
 from skvae._tensors import Rows
 from skvae.datasets import make_interactions
 from skvae.engines import gradient
-from skvae.estimators.recommenders import _network_recommender as face
+from skvae.estimators.recommenders.networks import _network_recommender as face
 from skvae.training import defaults
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from skvae import AutoencoderTransformer, MultVAERecommender, VAETransformer
 from skvae.datasets import make_interactions
-from skvae.estimators.recommenders._network_recommender import HeldOutRanking
+from skvae.estimators.recommenders.networks._network_recommender import HeldOutRanking
 from skvae.training import stacking
 from skvae.training.ascent import Ascent
 from skvae.training.continuation import Continuation

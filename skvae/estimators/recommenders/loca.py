@@ -15,7 +15,7 @@ from skvae.estimators._checks import draw_seed, seeded_clone
 from skvae.estimators.clustering.kmeans_lite import KMeansLite
 from skvae.estimators.recommenders._input_checks import check_recommender
 from skvae.estimators.recommenders._recommender import RecommenderMixin, scorer_of
-from skvae.estimators.recommenders.mult_vae import MultVAERecommender
+from skvae.estimators.recommenders.networks.mult_vae import MultVAERecommender
 from skvae.models.recommenders import loca as model
 from skvae.tables.weights import weigh
 

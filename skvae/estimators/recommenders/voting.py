@@ -13,7 +13,7 @@ from skvae.estimators._progress import say
 from skvae.estimators.recommenders._input_checks import check_recommender
 from skvae.estimators.recommenders._recommender import RecommenderMixin, scorer_of
 from skvae.estimators.recommenders.ease import EASERecommender
-from skvae.estimators.recommenders.mult_vae import MultVAERecommender
+from skvae.estimators.recommenders.networks.mult_vae import MultVAERecommender
 
 _DEFAULT_WEIGHTS = 1.0, 0.5  # above EASE on each of ten splits of five data sets; 0.2 and 1 gain about as much
 

@@ -6,8 +6,8 @@ import torch
 
 from skvae._compat import Interval, StrOptions
 from skvae._tensors import Noise, block_rows
-from skvae.estimators.recommenders._autoencoder_recommender import AutoencoderRecommender
-from skvae.estimators.recommenders._network_recommender import rows_beside
+from skvae.estimators.recommenders.networks._autoencoder_recommender import AutoencoderRecommender
+from skvae.estimators.recommenders.networks._network_recommender import rows_beside
 from skvae.models.recommenders.mult_vae import MultVAE
 from skvae.training import defaults
 from skvae.training.plan import kl_weight

@@ -1,6 +1,6 @@
 """Recommendation by a denoising autoencoder with a multinomial likelihood."""
 
-from skvae.estimators.recommenders._autoencoder_recommender import AutoencoderRecommender
+from skvae.estimators.recommenders.networks._autoencoder_recommender import AutoencoderRecommender
 from skvae.models.recommenders.mult_dae import MultDAE
 from skvae.training import defaults
 

@@ -5,7 +5,7 @@ from numbers import Real
 
 from skvae._compat import Interval, StrOptions
 from skvae.estimators._checks import checked_sizes
-from skvae.estimators.recommenders._network_recommender import NetworkRecommender
+from skvae.estimators.recommenders.networks._network_recommender import NetworkRecommender
 from skvae.likelihoods import Bernoulli, Multinomial, WeightedGaussian
 from skvae.networks import ACTIVATIONS
 

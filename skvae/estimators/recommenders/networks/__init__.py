@@ -1,0 +1,1 @@
+"""Recommenders that are networks, fitted in epochs."""
