@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from sklearn.metrics import adjusted_rand_score
 from threadpoolctl import threadpool_info
 
 from skvae import KMeansLite, _compat
-from skvae._tensors import Noise, Rows, TableBatch
+from skvae._tensors import Noise, Rows, TableBatch, uniform_at
 from skvae.engines import em
 from skvae.estimators._checks import draw_seed
 from skvae.models.clustering import kmeans, kmeans_compiled
@@ -147,12 +148,51 @@ def seeds_of(rows, k=30):
     return seeding.spread_seeds(batch, k, Noise(1)).double().numpy()
 
 
-@pytest.mark.parametrize(("n", "d"), [(600, 4), (9000, 7), (9000, 150)])
-def test_seeds_do_not_depend_on_dtype_or_form(n, d):
-    X = draw(n, d, dtype=np.float32)
+@pytest.mark.parametrize(("n", "d"), [(600, 4), (9000, 7), (9000, 150), (6000, 200)])
+@pytest.mark.parametrize("density", [1, 0.01])
+def test_seeds_do_not_depend_on_dtype_or_form(n, d, density):
+    X = draw(n, d, dtype=np.float32) * (np.random.default_rng(0).random((n, d)) < density)
     expected = seeds_of(X.astype(np.float64))
     np.testing.assert_array_equal(seeds_of(X), expected)
     np.testing.assert_array_equal(seeds_of(sp.csr_array(X)), expected)
+
+
+@pytest.mark.parametrize("d", [150, 200])  # of which only the second are measured ahead
+def test_the_number_of_threads_changes_no_seed(d, monkeypatch):
+    started, before = [], threading.active_count()
+
+    class Counted(seeding.Workers):
+        def __init__(self, n_workers):
+            started.append(n_workers)
+            super().__init__(n_workers)
+
+    monkeypatch.setattr(seeding, "Workers", Counted)
+    monkeypatch.setattr(seeding, "_WORTH_A_THREAD", 1)
+    X, found = draw(8000, d, dtype=np.float32), []
+    for n_threads in (1, 2, 3):
+        monkeypatch.setattr(seeding, "threads_to_share", lambda n=n_threads: n)
+        found += [seeds_of(X), seeds_of(X.astype(np.float64))]
+    assert started == [1, 1, 2, 2] and threading.active_count() == before
+    for seeds in found[1:]:
+        np.testing.assert_array_equal(seeds, found[0])
+
+
+def test_rows_measured_ahead_are_drawn_as_often():
+    X = np.array([0.0, 1.0, 3.0, 7.0, 7.5])[:, None]
+    batch, n, k = table(X, np.array([1.0, 2.0, 1.0, 0.5, 1.0])), 1500, 4
+    turns = [np.zeros((k, len(X))) for _ in range(2)]  # how often each row is drawn in each turn
+    for seed in range(n):
+        keys = Noise(seed).keys(np.arange(k))
+        turns[0][range(k), seeding._spread_on_cpu(batch, uniform_at(keys[:, None], np.arange(2)))] += 1
+        turns[1][range(k), seeding._spread_ahead(batch, Noise(n + seed).keys(np.arange(k)), 2, 6)] += 1
+    share = (turns[0] + turns[1]) / (2 * n)
+    error = np.sqrt(2 * share * (1 - share) / n)
+    assert (abs(turns[0] - turns[1]) / n <= 4 * error).all()
+
+
+def test_seeds_measured_ahead_come_from_few_distinct_rows_too():
+    X = np.repeat(draw(3, 200), 2000, axis=0)
+    assert len(np.unique(seeds_of(X), axis=0)) == 3
 
 
 def test_seeds_on_a_device_are_those_of_the_cpu():

@@ -36,6 +36,7 @@ _CHANGED_ROWS = 2**14  # rows to add and subtract at once
 _WIDE_ROW = 128  # cells a row from which a sketch may pay
 _PASSES_BEFORE_SKETCH = 2  # a sketch costs as much as two or three passes; a fit of few iterations would lose time
 _ROWS_OF_A_SAMPLE = 512  # rows with bounds, from which it is seen whether bounds for all rows would pay
+_CELLS_OF_ONE_THREAD = 2**15  # up to which torch computes in the thread that asks
 _ROWS_OF_A_TRIAL = 1024  # rows that are sketched first, to see whether a sketch of all would pay
 _WORTH_SKETCH = 0.35  # share of the rows of a trial that the sketch may leave undecided
 _WORTH_ASKING = 0.25  # share of rows whose bounds fail, above which the sketch goes first; distances bound tighter
@@ -299,15 +300,22 @@ def squared_shift(before, after):
 def _moved_bounds(memory, centres):
     """Widen bounds by how far the centres have moved, and tighten them by the distances between centres."""
     label = memory.label[: len(memory.nearest)]
-    moved = (centres.double() - memory.centres.double()).norm(dim=1) * (1 + _SLACK)
+    C, before = (array.numpy().astype(np.float64, copy=False) for array in (centres, memory.centres))
+    moved = torch.from_numpy(np.sqrt(np.square(C - before).sum(axis=1))) * (1 + _SLACK)
     nearest = memory.nearest + moved[label]
     other = memory.other - _greatest_of_others(moved)[label]
-    if 1 < len(centres) <= _MANY_CLUSTERS:
-        C = centres.double()
-        apart = torch.cdist(C, C, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(math.inf)
-        half_way = apart.amin(1) * (0.5 * (1 - _SLACK))  # from each centre to the nearest other one
-        other = torch.maximum(other, half_way[label])
+    if 1 < len(C) <= _MANY_CLUSTERS:
+        other = torch.maximum(other, torch.from_numpy(_half_ways(C))[label])
     return nearest, other
+
+
+def _half_ways(C):
+    """Lower bounds on half the distance from each centre to the nearest other one; an array like C, in float64."""
+    squares = np.einsum("ij,ij->i", C, C)
+    scale = squares[:, None] + squares
+    apart = scale - 2 * (C @ C.T) - 2 * C.shape[1] * np.finfo(C.dtype).eps * scale  # rounding makes no bound too large
+    np.fill_diagonal(apart, math.inf)
+    return np.sqrt(apart.min(axis=1).clip(0)) * (0.5 * (1 - _SLACK))
 
 
 def _greatest_of_others(values):
@@ -320,7 +328,11 @@ def _greatest_of_others(values):
     return greatest
 
 
-def _chunk_rows(batch, n_clusters):
+def _chunk_rows(batch, n_clusters, n_rows=math.inf):
+    """How many of `n_rows` rows to compare with all centres at once."""
+    if batch.w.is_cpu and n_rows <= _ROWS_OF_A_SAMPLE:
+        # torch's threads would wait for those of the compiled kernel, which look out for more work for milliseconds.
+        return max(1, _CELLS_OF_ONE_THREAD // n_clusters)
     if not batch.w.is_cpu:
         return max(256, _CHUNK_CELLS_GPU // n_clusters)
     return max(256, min(_CHUNK_CELLS // n_clusters, 4 * _CHUNK_CELLS // batch.cells_a_row))
@@ -409,7 +421,7 @@ def _by_chunk(find, batch, centres, index=None, squares=None):
         index, n = None, len(batch.row) if index is None else index.stop
     else:
         n = len(index)
-    size = _chunk_rows(batch, len(centres))
+    size = _chunk_rows(batch, len(centres), n)
     scores = batch.linear_by_part((-2 * centres.T).contiguous(), squares, size)
     found = []
     for start in range(0, max(n, 1), size):

@@ -19,6 +19,9 @@ _CELLS_AT_ONCE = 2**17  # of rows and of their distances, that stay in the cache
 _FEW_ROWS, _DRAWN_AT_ONCE = 4096, 128  # a draw takes the running sum over all rows if they are few, else over these
 _FEWEST_ROWS = 1024  # at once
 _CELLS_KEPT = 2**20  # up to which float32 rows are turned into float64 once, not once a centre
+_MOST_AHEAD, _CELLS_AHEAD = 64, 2**22  # rows, and cells of them and of their distances, to measure before their turn
+_WIDEST_AHEAD = 2**12  # columns; wider rows are mostly sparse, and gain nothing
+_WORTH_AHEAD = 4  # draws that have room in that number
 _WORTH_A_THREAD = 2**22  # multiplications a centre, below which threads would wait for each other
 
 
@@ -48,6 +51,10 @@ def spread_seeds(batch, n_clusters, noise):
     """
     n_trials = 2 + int(math.log(n_clusters))
     keys = noise.fold("k-means++").keys(np.arange(n_clusters))
+    n_ahead = _n_ahead(len(batch.row), batch.n_columns)
+    if batch.w.is_cpu and n_ahead >= _WORTH_AHEAD * n_trials:
+        chosen = torch.tensor(_spread_ahead(batch, keys, n_trials, n_ahead))
+        return batch.part(chosen).dense()
     draws = uniform_at(keys[:, None], np.arange(n_trials))
     if batch.w.is_cpu:
         chosen = torch.tensor(_spread_on_cpu(batch, draws))
@@ -56,16 +63,17 @@ def spread_seeds(batch, n_clusters, noise):
     return batch.part(chosen).dense()
 
 
+def _n_ahead(n_rows, n_columns):
+    """To how many rows to measure the distances of all rows at once, in memory that is small beside the rows."""
+    if n_rows * n_columns <= _CELLS_KEPT or n_columns > _WIDEST_AHEAD:
+        return 0
+    return min(_MOST_AHEAD, n_columns // 8, _CELLS_AHEAD // (n_rows + n_columns))
+
+
 def _spread_on_cpu(batch, draws):
     """Places of the rows drawn. NumPy takes a fraction of torch's time for many small steps."""
-    n_threads = _n_threads(batch, draws.shape[1])
-    with contextlib.nullcontext() if n_threads == 1 else Workers(n_threads - 1) as workers:
-        distances = _Distances(batch, draws.shape[1], n_threads, workers)
-        urn = _Urn(distances.w)
-        chosen = [urn.draw(draws[0, :1])[0]]
-        urn.mass[:] = np.inf
-        distances.to(chosen, urn.mass)
-        distances.keep(0, chosen[0], urn.mass)
+    with _measuring(batch, draws.shape[1]) as (distances, urn):
+        chosen = _first(distances, urn, draws[0, :1])
         for draw in draws[1:]:
             trial = urn.draw(draw)
             left = distances.to(trial, urn.mass)
@@ -75,11 +83,52 @@ def _spread_on_cpu(batch, draws):
     return chosen
 
 
-def _n_threads(batch, n_seeds):
-    """On how many threads to compute the distances of all rows to `n_seeds` of them."""
-    if sp.issparse(batch.array):  # SciPy's products run in turn
-        return 1
-    return max(1, min(threads_to_share(), batch.array.size * n_seeds // _WORTH_A_THREAD))
+def _spread_ahead(batch, keys, n_trials, n_ahead):
+    """Places of rows drawn in the same way, but measured several draws ahead.
+
+    A product of wide rows with many seeds takes little longer than one with few. Rows are drawn by the mass that there
+    is. When their turn comes, there is less; each is taken with probability new over old mass, so that those taken are
+    draws by the new mass (rejection sampling).
+    """
+    with _measuring(batch, n_ahead) as (distances, urn):
+        chosen, n_draws = _first(distances, urn, uniform_at(keys[0], np.arange(1))), 2
+        while (begun := len(chosen)) < len(keys):
+            n = min(n_ahead, n_draws * (n_trials + 1))
+            uniform, luck = uniform_at(keys[begun], np.arange(2 * n)).reshape(2, n)
+            ahead = urn.draw(uniform)
+            luck *= urn.mass[ahead]
+            distances.to(ahead, urn.mass)
+            place = np.arange(n)
+            while len(chosen) < len(keys):
+                trial = place[luck[place] <= urn.mass[ahead[place]]][:n_trials]
+                if len(trial) < n_trials:
+                    break
+                place = place[place > trial[-1]]
+                best = trial[distances.lessened(trial, urn.mass).argmin()]
+                chosen.append(ahead[best])
+                distances.keep(best, ahead[best], urn.mass)
+            n_draws = 2 * (len(chosen) - begun)
+    return chosen
+
+
+@contextlib.contextmanager
+def _measuring(batch, n_seeds):
+    """Distances to at most `n_seeds` rows at once, on all threads where that pays, and an urn of the rows."""
+    n_threads = 1  # SciPy's products of sparse rows run in turn
+    if not sp.issparse(batch.array):
+        n_threads = max(1, min(threads_to_share(), batch.array.size * n_seeds // _WORTH_A_THREAD))
+    with contextlib.nullcontext() if n_threads == 1 else Workers(n_threads - 1) as workers:
+        distances = _Distances(batch, n_seeds, n_threads, workers)
+        yield distances, _Urn(distances.w)
+
+
+def _first(distances, urn, draw):
+    """Draw the first row and measure the distances to it."""
+    first = urn.draw(draw)[0]
+    urn.mass[:] = np.inf
+    distances.to([first], urn.mass)
+    distances.keep(0, first, urn.mass)
+    return [first]
 
 
 class _Urn:
@@ -202,6 +251,12 @@ class _Distances:
             for each in found:  # in the same order on any number of threads
                 total += each
         return np.maximum(total, 0)
+
+    def lessened(self, numbers, most):
+        """Lessen distances to some of the rows last asked for to what is less in `most` by now; return their sums."""
+        reach = np.minimum(self.reach[numbers], most)
+        self.reach[numbers] = reach
+        return reach @ self.w
 
     def keep(self, number, row, out):
         """Write the distances to one of the rows last asked for, which is `row`; 0 where only rounding is left."""
