@@ -145,7 +145,8 @@ def test_appended_ids_keep_their_type():
     days = InteractionEncoder().fit([1], np.array(["2020-01-02"], "M8[D]"))
     days.partial_fit([1, 1], np.array(["2020-01-01T12:00", "2020-01-02T00:00"], "M8[s]"))
     assert days.item_ids_.tolist() == [dt.datetime(2020, 1, 2), dt.datetime(2020, 1, 1, 12)]
-    assert days.encode_items(np.array(["2020-01-02"], "M8[D]")).tolist() == [0]
+    for unit in ("D", "s", "ms"):
+        assert days.encode_items(np.array(["2020-01-02"], f"M8[{unit}]")).tolist() == [0]
     pairs = np.empty(2, dtype=object)
     pairs[:] = [("x", 1), ("x", 0)]
     assert InteractionEncoder().partial_fit([1, 1], pairs).item_ids_.tolist() == [("x", 0), ("x", 1)]
