@@ -157,7 +157,7 @@ class EASERecommender(RecommenderMixin, Estimator):
             gram = sp.csr_array(self._gram_so_far(X.shape[1]) + gram)
             popularity = popularity + widened(self._popularity, X.shape[1])
         return self._set(
-            item_weights_=_weights(gram, l2, device).cpu().numpy(),
+            item_weights_=np.ascontiguousarray(_weights(gram, l2, device).cpu().numpy()),  # else each call copies them
             _item_gram={name: getattr(gram, name) for name in ("data", "indices", "indptr")},
             _popularity=popularity,
             l2_=float(l2),
