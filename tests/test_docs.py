@@ -431,6 +431,10 @@ def test_the_readme_rounds_the_ndcg_of_the_guide():
         for cell, column in zip(row[2:], columns):
             exact = numbers_of(whole[column])
             assert cell == (f"{float(exact[0]):.3f}" if exact else whole[column]), (row[0], whole[column])
+    (sets,) = tables_of((ROOT / "README.rst").read_text())["Set"]
+    (page,) = tables_of((DOC / "user_guide/recommender.rst").read_text())["Set"]
+    of_guide = [[row[1], row[3], row[4]] for row in page[1:]]
+    assert all(row[1:] in of_guide for row in sets[1:])
 
 
 def test_the_readme_has_no_metric_that_reads_as_a_mail_address():

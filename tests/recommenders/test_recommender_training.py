@@ -94,24 +94,35 @@ def test_partial_fit_keeps_its_rate_and_its_beta(X, engine):
 
 
 @pytest.mark.parametrize(
-    ("n_users", "beta", "batch_size", "max_iter"),
+    ("n_users", "items_per_user", "beta", "batch_size", "max_iter", "weight_decay"),
     [
-        (30, 0.02, 8, 60),  # 240 steps
-        (600, 0.02, 37, 30),
-        (8_000, 0.02, 500, 30),
-        (40_000, 0.1, 500, 18),  # 1,500 steps
-        (100_000, 0.2, 500, 10),
-        (1_000_000, 0.2, 500, 10),
+        (30, 100, 0.02, 8, 60, 1e-3),  # 240 steps
+        (600, 50, 0.02, 37, 30, 5e-4),
+        (600, 20, 0.02, 37, 30, 2e-4),
+        (2_000, 20, 0.02, 100, 30, 2e-4),
+        (8_000, 50, 0.02, 500, 30, 5e-4),
+        (8_000, 49, 0.02, 250, 30, 4.9e-4),
+        (40_000, 4, 0.1, 500, 18, 4e-5),  # 1,500 steps
+        (100_000, 100, 0.2, 500, 10, 1e-3),
+        (1_000_000, 1, 0.2, 500, 10, 2e-5),
     ],
 )
-def test_auto_is_what_the_docstring_says(n_users, beta, batch_size, max_iter):
-    chosen = defaults.recommender_defaults(n_users, n_users)
-    assert chosen["beta"] == pytest.approx(beta)
+def test_auto_is_what_the_docstring_says(n_users, items_per_user, beta, batch_size, max_iter, weight_decay):
+    chosen = defaults.recommender_defaults(n_users, n_users, items_per_user)
+    assert [chosen[name] for name in ("beta", "weight_decay")] == pytest.approx([beta, weight_decay])
     assert (chosen["batch_size"], chosen["max_iter"]) == (batch_size, max_iter)
 
 
+def test_the_penalty_is_that_of_the_first_fit_of_those_that_go_on(engine):
+    short, long = (sp.csr_array(np.ones((12, 1)) * (np.arange(40) < n)) for n in (3, 40))
+    model = tiny(weight_decay="auto").fit(short).partial_fit(long)
+    used = [call["plan"].weight_decay for call in engine]
+    assert used == [model.weight_decay_] * 2 == pytest.approx([3e-5, 3e-5])
+    assert model.fit(long).weight_decay_ == pytest.approx(4e-4) and model.items_per_user_ == 40
+
+
 def test_partial_fit_in_pieces_has_the_beta_of_the_whole(X, engine, monkeypatch):
-    monkeypatch.setattr(defaults, "recommender_defaults", lambda n, n_seen: {**DEFAULTS, "beta": n_seen / 100})
+    monkeypatch.setattr(defaults, "recommender_defaults", lambda n, n_seen, length: {**DEFAULTS, "beta": n_seen / 100})
     model = tiny()
     for rows in (X[:10], X[10:30], X[30:]):
         model.partial_fit(rows)
