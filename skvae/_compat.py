@@ -2,8 +2,9 @@
 
 `_fit_context`, `_param_validation`, `_BaseComposition`, `_check_sample_weight` and the parts of a search carry no
 deprecation promise, `sklearn.callback` is experimental: when a release moves them, this file follows. Where the
-compiled kernels of K-means are gone, the package does without. Two others lean on private methods of classes that they
-inherit: `estimators._progress` of `CallbackSupportMixin`, `model_selection._stacked` of GridSearchCV.
+compiled kernels of K-means are gone, the package does without. Others lean on private methods of classes that they
+inherit: `estimators._base` of BaseEstimator, `estimators._progress` of `CallbackSupportMixin`, and
+`model_selection._stacked` of GridSearchCV.
 """
 
 from contextlib import contextmanager

@@ -25,25 +25,11 @@ class Estimator(CallbackSupportMixin, BaseEstimator):
         for base in cls.__mro__:
             _hide_shared_class(base)
 
-    def get_params(self, deep=True):
-        """Parameters of this estimator.
-
-        Parameters
-        ----------
-        deep : bool, default=True
-            Whether parameters that are estimators add theirs.
-
-        Returns
-        -------
-        params : dict
-            Name -> value.
-        """
-        if deep:
-            return super().get_params()
-        cls = type(self)
-        if "_param_names" not in vars(cls):  # to read the signature of a constructor takes longer than a small fit may
-            cls._param_names = tuple(super().get_params(deep=False))
-        return {name: getattr(self, name) for name in cls._param_names}
+    @classmethod
+    def _get_param_names(cls):
+        if "_param_names" not in vars(cls):  # to read the signature of a constructor anew takes part of a small fit
+            cls._param_names = tuple(super()._get_param_names())
+        return list(cls._param_names)
 
     def __getstate__(self):
         return {**super().__getstate__(), "_skvae_version": __version__}

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from skvae._rounding import CONSTANT_VARIANCE, is_constant
-from skvae._tensors import cholesky, on_host
+from skvae._tensors import cholesky
 
 UNIQUENESS_FLOOR = 1e-6  # smallest noise variance of a column, as a share of its variance
 TIED_NOISE_FLOOR = 1e-12  # the same where all columns share one: their scales may differ by orders of magnitude
@@ -334,7 +334,8 @@ def sufficient_statistics(sums, shift):
     statistics : SufficientStatistics
         With `mean` measured from `shift`.
     """
-    return SufficientStatistics(*map(torch.as_tensor, mean_and_covariance(sums, *on_host(shift))))
+    shift = shift if isinstance(sums.xx, Tensor) else shift.numpy()
+    return SufficientStatistics(*map(torch.as_tensor, mean_and_covariance(sums, shift)))
 
 
 def mean_and_covariance(sums, shift):
