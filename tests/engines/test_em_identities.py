@@ -8,7 +8,7 @@ from sklearn.decomposition import PCA
 from sklearn.mixture import BayesianGaussianMixture
 
 from skvae import BernoulliMixtureEM, FactorAnalysisEM, GaussianMixtureEM, KMeansLite, ProbabilisticPCA
-from skvae._tensors import Table
+from skvae._tensors import Table, as_tensors
 from skvae.engines import em
 from skvae.models.clustering import kmeans
 from skvae.models.mixtures import bernoulli_mixture, gaussian_mixture
@@ -40,6 +40,11 @@ def spherical(centres, variance):
     return model, model.params(pi, centres, sigma)
 
 
+def collected(model, batches, params):
+    """Statistics of all batches, as tensors."""
+    return gaussian_mixture.Stats(*as_tensors(*em.collect(model, batches, params)[0]))
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("weighted", [False, True])
 def test_k_means_is_the_limit_of_gaussians_without_variance(seed, weighted):
@@ -51,7 +56,7 @@ def test_k_means_is_the_limit_of_gaussians_without_variance(seed, weighted):
     stats, memory = em.collect(lloyd, tables(X, weight), kmeans.Params(centres))
     label = torch.cat([part.label for part in memory])
     model, params = spherical(centres, variance)
-    soft, _ = em.collect(model, tables(X, weight), params)
+    soft = collected(model, tables(X, weight), params)
     found = torch.cat([model.log_joint(batch, params).argmax(0) for batch in tables(X, weight)])
     np.testing.assert_array_equal(found, label)
     np.testing.assert_allclose(soft.N, stats.N, atol=1e-8)
@@ -69,7 +74,7 @@ def test_steps_in_the_limit_are_the_whole_of_lloyds_algorithm():
     steps = KMeansLite(5, init=X[:5], tol=0).fit(X)
     for _ in range(steps.n_iter_):
         model, params = spherical(centres, 1e-5)
-        stats, _ = em.collect(model, tables(X), params)
+        stats = collected(model, tables(X), params)
         centres = model.moved(stats, params.origin).S / stats.N[:, None]
     np.testing.assert_allclose(centres, steps.cluster_centers_, atol=1e-8)
 

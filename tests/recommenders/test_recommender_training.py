@@ -195,7 +195,7 @@ status = pathlib.Path("/proc/self/status")
 megabytes = lambda name: int(re.search(name + r":\\s*(\\d+)", status.read_text())[1]) / 1024
 items = np.sort(np.random.default_rng(0).integers(10_000, size=(1100, 5)) + 10_000 * np.arange(5))
 X = sp.csr_array((np.ones(5500), items.ravel(), np.arange(0, 5501, 5)), shape=(1100, 60_000))
-settings = dict(n_components=2, max_iter=1, batch_size=1100, early_stopping=False, random_state=0)
+settings = dict(n_components=2, decoder_units=0, max_iter=1, batch_size=1100, early_stopping=False, random_state=0)
 MultVAERecommender(**settings).fit(X[:200, :500])
 before = megabytes("VmRSS")
 pathlib.Path("/proc/self/clear_refs").write_text("5")
