@@ -30,7 +30,7 @@ class RecVAERecommender(NetworkRecommender):
     hidden_size : int, default=200
         Width of each hidden layer of the encoder. The paper: 600.
     n_layers : int, default=1
-        Number of hidden layers of the encoder. Several pay from some thousand users on. The paper: 5.
+        Number of hidden layers of the encoder. The paper: 5.
     dropout : float, default=0.5
         Share of a row's interactions that are hidden from the encoder in each training step, in [0, 1).
     gamma : float, default=0.02
@@ -102,9 +102,9 @@ class RecVAERecommender(NetworkRecommender):
 
     Notes
     -----
-    The paper trains encoder and decoder by turns. On the data sets of the user guide that made no difference, so here
-    both move in every step. Its network is ``RecVAERecommender(hidden_size=600, n_layers=5, gamma=0.005,
-    weight_decay=0, learning_rate=5e-4, learning_rate_schedule="constant", batch_size=500)``.
+    The paper trains encoder and decoder by turns. Here both move in every step. Its network is
+    ``RecVAERecommender(hidden_size=600, n_layers=5, gamma=0.005, weight_decay=0, learning_rate=5e-4,
+    learning_rate_schedule="constant", batch_size=500)``.
 
     References
     ----------
