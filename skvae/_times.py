@@ -10,6 +10,8 @@ from numbers import Real
 import numpy as np
 import scipy.sparse as sp
 
+_FARTHEST = np.datetime64(290_000, "Y")  # microseconds of more years do not fit int64
+
 
 def as_times(column, name="times"):
     """Read a column of times.
@@ -37,12 +39,11 @@ def as_times(column, name="times"):
     if array.dtype.kind == "O":
         array = _from_objects(array, name)
     if array.dtype.kind == "M":
-        return array.astype("M8[us]").astype(np.int64) / 1e6
+        return _seconds(array, name)
     if array.dtype.kind not in "iuf":
         raise _no_times(array[0], name)
-    array = array.astype(np.int64 if np.can_cast(array.dtype, np.int64) else np.float64)
     _refuse_infinite(array, lambda i: f"{name}[{i}]")
-    return array
+    return _as_numbers(array)
 
 
 def missing_entries(array):
@@ -86,7 +87,22 @@ def stored_times(X, times):
             "one of a column of datetimes."
         )
     _refuse_infinite(found, lambda i: f"times[{rows[i]}, {X.indices[i]}]")
-    return found.astype(np.int64 if np.can_cast(found.dtype, np.int64) else np.float64)
+    return _as_numbers(found)
+
+
+def _as_numbers(array):
+    """Whole numbers as int64, unsigned ones too if they fit; others as float64."""
+    whole = array.dtype.kind in "iu" and array.max(initial=0) < 2**63
+    return array.astype(np.int64 if whole else np.float64)
+
+
+def _seconds(array, name):
+    """Seconds since 1970-01-01 of datetimes, none of which is missing."""
+    if np.datetime_data(array.dtype)[0] in ("Y", "M", "W", "D", "h", "m", "s", "ms"):  # others cannot hold such times
+        far = np.flatnonzero(np.abs(array.astype(np.int64)) > _FARTHEST.astype(array.dtype).astype(np.int64))
+        if len(far):
+            raise ValueError(f"{name}[{far[0]}] = {array[far[0]]}; times must lie within 290,000 years of 1970.")
+    return array.astype("M8[us]").astype(np.int64) / 1e6
 
 
 def _sparse_entries(times, X, rows):

@@ -159,12 +159,18 @@ def _merge(cells, shape, duplicates):
     ends = np.flatnonzero(np.r_[cell[1:] != cell[:-1], True][: len(cell)])
     last = order[ends]
     if duplicates == "sum" and len(cell):
-        values = np.add.reduceat(cells.values[order], np.r_[0, ends[:-1] + 1])
+        values = np.add.reduceat(_room_for_sums(cells.values[order]), np.r_[0, ends[:-1] + 1])
     else:
         values = cells.values[last]
     rows, columns = np.divmod(cell[ends], shape[1])
     merged = _Cells(rows, columns, values, None if cells.times is None else cells.times[last])
     return merged if values.all() else merged.where(values != 0)
+
+
+def _room_for_sums(values):
+    """Integers whose sums would leave int64 as float64, as those of larger integers are."""
+    largest = max(int(values.max()), -int(values.min())) if values.dtype.kind == "i" else 0
+    return values.astype(np.float64) if largest * len(values) >= 2**63 else values
 
 
 def _split_off_negative(cells, negative, user_ids, item_ids):
@@ -233,7 +239,9 @@ def _as_column(name, column):
 
 def as_ids(name, ids):
     """Return an array of ids; NaN, NaT, None and pandas.NA are none."""
-    ids = _as_column(name, ids)
+    column, ids = ids, _as_column(name, ids)
+    if ids.dtype == np.float64 and not hasattr(column, "dtype") and (np.abs(ids) >= 2**53).any():
+        ids = np.fromiter(column, dtype=object, count=len(ids))  # int64 has no room for all, and floats merge some
     missing = missing_entries(ids)
     if len(missing):
         raise ValueError(f"{name}[{missing[0]}] is missing ({ids[missing[0]]!r}); leave such interactions out.")

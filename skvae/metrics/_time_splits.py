@@ -6,7 +6,7 @@ from numbers import Integral
 import numpy as np
 
 from skvae._sparse import canonical_csr
-from skvae._times import as_times, stored_times
+from skvae._times import as_times, missing_entries, stored_times
 from skvae.metrics._holdout import (
     check_seed,
     check_test_size,
@@ -134,7 +134,7 @@ def time_split(X, times, at):
            [0., 1., 0.]], dtype=float32)
     """
     X = canonical_csr(X)
-    times, at = stored_times(X, times), as_times([at], "at")[0]
+    times, at = stored_times(X, times), _point_in_time(at)
     hidden = times >= at
     if hidden.all() or not hidden.any():
         ends = f"they run from {times.min()} to {times.max()}" if len(times) else "there is no interaction"
@@ -153,3 +153,11 @@ def time_split(X, times, at):
             stacklevel=2,
         )
     return X_before, X_after
+
+
+def _point_in_time(at):
+    """A number from a number, date or datetime."""
+    given = np.asarray(at)
+    if given.ndim or len(missing_entries(given[None])) or (given.dtype.kind == "f" and np.isinf(given)):
+        raise ValueError(f"at must be one finite number, date or datetime, but at={at!r} was given.")
+    return as_times([at], "at")[0]

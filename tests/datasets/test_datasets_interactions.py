@@ -74,6 +74,16 @@ def test_integers_are_summed_exactly():
     assert table.data.data.tolist() == [2**60 + 1]
 
 
+def test_sums_beyond_int64_do_not_wrap_around():
+    found = to_interactions([1, 1, 2], [1, 1, 1], [2**62, 2**62, 5], dtype=np.float64)
+    assert found.data.data.tolist() == [2.0**63, 5]
+
+
+@pytest.mark.parametrize("ids", [[-1, 2**63, 2**63 + 1], [0.5, 2**53, 2**53 + 1]])
+def test_large_ids_of_a_list_are_not_merged_by_rounding(ids):
+    assert to_interactions([0, 0, 0], ids).item_ids.tolist() == ids
+
+
 def test_order_of_the_rows_matters_only_to_last():
     rng = np.random.default_rng(1)
     users, items, values = rng.integers(0, 30, 500), rng.integers(0, 20, 500), rng.integers(1, 5, 500)

@@ -9,6 +9,7 @@ import pytest
 
 from skvae import PopularityRecommender
 from skvae.datasets import to_interactions
+from skvae.metrics import leave_last_out
 
 DAYS = [dt.datetime(2020, 1, 1, 12), dt.datetime(1969, 12, 31), dt.datetime(2020, 3, 29, 3, 30, 0, 250_000)]
 SECONDS = [1577880000.0, -86400.0, 1585452600.25]
@@ -92,6 +93,11 @@ def test_dates_are_midnight_and_whole_numbers_stay_exact():
     for integers in (nanoseconds, np.array(nanoseconds, object), pl.Series(nanoseconds)):
         assert to_interactions([0, 1], [0, 0], times=integers).times.data.tolist() == nanoseconds
     assert to_interactions([0, 1], [0, 0], times=np.array([3, 2], np.uint64)).times.data.tolist() == [3, 2]
+    unsigned = np.array(nanoseconds, np.uint64)
+    assert to_interactions([0, 1], [0, 0], times=unsigned).times.data.tolist() == nanoseconds
+    for seed in range(8):  # they are no tie, of which the seed would choose
+        hidden = leave_last_out(np.ones((1, 2)), unsigned[None], seed=seed)[1]
+        assert hidden.toarray().tolist() == [[0, 1]]
 
 
 @pytest.mark.parametrize(
@@ -101,6 +107,7 @@ def test_dates_are_midnight_and_whole_numbers_stay_exact():
         ([1.0, np.nan], r"times\[1\] is missing \(.*nan"),
         ([1.0, np.inf], r"times\[1\] = inf; each interaction needs a finite time"),
         (np.array(["2020-01-01", "NaT"], "M8[D]"), r"times\[1\] is missing"),
+        (np.array(["2020", "300000"], "M8[Y]"), r"times\[1\] = 300000; times must lie within 290,000 years"),
         ([dt.datetime(2020, 1, 1), None], r"times\[1\] is missing \(None"),
         (pd.Series([pd.Timestamp("2020-01-01"), None]), r"times\[1\] is missing"),
         (pd.Series([None, pd.Timestamp("2020-01-01", tz="UTC")]), r"times\[0\] is missing"),

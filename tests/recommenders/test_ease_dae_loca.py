@@ -77,6 +77,23 @@ def test_popularity_halves_with_age():
     np.testing.assert_allclose(stream.popularity_, model.popularity_)
     with pytest.raises(ValueError, match="given no times"):
         PopularityRecommender(half_life=4).fit(X)
+    with pytest.raises(ValueError, match="those of the last fit have none"):
+        PopularityRecommender().fit(X).set_params(half_life=4).partial_fit(X, times=times)
+
+
+def test_ages_count_from_the_latest_interaction_that_has_weight():
+    X, times = np.array([[1, 1], [0, 1]]), np.array([[10, 6], [0, 18]])
+    model = PopularityRecommender(half_life=4).fit(X, times=times, sample_weight=[1, 0])
+    np.testing.assert_array_equal(model.popularity_, [1, 0.5])
+    assert model.last_time_ == 10
+
+
+def test_calls_without_interactions_leave_no_nan():
+    nothing = np.zeros((1, 2))
+    model = PopularityRecommender(half_life=1e-310).fit(nothing, times=nothing).partial_fit(nothing, times=nothing)
+    np.testing.assert_array_equal(model.popularity_, [0, 0])
+    model.partial_fit([[1, 1]], times=[[1, 2]])
+    np.testing.assert_array_equal(model.popularity_, [0, 1])
 
 
 # ------------------------------------------------------------------------------------------------------------ Mult-DAE

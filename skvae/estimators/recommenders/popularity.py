@@ -104,22 +104,35 @@ class PopularityRecommender(RecommenderMixin, Estimator):
 
     def _fit(self, X, sample_weight, times, *, fitted):
         X = self._check_X(X, reset=not fitted)
-        data, last = X.data.astype(np.float64), None
+        counted, weight = drop_weightless(X.astype(np.float64), sample_weight)
+        last, aged = None, 1.0
         if self.half_life is not None:
-            if times is None:
-                raise ValueError(
-                    "half_life asks for the age of interactions, but fit was given no times; pass times=..."
-                )
-            at = stored_times(X, times).astype(np.float64)
-            last = max(at.max(initial=-np.inf), self.last_time_ if fitted else -np.inf)
-            data *= np.exp2((at - last) / self.half_life)
-        counted, weight = drop_weightless(sp.csr_array((data, X.indices, X.indptr), shape=X.shape), sample_weight)
+            before = self.last_time_ if fitted else -np.inf
+            at = drop_weightless(self._times_of(X, times, before), sample_weight)[0].data
+            last = float(max(at.max(initial=-np.inf), before))
+            counted.data *= self._left(at - last)
+            aged = self._left(before - last) if last > before else 1.0
         weight = np.ones(counted.shape[0]) if weight is None else weight
         popularity = weight @ counted
         if fitted:
-            aged = 1.0 if last is None else np.exp2((self.last_time_ - last) / self.half_life)
             popularity = popularity + aged * widened(self.popularity_, X.shape[1])
         return self._set(popularity_=popularity, last_time_=last)
+
+    def _times_of(self, X, times, before):
+        """Times of interactions, as a matrix with the stored cells of X."""
+        if times is None:
+            raise ValueError("half_life asks for the age of interactions, but fit was given no times; pass times=...")
+        if before is None:
+            raise ValueError(
+                "half_life asks for the age of interactions, but those of the last fit have none: it was made with "
+                "half_life=None. Call fit anew, with the times of all interactions."
+            )
+        return sp.csr_array((stored_times(X, times).astype(np.float64), X.indices, X.indptr), shape=X.shape)
+
+    def _left(self, time):
+        """What is left of an interaction, by the time (negative) since."""
+        with np.errstate(over="ignore"):
+            return np.exp2(time / self.half_life)
 
     def _scorer(self, X):
         popularity = torch.from_numpy(self.popularity_.astype(X.dtype))
