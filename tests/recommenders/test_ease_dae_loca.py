@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 from sklearn.decomposition import TruncatedSVD
 from sklearn.frozen import FrozenEstimator
 
@@ -77,6 +77,8 @@ def test_popularity_halves_with_age():
     np.testing.assert_allclose(stream.popularity_, model.popularity_)
     with pytest.raises(ValueError, match="given no times"):
         PopularityRecommender(half_life=4).fit(X)
+    with pytest.raises(ValueError, match="half_life was set after a fit without times"):
+        PopularityRecommender().fit(X).set_params(half_life=4).partial_fit(X, times=times)
 
 
 # ------------------------------------------------------------------------------------------------------------ Mult-DAE
@@ -229,3 +231,26 @@ def test_what_cannot_be_local_is_refused(X):
         LOCARecommender(EASERecommender(), embedding=PopularityRecommender()).fit(X)
     with pytest.raises(TypeError, match="takes recommenders"):
         LOCARecommender(EASERecommender).fit(X)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, None], ids=repr)
+def test_scores_that_cannot_be_averaged_are_refused(bad, X):
+    """NaN in one score left a column that is not there, and infinity made all scores of the user NaN."""
+
+    class OfAnotherMake(BaseEstimator):
+        def fit(self, X, y=None, sample_weight=None):
+            return self
+
+        def decision_function(self, users):
+            scores = np.ones(users.shape)
+            scores[-1, 7] = bad
+            return scores[0] if bad is None else scores
+
+    words = r"scores of \(20,\)" if bad is None else rf"OfAnotherMake.*score {bad} to item 7.*must be finite"
+    embedding = TruncatedSVD(2, random_state=0)
+    for model in (
+        VotingRecommender([("other", OfAnotherMake()), ("popular", PopularityRecommender())]),
+        LOCARecommender(OfAnotherMake(), embedding=embedding, n_anchors=2, random_state=0),
+    ):
+        with pytest.raises(ValueError, match=words):
+            model.fit(X).recommend(X[:3])

@@ -110,6 +110,11 @@ class PopularityRecommender(RecommenderMixin, Estimator):
                 raise ValueError(
                     "half_life asks for the age of interactions, but fit was given no times; pass times=..."
                 )
+            if fitted and self.last_time_ is None:
+                raise ValueError(
+                    "half_life was set after a fit without times, so the age of what that fit counted is unknown; use "
+                    "fit on all interactions, with their times."
+                )
             at = stored_times(X, times).astype(np.float64)
             last = max(at.max(initial=-np.inf), self.last_time_ if fitted else -np.inf)
             data *= np.exp2((at - last) / self.half_life)
