@@ -1,6 +1,9 @@
 """EASE, Mult-DAE and LOCA against what they must be by their equations."""
 
+import warnings
+
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
@@ -210,6 +213,22 @@ def test_what_is_frozen_is_not_fitted_again(X):
     ease = EASERecommender(7.0).fit(X)
     vote = VotingRecommender([("ease", FrozenEstimator(ease))]).fit(X[:60])
     np.testing.assert_array_equal(vote.recommend(X, k=5)[0], ease.recommend(X, k=5)[0])
+
+
+def test_frozen_members_know_the_same_items_in_the_same_order(X):
+    """Columns in another order gave other lists, and the same order a warning that the names were missing."""
+    frame = pd.DataFrame(X.toarray(), columns=[f"i{j}" for j in range(20)])
+    ease, embedding = EASERecommender(7.0).fit(frame), FrozenEstimator(TruncatedSVD(3, random_state=0).fit(frame))
+    members = [("ease", FrozenEstimator(ease))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = VotingRecommender(members).fit(frame).recommend(frame, k=5, names=True)[0]
+    np.testing.assert_array_equal(found, ease.recommend(frame, k=5, names=True)[0])
+    for model in VotingRecommender(members), LOCARecommender(EASERecommender(7.0), embedding=embedding, n_anchors=2):
+        with pytest.raises(ValueError, match="column 0 is 'i19', but .* is frozen .* where it is 'i0'"):
+            model.fit(frame[frame.columns[::-1]])
+    with pytest.raises(ValueError, match="was given 9 items, but EASERecommender in it .* fitted to 20"):
+        VotingRecommender(members).fit(X[:, :9])
 
 
 def test_users_without_items_leave_no_anchor(X):

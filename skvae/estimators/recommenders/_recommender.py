@@ -6,6 +6,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -365,6 +366,8 @@ def _directions(embedding, device):
 
 def scorer_of(estimator, X):
     """A function from a block of users of X to a Tensor of their scores, of any recommender that is fitted."""
+    if isinstance(estimator, FrozenEstimator) and getattr(estimator, "n_features_in_", None) == X.shape[1]:
+        estimator = estimator.estimator  # `_scorer` has no words about the names of items, which `fit` has compared
     if isinstance(estimator, RecommenderMixin):
         return estimator._scorer(X)
     return lambda users: torch.from_numpy(_finite_scores(estimator, users, X.dtype))
