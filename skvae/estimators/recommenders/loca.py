@@ -170,6 +170,8 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
         ------
         TypeError
             If `estimator` is no recommender, its `fit` takes no sample_weight, or `embedding` has no `transform`.
+        ValueError
+            If `embedding` is frozen and was fitted to other items.
         """
         with self._unchanged_on_error():
             base = MultVAERecommender() if self.estimator is None else self.estimator

@@ -137,7 +137,8 @@ class VotingRecommender(RecommenderMixin, BaseComposition, Estimator):
         Raises
         ------
         ValueError
-            If two recommenders have one name, all are dropped, or the weights do not fit them.
+            If two recommenders have one name, all are dropped, the weights do not fit them, or a frozen one was
+            fitted to other items.
         TypeError
             If a member is no recommender.
         """
