@@ -1,10 +1,13 @@
 """EASE, Mult-DAE and LOCA against what they must be by their equations."""
 
+import warnings
+
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 from sklearn.decomposition import TruncatedSVD
 from sklearn.frozen import FrozenEstimator
 
@@ -79,6 +82,8 @@ def test_popularity_halves_with_age():
         PopularityRecommender(half_life=4).fit(X)
     with pytest.raises(ValueError, match="those of the last fit have none"):
         PopularityRecommender().fit(X).set_params(half_life=4).partial_fit(X, times=times)
+    with pytest.raises(ValueError, match="those of the last fit have decayed"):
+        clone(model).fit(X, times=times).set_params(half_life=None).partial_fit(X)
 
 
 def test_ages_count_from_the_latest_interaction_that_has_weight():
@@ -227,6 +232,22 @@ def test_what_is_frozen_is_not_fitted_again(X):
     np.testing.assert_array_equal(vote.recommend(X, k=5)[0], ease.recommend(X, k=5)[0])
 
 
+def test_frozen_members_know_the_same_items_in_the_same_order(X):
+    """Columns in another order gave other lists, and the same order a warning that the names were missing."""
+    frame = pd.DataFrame(X.toarray(), columns=[f"i{j}" for j in range(20)])
+    ease, embedding = EASERecommender(7.0).fit(frame), FrozenEstimator(TruncatedSVD(3, random_state=0).fit(frame))
+    members = [("ease", FrozenEstimator(ease))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = VotingRecommender(members).fit(frame).recommend(frame, k=5, names=True)[0]
+    np.testing.assert_array_equal(found, ease.recommend(frame, k=5, names=True)[0])
+    for model in VotingRecommender(members), LOCARecommender(EASERecommender(7.0), embedding=embedding, n_anchors=2):
+        with pytest.raises(ValueError, match="column 0 is 'i19', but .* is frozen .* where it is 'i0'"):
+            model.fit(frame[frame.columns[::-1]])
+    with pytest.raises(ValueError, match="was given 9 items, but EASERecommender in it .* fitted to 20"):
+        VotingRecommender(members).fit(X[:, :9])
+
+
 def test_users_without_items_leave_no_anchor(X):
     with_empty = sp.vstack([X, sp.csr_array((5, 20))], format="csr")
     loca = LOCARecommender(
@@ -246,3 +267,26 @@ def test_what_cannot_be_local_is_refused(X):
         LOCARecommender(EASERecommender(), embedding=PopularityRecommender()).fit(X)
     with pytest.raises(TypeError, match="takes recommenders"):
         LOCARecommender(EASERecommender).fit(X)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, None], ids=repr)
+def test_scores_that_cannot_be_averaged_are_refused(bad, X):
+    """NaN in one score left a column that is not there, and infinity made all scores of the user NaN."""
+
+    class OfAnotherMake(BaseEstimator):
+        def fit(self, X, y=None, sample_weight=None):
+            return self
+
+        def decision_function(self, users):
+            scores = np.ones(users.shape)
+            scores[-1, 7] = bad
+            return scores[0] if bad is None else scores
+
+    words = r"scores of \(20,\)" if bad is None else rf"OfAnotherMake.*score {bad} to item 7.*must be finite"
+    embedding = TruncatedSVD(2, random_state=0)
+    for model in (
+        VotingRecommender([("other", OfAnotherMake()), ("popular", PopularityRecommender())]),
+        LOCARecommender(OfAnotherMake(), embedding=embedding, n_anchors=2, random_state=0),
+    ):
+        with pytest.raises(ValueError, match=words):
+            model.fit(X).recommend(X[:3])

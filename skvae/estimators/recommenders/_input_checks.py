@@ -184,3 +184,19 @@ def check_recommender(estimator, who):
             f"{who} takes recommenders, which score items by `decision_function`, but {type(estimator).__name__} has "
             "no such method."
         )
+
+
+def refuse_other_items(estimator, member):
+    """Complain of a fitted member, a frozen one, that knows other items than the estimator it is part of."""
+    who, what = type(estimator).__name__, type(getattr(member, "estimator", member)).__name__
+    n, known = estimator.n_features_in_, getattr(member, "n_features_in_", None)
+    if known not in (None, n):
+        raise ValueError(f"{who} was given {n} items, but {what} in it is frozen and was fitted to {known}.")
+    names, own = (getattr(each, "feature_names_in_", None) for each in (member, estimator))
+    if names is None or own is None or np.array_equal(names, own):
+        return
+    at = int(np.flatnonzero(names != own)[0])
+    raise ValueError(
+        f"{who}: column {at} is {own[at]!r}, but {what} in it is frozen and was fitted to a DataFrame where it is "
+        f"{names[at]!r}. Bring the columns into the same order, as in X[member.feature_names_in_]."
+    )

@@ -6,6 +6,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -222,7 +223,9 @@ class RecommenderMixin(abc.ABC):
         device = inference_device(self.device) if hasattr(self, "device") else torch.device("cpu")
         users = _directions(self._embedding(X), device)
         towards = users if candidates is None else _directions(self._embedding(others), device)
-        blocks = ((rows, users[rows] @ towards.T.to(users)) for rows in _blocks_of(X.shape[0], others.shape[0]))
+        towards = towards.T.to(users)
+        # Rounding leaves a user at more than 1 from itself, of which no angle can be taken.
+        blocks = ((rows, (users[rows] @ towards).clamp_(-1, 1)) for rows in _blocks_of(X.shape[0], others.shape[0]))
         return _best(blocks, filters, k, others.shape[0], X.dtype)
 
     def explain(self, X, items):
@@ -363,9 +366,27 @@ def _directions(embedding, device):
 
 def scorer_of(estimator, X):
     """A function from a block of users of X to a Tensor of their scores, of any recommender that is fitted."""
+    if isinstance(estimator, FrozenEstimator) and getattr(estimator, "n_features_in_", None) == X.shape[1]:
+        estimator = estimator.estimator  # `_scorer` has no words about the names of items, which `fit` has compared
     if isinstance(estimator, RecommenderMixin):
         return estimator._scorer(X)
-    return lambda users: torch.from_numpy(np.array(estimator.decision_function(users), dtype=X.dtype))
+    return lambda users: torch.from_numpy(_finite_scores(estimator, users, X.dtype))
+
+
+def _finite_scores(estimator, users, dtype):
+    """Scores of a recommender of another make, which are to be averaged with those of others; a fresh array."""
+    name, scores = type(estimator).__name__, np.array(estimator.decision_function(users), dtype=dtype)
+    if scores.shape != users.shape:
+        raise ValueError(f"{name}.decision_function gave scores of {scores.shape} for users x items of {users.shape}.")
+    wrong = np.argwhere(~np.isfinite(scores))
+    if len(wrong):
+        row, column = wrong[0]
+        raise ValueError(
+            f"{name}.decision_function gave the score {scores[row, column]} to item {column}, but its scores are "
+            "averaged with those of others and must be finite. Items that must not be listed are for recommend to "
+            "leave out, by filter_items."
+        )
+    return scores
 
 
 def _scores_at(scorer, X, columns):

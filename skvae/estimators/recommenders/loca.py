@@ -14,7 +14,7 @@ from skvae._compat import Interval, StrOptions, fit_context
 from skvae.estimators._base import Estimator
 from skvae.estimators._checks import draw_seed, seeded_clone
 from skvae.estimators.clustering.kmeans_lite import KMeansLite
-from skvae.estimators.recommenders._input_checks import check_recommender
+from skvae.estimators.recommenders._input_checks import check_recommender, refuse_other_items
 from skvae.estimators.recommenders._recommender import RecommenderMixin, scorer_of
 from skvae.estimators.recommenders.networks.mult_vae import MultVAERecommender
 from skvae.models.recommenders import loca as model
@@ -170,6 +170,8 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
         ------
         TypeError
             If `estimator` is no recommender, its `fit` takes no sample_weight, or `embedding` has no `transform`.
+        ValueError
+            If `embedding` is frozen and was fitted to other items.
         """
         with self._unchanged_on_error():
             base = MultVAERecommender() if self.estimator is None else self.estimator
@@ -211,7 +213,9 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
             embedding = MultVAERecommender(n_components=min(_COMPONENTS, X.shape[1]))
         if not hasattr(embedding, "transform"):
             raise TypeError(f"embedding must have a method transform, but {type(embedding).__name__} has none.")
-        return seeded_clone(embedding, rng).fit(X, None)  # FrozenEstimator asks for a y
+        fitted = seeded_clone(embedding, rng).fit(X, None)  # FrozenEstimator asks for a y
+        refuse_other_items(self, fitted)
+        return fitted
 
     def _chosen(self, users, weight, rng):
         """Numbers of the anchors."""

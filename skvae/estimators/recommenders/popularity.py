@@ -106,6 +106,11 @@ class PopularityRecommender(RecommenderMixin, Estimator):
         X = self._check_X(X, reset=not fitted)
         counted, weight = drop_weightless(X.astype(np.float64), sample_weight)
         last, aged = None, 1.0
+        if self.half_life is None and fitted and self.last_time_ is not None:
+            raise ValueError(
+                "half_life=None counts interactions of any age alike, but those of the last fit have decayed. Call fit "
+                "anew, or keep the half-life."
+            )
         if self.half_life is not None:
             before = self.last_time_ if fitted else -np.inf
             at = drop_weightless(self._times_of(X, times, before), sample_weight)[0].data

@@ -10,7 +10,7 @@ from skvae._compat import BaseComposition, fit_context
 from skvae.estimators._base import Estimator
 from skvae.estimators._checks import seeded_clone
 from skvae.estimators._progress import say
-from skvae.estimators.recommenders._input_checks import check_recommender
+from skvae.estimators.recommenders._input_checks import check_recommender, refuse_other_items
 from skvae.estimators.recommenders._recommender import RecommenderMixin, scorer_of
 from skvae.estimators.recommenders.ease import EASERecommender
 from skvae.estimators.recommenders.networks.mult_vae import MultVAERecommender
@@ -137,7 +137,8 @@ class VotingRecommender(RecommenderMixin, BaseComposition, Estimator):
         Raises
         ------
         ValueError
-            If two recommenders have one name, all are dropped, or the weights do not fit them.
+            If two recommenders have one name, all are dropped, the weights do not fit them, or a frozen one was
+            fitted to other items.
         TypeError
             If a member is no recommender.
         """
@@ -148,6 +149,8 @@ class VotingRecommender(RecommenderMixin, BaseComposition, Estimator):
             rng = None if self.random_state is None else check_random_state(self.random_state)
             clones = [seeded_clone(member, rng) for _, member in named]
             fitted = Parallel(n_jobs=self.n_jobs)(delayed(_fit)(member, X, given) for member in clones)
+            for member in fitted:
+                refuse_other_items(self, member)
             if self.verbose:
                 say(self, "fitted " + ", ".join(name for name, _ in named))
             names = [name for name, _ in named]
