@@ -53,8 +53,8 @@ print(table.head(3))
 # %%
 # Encode, with times and dislikes
 # -------------------------------
-# Ratings minus 3 are likes above 0 and dislikes below it; 0 is neither. The encoder remembers the names. Who sees a film
-# twice has the later opinion.
+# Ratings minus 3 are likes above 0 and dislikes below it; 0 is neither. The encoder remembers the names. Who sees a
+# film twice has the later opinion.
 
 encoder = InteractionEncoder(duplicates="last", negative="mask", handle_unknown="ignore")
 opinions = encoder.fit_transform(table["viewer"], table["film"], table["stars"] - 3, times=table["date"])
