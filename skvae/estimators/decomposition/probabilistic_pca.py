@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
-from skvae._rounding import CONSTANT_VARIANCE
 from skvae._tensors import Noise
 from skvae.estimators._checks import column_names, draw_seed
 from skvae.estimators.decomposition._linear_gaussian import (
@@ -139,9 +138,8 @@ class ProbabilisticPCA(LinearGaussian):
     def _fitted_attributes(self, data, watch, continuation):
         K = self._n_components(len(data.origin), data.n_rows)
         if data.complete:
-            mean_variance = data.variance.mean()
-            floor = fa.TIED_NOISE_FLOOR * mean_variance if mean_variance > 0 else CONSTANT_VARIANCE
-            refuse_underflow(np.full(len(data.origin), floor), data, column_names(self))
+            D = len(data.origin)
+            refuse_underflow(np.full(D, ppca.noise_floor(data.variance.sum(), D)), data, column_names(self))
             axes, bound = self._closed_form(data, K)
             found = self._attributes(axes, None, data)
             fit = known(axes, bound, watch, lambda axes: found)

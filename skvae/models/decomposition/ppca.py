@@ -92,6 +92,10 @@ def _from_eigen(values, axes, total, n_components):
     """Build the axes from eigenvalues in ascending order; the rest of the total variance is noise."""
     D, K, xp = len(axes), n_components, library(axes)
     values, axes = xp.flip(values, (0,))[:K], xp.flip(axes, (1,))[:, :K]
-    floor = TIED_NOISE_FLOOR * total / D if total > 0 else total + CONSTANT_VARIANCE
-    noise = xp.maximum((total - values.sum()) / max(1, D - K), floor)
+    noise = xp.maximum((total - values.sum()) / max(1, D - K), noise_floor(total, D))
     return Axes(upright(axes), xp.maximum(values, noise), noise)
+
+
+def noise_floor(total, n_columns):
+    """The smallest noise variance of columns whose variances sum up to `total`."""
+    return TIED_NOISE_FLOOR * total / n_columns if total > 0 else total + CONSTANT_VARIANCE
