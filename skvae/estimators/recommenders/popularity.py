@@ -105,15 +105,12 @@ class PopularityRecommender(RecommenderMixin, Estimator):
     def _fit(self, X, sample_weight, times, *, fitted):
         X = self._check_X(X, reset=not fitted)
         counted, weight = drop_weightless(X.astype(np.float64), sample_weight)
+        self._refuse_unknown_ages(times, fitted)
         last, aged = None, 1.0
-        if self.half_life is None and fitted and self.last_time_ is not None:
-            raise ValueError(
-                "half_life=None counts interactions of any age alike, but those of the last fit have decayed. Call fit "
-                "anew, or keep the half-life."
-            )
         if self.half_life is not None:
+            times = sp.csr_array((stored_times(X, times).astype(np.float64), X.indices, X.indptr), shape=X.shape)
+            at = drop_weightless(times, sample_weight)[0].data
             before = self.last_time_ if fitted else -np.inf
-            at = drop_weightless(self._times_of(X, times, before), sample_weight)[0].data
             last = float(max(at.max(initial=-np.inf), before))
             counted.data *= self._left(at - last)
             aged = self._left(before - last) if last > before else 1.0
@@ -123,16 +120,21 @@ class PopularityRecommender(RecommenderMixin, Estimator):
             popularity = popularity + aged * widened(self.popularity_, X.shape[1])
         return self._set(popularity_=popularity, last_time_=last)
 
-    def _times_of(self, X, times, before):
-        """Times of interactions, as a matrix with the stored cells of X."""
-        if times is None:
+    def _refuse_unknown_ages(self, times, fitted):
+        """Complain where ages are not known, or did not count in the same way in the fit that is to go on."""
+        if self.half_life is not None and times is None:
             raise ValueError("half_life asks for the age of interactions, but fit was given no times; pass times=...")
-        if before is None:
+        if not fitted or (self.half_life is None) == (self.last_time_ is None):
+            return
+        if self.half_life is None:
             raise ValueError(
-                "half_life asks for the age of interactions, but those of the last fit have none: it was made with "
-                "half_life=None. Call fit anew, with the times of all interactions."
+                "half_life=None counts interactions of any age alike, but those of the last fit have decayed. Call fit "
+                "anew, or keep the half-life."
             )
-        return sp.csr_array((stored_times(X, times).astype(np.float64), X.indices, X.indptr), shape=X.shape)
+        raise ValueError(
+            "half_life asks for the age of interactions, but those of the last fit have none: it was made with "
+            "half_life=None. Call fit anew, with the times of all interactions."
+        )
 
     def _left(self, time):
         """What is left of an interaction, by the time (negative) since."""
