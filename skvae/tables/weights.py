@@ -52,6 +52,13 @@ def weigh(X, sample_weight, n_hashed=None):
 
 def _by_content(X, n_hashed):
     """An order of the rows that does not depend on theirs, and the places in it where another row begins."""
+    if n_hashed == 1:  # most often one column of real numbers tells all rows apart: then it is sorted without a hash
+        with np.errstate(over="ignore"):
+            column = X[:, 0].astype(np.float32)
+        order = np.argsort(column)
+        column = column[order]
+        if (column[1:] > column[:-1]).all():  # NaN is above nothing
+            return order, np.arange(len(order))
     key = np.zeros(len(X), dtype=np.int64)
     for start in range(0, X.shape[1], n_hashed) if n_hashed else ():
         key = _hashed(key, X[:, start : start + n_hashed], np.float32)

@@ -18,7 +18,7 @@ from skvae.tables.column_statistics import column_means_and_variances, without_r
 from skvae.tables.weights import weigh
 
 FLOAT = torch.float64  # of sufficient statistics and K x K systems, whatever the dtype of X
-_COLUMNS_HASHED = 2  # at a time, to find equal rows
+_COLUMNS_HASHED = 1  # at a time, to find equal rows
 _PROBED_ROWS = 256
 _OFF_CENTRE = 10.0  # standard deviations from 0 at which rows are centred before their products are summed
 # Cells up to which the batches of a table are made once and kept. To make them, an accelerator must be waited for.
