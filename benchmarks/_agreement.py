@@ -23,6 +23,7 @@ from skvae import (
     ProbabilisticPCA,
     RecVAERecommender,
     VAETransformer,
+    VariationalFactorAnalysis,
 )
 from skvae.datasets import make_interactions
 from skvae.model_selection import StackedGridSearchCV
@@ -260,6 +261,7 @@ def linear_models(n):
         "Factor analysis": FactorAnalysisEM(2, max_iter=50),
         "Factor analysis, varimax": FactorAnalysisEM(2, max_iter=50, rotation="varimax"),
         "Probabilistic PCA": ProbabilisticPCA(2, max_iter=50),
+        "Variational factor analysis": VariationalFactorAnalysis(max_iter=50),
     }
     for name, model in models.items():
         yield Case(name, model, X, asks, EXACT)

@@ -14,6 +14,9 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     from skvae.estimators.clustering.kmeans_lite import KMeansLite as KMeansLite
     from skvae.estimators.decomposition.factor_analysis import FactorAnalysisEM as FactorAnalysisEM
     from skvae.estimators.decomposition.probabilistic_pca import ProbabilisticPCA as ProbabilisticPCA
+    from skvae.estimators.decomposition.variational_factor_analysis import (
+        VariationalFactorAnalysis as VariationalFactorAnalysis,
+    )
     from skvae.estimators.mixtures.bernoulli import BernoulliMixtureEM as BernoulliMixtureEM
     from skvae.estimators.mixtures.gaussian import GaussianMixtureEM as GaussianMixtureEM
     from skvae.estimators.recommenders.ease import EASERecommender as EASERecommender
@@ -40,6 +43,7 @@ _PUBLIC = {
     "ProbabilisticPCA": "skvae.estimators.decomposition.probabilistic_pca",
     "RecVAERecommender": "skvae.estimators.recommenders.networks.rec_vae",
     "VAETransformer": "skvae.estimators.autoencoders.vae",
+    "VariationalFactorAnalysis": "skvae.estimators.decomposition.variational_factor_analysis",
     "VotingRecommender": "skvae.estimators.recommenders.voting",
 }
 _SUBMODULES = ("datasets", "metrics", "model_selection")

@@ -33,6 +33,7 @@ from skvae import (
     ProbabilisticPCA,
     RecVAERecommender,
     VAETransformer,
+    VariationalFactorAnalysis,
     VotingRecommender,
 )
 from skvae._tensors import cholesky
@@ -184,6 +185,8 @@ CASES = {
     ),
     "ppca": Case(ProbabilisticPCA(2, random_state=0), WIDE, IN_ANOTHER_ORDER),
     "ppca, missing": Case(ProbabilisticPCA(1, random_state=0), _with_gaps(REAL), IN_ANOTHER_ORDER),
+    "variational factor analysis": Case(VariationalFactorAnalysis(3), WIDE, IN_ANOTHER_ORDER),
+    "variational factor analysis, few rows": Case(VariationalFactorAnalysis(2), WIDE[:20], IN_ANOTHER_ORDER),
     "ppca, few rows": Case(ProbabilisticPCA(2, random_state=0), WIDE[:20], IN_ANOTHER_ORDER),
     "vae": Case(vae(), REAL),
     "vae, missing": Case(vae(), _with_gaps(REAL)),

@@ -24,6 +24,7 @@ from skvae import (
     ProbabilisticPCA,
     RecVAERecommender,
     VAETransformer,
+    VariationalFactorAnalysis,
     VotingRecommender,
 )
 from skvae.likelihoods import Poisson
@@ -74,6 +75,7 @@ CASES = [
     (BernoulliMixtureEM(2, categorical_features="all", random_state=0), counts),
     (FactorAnalysisEM(2), numbers),
     (ProbabilisticPCA(2), numbers),
+    (VariationalFactorAnalysis(), numbers),
     (KMeansLite(3, random_state=0), numbers),
     (VAETransformer(1, **QUICK), numbers),
     (VAETransformer(1, early_stopping=False, warm_start=True, **QUICK), numbers),

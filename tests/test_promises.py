@@ -19,6 +19,7 @@ from skvae import (
     MultVAERecommender,
     ProbabilisticPCA,
     VAETransformer,
+    VariationalFactorAnalysis,
 )
 
 
@@ -37,6 +38,7 @@ CASES = [
     (BernoulliMixtureEM(2, random_state=0), rows),
     (FactorAnalysisEM(2, random_state=0), rows),
     (ProbabilisticPCA(2), rows),
+    (VariationalFactorAnalysis(), rows),
     (VAETransformer(2, max_iter=5, random_state=0), rows),
     (VAETransformer(2, early_stopping=False, max_iter=5, random_state=0), rows),
     (VAETransformer(2, inference="svi", max_iter=3, random_state=0), rows),

@@ -13,6 +13,7 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
 from skvae._compat import fit_context
+from skvae._rounding import CHANGED, CONSTANT_VARIANCE
 from skvae._tensors import (
     Noise,
     Table,
@@ -55,6 +56,7 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
     """
 
     _lowers_n_components = False  # where it is more than there are columns; else that is an error
+    _takes_gaps = True  # whether cells may be missing
 
     # ---------------------------------------------------------------------------------------- what a subclass must give
     @abc.abstractmethod
@@ -81,14 +83,6 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
     @abc.abstractmethod
     def _loadings(self):
         """W of uncorrelated factors, a float64 ndarray of shape (n_features, n_components)."""
-
-    @abc.abstractmethod
-    def _pattern(self):
-        """Loadings of the factors whose scores `transform` gives, an ndarray of shape (n_features, n_components)."""
-
-    @abc.abstractmethod
-    def _scores(self, X):
-        """Scores of checked rows, as `transform` gives them."""
 
     # ------------------------------------------------------------------------------------------------------- fitting
     @fit_context(prefer_skip_nested_validation=True)
@@ -246,6 +240,23 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
         return self.fit(X, y, sample_weight=sample_weight).transform(X)
 
     # ---------------------------------------------------------------------------------------------------- prediction
+    def _pattern(self):
+        """Loadings of the factors whose scores `transform` gives, an ndarray of shape (n_features, n_components)."""
+        return self._loadings()
+
+    def _scores(self, X):
+        """Scores of checked rows, as `transform` gives them."""
+        return self._by_row(X, fa.posterior_mean)
+
+    def _checked(self, X):
+        """Rows to predict of, checked."""
+        return validated(self, X, reset=False, ensure_all_finite="allow-nan" if self._takes_gaps else True)
+
+    def _changed_constants(self, X):
+        constant = self._noise() < 2 * CONSTANT_VARIANCE
+        away = np.abs(self._checked(X).astype(np.float64) - self.mean_)
+        return np.flatnonzero(constant & (away > CHANGED).any(axis=0)).tolist()
+
     def _by_row(self, X, function):
         """Apply a function of (batch, params) to checked rows: an array with an entry a row, of the dtype of X."""
         device = inference_device(self.device)
@@ -274,7 +285,7 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
             Given the observed cells of each row; of the dtype of X.
         """
         check_is_fitted(self)
-        return self._scores(validated(self, X, reset=False))
+        return self._scores(self._checked(X))
 
     def inverse_transform(self, X):
         """Rows that the model expects of given scores: the mean of p(x | z).
@@ -295,26 +306,6 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
             raise ValueError(f"X has {Z.shape[1]} columns, but the model has {pattern.shape[1]} components.")
         return (Z @ pattern.T + self.mean_).astype(Z.dtype, copy=False)
 
-    def impute(self, X):
-        """Fill missing cells with what the model expects of them, given the rest of the row.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            NaN where a cell is missing.
-
-        Returns
-        -------
-        X_filled : {ndarray, DataFrame} of shape (n_samples, n_features)
-            A copy of X with no cell missing.
-            A pandas DataFrame keeps its dtypes: columns of integers get rounded values, categories of numbers the
-            nearest. All else gives an ndarray.
-        """
-        check_is_fitted(self)
-        checked = validated(self, X, reset=False)
-        Z = self._by_row(checked, fa.posterior_mean)
-        return imputed(X, checked, Z @ self._loadings().T + self.mean_)
-
     def score_samples(self, X):
         """Log-likelihood of each row: log p(x) of its observed cells.
 
@@ -329,8 +320,7 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
             Nats; 0 for a row without any observed cell.
         """
         check_is_fitted(self)
-        checked = validated(self, X, reset=False)
-        return self._by_row(checked, fa.log_prob)
+        return self._by_row(self._checked(X), fa.log_prob)
 
     def get_covariance(self):
         """Covariance of x under the model, W W' + Psi.
@@ -379,6 +369,44 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
         z = noise.fold("factors").normal(row, W.shape[1], FLOAT).numpy()
         e = noise.fold("noise").normal(row, len(W), FLOAT).numpy()
         return (self.mean_ + z @ W.T + e * np.sqrt(self._noise())).astype(self.mean_.dtype, copy=False)
+
+    @property
+    def _n_features_out(self):
+        return len(self.components_)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = self._takes_gaps
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+class Imputation:
+    """Filling of missing cells, for a `LinearGaussian` that is fitted to them."""
+
+    def impute(self, X):
+        """Fill missing cells with what the model expects of them, given the rest of the row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            NaN where a cell is missing.
+
+        Returns
+        -------
+        X_filled : {ndarray, DataFrame} of shape (n_samples, n_features)
+            A copy of X with no cell missing.
+            A pandas DataFrame keeps its dtypes: columns of integers get rounded values, categories of numbers the
+            nearest. All else gives an ndarray.
+        """
+        check_is_fitted(self)
+        checked = self._checked(X)
+        Z = self._by_row(checked, fa.posterior_mean)
+        return imputed(X, checked, Z @ self._loadings().T + self.mean_)
+
+
+class InformationCriteria:
+    """Criteria that compare models by their likelihood and number of parameters, for a `LinearGaussian`."""
 
     def aic(self, X=None, sample_weight=None):
         """Akaike's information criterion; lower is better.
@@ -429,16 +457,6 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
         """Number of free parameters."""
         return fa.n_parameters(*self._loadings().shape, np.size(self.noise_variance_))
 
-    @property
-    def _n_features_out(self):
-        return len(self.components_)
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
-        return tags
-
 
 # ------------------------------------------------------------------------------------------ for the fits of subclasses
 def model_of(data, n_components, tied=False, names=None):
@@ -480,24 +498,34 @@ def ascend(estimator, model, data, init_params, watch, attributes):
     FloatingPointError
         If the likelihood or the parameters are not finite.
     """
-    n_rows, tol, max_iter = data.n_rows, estimator.tol, estimator.max_iter
-    plan = em.Plan(max_iter, lambda step: step.gain * n_rows < tol, data.n, accelerate=True)
-    with watch(max_iter, attributes) as watcher:
-        fit = em.ascend(model, data.batches, [init_params], plan=plan, watcher=watcher)
+    with watch(estimator.max_iter, attributes) as watcher:
+        fit = climb(estimator, model, data, init_params, watcher)
     # The engine has not seen the likelihood of the last parameters, and on an accelerator no factorisation complains.
     if not bool(torch.cat([tensor.flatten() for tensor in fit.params]).isfinite().all()):
         raise FloatingPointError(
             f"The parameters of {type(estimator).__name__} are not finite after {fit.n_iter} iterations; look for huge "
             "values or duplicated columns in X, or scale it."
         )
-    if not fit.converged and fit.n_iter == max_iter:
-        gain = np.diff(fit.lower_bounds[-2:]).sum() * n_rows
+    if not fit.converged and fit.n_iter == estimator.max_iter:
+        gain = np.diff(fit.lower_bounds[-3:-1]).sum() * data.n_rows
         warnings.warn(
-            f"{type(estimator).__name__} did not converge: it stopped at max_iter={max_iter} with the "
-            f"log-likelihood rising by {gain:.1e} nats (tol={tol:g}). Raise either.",
+            f"{type(estimator).__name__} did not converge: it stopped at max_iter={estimator.max_iter} with the "
+            f"log-likelihood rising by {gain:.1e} nats (tol={estimator.tol:g}). Raise either.",
             ConvergenceWarning,
             stacklevel=5,  # the caller of `fit`
         )
+    return fit
+
+
+def climb(estimator, model, data, init_params, watcher=None):
+    """Raise the bound as `max_iter` and `tol` of the estimator say; `lower_bounds` has it after each M-step."""
+    plan = em.Plan(
+        estimator.max_iter,
+        lambda step: step.gain * data.n_rows < estimator.tol,
+        data.n,
+        accelerate=hasattr(model, "to_free"),
+    )
+    fit = em.ascend(model, data.batches, [init_params], plan=plan, watcher=watcher)
     fit.lower_bounds = [*fit.lower_bounds[1:], mean_bound(model, data, fit.params, fit.memory)]
     return fit
 

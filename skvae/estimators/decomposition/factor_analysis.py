@@ -9,10 +9,18 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
 from skvae._compat import Interval, StrOptions
-from skvae._rounding import CHANGED, CONSTANT_VARIANCE
 from skvae._tensors import Noise
-from skvae.estimators._checks import column_names, draw_seed, validated
-from skvae.estimators.decomposition._linear_gaussian import LinearGaussian, ascend, known, mean_bound, model_of, record
+from skvae.estimators._checks import column_names, draw_seed
+from skvae.estimators.decomposition._linear_gaussian import (
+    Imputation,
+    InformationCriteria,
+    LinearGaussian,
+    ascend,
+    known,
+    mean_bound,
+    model_of,
+    record,
+)
 from skvae.estimators.decomposition._training_data import FLOAT
 from skvae.models.decomposition import factor_analysis as fa
 from skvae.models.decomposition import goodness_of_fit
@@ -23,7 +31,7 @@ from skvae.tables.columns import listed
 _HEYWOOD = 2 * fa.UNIQUENESS_FLOOR  # share of its column's variance below which a noise variance is at its floor
 
 
-class FactorAnalysisEM(LinearGaussian):
+class FactorAnalysisEM(InformationCriteria, Imputation, LinearGaussian):
     """Explain the correlations of many columns by a few factors, fitted by expectation maximisation.
 
         z ~ N(0, I),   x | z ~ N(mu + W z, Psi),   Psi diagonal;   so   x ~ N(mu, W W' + Psi)
@@ -263,11 +271,6 @@ class FactorAnalysisEM(LinearGaussian):
             )
 
     # ---------------------------------------------------------------------------------------------------- prediction
-    def _changed_constants(self, X):
-        constant = self.noise_variance_ < 2 * CONSTANT_VARIANCE
-        away = np.abs(validated(self, X, reset=False).astype(np.float64) - self.mean_)
-        return np.flatnonzero(constant & (away > CHANGED).any(axis=0)).tolist()
-
     def chi_square(self):
         """Test whether the factors explain the correlations of the fitted rows, by the likelihood ratio.
 

@@ -9,6 +9,8 @@ from sklearn.exceptions import ConvergenceWarning
 from skvae._tensors import Noise
 from skvae.estimators._checks import column_names, draw_seed
 from skvae.estimators.decomposition._linear_gaussian import (
+    Imputation,
+    InformationCriteria,
     LinearGaussian,
     ascend,
     known,
@@ -22,7 +24,7 @@ from skvae.models.decomposition import factor_analysis as fa
 from skvae.models.decomposition import ppca
 
 
-class ProbabilisticPCA(LinearGaussian):
+class ProbabilisticPCA(InformationCriteria, Imputation, LinearGaussian):
     """Principal components as a model of the data: factor analysis with one noise variance for all columns.
 
         z ~ N(0, I),   x | z ~ N(mu + W z, sigma^2 I);   so   x ~ N(mu, W W' + sigma^2 I)
@@ -198,12 +200,6 @@ class ProbabilisticPCA(LinearGaussian):
     def _loadings(self):
         values = self.explained_variance_.astype(np.float64) / _unbiased(self.n_samples_seen_)
         return self.components_.T.astype(np.float64) * np.sqrt(np.maximum(values - self.noise_variance_, 0))
-
-    def _pattern(self):
-        return self._loadings()
-
-    def _scores(self, X):
-        return self._by_row(X, fa.posterior_mean)
 
 
 def _unbiased(n):
