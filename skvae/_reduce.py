@@ -1,21 +1,255 @@
-"""The seam for distribution: the sums over rows that an engine reads pass here first.
+"""The seam for distribution: what a fit must know of the rows of other processes passes here.
 
-The statistics and bounds of EM and the record of an epoch do; gradients, column statistics and initial parameters do
-not yet. With one process, a sum over processes is the sum itself.
+One fit may be shared by several processes, each of which has rows of its own (`data_parallel=True`). The processes are
+those of `torch.distributed`, started by torchrun or whatever else calls `init_process_group`; the sums travel in a
+group of our own, so that they cannot meet the collectives of the user's program. Outside of a shared fit every function
+here returns what it was given.
+
+All processes must reach the same calls in the same order. Before each, they tell each other whether they are still
+well: an error of one process is then raised on all.
 """
 
+import contextlib
+import functools
+import operator
+from contextvars import ContextVar
+from zlib import crc32
 
-def total(*sums):
-    """Sum each argument over all processes that share the fit.
+import numpy as np
+import torch
+import torch.distributed as dist
+
+_WELL, _DONE, _FAILED = range(3)
+_fit = ContextVar("the processes that share the fit", default=None)
+_rows = ContextVar("the processes whose rows are summed", default=None)  # those of the fit, or None: see `alone`
+_own_groups = {}  # the user's default group -> ours
+
+
+class Processes:
+    """The processes that share a fit; this one is number `rank` of `size`."""
+
+    def __init__(self):
+        world = dist.group.WORLD
+        if world not in _own_groups:
+            _own_groups.clear()  # those of a group that was destroyed
+            _own_groups[world] = dist.new_group(backend="gloo")
+        self.group, self.rank, self.size = _own_groups[world], dist.get_rank(), dist.get_world_size()
+
+    def meet(self, state, tag=0):
+        """Tell the others this process's state and wait for theirs; an error if one failed, or is somewhere else.
+
+        Returns
+        -------
+        alike : bool
+            Whether all gave the same tag.
+        """
+        told = torch.tensor([state, tag])
+        heard = [torch.empty_like(told) for _ in range(self.size)]
+        self._together(dist.all_gather, heard, told)
+        states = [int(each[0]) for each in heard]
+        if state != _FAILED and _FAILED in states:
+            self._raise_the_first(self.objects(None))
+        if state != _FAILED and len(set(states)) > 1:
+            done = [rank for rank, each in enumerate(states) if each == _DONE]
+            raise LostProcessError(f"process {done} of a shared fit has finished it, but process {self.rank} has not.")
+        return len({int(each[1]) for each in heard}) == 1
+
+    def objects(self, own):
+        """What each process gives, in their order."""
+        heard = [None] * self.size
+        self._together(dist.all_gather_object, heard, own)
+        return heard
+
+    def add(self, tensor):
+        """Add up a contiguous tensor on the CPU over the processes, in place."""
+        self._together(dist.all_reduce, tensor)
+
+    def _together(self, collective, *arguments):
+        try:
+            collective(*arguments, group=self.group)
+        except RuntimeError as error:
+            raise LostProcessError(
+                f"Process {self.rank} of {self.size} that share this fit has lost another one, which ended or does not "
+                f"answer: {error}"
+            ) from error
+
+    def fail(self, error):
+        """Tell the others of an error of this process."""
+        self.meet(_FAILED)
+        self.objects((type(error).__name__, str(error)))
+        error.add_note(f"It was raised in process {self.rank} of {self.size} that share this fit.")
+
+    def _raise_the_first(self, errors):
+        rank, (name, text) = next((rank, error) for rank, error in enumerate(errors) if error is not None)
+        kind = {"ValueError": ValueError, "TypeError": TypeError, "FloatingPointError": FloatingPointError}
+        raise _OfAnother(kind.get(name, RuntimeError), f"{text} (Raised in process {rank} of {self.size}: {name}.)")
+
+
+class LostProcessError(RuntimeError):
+    """Raised where a process of a shared fit does not answer, or has left it."""
+
+
+class _OfAnother(Exception):
+    """Carries an error of another process to the end of the shared fit, where it is raised as what it is."""
+
+    def __init__(self, kind, text):
+        super().__init__(text)
+        self.error = kind(text)
+
+
+@contextlib.contextmanager
+def shared(data_parallel=True):
+    """Share a block with the other processes; with the present one alone, if they are not wanted or there are none.
+
+    An error on the way is raised on all processes.
+    """
+    if not (data_parallel and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        with _set(_fit, None), _set(_rows, None):
+            yield
+        return
+    processes = Processes()
+    try:
+        with _set(_fit, processes), _set(_rows, processes):
+            yield
+        processes.meet(_DONE)
+    except _OfAnother as error:
+        raise error.error from None
+    except LostProcessError:
+        raise
+    except Exception as error:
+        with contextlib.suppress(LostProcessError):  # where the others are lost too, this error says more
+            processes.fail(error)
+        raise
+
+
+def alone():
+    """A block that sums nothing: in it all processes compute the same, of the same numbers."""
+    return _set(_rows, None)
+
+
+@contextlib.contextmanager
+def _set(variable, value):
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
+
+
+def is_shared():
+    """Whether other processes have rows that count."""
+    return _rows.get() is not None
+
+
+def is_first():
+    """Whether this process is the one that prints, and whose callbacks are asked."""
+    return _fit.get() is None or _fit.get().rank == 0
+
+
+def total(sums):
+    """Sum each field over all processes that share the fit.
 
     Parameters
     ----------
-    *sums : Tensor, ndarray, or anything that adds by ``+``
-        Sums over this process's rows.
+    sums : tuple, NamedTuple or None
+        Sums over this process's rows: Tensors, arrays, numbers, or anything that adds by ``+``. None: it has no rows.
 
     Returns
     -------
-    totals : tuple of the same
-        The same sums over everybody's rows.
+    totals : of the same type
+        The same sums over everybody's rows, the same to the last digit for everybody.
     """
-    return sums
+    processes = _rows.get()
+    if processes is None:
+        return sums
+    tensors = [] if sums is None else [_as_tensor(each) for each in sums]
+    shapes = str([None if each is None else (each.dtype, each.shape) for each in tensors])
+    if processes.meet(_WELL, crc32(shapes.encode()) if sums is not None else -1 - processes.rank):
+        for tensor in tensors:
+            if tensor is not None:
+                processes.add(tensor)
+        odd = [place for place, tensor in enumerate(tensors) if tensor is None]
+        found = [None if tensor is None else _placed_like(tensor, own) for tensor, own in zip(tensors, sums)]
+        for place, each in zip(odd, _added(processes.objects([sums[place] for place in odd]) if odd else [])):
+            found[place] = each
+        return _made_like(sums, found)
+    added = _added([each for each in processes.objects(_on_cpu(sums)) if each is not None])
+    return added if sums is None else _made_like(added, map(_placed_like, added, sums))
+
+
+def _added(parts):
+    """Add lists, tuples or NamedTuples field by field."""
+    return functools.reduce(lambda one, other: _made_like(one, map(operator.add, one, other)), parts) if parts else []
+
+
+def count(n):
+    """Sum one number over all processes."""
+    return total((n,))[0]
+
+
+def largest(value):
+    """The largest value of all processes, also of Booleans."""
+    return max(gathered(value))
+
+
+def agree(**facts):
+    """Refuse a fit whose processes differ in something that they must have in common, named by keyword.
+
+    Raises
+    ------
+    ValueError
+        It names the processes, the fact and both values.
+    """
+    processes = _rows.get()
+    if processes is None:
+        return
+    heard = gathered(facts)
+    for rank, others in enumerate(heard):
+        for name, value in others.items():
+            if value != heard[0][name]:
+                raise ValueError(
+                    f"The processes that share a fit must agree in {name}, but process 0 has {heard[0][name]} and "
+                    f"process {rank} has {value}."
+                )
+
+
+def gathered(own):
+    """What each process gives, in their order; a list of one where the fit is not shared."""
+    processes = _rows.get()
+    if processes is None:
+        return [own]
+    processes.meet(_WELL)
+    return processes.objects(own)
+
+
+def of_first(own):
+    """What the first process gives, also in a block that sums nothing."""
+    with _set(_rows, _fit.get()):
+        return gathered(own if is_first() else None)[0]
+
+
+def _as_tensor(value):
+    """A copy on the CPU of what adds like a tensor; None of other things."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True).contiguous()
+    if isinstance(value, np.ndarray | np.number | int | float):
+        return torch.from_numpy(np.array(value))
+    return None
+
+
+def _placed_like(value, own):
+    if isinstance(own, torch.Tensor):
+        return torch.as_tensor(value).to(own.device)
+    if isinstance(own, np.ndarray):
+        return np.asarray(value)
+    return value.item() if isinstance(value, torch.Tensor) and not isinstance(own, torch.Tensor) else value
+
+
+def _on_cpu(sums):
+    if sums is None:
+        return None
+    return _made_like(sums, [each.cpu() if isinstance(each, torch.Tensor) else each for each in sums])
+
+
+def _made_like(sums, fields):
+    return sums._make(fields) if hasattr(sums, "_make") else tuple(fields)

@@ -179,7 +179,7 @@ def _run_restart(model, batches, params, restart, plan, watcher, crew):
         fit.n_iter, last_bound = number + 1, bound
         fit.lower_bounds.append(bound)
         fit.converged = not path.extrapolated and bool(plan.converged(report))
-        stop = watcher.ends(report)
+        stop = _reduce.of_first(watcher.ends(report))
         params = found if fit.converged or stop or number + 1 == plan.max_iter else path.next(params, found)
         if fit.converged or stop or number + 1 == plan.max_iter:
             watcher.concludes(CONVERGED if fit.converged else STOPPED if stop else LIMIT)
@@ -207,8 +207,8 @@ def collect(model, batches, params, memory=None, *, crew=None):
             return total, kept
 
     found = (map if crew is None else crew.workers.map)(of_group, _groups(batches))
-    total, kept = reduce(lambda some, others: (add(some[0], others[0]), some[1] + others[1]), found)
-    return type(total)(*_reduce.total(*total)), kept
+    total, kept = reduce(lambda some, others: (_joined(some[0], others[0]), some[1] + others[1]), found)
+    return _reduce.total(total), kept
 
 
 def summed(function, batches):
@@ -220,15 +220,22 @@ def summed(function, batches):
     with contextlib.nullcontext() if n_threads == 1 else Workers(n_threads) as workers:
 
         def of_group(group):
-            return reduce(add, (function(batch) for _, batch in group()))
+            return reduce(_joined, (function(batch) for _, batch in group()), None)
 
-        total = reduce(add, (map if workers is None else workers.map)(of_group, _groups(batches)))
-    return type(total)(*_reduce.total(*total))
+        total = reduce(_joined, (map if workers is None else workers.map)(of_group, _groups(batches)), None)
+    return _reduce.total(total)
 
 
 def add(some, others):
     """Add statistics field by field: those of the union of the rows."""
     return type(some)(*(a + b for a, b in zip(some, others)))
+
+
+def _joined(some, others):
+    """Statistics of the union of rows, where None stands for none."""
+    if some is None or others is None:
+        return others if some is None else some
+    return add(some, others)
 
 
 # ------------------------------------------------------------------------------------------------------------- threads
@@ -272,7 +279,7 @@ def _groups(batches):
 
     Where the groups begin and end does not depend on the number of threads.
     """
-    if not hasattr(batches, "part") or len(batches) == 1:
+    if not hasattr(batches, "part") or len(batches) <= 1:
         return [lambda: enumerate(batches)]
     n, n_groups = len(batches), min(_GROUPS, len(batches))
     edges = [n * group // n_groups for group in range(n_groups + 1)]

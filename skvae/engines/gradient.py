@@ -293,7 +293,7 @@ def _sums_of_epoch(turns):
     for turn, record in zip(turns, on_host.split([record.numel() for record in records]), strict=True):
         sums, refused = record.view(len(turn.sums), -1).tensor_split([-1], 1)
         sums = torch.where(refused > 0, 0, sums).reshape(-1, *turn.sums[0].shape).sum(0)
-        sums, n_refused = _reduce.total(sums, refused.sum())
+        sums, n_refused = _reduce.total((sums, refused.sum()))
         yield *sums.numpy(), int(n_refused)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import InconsistentVersionWarning
 
+from skvae import _reduce
 from skvae._compat import CALLBACK_STATE, CallbackSupportMixin, check_sample_weight
 from skvae._version import __version__
 from skvae.tables.columns import listed
@@ -50,15 +51,32 @@ class Estimator(CallbackSupportMixin, BaseEstimator):
 
     @contextlib.contextmanager
     def _unchanged_on_error(self):
-        """Leave the estimator as it was if the block fails, half-set attributes and all."""
+        """Leave the estimator as it was if the block fails, half-set attributes and all.
+
+        With `data_parallel`, the block is shared with the other processes.
+        """
         before = vars(self).copy()
         try:
-            yield
+            with self._shared():
+                _reduce.agree(parameters=self._said_parameters() if _reduce.is_shared() else None)
+                yield
         except BaseException:
             running = {name: value for name, value in vars(self).items() if name in CALLBACK_STATE}
             vars(self).clear()
             vars(self).update(before | running)
             raise
+
+    def _shared(self):
+        """A block whose sums are those over all processes, if `data_parallel` says so."""
+        return _reduce.shared(getattr(self, "data_parallel", False))
+
+    def _said_parameters(self):
+        """The estimator and those of its parameters in which the processes of a shared fit must agree, as text."""
+        own = {"device", "verbose"}
+        given = {name: value for name, value in self.get_params(deep=False).items() if name not in own}
+        if not isinstance(given.get("random_state"), int):
+            given["random_state"] = None  # the first process draws a seed for all
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in given.items())})"
 
     def _set(self, **attributes):
         for name, value in attributes.items():
@@ -99,9 +117,10 @@ class LikelihoodScoreMixin:
         score : float
             Nats a row, as of `score_samples`.
         """
-        scores = self.score_samples(X)
-        score = mean_score(scores, sample_weight)
-        changed = self._changed_constants(X) if scores.min() < _TERRIBLE else []
+        with self._shared():
+            scores = self.score_samples(X)
+            score = mean_score(scores, sample_weight)
+        changed = self._changed_constants(X) if scores.min(initial=0.0) < _TERRIBLE else []
         if changed:
             columns = listed(changed, getattr(self, "feature_names_in_", None))
             warnings.warn(
@@ -139,7 +158,7 @@ class LikelihoodScoreMixin:
 
 def mean_score(scores, sample_weight=None):
     """Mean over rows by weight, as a float."""
-    total, n = _total(scores, sample_weight)
+    total, n = _reduce.total(_total(scores, sample_weight))
     return total / n
 
 

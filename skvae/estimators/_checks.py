@@ -11,6 +11,7 @@ from sklearn.base import clone
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import validate_data
 
+from skvae import _reduce
 from skvae.tables.checks import naming_cells
 
 _MAX_SEED = 2**31 - 1
@@ -20,6 +21,18 @@ _of_thread = threading.local()
 def validated(estimator, X, *, reset, ensure_all_finite="allow-nan", **others):
     """Check a table of numbers as scikit-learn does; errors about a cell name it. Returns an array of floats."""
     others |= {"dtype": [np.float64, np.float32], "ensure_all_finite": ensure_all_finite}
+    if _reduce.is_shared():  # a process may have no rows, but not all of them
+        fewest = others.pop("ensure_min_samples", 1)
+        checked = _validated(estimator, X, reset, {**others, "ensure_min_samples": 0})
+        n = _reduce.count(len(checked))
+        if n < fewest:
+            raise ValueError(f"Found {n} sample(s) in all processes while a minimum of {fewest} is required.")
+        _reduce.agree(n_features=checked.shape[1], dtype=str(checked.dtype))
+        return checked
+    return _validated(estimator, X, reset, others)
+
+
+def _validated(estimator, X, reset, others):
     with naming_cells(X, type(estimator).__name__):
         if type(X) is np.ndarray and not hasattr(estimator, "feature_names_in_"):
             # It has no names to compare. validate_data looks for some all the same, which takes as long as all checks.
@@ -44,7 +57,14 @@ def check_n_samples(n_samples):
 
 
 def draw_seed(random_state):
-    """One integer for a whole fit. None takes fresh entropy from the system, so that no global generator advances."""
+    """One integer for a whole fit. None takes fresh entropy from the system, so that no global generator advances.
+
+    In a shared fit it is that of the first process.
+    """
+    return _reduce.of_first(_seed(random_state))
+
+
+def _seed(random_state):
     if random_state is None:
         return int(np.random.default_rng().integers(_MAX_SEED))
     if isinstance(random_state, Integral) and random_state >= 0:  # to seed a generator again takes a third of the time

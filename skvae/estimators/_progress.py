@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 
+from skvae import _reduce
 from skvae._compat import CALLBACKS
 from skvae.engines.watching import Watcher
 
@@ -43,11 +44,11 @@ class FitWatcher(Watcher):
         self.estimator, self.max_iter, self.attributes = estimator, max_iter, attributes
         # scikit-learn's ScoringMonitor scores no fit without y
         self.data = {"estimator": estimator, "X": X, "y": X if y is None else y}
-        self.verbose = estimator.verbose
+        self.verbose = estimator.verbose if _reduce.is_first() else 0
         self.interval = 1 if self.verbose > 1 or max_iter <= _FEW else interval
         self.unsaid = None  # the last report, if its line has not been printed
         self.root = estimator._init_callback_context(max_subtasks=n_restarts * max_iter)
-        self.heard = bool(getattr(estimator, CALLBACKS, None))
+        self.heard = bool(getattr(estimator, CALLBACKS, None)) and _reduce.is_first()
         self.started = time.perf_counter()
 
     def __enter__(self):

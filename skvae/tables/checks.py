@@ -6,6 +6,7 @@ import datetime
 import numpy as np
 import scipy.sparse as sp
 
+from skvae import _reduce
 from skvae.tables.columns import cell_label, label, listed
 from skvae.tables.frames import cells_of, dtypes_of, is_frame
 
@@ -111,10 +112,10 @@ def _is_finite(value):
 
 def refuse_empty_columns(X, who, weight=None, names=None):
     """Complain of columns in which no cell was observed, in rows of some weight: nothing can be learnt of them."""
-    if not np.isnan(X).any():
+    if not _reduce.largest(bool(np.isnan(X).any())):
         return
     counts = slice(None) if weight is None or np.all(weight) else np.asarray(weight) > 0
-    empty = np.flatnonzero(np.isnan(X[counts]).all(axis=0))
+    empty = np.flatnonzero(_reduce.count((~np.isnan(X[counts])).sum(axis=0)) == 0)
     if len(empty):
         where = "in X" if isinstance(counts, slice) else "in the rows of X that have a weight"
         raise ValueError(

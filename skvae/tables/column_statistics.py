@@ -3,6 +3,7 @@
 import numpy as np
 import scipy.sparse as sp
 
+from skvae import _reduce
 from skvae._rounding import is_constant
 
 _CELLS_AT_ONCE = 2**22  # in float64: a large table of float32 is never copied as a whole
@@ -30,7 +31,7 @@ def column_means_and_variances(X, weight=None, seen=None):
         0 in columns of which no cell was seen.
     """
     weight = np.ones(len(X)) if weight is None else weight
-    parts = slices(X.shape[1], _CELLS_AT_ONCE // len(X))
+    parts = slices(X.shape[1], _CELLS_AT_ONCE // max(1, _reduce.largest(len(X))))
     found = [_mean_and_variance(X[:, part], weight, None if seen is None else seen[:, part]) for part in parts]
     return tuple(map(np.concatenate, zip(*found)))
 
@@ -42,7 +43,7 @@ def without_rounding(variance, mean):
 
 def seen_weight(weight, seen):
     """Weight of the cells seen of each column, at least the smallest float64, so that it can be divided by."""
-    return np.maximum(weight @ seen.astype(np.float64), np.finfo(np.float64).tiny)
+    return np.maximum(_reduce.count(weight @ seen.astype(np.float64)), np.finfo(np.float64).tiny)
 
 
 def slices(n, step):
@@ -94,12 +95,12 @@ def _mean_and_variance(x, weight, seen):
     x = x.astype(np.float64)
     if seen is not None:
         x[~seen] = 0
-    n = weight.sum() if seen is None else seen_weight(weight, seen)
-    mean = weight @ x / n
+    n = _reduce.count(weight.sum()) if seen is None else seen_weight(weight, seen)
+    mean = _reduce.count(weight @ x) / n
     x = _less(x, mean, seen)
-    slip = weight @ x / n  # what rounding left of a large mean
+    slip = _reduce.count(weight @ x) / n  # what rounding left of a large mean
     x = _less(x, slip, seen)
-    return mean + slip, weight @ np.square(x, out=x) / n
+    return mean + slip, _reduce.count(weight @ np.square(x, out=x)) / n
 
 
 def _less(x, mean, seen):

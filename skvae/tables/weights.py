@@ -1,8 +1,11 @@
 """Drops rows of weight zero, merges equal rows in small fits, and splits rows into observations."""
 
+import contextlib
+
 import numpy as np
 import scipy.sparse as sp
 
+from skvae import _reduce
 from skvae._compat import check_sample_weight
 from skvae._hash import combine
 
@@ -38,7 +41,7 @@ def weigh(X, sample_weight, n_hashed=None):
         If a weight is negative or not finite, or all of them are zero, or their number is not that of the rows.
     """
     X, weight = drop_weightless(X, sample_weight)
-    if X.shape[0] * X.shape[1] <= _FEW_CELLS:
+    if not _reduce.is_shared() and X.shape[0] * X.shape[1] <= _FEW_CELLS:
         dense = X.toarray() if sp.issparse(X) else X
         rows, starts = _by_content(dense, n_hashed)
         if len(starts) < len(rows):
@@ -48,6 +51,26 @@ def weigh(X, sample_weight, n_hashed=None):
             weight = weight[rows]
         X = dense.take(rows, axis=0) if dense.flags.c_contiguous else dense[rows]  # the first takes less time
     return X, None if weight is None or (weight == 1).all() else weight
+
+
+@contextlib.contextmanager
+def together_if_small(X, sample_weight):
+    """Give every process of a shared fit the rows of all, where they are few: then each fits alone.
+
+    Yields
+    ------
+    X, sample_weight
+        The rows of all, or this process's own.
+    """
+    if not _reduce.is_shared() or _reduce.count(X.shape[0]) * X.shape[1] > _FEW_CELLS:
+        yield X, sample_weight
+        return
+    weight = None if sample_weight is None else check_sample_weight(sample_weight, X, dtype=np.float64)
+    parts = _reduce.gathered((X, np.ones(X.shape[0]) if weight is None else weight))
+    rows = (sp.vstack if sp.issparse(X) else np.concatenate)([rows for rows, _ in parts])
+    weights = np.concatenate([weight for _, weight in parts])
+    with _reduce.alone():
+        yield rows, None if (weights == 1).all() else weights
 
 
 def _by_content(X, n_hashed):

@@ -45,6 +45,7 @@ from skvae.models.decomposition.covariance_em import CentredFactorAnalysis
 from skvae.tables.checks import naming_cells
 from skvae.tables.columns import listed
 from skvae.tables.frames import imputed
+from skvae.tables.weights import together_if_small
 from skvae.training.continuation import Continuation
 
 
@@ -119,21 +120,23 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
             _check_n_components(self, checked.shape[1])
             device = resolve_device(self.device)
             name = type(self).__name__
-            rows, weight, n_rows = merged_rows(checked, sample_weight, name, min_rows=2)
-            K = self._n_components(rows.shape[1], n_rows)
-            with naming_cells(X, name):  # rows are checked for cells that are not finite while they are read
-                data = training_data(
-                    rows,
-                    weight,
-                    n_rows,
-                    K,
-                    batch_size=self.batch_size,
-                    device=device,
-                    name=name,
-                    names=column_names(self),
-                )
-            watch = functools.partial(FitWatcher, self, X, y)
-            return self._set(**self._fitted_attributes(data, watch, Continuation.FRESH))
+            with together_if_small(checked, sample_weight) as (checked, sample_weight):
+                rows, weight, n_rows = merged_rows(checked, sample_weight, name, min_rows=2)
+                K = self._n_components(rows.shape[1], n_rows)
+                with naming_cells(X, name):  # rows are checked for cells that are not finite while they are read
+                    data = training_data(
+                        rows,
+                        weight,
+                        n_rows,
+                        K,
+                        batch_size=self.batch_size,
+                        device=device,
+                        name=name,
+                        names=column_names(self),
+                    )
+                watch = functools.partial(FitWatcher, self, X, y)
+                with data.ascent():
+                    return self._set(**self._fitted_attributes(data, watch, Continuation.FRESH))
 
     @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None, sample_weight=None):
@@ -177,8 +180,9 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
                     "partial_fit cannot go on from a fit with missing cells or with fewer rows than columns, which "
                     "kept no covariance; begin with partial_fit on a fresh clone."
                 )
-            rows, weight, n_rows = merged_rows(checked, sample_weight, type(self).__name__)
-            statistics = statistics_of_rows(rows, weight, n_rows, self.batch_size, device)
+            with together_if_small(checked, sample_weight) as (few_or_own, sample_weight):
+                rows, weight, n_rows = merged_rows(few_or_own, sample_weight, type(self).__name__)
+                statistics = statistics_of_rows(rows, weight, n_rows, self.batch_size, device)
             if continuation.continues:
                 statistics = statistics_of_both(before, statistics)
                 if before["n_rows"] <= checked.shape[1]:  # from so few rows EM may have ended where it would stay
@@ -188,7 +192,8 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
             with warnings.catch_warnings():
                 if data.n_rows <= checked.shape[1]:  # noise variances of so few rows fall to their floor as a rule
                     warnings.simplefilter("ignore", ConvergenceWarning)
-                return self._set(**self._fitted_attributes(data, watch, continuation))
+                with data.ascent():
+                    return self._set(**self._fitted_attributes(data, watch, continuation))
 
     @fit_context(prefer_skip_nested_validation=True)
     def fit_covariance(self, S, n_samples, mean=None):
@@ -219,7 +224,8 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
             _check_n_components(self, len(checked))
             data = from_statistics(statistics, checked.dtype, resolve_device(self.device))
             watch = functools.partial(FitWatcher, self, S, None)
-            return self._set(**self._fitted_attributes(data, watch, Continuation.FRESH))
+            with data.ascent():
+                return self._set(**self._fitted_attributes(data, watch, Continuation.FRESH))
 
     def fit_transform(self, X, y=None, sample_weight=None):
         """Fit to X and give the scores of its rows.

@@ -1,5 +1,6 @@
 """Prepares the rows of a fit for EM: as sufficient statistics where a covariance is cheap, else as batches of rows."""
 
+import contextlib
 import functools
 import math
 from numbers import Real
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from sklearn.utils import assert_all_finite
 
+from skvae import _reduce
 from skvae._compat import check_sample_weight
 from skvae._tensors import Table, rows_a_batch
 from skvae.engines import em
@@ -61,6 +63,10 @@ class TrainingData(NamedTuple):
     statistics: dict | None = None
     complete: bool = True
 
+    def ascent(self):
+        """A block in which to fit: where all rows are known by their statistics, so they are to every process."""
+        return contextlib.nullcontext() if self.statistics is None else _reduce.alone()
+
 
 # ------------------------------------------------------------------------------------------------------- training data
 def training_data(X, weight, n_rows, n_components, *, batch_size, device, name, names=None):
@@ -88,26 +94,28 @@ def training_data(X, weight, n_rows, n_components, *, batch_size, device, name, 
     -------
     data : TrainingData
     """
-    if len(X) >= X.shape[1] or n_rows >= X.shape[1] <= _FEW_COLUMNS:
+    if _reduce.count(len(X)) >= X.shape[1] or n_rows >= X.shape[1] <= _FEW_COLUMNS:
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found next
             statistics = statistics_of_rows(X, weight, n_rows, batch_size, device)
         if np.isfinite(statistics["mean"]).all():  # one pass over the rows finds the rare cell that is not
             return from_statistics(statistics, X.dtype, device)
     assert_all_finite(X, allow_nan=True, estimator_name=name, input_name="X")
     missing = np.isnan(X)
-    complete = not missing.any()
+    complete = not _reduce.largest(bool(missing.any()))
     if not complete:
         refuse_empty_columns(X, name, names=names)
     origin, variance = column_means_and_variances(X, weight, None if complete else ~missing)
     _refuse_overflow(variance, X.dtype)
     size = rows_a_batch(batch_size, X.shape[1], device)
-    if complete:
+    if not len(X):
+        batches = []
+    elif complete:
         batches = Table(X - origin, device, FLOAT, weight=weight, allow_missing=False).batches(size)
         if device.type != "cpu":  # the rows are placed there already: batches only name them
             batches = list(batches)
     else:
         batches = _batches_with_gaps(Table(X, device, FLOAT, weight=weight, shift=origin), size, n_components)
-    n = float(len(X) if weight is None else weight.sum())
+    n = _reduce.count(float(len(X) if weight is None else weight.sum()))
     return TrainingData(
         batches, origin, without_rounding(variance, origin), n, n_rows, X.dtype, device, complete=complete
     )
@@ -188,7 +196,7 @@ def merged_rows(X, sample_weight, name, min_rows=1):
     weight = sample_weight
     if weight is not None:
         weight = check_sample_weight(weight, X, dtype=np.float64, ensure_non_negative=True)
-        n_weighted = np.count_nonzero(weight)
+        n_weighted = _reduce.count(np.count_nonzero(weight))
         if n_weighted < min_rows:
             raise ValueError(
                 f"{name} needs at least {min_rows} rows, but sample_weight is zero for all but {n_weighted} sample."
@@ -203,14 +211,14 @@ def count_rows(X, weight):
     weights that sum to 1 do not make many rows few. The count does not depend on whether equal rows are merged, which
     the size of the table decides.
     """
-    return float(len(X)) if weight is None else float(np.maximum(weight, 1.0)[weight > 0].sum())
+    return _reduce.count(float(len(X)) if weight is None else float(np.maximum(weight, 1.0)[weight > 0].sum()))
 
 
 # ------------------------------------------------------------------------------------------------ sufficient statistics
 def statistics_of_rows(X, weight, n_rows, batch_size, device):
     """Sum up complete rows: a dict of "n", "n_rows", "mean" and "S"; not finite if a cell is not."""
     D = X.shape[1]
-    shift = _rough_centre(X)
+    shift = _reduce.of_first(_rough_centre(X))
     size = rows_a_batch(batch_size, D, device)
     if batch_size == "auto":  # each batch adds D x D products to the sums
         size = max(size, 3 * D)

@@ -74,6 +74,9 @@ class FactorAnalysisEM(InformationCriteria, Imputation, LinearGaussian):
         Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
     batch_size : int or "auto", default="auto"
         Rows handled at once; the result does not depend on it. "auto": as suits the caches.
+    data_parallel : bool, default=False
+        Whether the processes of `torch.distributed` share the fit, each with rows of its own. See
+        :doc:`/scaling`.
     verbose : int, default=0
         1 prints about ten lines a fit, 2 a line every iteration. For a bar: `set_callbacks(ProgressBar())`.
 
@@ -159,6 +162,7 @@ class FactorAnalysisEM(InformationCriteria, Imputation, LinearGaussian):
         "normalize": ["boolean"],
         "device": [str],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "data_parallel": ["boolean"],
         "verbose": ["verbose"],
     }
 
@@ -178,6 +182,7 @@ class FactorAnalysisEM(InformationCriteria, Imputation, LinearGaussian):
         normalize=True,
         device="auto",
         batch_size="auto",
+        data_parallel=False,
         verbose=0,
     ):
         self.n_components = n_components
@@ -193,6 +198,7 @@ class FactorAnalysisEM(InformationCriteria, Imputation, LinearGaussian):
         self.normalize = normalize
         self.device = device
         self.batch_size = batch_size
+        self.data_parallel = data_parallel
         self.verbose = verbose
 
     # ------------------------------------------------------------------------------------------------------- fitting

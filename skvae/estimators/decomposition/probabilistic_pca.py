@@ -48,6 +48,9 @@ class ProbabilisticPCA(InformationCriteria, Imputation, LinearGaussian):
         Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
     batch_size : int or "auto", default="auto"
         Rows handled at once; the result does not depend on it. "auto": as suits the caches.
+    data_parallel : bool, default=False
+        Whether the processes of `torch.distributed` share the fit, each with rows of its own. See
+        :doc:`/scaling`.
     verbose : int, default=0
         1 prints about ten lines a fit, 2 a line every iteration. For a bar: `set_callbacks(ProgressBar())`.
 
@@ -109,7 +112,16 @@ class ProbabilisticPCA(InformationCriteria, Imputation, LinearGaussian):
 
     _parameter_constraints = {
         name: FactorAnalysisEM._parameter_constraints[name]
-        for name in ("n_components", "tol", "max_iter", "random_state", "device", "batch_size", "verbose")
+        for name in (
+            "n_components",
+            "tol",
+            "max_iter",
+            "random_state",
+            "device",
+            "batch_size",
+            "data_parallel",
+            "verbose",
+        )
     }
 
     def __init__(
@@ -121,6 +133,7 @@ class ProbabilisticPCA(InformationCriteria, Imputation, LinearGaussian):
         random_state=0,
         device="auto",
         batch_size="auto",
+        data_parallel=False,
         verbose=0,
     ):
         self.n_components = n_components
@@ -129,6 +142,7 @@ class ProbabilisticPCA(InformationCriteria, Imputation, LinearGaussian):
         self.random_state = random_state
         self.device = device
         self.batch_size = batch_size
+        self.data_parallel = data_parallel
         self.verbose = verbose
 
     # ------------------------------------------------------------------------------------------------------- fitting

@@ -32,6 +32,9 @@ class VariationalFactorAnalysis(LinearGaussian):
         Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
     batch_size : int or "auto", default="auto"
         Rows handled at once; the result does not depend on it. "auto": as suits the caches.
+    data_parallel : bool, default=False
+        Whether the processes of `torch.distributed` share the fit, each with rows of its own. See
+        :doc:`/scaling`.
     verbose : int, default=0
         1 prints about ten lines a fit, 2 a line every iteration. For a bar: `set_callbacks(ProgressBar())`.
 
@@ -100,15 +103,26 @@ class VariationalFactorAnalysis(LinearGaussian):
 
     _parameter_constraints = {
         name: FactorAnalysisEM._parameter_constraints[name]
-        for name in ("n_components", "tol", "max_iter", "device", "batch_size", "verbose")
+        for name in ("n_components", "tol", "max_iter", "device", "batch_size", "data_parallel", "verbose")
     }
 
-    def __init__(self, n_components=None, *, tol=1e-2, max_iter=1000, device="auto", batch_size="auto", verbose=0):
+    def __init__(
+        self,
+        n_components=None,
+        *,
+        tol=1e-2,
+        max_iter=1000,
+        device="auto",
+        batch_size="auto",
+        data_parallel=False,
+        verbose=0,
+    ):
         self.n_components = n_components
         self.tol = tol
         self.max_iter = max_iter
         self.device = device
         self.batch_size = batch_size
+        self.data_parallel = data_parallel
         self.verbose = verbose
 
     # ------------------------------------------------------------------------------------------------------- fitting

@@ -28,6 +28,7 @@ from skvae.models.decomposition.factor_analysis import UNIQUENESS_FLOOR, Suffici
 
 _LOG_2PI = math.log(2 * math.pi)
 _NOISE_SHAPE = 1e-3  # a_0
+_LEAST_NOISE = 0.02  # of initial parameters, as a share of each column's variance
 
 
 class Params(NamedTuple):
@@ -89,11 +90,12 @@ class VariationalFactorAnalysis:
 
     def init(self, axes, values, n):
         """The posterior about the principal axes of the correlations, (D, K), and their variances, (K,); n: of rows."""
-        rest = (self.D - values.sum()) / max(1, self.D - self.n_components)  # variance of the directions left out
-        noise = torch.clamp(0.5 * rest, min=0.05)
+        # From too little noise it takes hundreds of steps to shrink loadings; from too much, weak factors never rise.
+        noise = (0.5 * values.median()).clamp(min=_LEAST_NOISE) if len(values) else values.new_tensor(1.0)
         M = axes * (values - noise).clamp(min=1e-3).sqrt() * self.variance.sqrt()[:, None]
         B_inv = torch.eye(len(values), dtype=M.dtype, device=M.device) / n
-        return self._params(M, B_inv, noise * self.variance * (_NOISE_SHAPE + 0.5 * n), n)
+        left = (self.variance - M.square().sum(1)).maximum(noise * self.variance)
+        return self._params(M, B_inv, left * (_NOISE_SHAPE + 0.5 * n), n)
 
     def only(self, params, factors):
         """The posterior without the factors that the indices `factors` leave out."""
