@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     from skvae.estimators.decomposition.probabilistic_pca import ProbabilisticPCA as ProbabilisticPCA
     from skvae.estimators.mixtures.bernoulli import BernoulliMixtureEM as BernoulliMixtureEM
     from skvae.estimators.mixtures.gaussian import GaussianMixtureEM as GaussianMixtureEM
+    from skvae.estimators.mixtures.variational import VariationalGaussianMixture as VariationalGaussianMixture
     from skvae.estimators.recommenders.ease import EASERecommender as EASERecommender
     from skvae.estimators.recommenders.loca import LOCARecommender as LOCARecommender
     from skvae.estimators.recommenders.networks.mult_dae import MultDAERecommender as MultDAERecommender
@@ -40,6 +41,7 @@ _PUBLIC = {
     "ProbabilisticPCA": "skvae.estimators.decomposition.probabilistic_pca",
     "RecVAERecommender": "skvae.estimators.recommenders.networks.rec_vae",
     "VAETransformer": "skvae.estimators.autoencoders.vae",
+    "VariationalGaussianMixture": "skvae.estimators.mixtures.variational",
     "VotingRecommender": "skvae.estimators.recommenders.voting",
 }
 _SUBMODULES = ("datasets", "metrics", "model_selection")
