@@ -13,6 +13,7 @@ from skvae.models.mixtures.posterior import posterior
 from skvae.models.mixtures.variational_gaussian_mixture import Prior
 from skvae.models.mixtures.variational_gaussian_mixture import VariationalGaussianMixture as Model
 from skvae.tables.column_statistics import column_means_and_variances, seen_weight, without_rounding
+from skvae.tables.weights import in_order_of_values
 
 
 class VariationalGaussianMixture(BaseGaussianMixture):
@@ -276,6 +277,7 @@ class VariationalGaussianMixture(BaseGaussianMixture):
     # ------------------------------------------------------------------------------------------------------- the prior
     def _read_to_fit(self, X, sample_weight, continuation):
         rows, weight, _ = super()._read_to_fit(X, sample_weight, continuation)
+        rows, weight = in_order_of_values(rows, weight)
         return rows, weight, self._prior(rows, weight)
 
     def _prior(self, rows, weight):
@@ -288,9 +290,9 @@ class VariationalGaussianMixture(BaseGaussianMixture):
             )
         mean = None if self.mean_prior is None else checked_shape(self.mean_prior, (D,), "means")
         if self.covariance_prior is not None:
-            shape = {"diag": (D,), "spherical": ()}.get(self.covariance_type, (D, D))
+            shape = {"diag": (D,), "spherical": (1,)}.get(self.covariance_type, (D, D))
             name = f"{self.covariance_type} covariance_prior"
-            covariance = self._checked_matrices(self.covariance_prior, shape, name)
+            covariance = self._checked_matrices(np.atleast_1d(self.covariance_prior), shape, name)
         if mean is None or self.covariance_prior is None:
             column_means, observed = self._moments(rows, weight)
             mean = column_means if mean is None else mean
@@ -333,8 +335,8 @@ class VariationalGaussianMixture(BaseGaussianMixture):
             singular = not (covariance > 0).all()
         if singular:
             raise ValueError(
-                "The covariance of X, the default covariance_prior, is singular: columns are constant or depend on each "
-                f"other. Drop some, give covariance_prior, or raise reg_covar (now {self.reg_covar:g})."
+                "The covariance of X, the default covariance_prior, is singular: columns are constant or depend on "
+                f"each other. Drop some, give covariance_prior, or raise reg_covar (now {self.reg_covar:g})."
             )
         return mean, covariance
 
