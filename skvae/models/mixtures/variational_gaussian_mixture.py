@@ -131,13 +131,13 @@ class VariationalGaussianMixture:
 
     def bound(self, stats, params):
         """The evidence lower bound (10.70): q(z, x_missing) is the best for these parameters."""
-        return stats.bound - self.divergence(params)
+        return torch.as_tensor(stats.bound) - self.divergence(params)
 
     def m_step(self, stats, params):
         """q(pi) and q(mu, Lambda) from the sums over rows (10.57 to 10.63)."""
         old = params.gaussian
         N, S, SS = self._complete(stats, old.mu - old.origin, old.sigma)
-        entropy = stats.bound - _mean_log_joint(N, S, SS, old)
+        entropy = torch.as_tensor(stats.bound) - _mean_log_joint(N, S, SS, old)
         return self._posterior(N, S, SS, old.origin, params.prior, entropy)
 
     def first_m_step(self, stats, prior, column_variances):
