@@ -19,6 +19,7 @@ from skvae import (
     MultVAERecommender,
     ProbabilisticPCA,
     VAETransformer,
+    VariationalGaussianMixture,
 )
 
 
@@ -34,6 +35,7 @@ def clicks(seed=0):
 CASES = [
     (KMeansLite(3, random_state=0), rows),
     (GaussianMixtureEM(2, random_state=0), rows),
+    (VariationalGaussianMixture(2, random_state=0), rows),
     (BernoulliMixtureEM(2, random_state=0), rows),
     (FactorAnalysisEM(2, random_state=0), rows),
     (ProbabilisticPCA(2), rows),
