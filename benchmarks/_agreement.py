@@ -24,6 +24,7 @@ from skvae import (
     RecVAERecommender,
     VAETransformer,
     VariationalFactorAnalysis,
+    VariationalGaussianMixture,
 )
 from skvae.datasets import make_interactions
 from skvae.model_selection import StackedGridSearchCV
@@ -242,6 +243,14 @@ def mixtures(n):
     yield Case("Gaussian mixture, 32 columns, float32", mixture, wide.astype(np.float32), asks, SINGLE)
     yield Case("Gaussian mixture, missing cells", mixture, with_gaps(X), (*asks, "impute"), EXACT)
     yield Case("Gaussian mixture, in parts", mixture, X, ("means_", "covariances_", "predict"), EXACT, fit_in_parts)
+    mixture = VariationalGaussianMixture(4, max_iter=20, random_state=0)
+    asks_of_q = ("lower_bound_", "mean_precision_", *asks)
+    yield Case("Variational mixture, sticks, weights", mixture, wide, asks_of_q, EXACT, fit_weighted)
+    mixture = clone(mixture).set_params(
+        covariance_type="diag", weight_concentration_prior_type="dirichlet_distribution", learning_decay=0.5
+    )
+    yield Case("Variational mixture, diag, missing cells", mixture, with_gaps(X), (*asks_of_q, "impute"), EXACT)
+    yield Case("Variational mixture, in parts", mixture, X, ("means_", "covariances_", "predict"), EXACT, fit_in_parts)
     # Rows of zeros and ones lie at equal distances, of which rounding would choose: K-means is no start for them.
     few = {"init_params": "random", "max_iter": 20, "random_state": 0}
     binary = with_gaps((X > 0).astype(float))

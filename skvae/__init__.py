@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     )
     from skvae.estimators.mixtures.bernoulli import BernoulliMixtureEM as BernoulliMixtureEM
     from skvae.estimators.mixtures.gaussian import GaussianMixtureEM as GaussianMixtureEM
+    from skvae.estimators.mixtures.variational import VariationalGaussianMixture as VariationalGaussianMixture
     from skvae.estimators.recommenders.ease import EASERecommender as EASERecommender
     from skvae.estimators.recommenders.loca import LOCARecommender as LOCARecommender
     from skvae.estimators.recommenders.networks.mult_dae import MultDAERecommender as MultDAERecommender
@@ -44,6 +45,7 @@ _PUBLIC = {
     "RecVAERecommender": "skvae.estimators.recommenders.networks.rec_vae",
     "VAETransformer": "skvae.estimators.autoencoders.vae",
     "VariationalFactorAnalysis": "skvae.estimators.decomposition.variational_factor_analysis",
+    "VariationalGaussianMixture": "skvae.estimators.mixtures.variational",
     "VotingRecommender": "skvae.estimators.recommenders.voting",
 }
 _SUBMODULES = ("datasets", "metrics", "model_selection")

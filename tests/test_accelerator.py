@@ -34,6 +34,7 @@ from skvae import (
     RecVAERecommender,
     VAETransformer,
     VariationalFactorAnalysis,
+    VariationalGaussianMixture,
     VotingRecommender,
 )
 from skvae._tensors import cholesky
@@ -121,6 +122,10 @@ def gaussian(**settings):
     return GaussianMixtureEM(3, **{"max_iter": 6, "random_state": 0} | settings)
 
 
+def variational(**settings):
+    return VariationalGaussianMixture(3, **{"max_iter": 6, "random_state": 0} | settings)
+
+
 def bernoulli(**settings):
     return BernoulliMixtureEM(3, **{"max_iter": 6, "n_init": 1, "random_state": 0} | settings)
 
@@ -165,6 +170,16 @@ CASES = {
         IN_ANOTHER_ORDER,
     ),
     "gaussian mixture, batches": Case(gaussian(batch_size=20), REAL, IN_ANOTHER_ORDER),
+    "variational mixture": Case(variational(), REAL, IN_ANOTHER_ORDER),
+    "variational mixture, tied, Dirichlet, missing": Case(
+        variational(covariance_type="tied", weight_concentration_prior_type="dirichlet_distribution"),
+        _with_gaps(REAL),
+        IN_ANOTHER_ORDER,
+    ),
+    "variational mixture, diag and missing": Case(
+        variational(covariance_type="diag"), _with_gaps(REAL), IN_ANOTHER_ORDER
+    ),
+    "variational mixture, wide, accelerated": Case(variational(acceleration="squarem"), WIDE, IN_ANOTHER_ORDER),
     "bernoulli mixture": Case(bernoulli(), BINARY, IN_ANOTHER_ORDER),
     "bernoulli mixture, missing": Case(bernoulli(), _with_gaps(BINARY), IN_ANOTHER_ORDER),
     "bernoulli mixture, levels": Case(bernoulli(categorical_features="all"), LEVELS, IN_ANOTHER_ORDER),

@@ -18,6 +18,12 @@ ROWS = [
     ("sklearn.cluster.KMeans", "skvae.KMeansLite", "sklearn.cluster.tests.test_k_means", 140),
     ("sklearn.mixture.GaussianMixture", "skvae.GaussianMixtureEM", "sklearn.mixture.tests.test_gaussian_mixture", 20),
     (
+        "sklearn.mixture.BayesianGaussianMixture",
+        "skvae.VariationalGaussianMixture",
+        "sklearn.mixture.tests.test_bayesian_mixture",
+        11,
+    ),
+    (
         "sklearn.decomposition.FactorAnalysis",
         "skvae.FactorAnalysisEM",
         "sklearn.decomposition.tests.test_factor_analysis",

@@ -41,6 +41,7 @@ TAKES_NAN = {
     "GaussianMixtureEM",
     "ProbabilisticPCA",
     "VAETransformer",
+    "VariationalGaussianMixture",
 }
 
 # Checks that scikit-learn runs on its own estimators, beyond those that it asks of others.

@@ -25,6 +25,7 @@ from skvae import (
     RecVAERecommender,
     VAETransformer,
     VariationalFactorAnalysis,
+    VariationalGaussianMixture,
     VotingRecommender,
 )
 from skvae.likelihoods import Poisson
@@ -71,6 +72,8 @@ def module(n_in, n_out):
 CASES = [
     (GaussianMixtureEM(2, random_state=0), numbers),
     (GaussianMixtureEM(2, random_state=0, warm_start=True), numbers),
+    (VariationalGaussianMixture(2, random_state=0), numbers),
+    (VariationalGaussianMixture(2, covariance_type="tied", warm_start=True, random_state=0), numbers),
     (BernoulliMixtureEM(2, random_state=0), numbers),
     (BernoulliMixtureEM(2, categorical_features="all", random_state=0), counts),
     (FactorAnalysisEM(2), numbers),

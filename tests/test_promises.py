@@ -20,6 +20,7 @@ from skvae import (
     ProbabilisticPCA,
     VAETransformer,
     VariationalFactorAnalysis,
+    VariationalGaussianMixture,
 )
 
 
@@ -35,6 +36,7 @@ def clicks(seed=0):
 CASES = [
     (KMeansLite(3, random_state=0), rows),
     (GaussianMixtureEM(2, random_state=0), rows),
+    (VariationalGaussianMixture(2, random_state=0), rows),
     (BernoulliMixtureEM(2, random_state=0), rows),
     (FactorAnalysisEM(2, random_state=0), rows),
     (ProbabilisticPCA(2), rows),

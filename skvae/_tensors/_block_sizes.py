@@ -99,7 +99,7 @@ def by_row(batches, n_rows, function, dtype=None):
             out = np.empty((n_rows, *values.shape[1:]), dtype=values.dtype if as_it_comes else dtype)
         with np.errstate(over="ignore"):
             out[batch.row.cpu().numpy()] = values
-    return out
+    return np.empty(0, dtype) if out is None else out
 
 
 def rounded(values, dtype):

@@ -71,6 +71,15 @@ def together_if_small(X, sample_weight):
     weights = np.concatenate([weight for _, weight in parts])
     with _reduce.alone():
         yield rows, None if (weights == 1).all() else weights
+def in_order_of_values(X, weight):
+    """Sort the rows of `weigh` by the values of two columns in small fits: a shift of X leaves this order as it is.
+
+    Parameters and result are rows and weights as `weigh` returns them.
+    """
+    if X.size > _FEW_CELLS:
+        return X, weight
+    order = np.lexsort(X[:, :2].T[::-1])
+    return X[order], None if weight is None else weight[order]
 
 
 def _by_content(X, n_hashed):

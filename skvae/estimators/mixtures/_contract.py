@@ -12,6 +12,8 @@ from skvae.engines import em
 from skvae.estimators.mixtures._starts import initial_responsibilities
 from skvae.tables.column_statistics import column_means_and_variances
 
+_FORGETTING = 0.6  # kappa of Cappe and Moulines (2009): between 0.5 and 1
+
 
 class MixtureModel(em.EMModel, Protocol):
     """What a mixture's estimator wants of its model, beside the three steps of the EM engine.
@@ -105,6 +107,19 @@ class MixtureContract(abc.ABC):
         R = initial_responsibilities(self.init_params, table, points, model.n_components, noise)
         batches = self._batches(table, model)
         return model.m_step(em.summed(lambda batch: model.stats_from_responsibilities(batch, R(batch)), batches), None)
+
+    def _has_converged(self, iteration):
+        """Whether to stop after an `em.Iteration`; default: if it changed the mean bound by less than `tol`."""
+        return abs(iteration.gain) < self.tol
+
+    def _step(self, new):
+        """Total weight that the statistics stand for after a part of weight `new`, and the share that it gets there."""
+        total = self.n_samples_seen_ + new
+        return total, (new / total) ** _FORGETTING
+
+    def _mean_bound(self, model, stats, params, new, total):
+        """Mean bound of a part of weight `new` by its statistics; default: all of the prior counts."""
+        return float(model.bound(stats, params)) / new
 
     def _fitted_model(self):
         """Make the model of the last fit, whatever `n_components` has been set to since."""

@@ -31,7 +31,6 @@ from skvae.tables.weights import weigh
 from skvae.training.continuation import Continuation
 
 _SMALL_TOL = 1e-4  # from here down EM needs hundreds of steps where it is slow at all, and acceleration pays
-_FORGETTING = 0.6  # kappa of Cappe and Moulines (2009): between 0.5 and 1
 
 
 class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator):
@@ -209,10 +208,10 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
         pays = 0 < self.tol < _SMALL_TOL and hasattr(model, "to_free")
         plan = em.Plan(
             self.max_iter,
-            lambda iteration: abs(iteration.gain) < self.tol,
+            self._has_converged,
             total,
             accelerate=self.acceleration == "squarem" or (self.acceleration == "auto" and pays),
-            lower_bound=self.lower_bound_ if continuation.continues else -np.inf,
+            lower_bound=self.lower_bounds_[-1] if continuation.continues and self.lower_bounds_ else -np.inf,
         )
 
         def attributes(params):
@@ -226,13 +225,13 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
             fit = em.ascend(model, self._batches(table, model), init_params, plan=plan, watcher=watcher)
         self._warn_unless_converged(fit)
         return {
-            **attributes(fit.params),
             "converged_": fit.converged,
             "n_iter_": fit.n_iter,
             "lower_bound_": fit.lower_bounds[-1] if fit.lower_bounds else -np.inf,
             "lower_bounds_": fit.lower_bounds,
             "n_samples_seen_": total,
             "device_": str(device),
+            **attributes(fit.params),
         }
 
     def _warn_unless_converged(self, fit):
@@ -256,24 +255,23 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
         coded = self._coded(self._validated(X, reset=False), learnt)
         rows, weight = weigh(coded, sample_weight, n_hashed=self._n_hashed)
         new = _total_weight(rows, weight)
-        total = self.n_samples_seen_ + new
+        total, share = self._step(new)
         model = self._model(self.n_components, learnt)
         table = self._table(rows, device, weight, to_fit=False)
         params = self._fitted_params(model, table)
         with self._explain_errors():
             stats, _ = em.collect(model, self._batches(table, model), params)
-            bound = float(model.bound(stats, params)) / new
+            bound = self._mean_bound(model, stats, params, new, total)
             before = self._fitted_model().stats_from_params(params, total)
-            share = (new / total) ** _FORGETTING
             mixed = type(stats)(*((1 - share) * a + share * total / new * b for a, b in zip(before, stats)))
             found = model.m_step(mixed, params)
         return {
-            **_as_arrays(self._attributes(found, table, learnt), rows.dtype),
             "n_iter_": self.n_iter_ + 1,
             "lower_bound_": bound,
             "lower_bounds_": [*self.lower_bounds_, bound],
-            "n_samples_seen_": total,
+            "n_samples_seen_": self.n_samples_seen_ + new,
             "device_": str(device),
+            **_as_arrays(self._attributes(found, table, learnt), rows.dtype),
         }
 
     # ------------------------------------------------------------------------------------------------------ predicting
@@ -440,8 +438,11 @@ def _total_weight(rows, weight):
 
 
 def _as_arrays(attributes, dtype):
-    """Fitted attributes with arrays of a dtype in place of tensors."""
-    return {
-        name: value.cpu().numpy().astype(dtype) if isinstance(value, torch.Tensor) else value
-        for name, value in attributes.items()
-    }
+    """Fitted attributes with arrays of a dtype in place of tensors, also in tuples."""
+
+    def as_array(value):
+        if isinstance(value, tuple):
+            return tuple(map(as_array, value))
+        return value.cpu().numpy().astype(dtype) if isinstance(value, torch.Tensor) else value
+
+    return {name: as_array(value) for name, value in attributes.items()}

@@ -22,7 +22,7 @@ from torch import Tensor
 from skvae._tensors import Workspace, as_tensors, at_least, concatenated, library, on_host
 from skvae.models.mixtures.distances import NEGLIGIBLE, centred_sums, roots_of_precisions, triangular_log_joint
 from skvae.models.mixtures.features import itself, pairs_of, pairs_on, places_of, products, squares
-from skvae.models.mixtures.incomplete_rows import incomplete_log_joint, incomplete_sums
+from skvae.models.mixtures.incomplete_rows import incomplete_log_joint, incomplete_sums, observed_precisions
 from skvae.models.mixtures.posterior import log_ratios, mixing_proportions, posterior
 
 _LOG_2PI = math.log(2 * math.pi)
@@ -46,6 +46,8 @@ class Params(NamedTuple):
         log pi_k + log |U_k| - D / 2 log 2 pi.
     theta : Tensor of shape (K, n_features) or None
         Coefficients of the features; None where they would cost digits, or too much time.
+    log_pi : Tensor of shape (K,)
+        What stands for log pi_k in the E-step: of `reweighted` parameters any numbers.
     """
 
     pi: Tensor
@@ -54,6 +56,7 @@ class Params(NamedTuple):
     root: Tensor
     log_norm: Tensor
     theta: Tensor | None
+    log_pi: Tensor
 
     @property
     def origin(self):
@@ -124,12 +127,26 @@ class GaussianMixture(abc.ABC):
         log_joint, _ = self._log_joint(batch, params, Workspace())
         return as_tensors(log_joint)[0]
 
+    def squared_distances(self, batch, params):
+        """(x_o - mu_k)' Sigma_k,oo^-1 (x_o - mu_k) and half of log |Sigma_k,oo|, each (K, n_rows), or (K, 1)."""
+        n_observed = batch.X.shape[1] if batch.observed is None else batch.observed.sum(1)
+        half_log_det = self._half_log_det(batch, params)
+        log_norm = params.log_pi[:, None] - half_log_det - 0.5 * _LOG_2PI * n_observed
+        return (2 * (log_norm - self.log_joint(batch, params))).clamp(min=0), half_log_det
+
     def fill(self, batch, params):
         """E[x | x_o] of each row, of shape (n_rows, D): x itself where it was observed."""
         log_joint, work = self._log_joint(batch, params, Workspace())
         _, R = posterior(as_tensors(log_joint)[0])
         expected = self._expected(batch, R, params, work)
         return batch.X if batch.observed is None else torch.where(batch.observed > 0, batch.X, expected)
+
+    def reweighted(self, params, log_weight):
+        """The same densities times exp(log_weight), a Tensor (K,), in place of pi: as far below 0 as they may be."""
+        change, theta = log_weight - params.log_pi, params.theta
+        if theta is not None:
+            theta = torch.cat([theta[:, :-1], theta[:, -1:] + change[:, None]], 1)
+        return params._replace(log_pi=log_weight, log_norm=params.log_norm + change, theta=theta)
 
     def stats_from_params(self, params, weight):
         """Statistics of rows of this total weight from which the M-step finds these parameters."""
@@ -204,6 +221,10 @@ class GaussianMixture(abc.ABC):
         """Expectation of each missing cell given the observed ones, in an array (n_rows, D)."""
 
     @abc.abstractmethod
+    def _half_log_det(self, batch, params):
+        """Half the log-determinants of the covariances of the observed cells, of shape (K, n_rows) or (K, 1)."""
+
+    @abc.abstractmethod
     def _unit_stats(self, params):
         """Statistics of total weight 1 from which the M-step finds these parameters, measured from their means."""
 
@@ -251,7 +272,7 @@ class FullGaussianMixture(GaussianMixture):
             linear = [(root @ offset)[:, :, 0], (log_norm - 0.5 * squares_)[:, None]]
             theta = concatenated(linear if self.pooled else [self._quadratic(root), *linear])
         pi, mu, sigma, root, log_norm, theta = as_tensors(pi, mu, sigma, root, log_norm, theta)
-        return Params(pi, mu, sigma.expand(K, D, D), root.expand(K, D, D), log_norm, theta)
+        return Params(pi, mu, sigma.expand(K, D, D), root.expand(K, D, D), log_norm, theta, pi.log())
 
     def _quadratic(self, root):
         """Coefficients of the products x_i x_j (i <= j), of shape (K, D (D + 1) / 2)."""
@@ -339,6 +360,11 @@ class FullGaussianMixture(GaussianMixture):
             SS = _squares_of(T, D)
         return Stats(bound, T[:, -1], T[:, -D - 1 : -1], SS, T[:0, 0])
 
+    def _half_log_det(self, batch, params):
+        if batch.observed is None:
+            return -params.root.diagonal(dim1=1, dim2=2).log().sum(1)[:, None]
+        return observed_precisions(params, batch.patterns)[1][:, batch.pattern]
+
     def _expected(self, batch, R, params, work):
         expected = R.mT @ params.mu
         if batch.observed is None:
@@ -424,7 +450,8 @@ class DiagonalGaussianMixture(GaussianMixture):
             near = _checked_and_near(failed, squares_) if near is None else near
         log_norm = log(pi) + log(root).sum(1) - 0.5 * D * _LOG_2PI
         theta = concatenated([-0.5 * precision, linear, (log_norm - 0.5 * squares_)[:, None]]) if near else None
-        return Params(*as_tensors(pi, mu, sigma, root, log_norm, theta))
+        pi, *others = as_tensors(pi, mu, sigma, root, log_norm, theta)
+        return Params(pi, *others, pi.log())
 
     def m_step(self, stats, params):
         """Mean and variance of each column over its observed cells; without such cells both stay as they are."""
@@ -467,7 +494,7 @@ class DiagonalGaussianMixture(GaussianMixture):
         D = batch.X.shape[1]  # in place of the constant, one for each observed cell
         cell = params.root.log() - 0.5 * _LOG_2PI - 0.5 * params.mu * params.theta[:, D : 2 * D]
         log_joint = _product(torch.cat([params.theta[:, : 2 * D], cell], 1), phi, space)
-        log_joint += on_host(params.pi.log()[:, None])[0]
+        log_joint += on_host(params.log_pi[:, None])[0]
         return log_joint, phi
 
     def _sums(self, batch, R, bound, params, phi, space, memory=None):
@@ -477,15 +504,19 @@ class DiagonalGaussianMixture(GaussianMixture):
         N, M = (T[:, -1], T[:, -1:]) if batch.observed is None else (R.sum(1), T[:, 2 * D :])
         return Stats(bound, N, T[:, D : 2 * D], T[:, :D], M), None
 
+    def _half_log_det(self, batch, params):
+        log_root = params.root.log()
+        return -log_root.sum(1)[:, None] if batch.observed is None else -(log_root @ batch.observed.mT)
+
     def _expected(self, batch, R, params, work):
         return R.mT @ params.mu
 
     def _far_log_joint(self, batch, params):
         rows = []
-        for mu, root, pi in zip(params.mu, params.root, params.pi):
+        for mu, root, log_pi in zip(params.mu, params.root, params.log_pi):
             cells = root.log() - 0.5 * _LOG_2PI - 0.5 * ((batch.X - mu) * root).square()
             cells = cells if batch.observed is None else cells * batch.observed
-            rows.append(cells.sum(1) + pi.log())
+            rows.append(cells.sum(1) + log_pi)
         return torch.stack(rows)
 
     def _far_sums(self, batch, R, bound, params):

@@ -29,7 +29,7 @@ def incomplete_log_joint(batch, params):
     x = (batch.X - params.mu[:, None]) * batch.observed  # (K, n, D)
     y = (J[:, batch.pattern] @ x[..., None])[..., 0]  # Sigma_oo^-1 (x_o - mu_o), zero where missing
     n_observed = batch.observed.sum(1)
-    constant = params.pi.log()[:, None] - half_log_det[:, batch.pattern] - 0.5 * _LOG_2PI * n_observed
+    constant = params.log_pi[:, None] - half_log_det[:, batch.pattern] - 0.5 * _LOG_2PI * n_observed
     return constant - 0.5 * (x * y).sum(2), (y, J)
 
 
