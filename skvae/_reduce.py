@@ -222,6 +222,28 @@ def gathered(own):
     return processes.objects(own)
 
 
+def place(n):
+    """Number of the first of this process's n rows among those of all processes, and the number of all."""
+    if not is_shared():
+        return 0, n
+    counts = gathered(n)
+    return sum(counts[: _rows.get().rank]), sum(counts)
+
+
+def places_of_least(values, n):
+    """Places of those of this process's values that are among the n least of all processes', in any order."""
+    most = min(n, len(values))
+    own = np.argpartition(values, most - 1)[:most] if most else np.empty(0, dtype=np.int64)
+    if not is_shared():
+        return own
+    kept = gathered(values[own])
+    rank = np.repeat(np.arange(len(kept)), [len(part) for part in kept])
+    least = np.argsort(np.concatenate(kept), kind="stable")[:n]
+    chosen = np.zeros(len(rank), dtype=bool)
+    chosen[least] = True
+    return own[chosen[rank == _rows.get().rank]]
+
+
 def of_first(own):
     """What the first process gives, also in a block that sums nothing."""
     with _set(_rows, _fit.get()):

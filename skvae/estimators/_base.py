@@ -9,9 +9,10 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import InconsistentVersionWarning
 
 from skvae import _reduce
-from skvae._compat import CALLBACK_STATE, CallbackSupportMixin, check_sample_weight
+from skvae._compat import CALLBACK_STATE, CallbackSupportMixin
 from skvae._version import __version__
 from skvae.tables.columns import listed
+from skvae.tables.weights import checked_weight
 
 _TERRIBLE = -1e5  # nats of a row, from which score looks for columns that should be constant
 
@@ -167,5 +168,5 @@ def _total(scores, sample_weight):
     scores = scores.astype(np.float64)
     if sample_weight is None:
         return float(scores.sum()), float(len(scores))
-    weight = check_sample_weight(sample_weight, scores, dtype=np.float64, ensure_non_negative=True)
+    weight = checked_weight(sample_weight, scores)
     return float(scores @ weight), float(weight.sum())

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from skvae import _reduce
 from skvae.tables.columns import listed
 from skvae.tables.frame_facts import plain
 
@@ -118,6 +119,8 @@ class Levels(NamedTuple):
         categories = [np.array([0.0, 1.0])] * X.shape[1]
         for column in np.flatnonzero(is_categorical):
             found, _ = distinct(X[~np.isnan(X[:, column]), column])
+            if _reduce.is_shared():
+                found, _ = distinct(np.concatenate(_reduce.gathered(np.array(found, dtype=np.float64))))
             categories[column] = np.array(found, dtype=np.float64)
         return cls(categories, is_categorical)
 

@@ -127,6 +127,8 @@ def refuse_empty_columns(X, who, weight=None, names=None):
 def refuse_overflow(X, dtype=None):
     """Complain of values whose squares a dtype, by default that of X, does not hold."""
     dtype = X.dtype if dtype is None else np.dtype(dtype)
+    if not X.size:
+        return
     largest = max(float(np.fmax.reduce(X, axis=None)), -float(np.fmin.reduce(X, axis=None)))
     if largest > _LARGEST[dtype]:
         wider = " or give float64" if dtype == np.float32 else ""

@@ -74,20 +74,24 @@ def centred(X, weight, dtype):
     """
     if sp.issparse(X):
         rows = X.astype(dtype, copy=False)
-        mean, squares = rows.T @ weight / weight.sum(), rows.multiply(rows).T @ weight / weight.sum()
+        total = _reduce.count(weight.sum())
+        mean, squares = (_reduce.count(sums) / total for sums in (rows.T @ weight, rows.multiply(rows).T @ weight))
         return rows, np.zeros(1), float((squares - mean**2).mean())
     parts = slices(len(X), max(256, _CELLS_IN_CACHE // X.shape[1]))
-    mean = (sum(weight[part].astype(X.dtype) @ X[part] for part in parts) / weight.sum()).astype(X.dtype)
+    total = _reduce.count(weight.sum())
+    sums = sum((weight[part].astype(X.dtype) @ X[part] for part in parts), np.zeros(X.shape[1], X.dtype))
+    mean = (_reduce.count(sums) / total).astype(X.dtype)
     rows = X.astype(dtype, copy=False) - mean.astype(dtype)
-    squares = weight @ np.einsum("ij,ij->i", rows, rows)
-    return rows, mean.astype(np.float64), float(squares / weight.sum() / X.shape[1])
+    squares = _reduce.count(weight @ np.einsum("ij,ij->i", rows, rows))
+    return rows, mean.astype(np.float64), float(squares / total / X.shape[1])
 
 
 def far_from_zero(X):
     """Whether the rows of a sparse array are nearly alike for their norms, so that distances need more digits."""
     X = X.astype(np.float64, copy=False)
-    squares = X.multiply(X).sum() / X.shape[0]
-    middle = np.square(X.sum(axis=0) / X.shape[0]).sum()
+    n = _reduce.count(X.shape[0])
+    squares = _reduce.count(X.multiply(X).sum()) / n
+    middle = np.square(_reduce.count(X.sum(axis=0)) / n).sum()
     return bool(squares - middle < squares / _FAR)
 
 

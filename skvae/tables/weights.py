@@ -62,21 +62,26 @@ def together_if_small(X, sample_weight):
     X, sample_weight
         The rows of all, or this process's own.
     """
+    _reduce.agree(weights="sample_weight" if sample_weight is not None else "no sample_weight")
+    if _reduce.is_shared() and sample_weight is not None and not _reduce.count(float(np.sum(sample_weight))):
+        raise ValueError("sample_weight is zero for all rows of all processes.")
     if not _reduce.is_shared() or _reduce.count(X.shape[0]) * X.shape[1] > _FEW_CELLS:
         yield X, sample_weight
         return
-    weight = None if sample_weight is None else check_sample_weight(sample_weight, X, dtype=np.float64)
+    weight = None if sample_weight is None else checked_weight(sample_weight, X)
     parts = _reduce.gathered((X, np.ones(X.shape[0]) if weight is None else weight))
     rows = (sp.vstack if sp.issparse(X) else np.concatenate)([rows for rows, _ in parts])
     weights = np.concatenate([weight for _, weight in parts])
     with _reduce.alone():
         yield rows, None if (weights == 1).all() else weights
+
+
 def in_order_of_values(X, weight):
     """Sort the rows of `weigh` by the values of two columns in small fits: a shift of X leaves this order as it is.
 
     Parameters and result are rows and weights as `weigh` returns them.
     """
-    if X.size > _FEW_CELLS:
+    if X.size > _FEW_CELLS or _reduce.is_shared():
         return X, weight
     order = np.lexsort(X[:, :2].T[::-1])
     return X[order], None if weight is None else weight[order]
@@ -177,6 +182,15 @@ def drop_weightless(X, sample_weight):
     """Check weights, and drop rows of weight zero; return the rows, and their weights in float64, None if none came."""
     if sample_weight is None:
         return X, None
-    weight = check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+    weight = checked_weight(sample_weight, X)
     kept = np.flatnonzero(weight)
     return (X, weight) if len(kept) == len(weight) else (X[kept], weight[kept])
+
+
+def checked_weight(sample_weight, X):
+    """Weights of rows in float64, not negative. In a shared fit those of one process may all be zero."""
+    if not X.shape[0]:
+        return np.empty(0)
+    return check_sample_weight(
+        sample_weight, X, dtype=np.float64, ensure_non_negative=True, allow_all_zero_weights=_reduce.is_shared()
+    )

@@ -8,7 +8,8 @@ import scipy.sparse as sp
 import torch
 from sklearn.utils import check_array
 
-from skvae._compat import check_sample_weight, nearest_centres
+from skvae import _reduce
+from skvae._compat import nearest_centres
 from skvae._tensors import Noise, Rows, TableBatch, resolve_device, torch_dtype
 from skvae.engines import em
 from skvae.engines.watching import CONVERGED
@@ -19,7 +20,7 @@ from skvae.models.clustering import kmeans_seeding as seeding
 from skvae.models.clustering.kmeans_compiled import CompiledKMeans
 from skvae.tables.checks import refuse_overflow
 from skvae.tables.column_statistics import centred, far_from_zero
-from skvae.tables.weights import weigh
+from skvae.tables.weights import checked_weight, weigh
 
 _ROWS_A_BATCH = 2**18  # on the CPU
 _FEW_CELLS = 2**18  # that are computed with in float64
@@ -29,7 +30,6 @@ _CELLS_AT_ONCE = 2**20  # rows x columns, or stored values, placed at once when 
 _FEWEST_SAMPLED, _SAMPLED_A_CLUSTER = 5_000, 300  # rows of the sample from which large fits take initial centres
 _WORTH_SAMPLING = 5  # times as many rows as the sample has, from which a sample saves time
 _SAMPLE_RESTARTS, _SAMPLE_ITERATIONS = 3, (5, 100)  # on the sample: iterations of each restart, and of the best one
-_SEEDS = {"k-means++": seeding.spread_seeds, "k-means||": seeding.scalable_seeds, "random": seeding.random_seeds}
 
 
 class InertiaWatcher(FitWatcher):
@@ -77,9 +77,11 @@ class TrainingRun:
     X : {ndarray, CSR array or matrix} of shape (n_samples, n_features)
         Checked rows.
     sample_weight : array-like of shape (n_samples,) or None
+    of_all : tuple (X, sample_weight) or None, default=None
+        The rows to learn from, where these are more: those of all processes that share the fit, if they are few.
     """
 
-    def __init__(self, estimator, X, sample_weight):
+    def __init__(self, estimator, X, sample_weight, of_all=None):
         self.estimator, self.X = estimator, X
         self.seed = draw_seed(estimator.random_state)
         self.noise = Noise(self.seed)
@@ -87,29 +89,33 @@ class TrainingRun:
         if sample_weight is None:
             self.sample_weight = np.ones(X.shape[0])
         else:
-            self.sample_weight = check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+            self.sample_weight = checked_weight(sample_weight, X)
         self.given_centres = None
         if not isinstance(estimator.init, str) and not callable(estimator.init):
             self.given_centres = self._checked(estimator.init)
         self.n_restarts = self._count_restarts()
+        rows, weight = (X, None if sample_weight is None else self.sample_weight) if of_all is None else of_all
         # Only ratios of weights matter to the iterations; with the largest between 1 and 2, float32 holds them.
-        self.exponent = _exponent(self.sample_weight)
-        weight = None if sample_weight is None else np.ldexp(self.sample_weight, -self.exponent)
-        rows, weight = weigh(X, weight, n_hashed=_COLUMNS_HASHED)
+        self.exponent = _exponent(_reduce.largest(1.0 if weight is None else weight.max(initial=0.0)))
+        weight = None if weight is None else np.ldexp(weight, -self.exponent)
+        rows, weight = weigh(rows, weight, n_hashed=_COLUMNS_HASHED)
         self.weight = np.ones(rows.shape[0]) if weight is None else weight
+        self.total = _reduce.count(float(self.weight.sum()))
+        self.first, self.n = _reduce.place(rows.shape[0])
         if not sp.issparse(rows):
             refuse_overflow(rows)
         self.dtype = self._working_dtype(rows)
-        rows, self.shift, self.mean_variance = centred(rows, self.weight, self.dtype)
-        self.rows = _placed(rows, self.device, self.weight)
+        self.host_rows, self.shift, self.mean_variance = centred(rows, self.weight, self.dtype)
+        self.rows = _placed(self.host_rows, self.device, self.weight, self.first)
         self.limit = estimator.tol * self.mean_variance  # of the squared shift of all centres
-        self.compiled = estimator.batch_size == "auto" and CompiledKMeans.suits(self.rows, estimator.n_clusters)
+        suits = not _reduce.is_shared() and CompiledKMeans.suits(self.rows, estimator.n_clusters)  # its sums are means
+        self.compiled = estimator.batch_size == "auto" and suits
 
     def _working_dtype(self, rows):
         """float64 for few dense rows, which cost little, and for sparse rows far from 0; else that of the rows."""
         if sp.issparse(rows):
             return np.dtype(np.float64) if far_from_zero(rows) else rows.dtype
-        few = self.device.type == "cpu" and rows.shape[0] * rows.shape[1] <= _FEW_CELLS
+        few = self.device.type == "cpu" and self.n * rows.shape[1] <= _FEW_CELLS
         return np.dtype(np.float64) if few else rows.dtype
 
     def _checked(self, centres):
@@ -145,7 +151,7 @@ class TrainingRun:
     def ascend(self, watcher):
         """Iterate from each set of initial centres; return the `FitResult` of lowest inertia."""
         init_params = (kmeans.Params(self._init_centres(number)) for number in range(self.n_restarts))
-        plan = self._plan(self.estimator.max_iter, float(self.weight.sum()))
+        plan = self._plan(self.estimator.max_iter, self.total)
         n_clusters = self.estimator.n_clusters
         if self.compiled:
             model, batches = CompiledKMeans(self.rows, n_clusters), [self.rows]
@@ -173,8 +179,8 @@ class TrainingRun:
         before = self._init_centres(0) if centres is None else self._placed_centres(centres)
         model = kmeans.KMeans(len(before), relocate=False)
         stats, _ = em.collect(model, self._batches(), kmeans.Params(before))
-        bound = float(model.bound(stats, kmeans.Params(before))) / float(self.weight.sum())
-        exponent = max(self.exponent, _exponent(weights))
+        bound = float(model.bound(stats, kmeans.Params(before))) / self.total
+        exponent = max(self.exponent, _exponent(weights.max()))
         new = math.ldexp(1.0, self.exponent - exponent)
         N = torch.from_numpy(np.ldexp(weights, -exponent)).to(self.device)
         both = stats._replace(N=new * stats.N + N, S=new * stats.S + N[:, None] * before.double())
@@ -201,21 +207,57 @@ class TrainingRun:
         init, noise = self.estimator.init, self.noise.fold("start", number)
         if self.given_centres is not None:
             return self._placed_centres(self.given_centres)
+        if callable(init) and _reduce.is_shared():
+            raise ValueError(
+                "A callable init sees the rows of one process only, and data_parallel=True shares the fit; give the "
+                "centres themselves."
+            )
         if callable(init):
             random_state = np.random.RandomState((self.seed + number) % 2**32)
             found = init(self.X, self.estimator.n_clusters, random_state=random_state)
             return self._placed_centres(self._checked(found))
-        n = len(self.weight)
-        n_sampled = max(_FEWEST_SAMPLED, _SAMPLED_A_CLUSTER * self.estimator.n_clusters, n // 10)
-        if init != "k-means++" or n < _WORTH_SAMPLING * n_sampled:
-            return _SEEDS[init](self.rows, self.estimator.n_clusters, noise)
-        return self._centres_of_sample(n_sampled, noise)
+        n_clusters = self.estimator.n_clusters
+        n_sampled = max(_FEWEST_SAMPLED, _SAMPLED_A_CLUSTER * n_clusters, self.n // 10)
+        if init == "k-means||":
+            found = seeding.scalable_seeds(self.rows, n_clusters, noise)
+            if found is not None:
+                return found
+        elif init == "k-means++" and self.n >= _WORTH_SAMPLING * n_sampled:
+            return self._centres_of_sample(n_sampled, noise)
+        if init == "random":
+            return self._random_centres(noise)
+        rows = self._rows_of_all(np.arange(len(self.weight)))
+        with _reduce.alone():
+            return seeding.spread_seeds(rows, n_clusters, noise)
+
+    def _random_centres(self, noise):
+        """Rows drawn at random; all of them in turn, more than once, if there are fewer than clusters."""
+        n_clusters, numbers = self.estimator.n_clusters, self.first + torch.arange(len(self.weight))
+        arrival = seeding.arrival_times(noise.fold("random"), numbers, torch.from_numpy(self.weight)).numpy()
+        index = _reduce.places_of_least(arrival, min(n_clusters, self.n))
+        order = np.concatenate(_reduce.gathered(arrival[index])).argsort(kind="stable")
+        drawn = torch.from_numpy(np.resize(order, n_clusters)).to(self.device)
+        return self._rows_of_all(index).part(drawn).dense()
+
+    def _rows_of_all(self, index):
+        """Some rows of this process, and of each of the others those that it names, as one batch on the device."""
+        if not _reduce.is_shared():
+            everything = len(index) == len(self.weight)
+            return self.rows if everything else self.rows.part(torch.from_numpy(index).to(self.device))
+        rows, weight = zip(*_reduce.gathered((self.host_rows[index], self.weight[index])))
+        return _placed(
+            (sp.vstack if sp.issparse(rows[0]) else np.concatenate)(rows), self.device, np.concatenate(weight)
+        )
 
     def _centres_of_sample(self, n_sampled, noise):
         """Run K-means on a sample of the rows, where iterations are cheap; return its centres."""
-        keys = noise.fold("sample").keys(np.arange(len(self.weight), dtype=np.int64))
-        index = np.sort(np.argpartition(keys, n_sampled)[:n_sampled])
-        sample = self.rows.part(torch.from_numpy(index).to(self.device))
+        keys = noise.fold("sample").keys(self.first + np.arange(len(self.weight), dtype=np.int64))
+        sample = self._rows_of_all(np.sort(_reduce.places_of_least(keys, n_sampled)))
+        with _reduce.alone():
+            return self._centres_of(sample, noise)
+
+    def _centres_of(self, sample, noise):
+        """Centres by K-means of a sample, the best of a few restarts."""
         init_params = (
             kmeans.Params(seeding.spread_seeds(sample, self.estimator.n_clusters, noise.fold("sample start", number)))
             for number in range(_SAMPLE_RESTARTS)
@@ -245,20 +287,19 @@ class TrainingRun:
         return {"cluster_centers_": centres, "labels_": labels, "inertia_": inertia, "_weights": weights}
 
 
-def _exponent(weight):
+def _exponent(largest):
     """Exponent of the power of 2 at or below the largest weight; scaling by it rounds nothing."""
-    largest = weight.max()
     return int(np.frexp(largest)[1]) - 1 if largest > 0 else _LEAST_EXPONENT
 
 
 # ----------------------------------------------------------------------------------------------- rows and their centres
-def _placed(X, device, weight=None):
-    """Place all rows on the device as one batch."""
+def _placed(X, device, weight=None, first=0):
+    """Place all rows on the device as one batch; the numbers of dense ones begin with `first`."""
     n = X.shape[0]
     if sp.issparse(X):
         return Rows(X, device, torch_dtype(X.dtype), np.ones(n) if weight is None else weight).batch(np.arange(n))
     w = np.ones(n, X.dtype) if weight is None else weight.astype(X.dtype)  # NumPy starts sooner than torch
-    return TableBatch(*(torch.from_numpy(array).to(device) for array in (X, w, np.arange(n))))
+    return TableBatch(*(torch.from_numpy(array).to(device) for array in (X, w, first + np.arange(n))))
 
 
 def placed_in_turn(X, centres, device):

@@ -9,7 +9,8 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, ClusterMixin, Transfor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skvae._compat import Interval, StrOptions, check_sample_weight, fit_context, one_blas_thread
+from skvae import _reduce
+from skvae._compat import Interval, StrOptions, fit_context, one_blas_thread
 from skvae._sparse import merged
 from skvae._tensors import explain_out_of_memory, inference_device, torch_dtype
 from skvae.estimators._base import Estimator
@@ -17,6 +18,7 @@ from skvae.estimators._checks import refuse_another_number
 from skvae.estimators.clustering._lloyd import InertiaWatcher, TrainingRun, nearest, placed_in_turn
 from skvae.models.clustering import kmeans
 from skvae.tables.checks import naming_cells
+from skvae.tables.weights import checked_weight, together_if_small
 from skvae.training.continuation import Continuation
 
 
@@ -64,6 +66,9 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
     batch_size : int or "auto", default="auto"
         Rows whose sums are formed at once. Changes results by rounding only.
+    data_parallel : bool, default=False
+        Whether the processes of `torch.distributed` share the fit, each with rows of its own. See
+        :doc:`/scaling`.
 
     Attributes
     ----------
@@ -127,6 +132,7 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         "algorithm": [StrOptions({"lloyd", "elkan"})],
         "device": [str],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "data_parallel": ["boolean"],
     }
 
     def __init__(
@@ -143,6 +149,7 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         algorithm="lloyd",
         device="auto",
         batch_size="auto",
+        data_parallel=False,
     ):
         self.n_clusters = n_clusters
         self.init = init
@@ -155,6 +162,7 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         self.algorithm = algorithm
         self.device = device
         self.batch_size = batch_size
+        self.data_parallel = data_parallel
 
     # ------------------------------------------------------------------------------------------------------- fitting
     @fit_context(prefer_skip_nested_validation=True)
@@ -195,11 +203,14 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
                     RuntimeWarning,
                     stacklevel=3,  # the caller of `fit`
                 )
-            run = TrainingRun(self, checked, sample_weight)
-            with InertiaWatcher(self, X, y, run) as watcher:
-                fit = run.ascend(watcher)
+            with together_if_small(checked, sample_weight) as of_all:
+                run = TrainingRun(self, checked, sample_weight, of_all)
+                with InertiaWatcher(self, X, y, run) as watcher:
+                    fit = run.ascend(watcher)
             found = run.attributes(fit.params)
-            n_found = np.count_nonzero(np.bincount(found["labels_"]))
+            counts = np.bincount(found["labels_"], minlength=self.n_clusters)
+            found["inertia_"], found["_weights"], counts = _reduce.total((found["inertia_"], found["_weights"], counts))
+            n_found = np.count_nonzero(counts)
             if n_found < self.n_clusters:
                 warnings.warn(
                     f"Number of distinct clusters ({n_found}) found smaller than n_clusters ({self.n_clusters}). "
@@ -249,13 +260,14 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
             else:
                 self._check_size(X)
                 centres, weights, n_iter = None, np.zeros(self.n_clusters), 0
-            run = TrainingRun(self, X, sample_weight)
-            bound, weights, centres = run.one_step(centres, weights)
+            with together_if_small(X, sample_weight) as of_all:
+                run = TrainingRun(self, X, sample_weight, of_all)
+                bound, weights, centres = run.one_step(centres, weights)
             labels, distances = nearest(X, centres, run.device)
             return self._set(
                 cluster_centers_=centres,
                 labels_=labels,
-                inertia_=float(distances @ run.sample_weight),
+                inertia_=_reduce.count(float(distances @ run.sample_weight)),
                 n_iter_=n_iter + 1,
                 lower_bounds_=np.array([bound]),
                 device_=str(run.device),
@@ -354,15 +366,25 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         score : float
             Minus the weighted sum of squared distances to the nearest centres.
         """
-        X = self._check_fitted_X(X)
-        weight = check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-        with one_blas_thread():
-            _, distances = nearest(X, self._centres_for(X), inference_device(self.device))
-        return -float(distances @ weight)
+        with self._shared():
+            X = self._check_fitted_X(X)
+            weight = checked_weight(sample_weight, X)
+            with one_blas_thread():
+                _, distances = nearest(X, self._centres_for(X), inference_device(self.device))
+            return -_reduce.count(float(distances @ weight))
 
     def _check_X(self, X, *, reset):
         with naming_cells(X, type(self).__name__, gaps=False):
-            X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], order="C", reset=reset)
+            X = validate_data(
+                self,
+                X,
+                accept_sparse="csr",
+                dtype=[np.float64, np.float32],
+                order="C",
+                reset=reset,
+                ensure_min_samples=0 if _reduce.is_shared() else 1,
+            )
+            _reduce.agree(n_features=X.shape[1], dtype=str(X.dtype))
         return merged(X, type(X)) if sp.issparse(X) else X
 
     def _check_fitted_X(self, X):
@@ -370,8 +392,9 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         return self._check_X(X, reset=False)
 
     def _check_size(self, X):
-        if X.shape[0] < self.n_clusters:
-            raise ValueError(f"n_samples={X.shape[0]} should be >= n_clusters={self.n_clusters}.")
+        n = _reduce.count(X.shape[0])
+        if n < self.n_clusters:
+            raise ValueError(f"n_samples={n} should be >= n_clusters={self.n_clusters}.")
 
     def _centres_for(self, X):
         return self.cluster_centers_.astype(X.dtype, copy=False)

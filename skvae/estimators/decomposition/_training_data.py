@@ -11,13 +11,12 @@ import torch
 from sklearn.utils import assert_all_finite
 
 from skvae import _reduce
-from skvae._compat import check_sample_weight
 from skvae._tensors import Table, rows_a_batch
 from skvae.engines import em
 from skvae.models.decomposition import factor_analysis as fa
 from skvae.tables.checks import refuse_empty_columns
 from skvae.tables.column_statistics import column_means_and_variances, without_rounding
-from skvae.tables.weights import weigh
+from skvae.tables.weights import checked_weight, weigh
 
 FLOAT = torch.float64  # of sufficient statistics and K x K systems, whatever the dtype of X
 _COLUMNS_HASHED = 1  # at a time, to find equal rows
@@ -195,7 +194,7 @@ def merged_rows(X, sample_weight, name, min_rows=1):
     """
     weight = sample_weight
     if weight is not None:
-        weight = check_sample_weight(weight, X, dtype=np.float64, ensure_non_negative=True)
+        weight = checked_weight(weight, X)
         n_weighted = _reduce.count(np.count_nonzero(weight))
         if n_weighted < min_rows:
             raise ValueError(

@@ -108,6 +108,10 @@ class MixtureContract(abc.ABC):
         batches = self._batches(table, model)
         return model.m_step(em.summed(lambda batch: model.stats_from_responsibilities(batch, R(batch)), batches), None)
 
+    def _read_to_fit(self, rows, weight, learnt):
+        """Rows and weights as the fit reads them, and what it must know of them; default: as they are."""
+        return rows, weight, learnt
+
     def _has_converged(self, iteration):
         """Whether to stop after an `em.Iteration`; default: if it changed the mean bound by less than `tol`."""
         return abs(iteration.gain) < self.tol

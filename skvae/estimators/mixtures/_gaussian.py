@@ -7,6 +7,7 @@ from numbers import Real
 import numpy as np
 import torch
 
+from skvae import _reduce
 from skvae._compat import Interval, StrOptions
 from skvae._tensors import Table, inference_device, rows_a_batch
 from skvae.engines import em
@@ -76,8 +77,11 @@ class BaseGaussianMixture(BaseMixture):
             return Table(X, device, weight=weight, shift=self._fitted_origin())
         if X.dtype != np.float64:  # `_coded` has asked it of float64
             refuse_overflow(X)
-        complete = not np.isnan(np.sum(X))
-        if not complete:
+        complete = not _reduce.largest(bool(np.isnan(np.sum(X))))
+        if _reduce.is_shared():
+            seen = None if complete else ~np.isnan(X)
+            origin = column_means_and_variances(X, weight, seen)[0].astype(X.dtype).astype(np.float64)
+        elif not complete:
             origin = column_means_and_variances(X, weight, ~np.isnan(X))[0]
         elif weight is None:
             origin = X.mean(axis=0).astype(np.float64)

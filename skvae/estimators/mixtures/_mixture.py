@@ -10,7 +10,8 @@ from sklearn.base import DensityMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
-from skvae._compat import Interval, StrOptions, check_sample_weight, fit_context, one_blas_thread
+from skvae import _reduce
+from skvae._compat import Interval, StrOptions, fit_context, one_blas_thread
 from skvae._tensors import Noise, by_row, explain_out_of_memory, inference_device, resolve_device
 from skvae.engines import em
 from skvae.engines.contracts import check_contract
@@ -27,7 +28,7 @@ from skvae.estimators._progress import FitWatcher
 from skvae.estimators.mixtures._contract import MixtureContract, MixtureModel
 from skvae.models.mixtures.posterior import posterior
 from skvae.tables.checks import refuse_empty_columns
-from skvae.tables.weights import weigh
+from skvae.tables.weights import checked_weight, together_if_small, weigh
 from skvae.training.continuation import Continuation
 
 _SMALL_TOL = 1e-4  # from here down EM needs hundreds of steps where it is slow at all, and acceleration pays
@@ -53,6 +54,7 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
         "acceleration": [StrOptions({"auto", "squarem"}), None],
         "device": [str],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "data_parallel": ["boolean"],
     }
 
     def __init__(
@@ -70,6 +72,7 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
         acceleration="auto",
         device="auto",
         batch_size="auto",
+        data_parallel=False,
     ):
         self.n_components = n_components
         self.tol = tol
@@ -83,6 +86,7 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
         self.acceleration = acceleration
         self.device = device
         self.batch_size = batch_size
+        self.data_parallel = data_parallel
 
     # ------------------------------------------------------------------------------------------------------- fitting
     @fit_context(prefer_skip_nested_validation=True)
@@ -173,26 +177,31 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
     def _validated(self, X, *, reset):
         return validated(self, X, reset=reset, ensure_min_samples=2 if reset else 1)
 
-    def _read_to_fit(self, X, sample_weight, continuation):
-        """Rows as the model reads them, their weights, and what was learnt of the columns."""
-        checked, weight = self._validated(X, reset=not continuation.continues), None
-        if sample_weight is not None:
-            weight = check_sample_weight(sample_weight, checked, dtype=np.float64, ensure_non_negative=True)
-        learnt = self._learnt() if continuation.continues else self._learn(checked)
-        coded = self._coded(checked, learnt)
-        if len(coded) < self.n_components:
-            raise ValueError(
-                f"Expected n_samples >= n_components but got n_components = {self.n_components}, "
-                f"n_samples = {len(coded)}"
-            )
-        if continuation.continues:
-            refuse_another_number(self, "components", len(self.weights_))
-        refuse_empty_columns(coded, type(self).__name__, weight, column_names(self))
-        return *weigh(*self._condensed(coded, weight, learnt), n_hashed=self._n_hashed), learnt
-
     def _ascended(self, X, y, sample_weight, continuation):
         """Fit to the rows of X by EM; returns the fitted attributes."""
-        rows, weight, learnt = self._read_to_fit(X, sample_weight, continuation)
+        checked, weight = self._validated(X, reset=not continuation.continues), None
+        if sample_weight is not None:
+            weight = checked_weight(sample_weight, checked)
+        with together_if_small(checked, weight) as (checked, weight):
+            learnt = self._learnt() if continuation.continues else self._learn(checked)
+            coded = self._coded(checked, learnt)
+            n = _reduce.count(len(coded))
+            if n < self.n_components:
+                raise ValueError(
+                    f"Expected n_samples >= n_components but got n_components = {self.n_components}, n_samples = {n}"
+                )
+            if continuation.continues:
+                refuse_another_number(self, "components", len(self.weights_))
+            refuse_empty_columns(coded, type(self).__name__, weight, column_names(self))
+            condensed, weight = self._condensed(coded, weight, learnt)
+            with together_if_small(condensed, weight) as (rows, weight):
+                if rows is not condensed:  # those of all processes
+                    rows, weight = self._condensed(rows, weight, learnt)
+                read = self._read_to_fit(*weigh(rows, weight, n_hashed=self._n_hashed), learnt)
+                return self._climbed(*read, X, y, continuation)
+
+    def _climbed(self, rows, weight, learnt, X, y, continuation):
+        """Fit to weighed rows; X and y are for callbacks."""
         total = _total_weight(rows, weight)
         device = resolve_device(self.device)
         model = self._model(self.n_components, learnt)
@@ -245,7 +254,7 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
             f"iteration {fit.n_iter} (max_iter={self.max_iter}) with the bound rising by {gain:.1e} nats/sample "
             f"(tol={self.tol:g}).",
             ConvergenceWarning,
-            stacklevel=5,  # who called `fit`
+            stacklevel=6,  # who called `fit`
         )
 
     def _stepped(self, X, sample_weight):
@@ -253,7 +262,11 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
         refuse_another_number(self, "components", len(self.weights_))
         learnt, device = self._learnt(), resolve_device(self.device)
         coded = self._coded(self._validated(X, reset=False), learnt)
-        rows, weight = weigh(coded, sample_weight, n_hashed=self._n_hashed)
+        with together_if_small(coded, sample_weight) as (coded, sample_weight):
+            return self._stepped_by(*weigh(coded, sample_weight, n_hashed=self._n_hashed), learnt, device)
+
+    def _stepped_by(self, rows, weight, learnt, device):
+        """Take that step with weighed rows."""
         new = _total_weight(rows, weight)
         total, share = self._step(new)
         model = self._model(self.n_components, learnt)
@@ -356,7 +369,7 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
         score : float
             Nats a row: the mean of `score_samples`, without weights in its dtype, as scikit-learn's mixtures take it.
         """
-        if sample_weight is None:
+        if sample_weight is None and not self.data_parallel:
             return float(self.score_samples(X).mean())
         return super().score(X, sample_weight=sample_weight)
 
@@ -434,7 +447,7 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
 
 
 def _total_weight(rows, weight):
-    return float(len(rows) if weight is None else weight.sum())
+    return _reduce.count(float(len(rows) if weight is None else weight.sum()))
 
 
 def _as_arrays(attributes, dtype):

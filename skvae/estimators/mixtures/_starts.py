@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from sklearn.utils import check_array
 
+from skvae import _reduce
 from skvae._tensors import TableBatch
 from skvae.engines import em
 from skvae.models.clustering import kmeans
@@ -35,9 +36,10 @@ def initial_responsibilities(init_params, table, points, n_components, noise, sc
         Batch -> Tensor of shape (K, n_rows); they do not depend on how rows are put into batches.
     """
     if init_params == "random":
+        first, _ = _reduce.place(len(table))
 
         def random(batch):
-            share = noise.uniform(batch.row, n_components, torch.float64).mT
+            share = noise.uniform(first + batch.row, n_components, torch.float64).mT
             return share / share.sum(0)
 
         return random
@@ -74,23 +76,25 @@ def initial_centres(init_params, table, points, n_components, noise):
     -------
     centres : Tensor of shape (n_components, n_coordinates)
     """
-    K, n = n_components, len(table)
+    K, (first, n) = n_components, _reduce.place(len(table))
     from_data = init_params == "random_from_data"
     size = K if from_data else min(n, _SEEDING_ROWS)
-    index = np.arange(n)
+    index = np.arange(len(table))
     if size < n:  # without replacement, in proportion to their weight
-        arrival = seeding.arrival_times(noise.fold("rows"), torch.arange(n), table.weight).numpy()
-        index = np.sort(np.argpartition(arrival, size - 1)[:size])
-    index = np.resize(index, max(K, len(index)))  # equal rows may have been merged: then some are taken twice
-    some = torch.as_tensor(points(index), dtype=table.dtype)
+        arrival = seeding.arrival_times(noise.fold("rows"), first + torch.arange(len(table)), table.weight).numpy()
+        index = np.sort(_reduce.places_of_least(arrival, size))
+    parts = _reduce.gathered((points(index), table.weight[index].numpy()))
+    some, weight = (np.concatenate(part) for part in zip(*parts))
+    index = np.resize(np.arange(len(some)), max(K, len(some)))  # equal rows may be merged: some are taken twice
+    some, weight = (torch.as_tensor(part[index], dtype=table.dtype) for part in (some, weight))
     if from_data:
         return some.to(table.device)
-    weight = table.weight[index].to(table.dtype)
     if n > len(index):  # drawn in proportion to their weights, they count alike
         weight = torch.ones_like(weight)
-    centres = seeding.seed_centres(some, weight, K, noise)
-    if init_params == "kmeans":
-        centres = _means_of_clusters(some, weight, centres)
+    with _reduce.alone():
+        centres = seeding.seed_centres(some, weight, K, noise)
+        if init_params == "kmeans":
+            centres = _means_of_clusters(some, weight, centres)
     return centres.to(table.device)
 
 

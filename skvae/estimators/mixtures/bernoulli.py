@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
 
+from skvae import _reduce
 from skvae._compat import Interval, StrOptions
 from skvae._tensors import rows_a_batch
 from skvae.engines import em
@@ -79,6 +80,9 @@ class BernoulliMixtureEM(BaseMixture):
         Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
     batch_size : int or "auto", default="auto"
         Rows handled at once; the result does not depend on it. "auto": as suits the caches.
+    data_parallel : bool, default=False
+        Whether the processes of `torch.distributed` share the fit, each with rows of its own. See
+        :doc:`/scaling`.
 
     Attributes
     ----------
@@ -169,6 +173,7 @@ class BernoulliMixtureEM(BaseMixture):
         acceleration="auto",
         device="auto",
         batch_size="auto",
+        data_parallel=False,
     ):
         super().__init__(
             n_components,
@@ -183,6 +188,7 @@ class BernoulliMixtureEM(BaseMixture):
             acceleration=acceleration,
             device=device,
             batch_size=batch_size,
+            data_parallel=data_parallel,
         )
         self.weights_init = weights_init
         self.means_init = means_init
@@ -249,7 +255,9 @@ class BernoulliMixtureEM(BaseMixture):
         """Warn if most columns whose values differ are the same in all rows once they are binarised."""
         if self.binarize is None or learnt.is_categorical.all():
             return
-        least, greatest = (function(X, axis=0) for function in (np.fmin.reduce, np.fmax.reduce))
+        extremes = (np.fmin.reduce(X, axis=0), np.fmax.reduce(X, axis=0)) if len(X) else None
+        found = [each for each in _reduce.gathered(extremes) if each is not None]
+        least, greatest = np.fmin.reduce([low for low, _ in found]), np.fmax.reduce([high for _, high in found])
         same = (least > self.binarize) == (greatest > self.binarize)
         varies = (least < greatest) & ~learnt.is_categorical
         lost = np.flatnonzero(same & varies)
@@ -286,7 +294,7 @@ class BernoulliMixtureEM(BaseMixture):
             key *= count + 1
             key += np.nan_to_num(column, nan=count).astype(np.int64)
         _, first, which = np.unique(key, return_index=True, return_inverse=True)
-        if 2 * len(first) > len(coded):
+        if 2 * _reduce.count(len(first)) > _reduce.count(len(coded)):
             return coded, weight
         return coded[first], np.bincount(which, weights=weight).astype(np.float64)
 
@@ -294,7 +302,7 @@ class BernoulliMixtureEM(BaseMixture):
     def _n_restarts(self, model, table):
         if self.n_init != "auto":
             return self.n_init
-        work = len(table) * model.n_components * max(1, model.n_indicators(table.shape[1]))
+        work = _reduce.count(len(table)) * model.n_components * max(1, model.n_indicators(table.shape[1]))
         return max(1, min(_MOST_RESTARTS, _WORK_OF_RESTARTS // work))
 
     def _model(self, n_components, learnt):

@@ -62,6 +62,9 @@ class GaussianMixtureEM(BaseGaussianMixture):
         Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
     batch_size : int or "auto", default="auto"
         Rows handled at once; the result does not depend on it. "auto": as suits the caches.
+    data_parallel : bool, default=False
+        Whether the processes of `torch.distributed` share the fit, each with rows of its own. See
+        :doc:`/scaling`.
 
     Attributes
     ----------
@@ -149,6 +152,7 @@ class GaussianMixtureEM(BaseGaussianMixture):
         acceleration="auto",
         device="auto",
         batch_size="auto",
+        data_parallel=False,
     ):
         super().__init__(
             n_components,
@@ -163,6 +167,7 @@ class GaussianMixtureEM(BaseGaussianMixture):
             acceleration=acceleration,
             device=device,
             batch_size=batch_size,
+            data_parallel=data_parallel,
         )
         self.covariance_type = covariance_type
         self.reg_covar = reg_covar

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from scipy.special import gammaincinv
 
+from skvae import _reduce
 from skvae._compat import Interval, StrOptions
 from skvae.estimators.mixtures._gaussian import BaseGaussianMixture
 from skvae.estimators.mixtures._starts import checked_shape
@@ -80,6 +81,9 @@ class VariationalGaussianMixture(BaseGaussianMixture):
         Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
     batch_size : int or "auto", default="auto"
         Rows handled at once; the result does not depend on it. "auto": as suits the caches.
+    data_parallel : bool, default=False
+        Whether the processes of `torch.distributed` share the fit, each with rows of its own. See
+        :doc:`/scaling`.
 
     Attributes
     ----------
@@ -203,6 +207,7 @@ class VariationalGaussianMixture(BaseGaussianMixture):
         acceleration="auto",
         device="auto",
         batch_size="auto",
+        data_parallel=False,
     ):
         super().__init__(
             n_components,
@@ -217,6 +222,7 @@ class VariationalGaussianMixture(BaseGaussianMixture):
             acceleration=acceleration,
             device=device,
             batch_size=batch_size,
+            data_parallel=data_parallel,
         )
         self.covariance_type = covariance_type
         self.reg_covar = reg_covar
@@ -275,8 +281,7 @@ class VariationalGaussianMixture(BaseGaussianMixture):
         return self._by_row(self._checked(X), log_predictive)
 
     # ------------------------------------------------------------------------------------------------------- the prior
-    def _read_to_fit(self, X, sample_weight, continuation):
-        rows, weight, _ = super()._read_to_fit(X, sample_weight, continuation)
+    def _read_to_fit(self, rows, weight, learnt):
         rows, weight = in_order_of_values(rows, weight)
         return rows, weight, self._prior(rows, weight)
 
@@ -318,10 +323,10 @@ class VariationalGaussianMixture(BaseGaussianMixture):
         """Mean of each column, and unbiased covariance or variances; where singular, with `reg_covar` added."""
         weight = np.ones(len(rows)) if weight is None else weight
         seen = ~np.isnan(rows)
-        seen = None if seen.all() else seen
+        seen = seen if _reduce.largest(not seen.all()) else None
         mean, variance = column_means_and_variances(rows, weight, seen)
         variance = without_rounding(variance, mean)
-        total = weight.sum()
+        total = _reduce.count(weight.sum())
         unbiased = total / max(total - 1, 0.5 * total)  # n / (n - 1), and 2 where that has no sense
         if self.covariance_type in ("full", "tied"):
             covariance = unbiased * _covariance(rows, weight, seen, mean)
@@ -435,8 +440,8 @@ def _covariance(rows, weight, seen, mean):
     x = rows - mean
     if seen is not None:
         x[~seen] = 0
-    covariance = (x * weight[:, None]).T @ x
+    covariance = _reduce.count((x * weight[:, None]).T @ x)
     if seen is None:
-        return covariance / weight.sum()
+        return covariance / _reduce.count(weight.sum())
     root = np.sqrt(seen_weight(weight, seen))
     return covariance / (root[:, None] * root)

@@ -10,6 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from skvae import _reduce
 from skvae._tensors import TableBatch, Workers, binned, threads_to_share, uniform_at
 from skvae.models.clustering.kmeans import nearest_centre, squared_distances
 
@@ -328,22 +329,42 @@ def arrival_times(noise, row, w):
 
 
 def scalable_seeds(batch, n_clusters, noise):
-    """Draw rows by k-means||: each round draws about 2 K rows at once; k-means++ then chooses K of them."""
+    """Draw rows by k-means||: each round draws about 2 K rows at once; k-means++ then chooses K of them.
+
+    None where rounds found fewer than K, as among few distinct rows.
+    """
     w, noise = batch.w.double(), noise.fold("k-means||")
-    chosen = _drawn(w, noise.uniform(torch.zeros(1, dtype=torch.int64), 1, torch.float64)[0].to(w.device))
-    seeds = batch.part(chosen).dense()
+    draw = noise.uniform(torch.zeros(1, dtype=torch.int64), 1, torch.float64)[0].to(w.device)
+    seeds = _rows_of_all(batch, _drawn_of_all(w, draw))
     distance = _distance_to_nearest(batch, seeds)
     for number in range(_ROUNDS):
         mass = w * distance
         luck = noise.fold(number).uniform(batch.row, 1, torch.float64)[:, 0]
-        found = (luck * mass.sum() < 2 * n_clusters * mass).nonzero()[:, 0]
-        if len(found):
-            fresh = batch.part(found).dense()
+        found = (luck * _reduce.count(mass.sum()) < 2 * n_clusters * mass).nonzero()[:, 0]
+        fresh = _rows_of_all(batch, found)
+        if len(fresh):
             seeds, distance = torch.cat([seeds, fresh]), torch.minimum(distance, _distance_to_nearest(batch, fresh))
-    if len(seeds) < n_clusters:  # few distinct rows
-        return spread_seeds(batch, n_clusters, noise)
-    weight = binned(nearest_centre(batch, seeds), len(seeds), w)
-    return seed_centres(seeds, weight.to(seeds.dtype), n_clusters, noise)
+    if len(seeds) < n_clusters:
+        return None
+    weight = _reduce.count(binned(nearest_centre(batch, seeds), len(seeds), w))
+    with _reduce.alone():
+        return seed_centres(seeds, weight.to(seeds.dtype), n_clusters, noise)
+
+
+def _rows_of_all(batch, index):
+    """Some rows of this process, and those that the others name, as a Tensor."""
+    own = batch.part(index).dense()
+    return own if not _reduce.is_shared() else torch.cat(_reduce.gathered(own.cpu())).to(own.device)
+
+
+def _drawn_of_all(mass, draw):
+    """What `_drawn` draws among the rows of all processes: the places of those that are this process's own."""
+    if not _reduce.is_shared():
+        return _drawn(mass, draw)
+    before, _ = _reduce.place(float(mass.sum()))
+    found = torch.searchsorted(mass.cumsum(0), draw * _reduce.count(float(mass.sum())) - before, right=True)
+    begins = draw * _reduce.count(float(mass.sum())) >= before
+    return found[begins & (found < len(mass))]
 
 
 def _distance_to_nearest(batch, centres):
