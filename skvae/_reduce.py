@@ -264,7 +264,7 @@ def _placed_like(value, own):
         return torch.as_tensor(value).to(own.device)
     if isinstance(own, np.ndarray):
         return np.asarray(value)
-    return value.item() if isinstance(value, torch.Tensor) and not isinstance(own, torch.Tensor) else value
+    return type(own)(value.item()) if isinstance(value, torch.Tensor) else value
 
 
 def _on_cpu(sums):

@@ -59,7 +59,8 @@ class Estimator(CallbackSupportMixin, BaseEstimator):
         before = vars(self).copy()
         try:
             with self._shared():
-                _reduce.agree(parameters=self._said_parameters() if _reduce.is_shared() else None)
+                if _reduce.is_shared():
+                    _reduce.agree(**self._said_parameters())
                 yield
         except BaseException:
             running = {name: value for name, value in vars(self).items() if name in CALLBACK_STATE}
@@ -72,17 +73,22 @@ class Estimator(CallbackSupportMixin, BaseEstimator):
         return _reduce.shared(getattr(self, "data_parallel", False))
 
     def _said_parameters(self):
-        """The estimator and those of its parameters in which the processes of a shared fit must agree, as text."""
+        """The class and those parameters in which the processes of a shared fit must agree, as texts by name."""
         own = {"device", "verbose"}
         given = {name: value for name, value in self.get_params(deep=False).items() if name not in own}
         if not isinstance(given.get("random_state"), int):
             given["random_state"] = None  # the first process draws a seed for all
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in given.items())})"
+        return {"estimator": type(self).__name__} | {name: _said(value) for name, value in given.items()}
 
     def _set(self, **attributes):
         for name, value in attributes.items():
             setattr(self, name, value)
         return self
+
+
+def _said(value):
+    """A parameter as text, without addresses, which differ from process to process."""
+    return f"{value.__module__}.{value.__qualname__}" if inspect.isfunction(value) else repr(value)
 
 
 def _hide_shared_class(base):

@@ -63,13 +63,18 @@ def together_if_small(X, sample_weight):
         The rows of all, or this process's own.
     """
     _reduce.agree(weights="sample_weight" if sample_weight is not None else "no sample_weight")
-    if _reduce.is_shared() and sample_weight is not None and not _reduce.count(float(np.sum(sample_weight))):
-        raise ValueError("sample_weight is zero for all rows of all processes.")
-    if not _reduce.is_shared() or _reduce.count(X.shape[0]) * X.shape[1] > _FEW_CELLS:
+    if not _reduce.is_shared():
         yield X, sample_weight
         return
-    weight = None if sample_weight is None else checked_weight(sample_weight, X)
-    parts = _reduce.gathered((X, np.ones(X.shape[0]) if weight is None else weight))
+    weight = np.ones(X.shape[0]) if sample_weight is None else checked_weight(sample_weight, X)
+    counts = np.flatnonzero(weight)
+    n = _reduce.count(len(counts))
+    if not n:
+        raise ValueError("sample_weight is zero for all rows of all processes.")
+    if n * X.shape[1] > _FEW_CELLS:
+        yield X, sample_weight
+        return
+    parts = _reduce.gathered((X[counts], weight[counts]))
     rows = (sp.vstack if sp.issparse(X) else np.concatenate)([rows for rows, _ in parts])
     weights = np.concatenate([weight for _, weight in parts])
     with _reduce.alone():

@@ -172,7 +172,7 @@ class BaseGaussianMixture(BaseMixture):
         The variances are None where no cell is missing.
         """
         points = functools.partial(self._points, model, table)
-        seen = None if table.patterns is None else ~np.isnan(table.X)
+        seen = ~np.isnan(table.X) if _reduce.largest(table.patterns is not None) else None
         variance = column_means_and_variances(table.X, table.weight.numpy(), seen)[1]
         # Only of spherical components do the units of the columns matter.
         scale = None if self.covariance_type == "spherical" else np.sqrt(np.where(variance > 0, variance, 1))

@@ -1,0 +1,80 @@
+"""One fit of several processes equals the fit of one to all rows; the mistakes of one process reach all."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from skvae import FactorAnalysisEM, GaussianMixtureEM, KMeansLite, _reduce
+
+SCRIPT = Path(__file__).with_name("shared_fits.py")
+
+
+def launch(task, n_processes, folder):
+    """Run a task of the script in several processes; what they wrote, by rank, and the run."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        f"--nproc-per-node={n_processes}",
+        "--master-addr=127.0.0.1",
+    ]
+    command += [f"--master-port={port}", str(SCRIPT), task, str(folder)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2])}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    found = {int(path.stem): json.loads(path.read_text()) for path in Path(folder).glob("*.json")}
+    return found, run
+
+
+def test_a_shared_fit_is_the_fit_to_all_rows(tmp_path):
+    found, run = launch("equal", 3, tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert len(found) == 3
+    for rank, cases in found.items():
+        for name, gaps in cases.items():
+            limit = 1e-5 if "float32" in name else 1e-10
+            assert max(gaps.values()) < limit, (rank, name, gaps)
+
+
+def test_the_mistake_of_one_process_is_told_to_all(tmp_path):
+    found, run = launch("errors", 2, tmp_path)
+    assert run.returncode == 0, run.stderr
+    first, second = found[0], found[1]
+    assert "X[3, 2] = inf" in second["infinite cell"]
+    assert first["infinite cell"].startswith("ValueError") and "process 1 of 2" in first["infinite cell"]
+    for each in (first, second):
+        assert each["as it was"]
+        assert "n_components" in each["parameters"] and "process 1 has 3" in each["parameters"]
+        assert "n_features, but process 0 has 5 and process 1 has 6" in each["columns"]
+        assert "dtype, but process 0 has float64 and process 1 has float32" in each["dtype"]
+        assert "sample_weight" in each["weights"]
+        assert "n_samples=6 should be >= n_clusters=8" in each["too few"]
+        assert "callable init" in each["callable init"]
+    assert first["seeds"] == second["seeds"]  # the first draws one for both
+    assert first["after"] == second["after"]
+    assert first["alone"] == 6000
+
+
+def test_the_others_do_not_wait_for_a_dead_process(tmp_path):
+    found, run = launch("killed", 2, tmp_path)
+    assert run.returncode != 0
+    if 0 in found:  # unless the launcher ended it first
+        assert "LostProcessError: Process 0 of 2 that share this fit has lost another one" in found[0]["error"]
+
+
+@pytest.mark.parametrize(
+    "estimator", [KMeansLite(2, random_state=0), GaussianMixtureEM(2, random_state=0), FactorAnalysisEM(1)]
+)
+def test_without_other_processes_nothing_changes(estimator):
+    X = np.random.default_rng(0).normal(size=(200, 3))
+    alone = estimator.fit(X).score(X)
+    assert estimator.set_params(data_parallel=True).fit(X).score(X) == alone
+    assert not _reduce.is_shared() and _reduce.is_first()
