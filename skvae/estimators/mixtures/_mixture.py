@@ -243,7 +243,7 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
             "Best performing initialization did not converge. Try different init parameters, or increase max_iter, "
             f"tol, or check for degenerate data. {type(self).__name__} did not converge: the best start stopped at "
             f"iteration {fit.n_iter} (max_iter={self.max_iter}) with the bound rising by {gain:.1e} nats/sample "
-            f"(tol={self.tol:g}).",
+            f"(tol={self.tol:g}{self._tol_is_in}).",
             ConvergenceWarning,
             stacklevel=5,  # who called `fit`
         )

@@ -140,6 +140,9 @@ class VariationalGaussianMixture(BaseGaussianMixture):
     Cells that are NaN become latent variables with a posterior of their own, given the component. So the bound is exact
     with them too, and rises.
 
+    `aic` and `bic` count the parameters of all components, also of empty ones; `lower_bounds_` already weighs fit
+    against complexity.
+
     "diag" and "spherical" restrict the posterior, not the model: the bound is that of full covariances with the same
     prior, and is lower where columns are correlated.
 
@@ -229,6 +232,8 @@ class VariationalGaussianMixture(BaseGaussianMixture):
         self.learning_decay = learning_decay
         self.learning_offset = learning_offset
         self.total_samples = total_samples
+
+    _tol_is_in = " nats of all rows"
 
     def partial_fit(self, X, y=None, sample_weight=None):
         """Take one step of stochastic variational inference with the rows of X; an unfitted estimator is fitted to X.
