@@ -9,11 +9,14 @@ from scipy.special import gammaincinv
 from skvae._compat import Interval, StrOptions
 from skvae.estimators.mixtures._gaussian import BaseGaussianMixture
 from skvae.estimators.mixtures._starts import checked_shape
+from skvae.models.mixtures.mixing_weights import DirichletWeights, StickWeights
 from skvae.models.mixtures.posterior import posterior
 from skvae.models.mixtures.variational_gaussian_mixture import Prior
 from skvae.models.mixtures.variational_gaussian_mixture import VariationalGaussianMixture as Model
 from skvae.tables.column_statistics import column_means_and_variances, seen_weight, without_rounding
 from skvae.tables.weights import in_order_of_values
+
+_WEIGHTS = {"dirichlet_process": StickWeights, "dirichlet_distribution": DirichletWeights}
 
 
 class VariationalGaussianMixture(BaseGaussianMixture):
@@ -169,7 +172,7 @@ class VariationalGaussianMixture(BaseGaussianMixture):
 
     _parameter_constraints = {
         **BaseGaussianMixture._parameter_constraints,
-        "weight_concentration_prior_type": [StrOptions({"dirichlet_process", "dirichlet_distribution"})],
+        "weight_concentration_prior_type": [StrOptions(set(_WEIGHTS))],
         "weight_concentration_prior": [None, Interval(Real, 0.0, None, closed="neither")],
         "mean_precision_prior": [None, Interval(Real, 0.0, None, closed="neither")],
         "mean_prior": [None, "array-like"],
@@ -357,13 +360,12 @@ class VariationalGaussianMixture(BaseGaussianMixture):
 
     # ---------------------------------------------------------------------------------------- what every mixture gives
     def _model(self, n_components, learnt):
-        stick_breaking = self.weight_concentration_prior_type == "dirichlet_process"
         gaussian = self._gaussian_model(n_components, float(self.reg_covar))
-        return Model(gaussian, learnt, stick_breaking=stick_breaking)
+        return Model(gaussian, learnt, _WEIGHTS[self.weight_concentration_prior_type]())
 
     def _fitted_model(self):
-        stick_breaking = isinstance(self.weight_concentration_, tuple)
-        return Model(self._fitted_gaussian_model(), self._learnt(), stick_breaking=stick_breaking)
+        weights = StickWeights() if isinstance(self.weight_concentration_, tuple) else DirichletWeights()
+        return Model(self._fitted_gaussian_model(), self._learnt(), weights)
 
     def _initial_params(self, model, table, noise, learnt):
         stats, variances = self._first_stats(model, table, noise)
@@ -388,7 +390,7 @@ class VariationalGaussianMixture(BaseGaussianMixture):
         }
 
     def _fitted_params(self, model, table):
-        if model.stick_breaking != isinstance(self.weight_concentration_, tuple):
+        if isinstance(model.weights, StickWeights) != isinstance(self.weight_concentration_, tuple):
             raise ValueError(
                 f"weight_concentration_prior_type={self.weight_concentration_prior_type!r} is not that of the fit; "
                 "set it back, or fit a clone."
@@ -398,11 +400,10 @@ class VariationalGaussianMixture(BaseGaussianMixture):
             return torch.tensor(np.asarray(array, dtype=np.float64)).to(table.shift)
 
         K, own = len(self.weights_), self._fitted_origin()
-        alpha = np.stack(self.weight_concentration_) if model.stick_breaking else self.weight_concentration_[None]
         nu = np.full(K, K * self.degrees_of_freedom_) if self.covariance_type == "tied" else self.degrees_of_freedom_
         return model.params(
             model.prior.measured_from(table.shift),
-            place(alpha),
+            place(np.atleast_2d(self.weight_concentration_)),
             place(self.mean_precision_),
             place(self.means_ - own) + (place(own) - table.shift),
             place(nu),
