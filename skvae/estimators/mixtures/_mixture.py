@@ -87,7 +87,7 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
     # ------------------------------------------------------------------------------------------------------- fitting
     @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None, sample_weight=None):
-        """Raise the likelihood of X by expectation maximisation, in `n_init` restarts; keep the best.
+        """Raise the likelihood of X, or the bound on it, step by step in `n_init` restarts; keep the best.
 
         Parameters
         ----------
