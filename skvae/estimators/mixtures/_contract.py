@@ -42,6 +42,7 @@ class MixtureContract(abc.ABC):
     None of them may set anything on the estimator: `fit` sets all attributes together, once it has succeeded.
     """
 
+    _tol_is_in = ""  # another unit than nats/sample, for the warning of a fit that did not converge
     _n_hashed = None  # `weigh` sorts rows by so many columns at a time; None: by all at once, where many rows are equal
 
     # -------------------------------------------------------------------------------------------------------- required

@@ -91,7 +91,7 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
     # ------------------------------------------------------------------------------------------------------- fitting
     @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None, sample_weight=None):
-        """Raise the likelihood of X by expectation maximisation, in `n_init` restarts; keep the best.
+        """Raise the likelihood of X, or the bound on it, step by step in `n_init` restarts; keep the best.
 
         Parameters
         ----------
@@ -252,7 +252,7 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
             "Best performing initialization did not converge. Try different init parameters, or increase max_iter, "
             f"tol, or check for degenerate data. {type(self).__name__} did not converge: the best start stopped at "
             f"iteration {fit.n_iter} (max_iter={self.max_iter}) with the bound rising by {gain:.1e} nats/sample "
-            f"(tol={self.tol:g}).",
+            f"(tol={self.tol:g}{self._tol_is_in}).",
             ConvergenceWarning,
             stacklevel=6,  # who called `fit`
         )

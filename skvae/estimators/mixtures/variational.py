@@ -10,11 +10,14 @@ from skvae import _reduce
 from skvae._compat import Interval, StrOptions
 from skvae.estimators.mixtures._gaussian import BaseGaussianMixture
 from skvae.estimators.mixtures._starts import checked_shape
+from skvae.models.mixtures.mixing_weights import DirichletWeights, StickWeights
 from skvae.models.mixtures.posterior import posterior
 from skvae.models.mixtures.variational_gaussian_mixture import Prior
 from skvae.models.mixtures.variational_gaussian_mixture import VariationalGaussianMixture as Model
 from skvae.tables.column_statistics import column_means_and_variances, seen_weight, without_rounding
 from skvae.tables.weights import in_order_of_values
+
+_WEIGHTS = {"dirichlet_process": StickWeights, "dirichlet_distribution": DirichletWeights}
 
 
 class VariationalGaussianMixture(BaseGaussianMixture):
@@ -144,6 +147,9 @@ class VariationalGaussianMixture(BaseGaussianMixture):
     Cells that are NaN become latent variables with a posterior of their own, given the component. So the bound is exact
     with them too, and rises.
 
+    `aic` and `bic` count the parameters of all components, also of empty ones; `lower_bounds_` already weighs fit
+    against complexity.
+
     "diag" and "spherical" restrict the posterior, not the model: the bound is that of full covariances with the same
     prior, and is lower where columns are correlated.
 
@@ -170,7 +176,7 @@ class VariationalGaussianMixture(BaseGaussianMixture):
 
     _parameter_constraints = {
         **BaseGaussianMixture._parameter_constraints,
-        "weight_concentration_prior_type": [StrOptions({"dirichlet_process", "dirichlet_distribution"})],
+        "weight_concentration_prior_type": [StrOptions(set(_WEIGHTS))],
         "weight_concentration_prior": [None, Interval(Real, 0.0, None, closed="neither")],
         "mean_precision_prior": [None, Interval(Real, 0.0, None, closed="neither")],
         "mean_prior": [None, "array-like"],
@@ -235,6 +241,8 @@ class VariationalGaussianMixture(BaseGaussianMixture):
         self.learning_decay = learning_decay
         self.learning_offset = learning_offset
         self.total_samples = total_samples
+
+    _tol_is_in = " nats of all rows"
 
     def partial_fit(self, X, y=None, sample_weight=None):
         """Take one step of stochastic variational inference with the rows of X; an unfitted estimator is fitted to X.
@@ -357,13 +365,12 @@ class VariationalGaussianMixture(BaseGaussianMixture):
 
     # ---------------------------------------------------------------------------------------- what every mixture gives
     def _model(self, n_components, learnt):
-        stick_breaking = self.weight_concentration_prior_type == "dirichlet_process"
         gaussian = self._gaussian_model(n_components, float(self.reg_covar))
-        return Model(gaussian, learnt, stick_breaking=stick_breaking)
+        return Model(gaussian, learnt, _WEIGHTS[self.weight_concentration_prior_type]())
 
     def _fitted_model(self):
-        stick_breaking = isinstance(self.weight_concentration_, tuple)
-        return Model(self._fitted_gaussian_model(), self._learnt(), stick_breaking=stick_breaking)
+        weights = StickWeights() if isinstance(self.weight_concentration_, tuple) else DirichletWeights()
+        return Model(self._fitted_gaussian_model(), self._learnt(), weights)
 
     def _initial_params(self, model, table, noise, learnt):
         stats, variances = self._first_stats(model, table, noise)
@@ -388,7 +395,7 @@ class VariationalGaussianMixture(BaseGaussianMixture):
         }
 
     def _fitted_params(self, model, table):
-        if model.stick_breaking != isinstance(self.weight_concentration_, tuple):
+        if isinstance(model.weights, StickWeights) != isinstance(self.weight_concentration_, tuple):
             raise ValueError(
                 f"weight_concentration_prior_type={self.weight_concentration_prior_type!r} is not that of the fit; "
                 "set it back, or fit a clone."
@@ -398,11 +405,10 @@ class VariationalGaussianMixture(BaseGaussianMixture):
             return torch.tensor(np.asarray(array, dtype=np.float64)).to(table.shift)
 
         K, own = len(self.weights_), self._fitted_origin()
-        alpha = np.stack(self.weight_concentration_) if model.stick_breaking else self.weight_concentration_[None]
         nu = np.full(K, K * self.degrees_of_freedom_) if self.covariance_type == "tied" else self.degrees_of_freedom_
         return model.params(
             model.prior.measured_from(table.shift),
-            place(alpha),
+            place(np.atleast_2d(self.weight_concentration_)),
             place(self.mean_precision_),
             place(self.means_ - own) + (place(own) - table.shift),
             place(nu),

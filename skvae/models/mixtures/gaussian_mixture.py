@@ -63,6 +63,13 @@ class Params(NamedTuple):
         """The points (K, D) from which the statistics measure: 0 with features, else the means."""
         return torch.zeros_like(self.mu) if self.theta is not None else self.mu
 
+    def reweighted(self, log_weight):
+        """The same densities times exp(log_weight), a Tensor (K,), in place of pi: as far below 0 as they may be."""
+        change, theta = log_weight - self.log_pi, self.theta
+        if theta is not None:
+            theta = torch.cat([theta[:, :-1], theta[:, -1:] + change[:, None]], 1)
+        return self._replace(log_pi=log_weight, log_norm=self.log_norm + change, theta=theta)
+
 
 class Stats(NamedTuple):
     """Sums over rows, by weight and responsibility; x is measured from `Params.origin`.
@@ -127,26 +134,12 @@ class GaussianMixture(abc.ABC):
         log_joint, _ = self._log_joint(batch, params, Workspace())
         return as_tensors(log_joint)[0]
 
-    def squared_distances(self, batch, params):
-        """(x_o - mu_k)' Sigma_k,oo^-1 (x_o - mu_k) and half of log |Sigma_k,oo|, each (K, n_rows), or (K, 1)."""
-        n_observed = batch.X.shape[1] if batch.observed is None else batch.observed.sum(1)
-        half_log_det = self._half_log_det(batch, params)
-        log_norm = params.log_pi[:, None] - half_log_det - 0.5 * _LOG_2PI * n_observed
-        return (2 * (log_norm - self.log_joint(batch, params))).clamp(min=0), half_log_det
-
     def fill(self, batch, params):
         """E[x | x_o] of each row, of shape (n_rows, D): x itself where it was observed."""
         log_joint, work = self._log_joint(batch, params, Workspace())
         _, R = posterior(as_tensors(log_joint)[0])
         expected = self._expected(batch, R, params, work)
         return batch.X if batch.observed is None else torch.where(batch.observed > 0, batch.X, expected)
-
-    def reweighted(self, params, log_weight):
-        """The same densities times exp(log_weight), a Tensor (K,), in place of pi: as far below 0 as they may be."""
-        change, theta = log_weight - params.log_pi, params.theta
-        if theta is not None:
-            theta = torch.cat([theta[:, :-1], theta[:, -1:] + change[:, None]], 1)
-        return params._replace(log_pi=log_weight, log_norm=params.log_norm + change, theta=theta)
 
     def stats_from_params(self, params, weight):
         """Statistics of rows of this total weight from which the M-step finds these parameters."""
@@ -190,6 +183,10 @@ class GaussianMixture(abc.ABC):
         """Condition on the columns `given`: (parameters of their marginal, slopes of the rest, covariances of it)."""
 
     @abc.abstractmethod
+    def half_log_det(self, batch, params):
+        """Half the log-determinants of the covariances of the observed cells, of shape (K, n_rows) or (K, 1)."""
+
+    @abc.abstractmethod
     def row_width(self, n_columns):
         """How many numbers the E-step computes of a complete row."""
 
@@ -219,10 +216,6 @@ class GaussianMixture(abc.ABC):
     @abc.abstractmethod
     def _expected(self, batch, R, params, work):
         """Expectation of each missing cell given the observed ones, in an array (n_rows, D)."""
-
-    @abc.abstractmethod
-    def _half_log_det(self, batch, params):
-        """Half the log-determinants of the covariances of the observed cells, of shape (K, n_rows) or (K, 1)."""
 
     @abc.abstractmethod
     def _unit_stats(self, params):
@@ -360,7 +353,7 @@ class FullGaussianMixture(GaussianMixture):
             SS = _squares_of(T, D)
         return Stats(bound, T[:, -1], T[:, -D - 1 : -1], SS, T[:0, 0])
 
-    def _half_log_det(self, batch, params):
+    def half_log_det(self, batch, params):
         if batch.observed is None:
             return -params.root.diagonal(dim1=1, dim2=2).log().sum(1)[:, None]
         return observed_precisions(params, batch.patterns)[1][:, batch.pattern]
@@ -504,7 +497,7 @@ class DiagonalGaussianMixture(GaussianMixture):
         N, M = (T[:, -1], T[:, -1:]) if batch.observed is None else (R.sum(1), T[:, 2 * D :])
         return Stats(bound, N, T[:, D : 2 * D], T[:, :D], M), None
 
-    def _half_log_det(self, batch, params):
+    def half_log_det(self, batch, params):
         log_root = params.root.log()
         return -log_root.sum(1)[:, None] if batch.observed is None else -(log_root @ batch.observed.mT)
 

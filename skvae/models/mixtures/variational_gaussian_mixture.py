@@ -67,7 +67,7 @@ class Params(NamedTuple):
     ----------
     prior : Prior
     alpha : Tensor of shape (1, K) or (2, K)
-        Parameters of the Dirichlet distribution, or of the Beta distributions of the sticks.
+        Parameters of q(pi), as `MixingWeights` has them.
     beta : Tensor of shape (K,)
     nu : Tensor of shape (K,)
         K times the same where tied.
@@ -100,12 +100,11 @@ class VariationalGaussianMixture:
         The model whose E-step is taken; its `floor` enters W_k^-1 times the weight of the component.
     prior : Prior
         In the units of X.
-    stick_breaking : bool
-        Whether the weights are those of sticks, else Dirichlet.
+    weights : MixingWeights
     """
 
-    def __init__(self, mixture, prior, *, stick_breaking):
-        self.mixture, self.prior, self.stick_breaking = mixture, prior, stick_breaking
+    def __init__(self, mixture, prior, weights):
+        self.mixture, self.prior, self.weights = mixture, prior, weights
         self.n_components = mixture.n_components
         self._full = isinstance(mixture, FullGaussianMixture)
         self._tied = self._full and mixture.pooled
@@ -121,8 +120,8 @@ class VariationalGaussianMixture:
         D = m.shape[1]
         gaussian = self.mixture.params(torch.ones_like(beta), m, sigma)
         log_det_ratio = _digammas(nu, D) + D * (math.log(2) - nu.log())  # E[log |Lambda|] - log |nu W|, (10.65)
-        log_weight = self._mean_log_pi(alpha) + 0.5 * log_det_ratio - 0.5 * D / beta  # (10.46), (10.64)
-        gaussian = self.mixture.reweighted(gaussian, log_weight)._replace(pi=self._mean_pi(alpha))
+        log_weight = self.weights.mean_log(alpha) + 0.5 * log_det_ratio - 0.5 * D / beta  # (10.46), (10.64)
+        gaussian = gaussian.reweighted(log_weight)._replace(pi=self.weights.mean(alpha))
         return Params(prior, alpha, beta, nu, gaussian, torch.as_tensor(simplified_bound).to(beta))
 
     def e_step(self, batch, params, memory=None):
@@ -169,7 +168,8 @@ class VariationalGaussianMixture:
         )
         if self._tied:
             of_precisions = of_precisions[:1]
-        return self._divergence_of_weights(params) + 0.5 * (of_means.sum() + of_precisions.sum())
+        of_weights = self.weights.divergence(params.alpha, prior.alpha)
+        return of_weights + 0.5 * (of_means.sum() + of_precisions.sum())
 
     def log_joint(self, batch, params):
         """log of q(z_n = k, x_missing) before normalisation, with the missing cells integrated out: (K, n_rows)."""
@@ -177,19 +177,17 @@ class VariationalGaussianMixture:
 
     def log_predictive(self, batch, params):
         """log of E[pi_k] St(x_n | k), the terms of the predictive density of the observed cells (10.81, 10.82)."""
-        distance, half_log_det = self.mixture.squared_distances(batch, params.gaussian)
-        D = batch.X.shape[1]
+        gaussian, D = params.gaussian, batch.X.shape[1]
         n_observed = D if batch.observed is None else batch.observed.sum(1)
-        freedom, spread = (column[:, None] for column in self.predictive(params))
+        half_log_det = self.mixture.half_log_det(batch, gaussian)
+        highest = gaussian.log_pi[:, None] - half_log_det - 0.5 * math.log(2 * math.pi) * n_observed
+        distance = 2 * (highest - self.log_joint(batch, params)).clamp(min=0)  # (x_o - m_o)' sigma_oo^-1 (x_o - m_o)
+        freedom = (params.nu + 1 - D)[:, None]
+        spread = ((1 + 1 / params.beta) * params.nu)[:, None] / freedom  # times sigma: the scale matrix
         norm = (0.5 * (freedom + n_observed)).lgamma() - (0.5 * freedom).lgamma() - half_log_det
         norm = norm - 0.5 * n_observed * (math.pi * freedom * spread).log()
         tail = -0.5 * (freedom + n_observed) * (distance / (freedom * spread)).log1p()
-        return params.gaussian.pi.log()[:, None] + norm + tail
-
-    def predictive(self, params):
-        """Degrees of freedom of the Student's t of each component, and the factor of `sigma` in its scale matrix."""
-        freedom = params.nu + 1 - params.gaussian.mu.shape[1]
-        return freedom, (1 + 1 / params.beta) * params.nu / freedom
+        return gaussian.pi.log()[:, None] + norm + tail
 
     def fill(self, batch, params):
         """E[x | x_o] of each row, of shape (n_rows, D): x itself where it was observed."""
@@ -268,11 +266,7 @@ class VariationalGaussianMixture:
 
     def _of_weights(self, N, m, sigma, prior):
         """Parameters of components of the weights N (10.58, 10.60, 10.63)."""
-        if self.stick_breaking:
-            after = N.flip(0).cumsum(0).flip(0)[1:]  # the weight of all components behind each
-            alpha = torch.stack([1 + N, prior.alpha + torch.cat([after, N.new_zeros(1)])])
-        else:
-            alpha = prior.alpha + N[None]
+        alpha = self.weights.posterior(prior.alpha, N)
         return self.params(prior, alpha, prior.beta + N, m, self._nu(N, prior), sigma)
 
     def _nu(self, N, prior):
@@ -288,30 +282,6 @@ class VariationalGaussianMixture:
     def _unit(self, like):
         return torch.eye(like.shape[1], dtype=like.dtype, device=like.device) if self._full else 1.0
 
-    # --------------------------------------------------------------------------------------------------------- weights
-    def _mean_log_pi(self, alpha):
-        """E[log pi_k] (10.66), or of sticks E[log v_k] + sum_{j<k} E[log (1 - v_j)]."""
-        psi = alpha.digamma() - alpha.sum(0 if self.stick_breaking else 1, keepdim=True).digamma()
-        if not self.stick_breaking:
-            return psi[0]
-        return psi[0] + psi[1].cumsum(0) - psi[1]
-
-    def _mean_pi(self, alpha):
-        """E[pi_k], scaled to sum to 1."""
-        if not self.stick_breaking:
-            return alpha[0] / alpha.sum()
-        v, rest = alpha / alpha.sum(0)
-        pi = v * torch.cat([v.new_ones(1), rest[:-1].cumprod(0)])
-        return pi / pi.sum()
-
-    def _divergence_of_weights(self, params):
-        alpha, alpha_0 = params.alpha, torch.full_like(params.alpha, params.prior.alpha)
-        if self.stick_breaking:
-            alpha_0[0] = 1.0
-        dim = 0 if self.stick_breaking else 1  # two parameters of each stick, or K of one distribution
-        expected = alpha.digamma() - alpha.sum(dim, keepdim=True).digamma()
-        return (_log_beta(alpha_0, dim) - _log_beta(alpha, dim)).sum() + ((alpha - alpha_0) * expected).sum()
-
     def _log_normalisers(self, params):
         """The terms of the bound after the M-step that are neither constant nor the entropy of q(z)."""
         D = params.gaussian.mu.shape[1]
@@ -319,8 +289,8 @@ class VariationalGaussianMixture:
         root = params.gaussian.root
         half_log_det = (_log_diagonal(root) if self._full else root.log().sum(1)) - 0.5 * D * nu.log()
         of_precisions = nu * (half_log_det + 0.5 * D * math.log(2)) + _log_gammas(nu, D)
-        of_weights = _log_beta(params.alpha, 0 if self.stick_breaking else 1)
-        return of_precisions.sum() + of_weights.sum() - 0.5 * D * params.beta.log().sum()
+        of_weights = self.weights.log_normaliser(params.alpha)
+        return of_precisions.sum() + of_weights - 0.5 * D * params.beta.log().sum()
 
 
 def _mean_log_joint(N, S, SS, gaussian):
@@ -338,10 +308,6 @@ def _mean_log_joint(N, S, SS, gaussian):
 
 def _log_diagonal(root):
     return root.diagonal(dim1=1, dim2=2).log().sum(1)
-
-
-def _log_beta(alpha, dim):
-    return alpha.lgamma().sum(dim) - alpha.sum(dim).lgamma()
 
 
 def _halves(nu, D):
