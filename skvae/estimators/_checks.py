@@ -73,7 +73,7 @@ def seeded_clone(estimator, rng):
 
 def warn_of_many_components(estimator, columns):
     """Warn where every column, or level of a column, could have a latent dimension of its own; called by `_begin`."""
-    if estimator.n_components > columns.width:
+    if np.ravel(estimator.n_components)[0] > columns.width:
         warnings.warn(
             f"{type(estimator).__name__}(n_components={estimator.n_components}) does not compress X: its columns that "
             f"vary and their levels are {columns.width} in all. Use fewer components than that.",
@@ -88,6 +88,22 @@ def checked_sizes(sizes):
     if not all(isinstance(size, Integral) and size >= 1 for size in sizes):
         raise ValueError(f"hidden_layer_sizes must hold whole numbers >= 1, such as (600,), but it is {sizes!r}.")
     return tuple(int(size) for size in sizes)
+
+
+def checked_layers(n_components):
+    """`n_components` as an int or, of several layers, as a tuple of int."""
+    sizes = [n_components] if isinstance(n_components, Integral) else n_components
+    ordered = isinstance(sizes, (list, tuple)) or np.ndim(sizes) == 1
+    if not ordered or not len(sizes) or not all(_is_count(size) for size in sizes):
+        raise ValueError(
+            "n_components must be a whole number >= 1 or, for several layers, a tuple of them from the data upwards, "
+            f"such as (16, 8), but it is {n_components!r}."
+        )
+    return int(sizes[0]) if len(sizes) == 1 else tuple(int(size) for size in sizes)
+
+
+def _is_count(size):
+    return isinstance(size, Integral) and not isinstance(size, bool) and size >= 1
 
 
 def refuse_another_architecture(estimator, architecture):

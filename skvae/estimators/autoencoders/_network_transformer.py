@@ -20,6 +20,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skvae._compat import Interval, fit_context
 from skvae._tensors import Noise, alias, inference_device, placed, resolve_device, to_numpy, to_read, torch_dtype
 from skvae.estimators._checks import (
+    checked_layers,
     checked_sizes,
     column_names,
     draw_seed,
@@ -125,7 +126,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         """What fixes the shapes and the meaning of the parameters, in plain values."""
         return {
             "columns": columns.architecture(),
-            "n_components": int(self.n_components),
+            "n_components": checked_layers(self.n_components),
             "hidden_layer_sizes": checked_sizes(self.hidden_layer_sizes),
             "activation": self.activation,
             "with_mask": with_mask,
@@ -285,7 +286,12 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         kept = prepared.training.conclude(result)
         if len(kept.without_noise):
             _warn_of_heywood(self, prepared.rows.columns, kept.without_noise)
-        return self._attributes(prepared, kept)
+        attributes = self._attributes(prepared, kept)
+        self._warn_of(attributes)
+        return attributes
+
+    def _warn_of(self, attributes):
+        """Warn of what the fitted attributes tell."""
 
     def _summary(self, prepared, kept):
         return {"_columns": prepared.rows.columns, "_linear_path": _as_arrays(kept.linear_path)}
@@ -313,8 +319,12 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         model, params = model_on(self, device, dtype)
         parts = placed(Z, device, dtype).split(rows_at_once(model.n_outputs))
         with torch.no_grad():
-            means = [model.mean(params, part[None])[0] for part in parts]
+            means = [self._mean(model, params, part[None])[0] for part in parts]
         return decoding.as_given(torch.cat(means).cpu().numpy(), self._columns)
+
+    def _mean(self, model, params, z):
+        """E[x | z], in the layout of x, of latent values as `transform` gives them."""
+        return model.mean(params, z)
 
     def reconstruct(self, X):
         """Give back each row as the latent dimensions hold it: ``inverse_transform(transform(X))``.
@@ -371,8 +381,8 @@ def _warn_of_heywood(estimator, columns, places):
     low = listed(number[places], column_names(estimator))
     warnings.warn(
         f"{type(estimator).__name__} keeps factor analysis, which found no noise in column(s) {low} (a Heywood case: "
-        f"its variance is at the floor); use fewer than {estimator.n_components} components, more rows, or drop "
-        "columns that repeat others.",
+        f"its variance is at the floor); use fewer than {np.ravel(estimator.n_components)[0]} components, more rows, "
+        "or drop columns that repeat others.",
         ConvergenceWarning,
         stacklevel=6,  # the caller of `fit`
     )
