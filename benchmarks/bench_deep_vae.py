@@ -69,7 +69,10 @@ def held_out(X, models, seed):
             vae = VAETransformer(n_components, random_state=seed, device="cpu").fit(seen)
             seconds = time.process_time() - started
             scores[number, test, 0], scores[number, test, 1] = vae.score_samples(new), factors.score_samples(new)
-            print(f"  {n_components}: kept {vae.nonlinear_}, active {vae.n_active_per_layer_}, {seconds:.1f} s", flush=True)
+            print(
+                f"  {n_components}: kept {vae.nonlinear_}, active {vae.n_active_per_layer_}, {seconds:.1f} s",
+                flush=True,
+            )
     return scores
 
 

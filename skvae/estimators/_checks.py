@@ -102,6 +102,20 @@ def checked_layers(n_components):
     return int(sizes[0]) if len(sizes) == 1 else tuple(int(size) for size in sizes)
 
 
+def columns_of_layer(layer, n_components):
+    """Where a layer, or "all", stands among the dimensions of all layers side by side; complain if there is none."""
+    ends = np.cumsum(n_components)
+    if isinstance(layer, str):
+        return slice(0, int(ends[-1]))
+    if not -len(ends) <= layer < len(ends):
+        raise ValueError(
+            f"output_layer={layer} is not a layer of n_components={n_components}; it must be a number from "
+            f"{-len(ends)} to {len(ends) - 1}, or 'all'."
+        )
+    layer %= len(ends)
+    return slice(int(ends[layer - 1]) if layer else 0, int(ends[layer]))
+
+
 def _is_count(size):
     return isinstance(size, Integral) and not isinstance(size, bool) and size >= 1
 

@@ -287,10 +287,10 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         if len(kept.without_noise):
             _warn_of_heywood(self, prepared.rows.columns, kept.without_noise)
         attributes = self._attributes(prepared, kept)
-        self._warn_of(attributes)
+        self._warn_of(prepared, attributes)
         return attributes
 
-    def _warn_of(self, attributes):
+    def _warn_of(self, prepared, attributes):
         """Warn of what the fitted attributes tell."""
 
     def _summary(self, prepared, kept):

@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 from skvae._rounding import CHANGED
 from skvae._tensors import Noise, content_keys, inference_device, rounded
 from skvae.estimators._base import LikelihoodScoreMixin
-from skvae.estimators._checks import check_n_samples, draw_seed_of_sample
+from skvae.estimators._checks import check_n_samples, columns_of_layer, draw_seed_of_sample
 from skvae.estimators.autoencoders._network_transformer import NetworkTransformer, linear_path_of, model_on
 from skvae.likelihoods import Gaussian
 from skvae.models.autoencoders import vae_evaluation
@@ -82,16 +82,7 @@ class VAEPrediction(LikelihoodScoreMixin, NetworkTransformer):
     @property
     def _output_columns(self):
         """Which of the values of all layers, side by side, `transform` gives."""
-        sizes = np.atleast_1d(self._architecture["n_components"])
-        if self.output_layer == "all":
-            return slice(0, int(sizes.sum()))
-        if not -len(sizes) <= self.output_layer < len(sizes):
-            raise ValueError(
-                f"output_layer={self.output_layer} is not a layer of n_components={self.n_components}; it must be a "
-                f"number from {-len(sizes)} to {len(sizes) - 1}, or 'all'."
-            )
-        end = int(np.cumsum(sizes)[self.output_layer])
-        return slice(end - int(sizes[self.output_layer]), end)
+        return columns_of_layer(self.output_layer, self._architecture["n_components"])
 
     @property
     def _n_features_out(self):

@@ -9,7 +9,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from skvae._compat import Interval, StrOptions
-from skvae.estimators._checks import checked_layers, refuse_other_modules, warn_of_many_components
+from skvae.estimators._checks import checked_layers, columns_of_layer, refuse_other_modules, warn_of_many_components
 from skvae.estimators._network import ANNEALING
 from skvae.estimators.autoencoders._network_transformer import modules_of
 from skvae.estimators.autoencoders._vae_prediction import VAEPrediction
@@ -281,6 +281,7 @@ class VAETransformer(VAEPrediction):
     # ------------------------------------------------------------------------------------------- what a fit consists of
     def _check_consistent(self):
         """Refuse parameters that contradict each other."""
+        columns_of_layer(self.output_layer, checked_layers(self.n_components))
         beta, weights = self._betas()
         if self.objective == "iwae" and (beta != 1 or weights or self.free_bits or self.annealing is not None):
             raise ValueError(
@@ -417,11 +418,11 @@ class VAETransformer(VAEPrediction):
             **({} if noise is None else {"noise_variance_": noise}),
         }
 
-    def _warn_of(self, attributes):
-        """Warn of layers that the model does not make use of."""
+    def _warn_of(self, prepared, attributes):
+        """Warn of layers that the model does not make use of, unless the fit may go on."""
         sizes = checked_layers(self.n_components)
         unused = [layer for layer, n in enumerate(attributes["n_active_per_layer_"]) if not n]
-        if not unused or isinstance(sizes, int):
+        if not unused or isinstance(sizes, int) or prepared.earlier.may_go_on:
             return
         if attributes["nonlinear_"]:
             layers = ", ".join(f"n_components[{layer}]={sizes[layer]}" for layer in unused)

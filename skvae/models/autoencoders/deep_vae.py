@@ -14,7 +14,14 @@ import math
 import torch
 import torch.nn.functional as F
 
-from skvae.elbo import Bound, Posterior, draw_and_kl_and_back, draw_from_product_and_back, with_free_bits
+from skvae.elbo import (
+    Bound,
+    Posterior,
+    draw_and_kl_and_back,
+    draw_from_product_and_back,
+    kl_to_standard_normal,
+    with_free_bits,
+)
 from skvae.models.autoencoders.encoder_decoder import own, with_heads
 from skvae.models.autoencoders.vae import HIGHEST, LOWEST, VAE, PerRowVAE
 from skvae.networks import init_mlp, network, network_and_back
@@ -62,13 +69,13 @@ class DeepVAE(VAE):
 
     # ------------------------------------------------------------------------------------------------- the bound
     def bound(self, params, batch, noise):
-        if self.n_draws > 1 or self.objective == "iwae" or self.free_bits or self.kl_weights:
-            return super().bound(params, batch, noise)
-        if not self._trained_by_hand(params) or not self.amortised:
-            return super().bound(params, batch, noise)
-        return self._bound_by_hand(params, batch, noise)
+        if self._goes_by_hand(params):
+            return self._bound_by_hand(params, batch, noise)
+        z, q = self._draws(params, self.encode(params, batch), batch, noise)
+        return self._bound_of_draws(params, batch, z, q, kl_to_standard_normal(*q).mean(1), noise)
 
-    several = True  # without gradients by hand the bound of one draw is that of several
+    def _goes_by_hand(self, params):
+        return super()._goes_by_hand(params) and not self.kl_weights
 
     def _bound_by_hand(self, params, batch, noise):
         """The bound by one draw, with the way back that autograd would find."""
@@ -200,9 +207,7 @@ class DeepVAE(VAE):
             return Posterior(
                 *(part.unflatten(1, above.shape[1:3]) for part in self._prior(params, i, above.flatten(1, 2)))
             )
-        mean, log_variance = network(
-            params, f"layer{i}", above, self._inner_layers(i), self.activation
-        ).chunk(2, -1)
+        mean, log_variance = network(params, f"layer{i}", above, self._inner_layers(i), self.activation).chunk(2, -1)
         return Posterior(mean, log_variance.clamp(LOWEST, HIGHEST))
 
     @staticmethod

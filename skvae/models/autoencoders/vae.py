@@ -87,11 +87,19 @@ class VAE(EncoderDecoder):
             z, kl = draw_and_kl(heads, epsilon, LOWEST, HIGHEST)
             return self._bound(self.log_prob(params, batch.x, z), kl, batch)
         q = self.encode(params, batch)
+        kl = kl_to_standard_normal(*q)
         if self.closed_form:
-            return self._bound(self.expected_log_prob(params, batch.x, q), kl_to_standard_normal(*q), batch)
+            return self._bound(self.expected_log_prob(params, batch.x, q), kl, batch)
+        return self._bound_of_draws(params, batch, *self._draws(params, q, batch, noise), kl, noise)
+
+    def _draws(self, params, q, batch, noise):
+        """`draw` from noise that is each row's own."""
         epsilon = [self._epsilon(noise.fold("z", s), batch.row, q.mean.dtype) for s in range(self.n_draws)]
-        z, q = self.draw(params, q, torch.stack(epsilon, 1))
-        each, kl = self.log_prob(params, batch.x, z), kl_to_standard_normal(*q).mean(1)
+        return self.draw(params, q, torch.stack(epsilon, 1))
+
+    def _bound_of_draws(self, params, batch, z, q, kl, noise):
+        """The bound by draws z of q, as of `draw`."""
+        each = self.log_prob(params, batch.x, z)
         if self.objective == "iwae":
             return importance_weighted(each.mean(1), kl, log_mean_weight(each, z, q, getattr(noise, "live", None)))
         return self._bound(each.mean(1), kl, batch)
@@ -117,8 +125,8 @@ class VAE(EncoderDecoder):
 
         The latter has an axis of draws too, of length 1 where it is the same for all.
         """
-        q = self.at(params, q, None)
-        return q.mean + (0.5 * q.log_variance).exp() * epsilon, q
+        z = q.mean[:, None] + (0.5 * q.log_variance).exp()[:, None] * epsilon
+        return z, self.at(params, q, z)
 
     def at(self, params, q, z):
         """The posterior that draws z (M, S, B, K) come from, each dimension given those before it."""
