@@ -40,7 +40,7 @@ from skvae.training import defaults
 from skvae.training.ascent import SingleNetwork
 from skvae.training.continuation import Continuation
 from skvae.training.members import one_member
-from skvae.training.plan import CONSTANT_WEIGHT, make_plan, settle
+from skvae.training.plan import make_plan, settle
 from skvae.training.rows import LinearPath, TableRows, batches, rows_at_once
 
 _HUGE = 1e15  # of a scaled cell, from which float32 does not hold squares that are divided by a small variance
@@ -120,6 +120,8 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         """
 
     _fewest_rows = 1  # that a fit which begins anew may be of
+    _layer = 0  # of latent values that `transform` gives, where there are several
+    _kl_weight: Callable  # (continuation) -> the `KLWeight` over the fit
     _units: Callable  # (columns, numbers, weight) -> a function from bounds of the model layout to those of the data
 
     def _architecture_of(self, columns, with_mask):
@@ -139,10 +141,6 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
     def _params_to_go_on(self, model, earlier, rows):
         """The parameters of an earlier fit, as tensors that an ascent may move."""
         return earlier.params_on(rows.device)
-
-    def _kl_weight(self, continuation):
-        """The weight of the KL term over the fit."""
-        return CONSTANT_WEIGHT
 
     # ---------------------------------------------------------------------------------------------------------- fitting
     @fit_context(prefer_skip_nested_validation=True)
@@ -319,12 +317,8 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         model, params = model_on(self, device, dtype)
         parts = placed(Z, device, dtype).split(rows_at_once(model.n_outputs))
         with torch.no_grad():
-            means = [self._mean(model, params, part[None])[0] for part in parts]
+            means = [model.mean_of_layer(params, part[None], self._layer)[0] for part in parts]
         return decoding.as_given(torch.cat(means).cpu().numpy(), self._columns)
-
-    def _mean(self, model, params, z):
-        """E[x | z], in the layout of x, of latent values as `transform` gives them."""
-        return model.mean(params, z)
 
     def reconstruct(self, X):
         """Give back each row as the latent dimensions hold it: ``inverse_transform(transform(X))``.

@@ -34,7 +34,7 @@ class VAEPrediction(LikelihoodScoreMixin, NetworkTransformer):
 
     # ------------------------------------------------------------------------------------------------------- prediction
     def transform(self, X):
-        """Embed each row: the mean of q(z | x).
+        """Embed each row: the mean of q(z | x), of the layer that `output_layer` names.
 
         Parameters
         ----------
@@ -59,7 +59,8 @@ class VAEPrediction(LikelihoodScoreMixin, NetworkTransformer):
         -------
         mean, std : ndarrays of shape (n_samples, n_components)
             Means and standard deviations of the factorised normal posterior: the encoder's or, where a row has
-            missing cells, Laplace's approximation, which needs no encoder: a mode, and the curvature there.
+            missing cells, Laplace's approximation, which needs no encoder: a mode, and the curvature there. Of several
+            layers, those of the layer that `output_layer` names, over at least 32 balanced draws.
         """
         fitted = self._with_posteriors(self._fitted_rows(X))
         if len(fitted.model.layer_sizes) > 1:
@@ -89,11 +90,9 @@ class VAEPrediction(LikelihoodScoreMixin, NetworkTransformer):
         columns = self._output_columns
         return columns.stop - columns.start
 
-    def _mean(self, model, params, z):
-        if len(model.layer_sizes) == 1:
-            return model.mean(params, z)
-        layer = 0 if self.output_layer == "all" else self.output_layer % len(model.layer_sizes)
-        return model.mean_of_layer(params, z[..., : model.layer_sizes[layer]], layer)
+    @property
+    def _layer(self):
+        return 0 if self.output_layer == "all" else self.output_layer % np.size(self._architecture["n_components"])
 
     def sample(self, n_samples=1, random_state=None):
         """Draw rows from the model.

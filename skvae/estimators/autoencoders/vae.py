@@ -51,8 +51,14 @@ class VAETransformer(VAEPrediction):
 
     Parameters
     ----------
-    n_components : int, default=2
-        Dimension K of z.
+    n_components : int or tuple of int, default=2
+        Dimension K of z. A tuple such as (16, 8) stacks layers of latent variables, sizes from the data upwards: a deep
+        latent Gaussian model. Then x depends on z_1, of 16 dimensions, and the mean and the variance of each of them on
+        z_2, of 8. It begins as, and may be kept as, factor analysis of the first size.
+    output_layer : int or "all", default=0
+        Layer that `transform`, `posterior` and `inverse_transform` are of, by its place in `n_components`: 0 is next to
+        the data and has all that the model knows of a row, -1 is the top. "all": all side by side, from the data
+        upwards.
     hidden_layer_sizes : tuple of int, default=(64,)
         Widths of the encoder's hidden layers; the decoder mirrors them. Without any, f is linear: a Gaussian table is
         then fitted as factor analysis exactly, or, with ``early_stopping=False``, by ascent of the bound in closed
@@ -67,9 +73,9 @@ class VAETransformer(VAEPrediction):
         class of your own that inherits from ``skvae.likelihoods.Likelihood``.
     noise : {"diag", "isotropic"} or float, default="diag"
         Variance of Gaussian columns: one for each, one for all, or this one, in the units of X.
-    beta : float, default=1.0
-        Weight of the KL term. 1 trains the evidence lower bound itself. Factor analysis that is kept is of this weight
-        too.
+    beta : float or sequence of float, default=1.0
+        Weight of the KL term, or one for each layer. 1 trains the evidence lower bound itself. Factor analysis that is
+        kept is of this weight too, or of the first.
     annealing : {"linear", "sigmoid", "cyclical"}, callable or None, default=None
         How the weight of the KL term rises to `beta`: along a line or a logistic curve over the first
         `anneal_fraction` of all steps, in `n_cycles` cycles that each rise over their first `anneal_fraction`, as a
@@ -89,7 +95,8 @@ class VAETransformer(VAEPrediction):
         and to measure what the encoder loses.
     encoder, decoder : callable or None, default=None
         (n_in, n_out) -> torch.nn.Module, in place of the hidden layers. An encoder's output is K means, then K
-        log-variances; a decoder's has a number for each column, and for each level of a categorical one. Parameters
+        log-variances, those of all layers from the data upwards; a decoder reads the layer next to the data, and its
+        output has a number for each column, and for each level of a categorical one. Parameters
         are initialised here; modules with buffers, or that draw random numbers, are refused. To pickle the estimator,
         give functions of a module.
     weight_decay : float, default=0.0
@@ -142,9 +149,13 @@ class VAETransformer(VAEPrediction):
         Mean log p(x) of the held-out rows at each validation, nats a row; with `beta` other than 1 or `free_bits`, the
         mean of the bound that is trained.
     kl_per_dimension_ : ndarray of shape (n_components,)
-        Mean over the training rows of KL(q(z_k | x) || p(z_k)), nats.
+        Mean over the training rows of KL(q(z_k | x) || p(z_k)), nats. Of several layers those of all, from the data
+        upwards; each given the layer above.
     n_active_ : int
-        Number of latent dimensions whose posterior mean has a variance above 0.01 (Burda et al. 2016).
+        Number of latent dimensions whose posterior mean has a variance above 0.01 (Burda et al. 2016). In a layer that
+        is not the top, the mean counts in standard deviations from what the layer above expects.
+    n_active_per_layer_ : ndarray of shape (n_layers,)
+        The same of each layer. 0: the layer has collapsed, of which `fit` warns.
     noise_variance_ : ndarray of shape (n_features,)
         Variance of Gaussian columns given z, in the units of X squared; NaN for other columns, and for those that were
         constant.
@@ -179,6 +190,8 @@ class VAETransformer(VAEPrediction):
     ICML 2014.
 
     Burda, Grosse and Salakhutdinov, *Importance Weighted Autoencoders*, ICLR 2016.
+
+    Sonderby, Raiko, Maaloe, Sonderby and Winther, *Ladder Variational Autoencoders*, NeurIPS 2016.
 
     Lucas, Tucker, Grosse and Norouzi, *Don't Blame the ELBO! A Linear VAE Perspective on Posterior Collapse*,
     NeurIPS 2019.

@@ -196,8 +196,8 @@ class DeepVAE(VAE):
         return z[::-1]
 
     def mean_of_layer(self, params, z, layer):
-        """E[x | z_1], where z_l of one layer (M, B, K_l) is known and all below it are as it expects them."""
-        for i in reversed(range(layer)):
+        z = z[..., : self.layer_sizes[layer]]
+        for i in reversed(range(layer)):  # layers below are as z expects them
             z = self._prior(params, i, z).mean
         return self.likelihood.mean(super()._f(params, z), own(params))
 

@@ -136,6 +136,10 @@ class EncoderDecoder:
         """E[x | z], in the layout of x."""
         return self.likelihood.mean(self.decode(params, z), own(params))
 
+    def mean_of_layer(self, params, z, layer):
+        """The same of the values of one layer, or of those of all from it on, where there are several."""
+        return self.mean(params, z)
+
     def _log_prob_and_back(self, params, x, z):
         f, to_z = network_and_back(params, "decoder", z, range(self.last + 1), self.activation)
         log_prob, to_f = self.likelihood.log_prob_and_back(x, f, own(params))
