@@ -1,9 +1,10 @@
 """Checks of parameters that several estimators have, and the seed of a fit."""
 
+import math
 import threading
 import warnings
 from itertools import zip_longest
-from numbers import Integral
+from numbers import Integral, Real
 
 import joblib
 import numpy as np
@@ -93,8 +94,7 @@ def checked_sizes(sizes):
 def checked_layers(n_components):
     """`n_components` as an int or, of several layers, as a tuple of int."""
     sizes = [n_components] if isinstance(n_components, Integral) else n_components
-    ordered = isinstance(sizes, (list, tuple)) or np.ndim(sizes) == 1
-    if not ordered or not len(sizes) or not all(_is_count(size) for size in sizes):
+    if not _is_sequence(sizes) or not len(sizes) or not all(_is_count(size) for size in sizes):
         raise ValueError(
             "n_components must be a whole number >= 1 or, for several layers, a tuple of them from the data upwards, "
             f"such as (16, 8), but it is {n_components!r}."
@@ -114,6 +114,25 @@ def columns_of_layer(layer, n_components):
         )
     layer %= len(ends)
     return slice(int(ends[layer - 1]) if layer else 0, int(ends[layer]))
+
+
+def check_betas(beta, n_components):
+    """Complain of weights of the KL term that are not one, or one for each layer."""
+    n_layers = np.size(n_components)
+    betas = [beta] * n_layers if isinstance(beta, Real) else beta
+    if not _is_sequence(betas) or len(betas) != n_layers or not all(map(_is_weight, betas)):
+        raise ValueError(
+            f"beta must be one finite number >= 0, or one for each of the {n_layers} layer(s) of n_components="
+            f"{n_components}, but it is {beta!r}."
+        )
+
+
+def _is_weight(number):
+    return isinstance(number, Real) and 0 <= number < math.inf
+
+
+def _is_sequence(values):
+    return isinstance(values, (list, tuple)) or np.ndim(values) == 1
 
 
 def _is_count(size):

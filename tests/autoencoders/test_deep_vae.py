@@ -329,6 +329,7 @@ def test_what_is_no_size_of_layers_is_refused(wrong):
         ({"beta": (1, -2)}, "beta must be"),
         ({"beta": (1, np.inf)}, "beta must be"),
         ({"beta": ("1", 2)}, "beta must be"),
+        ({"beta": {1: 2, 3: 4}}, "beta must be"),
         ({"beta": (1, 2), "objective": "iwae"}, "objective='iwae'"),
         ({"output_layer": 2}, "output_layer=2 is not a layer"),
         ({"output_layer": "top"}, "output_layer"),

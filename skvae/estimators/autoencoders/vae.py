@@ -1,6 +1,5 @@
 """Compression of a table by a variational autoencoder: non-linear factor analysis."""
 
-import math
 import warnings
 from numbers import Integral, Real
 
@@ -9,7 +8,13 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from skvae._compat import Interval, StrOptions
-from skvae.estimators._checks import checked_layers, columns_of_layer, refuse_other_modules, warn_of_many_components
+from skvae.estimators._checks import (
+    check_betas,
+    checked_layers,
+    columns_of_layer,
+    refuse_other_modules,
+    warn_of_many_components,
+)
 from skvae.estimators._network import ANNEALING
 from skvae.estimators.autoencoders._network_transformer import modules_of
 from skvae.estimators.autoencoders._vae_prediction import VAEPrediction
@@ -294,7 +299,9 @@ class VAETransformer(VAEPrediction):
     # ------------------------------------------------------------------------------------------- what a fit consists of
     def _check_consistent(self):
         """Refuse parameters that contradict each other."""
-        columns_of_layer(self.output_layer, checked_layers(self.n_components))
+        layers = checked_layers(self.n_components)
+        columns_of_layer(self.output_layer, layers)
+        check_betas(self.beta, layers)
         beta, weights = self._betas()
         if self.objective == "iwae" and (beta != 1 or weights or self.free_bits or self.annealing is not None):
             raise ValueError(
@@ -312,16 +319,8 @@ class VAETransformer(VAEPrediction):
 
     def _betas(self):
         """Weight of the KL term, and factors of it for each layer or None where all are alike."""
-        n_layers = np.size(checked_layers(self.n_components))
-        if isinstance(self.beta, Real):
-            return float(self.beta), None
-        betas = [*self.beta]
-        if len(betas) != n_layers or not all(isinstance(beta, Real) and 0 <= beta < math.inf for beta in betas):
-            raise ValueError(
-                f"beta must be one finite number >= 0, or one for each of the {n_layers} layer(s) of n_components="
-                f"{self.n_components}, but it is {self.beta!r}."
-            )
-        return (float(betas[0]), None) if len(set(betas)) == 1 else (1.0, tuple(map(float, betas)))
+        betas = np.ravel(self.beta).astype(float)
+        return (float(betas[0]), None) if len(set(betas)) == 1 else (1.0, tuple(betas.tolist()))
 
     def _read_columns(self, X):
         return read_columns(X, self.likelihood, self.noise, who=type(self).__name__)
