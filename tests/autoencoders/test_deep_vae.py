@@ -287,6 +287,18 @@ def test_fits_go_on_and_tables_may_be_mixed():
         deep.set_params(n_components=(2, 2)).fit(table)
 
 
+@pytest.mark.filterwarnings("ignore:.* no layer above the first")
+@pytest.mark.parametrize("hidden", [(8,), ()])
+def test_layers_that_factor_analysis_left_idle_take_part_when_the_fit_goes_on(hidden):
+    X = two_levels(45, 0)
+    deep = VAETransformer((3, 2), hidden_layer_sizes=hidden, random_state=0).fit(X)
+    before = deep.score(X)
+    assert deep.n_active_per_layer_.tolist() == [3, 0]
+    deep.partial_fit(X)
+    assert deep.n_active_per_layer_.tolist() == [3, 2]
+    assert deep.score(X) == approx(before, abs=0.5)
+
+
 def layer(n_in, n_out):
     return torch.nn.Linear(n_in, n_out)
 

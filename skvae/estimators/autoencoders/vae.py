@@ -403,8 +403,11 @@ class VAETransformer(VAEPrediction):
             raise ValueError("inference='svi' knows the rows of one fit only and cannot go on; call fit anew.")
         params = super()._params_to_go_on(model, earlier, rows)
         if not self.nonlinear_ and "likelihood.noise" in params:
-            psi = torch.from_numpy(earlier.parameters["likelihood.noise"]).exp()
-            params["likelihood.noise"] = model.likelihood.raw(psi).float().to(rows.device)
+            arrays = {name: torch.from_numpy(array) for name, array in earlier.parameters.items()}
+            W = arrays["decoder.skip.weight" if model.last else "decoder.0.weight"]
+            mu, psi = arrays[f"decoder.{model.last}.bias"], arrays["likelihood.noise"].exp()
+            arrays = model.with_factors(arrays, W, mu, psi) | {"likelihood.noise": model.likelihood.raw(psi)}
+            params = {name: tensor.to(params[name]) for name, tensor in arrays.items()}
         return params
 
     def _kl_weight(self, continuation):

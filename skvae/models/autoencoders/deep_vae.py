@@ -2,7 +2,7 @@
 
     z_L = xi_L,   z_l = mu_l(z_{l+1}) + sigma_l(z_{l+1}) xi_l,   xi_l ~ N(0, I),   x | z_1 ~ p(x | f(z_1))
 
-    q(z_l | z_{l+1}, x)  ~  N(z_l; mu_l, sigma_l^2) N(z_l; m_l(x), v_l(x)),   q(z_L | x) = N(m_L(x), v_L(x))
+    q(z_l | z_{l+1}, x)  prop. to  N(z_l; mu_l, sigma_l^2) N(z_l; m_l(x), v_l(x)),   q(z_L | x) = N(m_L(x), v_L(x))
 
 The model is that of Rezende, Mohamed and Wierstra, ICML 2014, eqs. 1-4; the posterior that of Sonderby et al., *Ladder
 Variational Autoencoders*, NeurIPS 2016, eqs. 17-19: the prior of a layer times what one encoder reads of it in x. The
@@ -46,6 +46,9 @@ class DeepVAE(VAE):
         Factor of the KL term of each layer; None: 1.
     """
 
+    closed_form = False
+    layer_sizes = ()
+
     def __init__(self, n_inputs, layer_sizes, n_outputs, hidden_layer_sizes, *others, kl_weights=None, **settings):
         n_factors = layer_sizes[0]
         super().__init__(
@@ -57,9 +60,6 @@ class DeepVAE(VAE):
             for size, above in zip(layer_sizes[:-1], layer_sizes[1:], strict=True)
         ]
         self.kl_weights = None if kl_weights is None else tuple(map(float, kl_weights))
-
-    closed_form = False
-    layer_sizes = ()
 
     def _settings(self):
         return *super()._settings(), self.layer_sizes, self.kl_weights
@@ -126,18 +126,24 @@ class DeepVAE(VAE):
 
     # ------------------------------------------------------------------------------------------------ parameters
     def init(self, noise, statistics):
-        return super().init(noise, statistics) | self._init_layers(noise)
-
-    def _init_layers(self, noise):
-        """Networks between the layers by which every z_l is N(0, I) at first: a share of it from the layer above."""
-        params = {}
+        params = super().init(noise, statistics)
         for i, sizes in enumerate(self.inner_sizes):
-            name, last, n, shared = f"layer{i}", len(sizes) - 2, sizes[-1] // 2, min(sizes[0], sizes[-1] // 2)
-            params |= init_mlp(name, sizes, noise)
-            params[f"{name}.{last}.weight"].zero_()
-            params[f"{name}.{last}.bias"][n : n + shared] = torch.tensor(1 - _SHARE).log()
-            params[f"{name}.skip.weight"] = _SHARE**0.5 * torch.eye(sizes[0], n)
-        return params
+            params |= init_mlp(f"layer{i}", sizes, noise)
+        return self._with_shares(params, _SHARE)
+
+    def _with_shares(self, params, share):
+        """Parameters by which every z_l is N(0, I), and the layer above gives a share of its variance, or none."""
+        changed = {}
+        for i, (above, *_, twice) in enumerate(self.inner_sizes):
+            name, last, n = f"layer{i}", self._inner_layers(i)[-1], twice // 2
+            bias = torch.zeros_like(params[f"{name}.{last}.bias"])
+            bias[n : n + min(above, n)] = math.log(1 - share)
+            changed |= {
+                f"{name}.{last}.weight": torch.zeros_like(params[f"{name}.{last}.weight"]),
+                f"{name}.{last}.bias": bias,
+                f"{name}.skip.weight": share**0.5 * torch.eye(above, n).to(bias),
+            }
+        return params | changed
 
     def with_factors(self, params, W, mu, psi):
         """Parameters of a network that begins as factor analysis, with layers above that know of the factors.
@@ -168,12 +174,11 @@ class DeepVAE(VAE):
             skip[:, start:end], bias[start:end] = slope, -mu @ slope
             bias[self.n_components + start : self.n_components + end] = read - held
             start = end
-        return params | {"encoder.skip.weight": skip, f"encoder.{self.last}.bias": bias}
+        return self._with_shares(params, _SHARE) | {"encoder.skip.weight": skip, f"encoder.{self.last}.bias": bias}
 
     def without_upper_layers(self, params):
         """Parameters of a network in which z_1 is N(0, I) whatever the layers above are."""
-        names = [name for name in params if name.startswith("layer")]
-        return params | {name: torch.zeros_like(params[name]) for name in names}
+        return self._with_shares(params, 0.0)
 
     def heads_of_factors(self, heads):
         """What the encoder reads in x of z_1 where that has this posterior under a prior N(0, I); nothing of others."""
