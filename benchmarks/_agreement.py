@@ -294,6 +294,7 @@ def networks(n):
     yield Case("VAE, likelihoods by column", by_column, with_gaps(mixed(n)), asks, SINGLE)
     counts = np.random.default_rng(0).poisson(2.0, size=(n, 5)).astype(float)
     yield Case("VAE, multinomial", VAETransformer(2, likelihood="multinomial", **plain), counts, asks[:-2], SINGLE)
+    yield Case("VAE, two layers", VAETransformer((2, 2), **plain), gaps, asks, SINGLE)
     yield Case("VAE, importance-weighted", VAETransformer(2, objective="iwae", n_draws=3, **plain), X, asks, SINGLE)
     annealed = VAETransformer(2, annealing="cyclical", free_bits=0.1, noise="isotropic", **plain)
     yield Case("VAE, annealing, free bits", annealed, X, asks, SINGLE)

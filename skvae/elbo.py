@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -83,15 +84,15 @@ def _weights(w, factor, tensor):
     return (each if each.dim() == tensor.dim() else each.unsqueeze(-1)).expand(tensor.shape)
 
 
-def with_free_bits(log_prob, kl, least, w):
+def with_free_bits(log_prob, kl, least, w, weighted=lambda kl: kl):
     """Return a bound in which each latent dimension costs at least `least` nats, so that none gains by switching off.
 
     The floor holds for the mean over the rows of the batch, by their weights w of mean 1 (Kingma et al., NeurIPS 2016,
-    appendix C.8); the KL term of every row is that of the whole batch.
+    appendix C.8); the KL term of every row is that of the whole batch. `weighted` weighs the dimensions.
     """
 
     def objective(beta):
-        of_batch = (w[..., None] * kl).mean(-2).clamp(min=least).sum(-1, keepdim=True)
+        of_batch = weighted((w[..., None] * kl).mean(-2).clamp(min=least)).sum(-1, keepdim=True)
         return log_prob - beta * of_batch
 
     return Bound(log_prob, kl, objective=objective)
@@ -151,6 +152,41 @@ class _DrawAndKL(torch.autograd.Function):
         mean, excess, noise, inside = ctx.saved_tensors
         of_log_variance = (excess * of_kl).addcmul_(noise, of_z, value=0.5).mul_(inside)
         return torch.cat([torch.addcmul(of_z, of_kl, mean), of_log_variance], -1), None, None, None
+
+
+def draw_from_product_and_back(terms, epsilon, lowest, highest):
+    """Draw z ~ N(m, v) N(mu, sigma^2), normalised, and return it, its KL to N(mu, sigma^2), and the backward pass.
+
+    `terms` (..., 4 K) holds m, log v, mu and log sigma^2; the logs are clamped to [lowest, highest]. `epsilon` (..., K)
+    is standard normal. The backward pass is a function: see `skvae._tensors.and_back`.
+    """
+    return and_back(_DrawFromProduct, terms, epsilon, lowest, highest)
+
+
+class _DrawFromProduct(torch.autograd.Function):
+    """With r = sigma^2 / (sigma^2 + v): z = mu + r (m - mu) + sigma sqrt(1 - r) epsilon."""
+
+    @staticmethod
+    def forward(ctx, terms, epsilon, lowest, highest):
+        m, log_v, mu, log_variance = terms.chunk(4, -1)
+        held_v, held = log_v.clamp(lowest, highest), log_variance.clamp(lowest, highest)
+        log_ratio = held - held_v
+        r, off = log_ratio.sigmoid(), m - mu
+        log_rest = F.logsigmoid(-log_ratio)  # log(1 - r)
+        noise = (0.5 * (held + log_rest)).exp() * epsilon
+        shift = (r * off).square() * (-held).exp()  # square of the mean, in standard deviations of the prior
+        ctx.save_for_backward(r, off, noise, shift, (-held).exp(), log_v == held_v, log_variance == held)
+        return torch.addcmul(mu + noise, r, off), 0.5 * (shift - r - log_rest)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, of_z, of_kl):
+        r, off, noise, shift, precision, inside_v, inside = ctx.saved_tensors
+        rest, from_kl = 1 - r, of_kl * r.square()
+        of_m = torch.addcmul(of_z * r, from_kl, off * precision)
+        of_ratio = of_z * (r * (rest * off - 0.5 * noise)) + of_kl * shift * rest + 0.5 * from_kl
+        of_log_variance = (of_ratio + 0.5 * (of_z * noise - of_kl * shift)) * inside
+        return torch.cat([of_m, -of_ratio * inside_v, of_z - of_m, of_log_variance], -1), None, None, None
 
 
 @dataclass

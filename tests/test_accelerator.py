@@ -105,8 +105,8 @@ class Case(NamedTuple):
 
 
 def vae(**settings):
-    defaults = {"hidden_layer_sizes": (6,), "batch_size": 25, "max_iter": 3, "random_state": 0}
-    return VAETransformer(2, **defaults | settings)
+    defaults = {"n_components": 2, "hidden_layer_sizes": (6,), "batch_size": 25, "max_iter": 3, "random_state": 0}
+    return VAETransformer(**defaults | settings)
 
 
 def autoencoder(**settings):
@@ -215,6 +215,8 @@ CASES = {
     "vae, importance-weighted": Case(vae(objective="iwae", n_draws=2, early_stopping=False), REAL),
     "vae, several draws": Case(vae(n_draws=2, early_stopping=False), REAL),
     "vae, free bits": Case(vae(free_bits=0.1, early_stopping=False), REAL),
+    "vae, two layers": Case(vae(n_components=(2, 1), max_iter=12), _with_gaps(REAL)),
+    "vae, two layers, weighed": Case(vae(n_components=(2, 2), beta=(1, 2), n_draws=2, early_stopping=False), REAL),
     "vae, svi": Case(vae(inference="svi"), REAL[:30]),
     "vae, svi and missing": Case(vae(inference="svi"), _with_gaps(REAL[:30])),
     "vae, annealed": Case(
@@ -575,6 +577,7 @@ MANY_BATCHES = {"batch_size": 3}  # 20 an epoch: then rows vote after each
 EPOCHS = {
     "vae": Ascent(vae(early_stopping=False), REAL, 2),
     "vae, fixed noise": Ascent(vae(early_stopping=False, noise=0.5), REAL, 2),
+    "vae, two layers": Ascent(vae(n_components=(2, 1), early_stopping=False), REAL, 2),
     "vae, svi": Ascent(vae(inference="svi"), REAL, 2),
     "vae, mixed": Ascent(vae(early_stopping=False, likelihood=OF_KINDS), _with_gaps(KINDS), 2),
     "vae, categorical": Ascent(vae(early_stopping=False, likelihood="categorical"), LEVELS, 2),

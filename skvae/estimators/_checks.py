@@ -1,9 +1,10 @@
 """Checks of parameters that several estimators have, and the seed of a fit."""
 
+import math
 import threading
 import warnings
 from itertools import zip_longest
-from numbers import Integral
+from numbers import Integral, Real
 
 import joblib
 import numpy as np
@@ -93,7 +94,7 @@ def seeded_clone(estimator, rng):
 
 def warn_of_many_components(estimator, columns):
     """Warn where every column, or level of a column, could have a latent dimension of its own; called by `_begin`."""
-    if estimator.n_components > columns.width:
+    if np.ravel(estimator.n_components)[0] > columns.width:
         warnings.warn(
             f"{type(estimator).__name__}(n_components={estimator.n_components}) does not compress X: its columns that "
             f"vary and their levels are {columns.width} in all. Use fewer components than that.",
@@ -108,6 +109,54 @@ def checked_sizes(sizes):
     if not all(isinstance(size, Integral) and size >= 1 for size in sizes):
         raise ValueError(f"hidden_layer_sizes must hold whole numbers >= 1, such as (600,), but it is {sizes!r}.")
     return tuple(int(size) for size in sizes)
+
+
+def checked_layers(n_components):
+    """`n_components` as an int or, of several layers, as a tuple of int."""
+    sizes = [n_components] if isinstance(n_components, Integral) else n_components
+    if not _is_sequence(sizes) or not len(sizes) or not all(_is_count(size) for size in sizes):
+        raise ValueError(
+            "n_components must be a whole number >= 1 or, for several layers, a tuple of them from the data upwards, "
+            f"such as (16, 8), but it is {n_components!r}."
+        )
+    return int(sizes[0]) if len(sizes) == 1 else tuple(int(size) for size in sizes)
+
+
+def columns_of_layer(layer, n_components):
+    """Where a layer, or "all", stands among the dimensions of all layers side by side; complain if there is none."""
+    ends = np.cumsum(n_components)
+    if isinstance(layer, str):
+        return slice(0, int(ends[-1]))
+    if not -len(ends) <= layer < len(ends):
+        raise ValueError(
+            f"output_layer={layer} is not a layer of n_components={n_components}; it must be a number from "
+            f"{-len(ends)} to {len(ends) - 1}, or 'all'."
+        )
+    layer %= len(ends)
+    return slice(int(ends[layer - 1]) if layer else 0, int(ends[layer]))
+
+
+def check_betas(beta, n_components):
+    """Complain of weights of the KL term that are not one, or one for each layer."""
+    n_layers = np.size(n_components)
+    betas = [beta] * n_layers if isinstance(beta, Real) else beta
+    if not _is_sequence(betas) or len(betas) != n_layers or not all(map(_is_weight, betas)):
+        raise ValueError(
+            f"beta must be one finite number >= 0, or one for each of the {n_layers} layer(s) of n_components="
+            f"{n_components}, but it is {beta!r}."
+        )
+
+
+def _is_weight(number):
+    return isinstance(number, Real) and 0 <= number < math.inf
+
+
+def _is_sequence(values):
+    return isinstance(values, (list, tuple)) or np.ndim(values) == 1
+
+
+def _is_count(size):
+    return isinstance(size, Integral) and not isinstance(size, bool) and size >= 1
 
 
 def refuse_another_architecture(estimator, architecture):

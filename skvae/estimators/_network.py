@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 
+import numpy as np
 import torch
 
 from skvae._compat import Interval, StrOptions
@@ -199,7 +200,11 @@ class NetworkEstimator(Estimator, abc.ABC):
 
     def _precision(self, batch_size):
         """What products are made in, in steps of so many rows."""
-        sizes = (self.n_features_in_, *checked_sizes(getattr(self, "hidden_layer_sizes", ())), self.n_components)
+        sizes = (
+            self.n_features_in_,
+            *checked_sizes(getattr(self, "hidden_layer_sizes", ())),
+            int(np.sum(self.n_components)),
+        )
         widest = max(a * b for a, b in itertools.pairwise(sizes))
         pays = batch_size * widest >= _LEAST_PRODUCT
         return resolve_precision(self.precision, resolve_device(self.device), pays=pays)

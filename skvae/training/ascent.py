@@ -199,7 +199,7 @@ class SingleNetwork(Training):
             self.initial = {name: tensor.clone() for name, tensor in params.items()}
             self.initial_score = validation(params)
         weight = torch.from_numpy(rows.weight)[None].to(device=rows.device, dtype=dtype)
-        heads = heads_of_path(linear_path, rows, model.n_components, dtype)
+        heads = heads_of_path(linear_path, rows, model, dtype)
         stream = Stream(rows.encoded(linear_path, dtype), noise, 1, weight, heads)
         self.ascent = ascent_of_members(
             model, params, stream, plan, validation=validation, optimizer_state=optimizer_state

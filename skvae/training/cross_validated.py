@@ -14,6 +14,7 @@ import torch
 
 from skvae._tensors import Cells
 from skvae.elbo import kl_to_standard_normal
+from skvae.models.autoencoders.encoder_decoder import with_heads
 from skvae.models.decomposition import factor_analysis as fa
 from skvae.training import defaults
 from skvae.training.ascent import (
@@ -30,6 +31,7 @@ from skvae.training.factor_analysis_start import (
     evaluate,
     factor_analysis,
     factor_analysis_network,
+    posterior,
     statistics_of,
     tempered,
     without_noise,
@@ -154,6 +156,7 @@ class CrossValidatedNetwork(Training):
     ):
         self.model, self.rows, self.noise, self.folds, self.tied = model, rows, noise, folds, tied
         self.fallback_weight, self.beta = fallback_weight, beta
+        self.linear_beta = beta if model.kl_weights is None else beta * model.kl_weights[0]
         seen = (folds.weight > 0).any(0)
         self.seen = rows if seen.all() else rows.rows(np.flatnonzero(seen))
         weight = folds.weight[:, seen]
@@ -166,7 +169,7 @@ class CrossValidatedNetwork(Training):
             ]
         self.restarts = self._restarts(Z, random_rate is not None)
         first = self.restarts[0][0]
-        self.linear_path = None if first is None else LinearPath(first, tempered(first, beta))
+        self.linear_path = None if first is None else LinearPath(first, tempered(first, self.linear_beta))
         self.validation = self._validation(Z, n_draws)
         if from_factor_analysis and random_rate not in (None, plan.learning_rate):
             n_copies = len(self.weight)
@@ -176,7 +179,7 @@ class CrossValidatedNetwork(Training):
     # ---------------------------------------------------------------------------------------- where the copies begin
     def _factor_analysis(self, Z, weight, **settings):
         """Factor analysis of one copy's rows, by its weights of the rows Z."""
-        return factor_analysis(Z, weight, self.model.n_components, tied=self.tied, beta=self.beta, **settings)
+        return factor_analysis(Z, weight, self.model.n_factors, tied=self.tied, beta=self.linear_beta, **settings)
 
     def _restarts(self, Z, random_beside):
         """For each restart and copy, factor analysis with a floor under its noise, or None for random weights."""
@@ -215,8 +218,8 @@ class CrossValidatedNetwork(Training):
 
     def _linear_heads(self, found, rows):
         """Posterior of the rows under factor analysis, or the prior (None)."""
-        found = None if found is None else tempered(found, self.beta)
-        return linear_heads(found, rows, self.model.n_components)
+        found = None if found is None else tempered(found, self.linear_beta)
+        return linear_heads(found, rows, self.model)
 
     # -------------------------------------------------------------------------------------------- the held-out score
     def _validation(self, Z, n_draws):
@@ -237,11 +240,12 @@ class CrossValidatedNetwork(Training):
         """Value of the held-out rows of each scored copy under its factor analysis, as of `CrossValidatedGain`."""
         values = []
         for copy, rows in zip(self.scored, self.held_out, strict=True):
-            value = bound_of_rows(fa_params[copy], rows.Z, self.beta)
+            value = bound_of_rows(fa_params[copy], rows.Z, self.linear_beta)
             if self.model.free_bits:
-                kl = kl_to_standard_normal(*self._linear_heads(fa_params[copy], rows).double().cpu().chunk(2, -1))
-                w = torch.from_numpy(rows.weight)
-                value += self.beta * (kl.sum(-1) - cost_of_rows(kl, w, self.model.free_bits)).numpy()
+                q = evaluate(posterior, tempered(fa_params[copy], self.linear_beta), rows.Z)
+                q = with_heads(torch.from_numpy(q), self.model.n_components).float().double()
+                kl, w = kl_to_standard_normal(*q.chunk(2, -1)), torch.from_numpy(rows.weight)
+                value += self.beta * (self.model.weighted(kl).sum(-1) - cost_of_rows(self.model, kl, w)).numpy()
             values.append(value)
         return values
 
@@ -297,7 +301,7 @@ class CrossValidatedNetwork(Training):
         # Whichever restart it is, the first one has filled missing cells.
         path, found = self.linear_path, self.restarts[restart][0]
         if path is not None:
-            path = path._replace(posterior=None if found is None else tempered(found, self.beta))
+            path = path._replace(posterior=None if found is None else tempered(found, self.linear_beta))
         scores = self.validation.scores(restart, len(result.validation_scores))
         return member_result(result, restart * len(self.weight), path, scores)
 
@@ -316,7 +320,7 @@ class CrossValidatedNetwork(Training):
         floor, found = self._fallback_floor(), self.fa_params[0]
         if floor is not None or not np.array_equal(self.fallback_weight, self.folds.weight[0]):
             found = self._factor_analysis(rows.Z, weight, floor=floor, init_params=found)
-        return factor_analysis_result(self.model, rows, self.noise, found, self.beta, floor)
+        return factor_analysis_result(self.model, rows, self.noise, found, self.linear_beta, floor)
 
     def _fallback_floor(self):
         """Least noise variance of the factor analysis that is kept; None: as by itself.

@@ -182,7 +182,7 @@ def factor_analysis_network(model, rows, noise, found, floor=None):
         Of one network, on the device of the rows.
     """
     params = model.init(noise.fold("init"), statistics_of(rows.columns)) | zero_skips(model)
-    K, last = model.n_components, model.last
+    K, last = model.n_factors, model.last
     W = torch.nn.functional.pad(found.W.mT, (0, 0, 0, K - found.W.shape[1]))  # (K, D)
     for name in (f"encoder.{last}", f"decoder.{last}"):
         params[f"{name}.weight"] = torch.zeros_like(params[f"{name}.weight"])
@@ -191,15 +191,15 @@ def factor_analysis_network(model, rows, noise, found, floor=None):
     params["decoder.skip.weight" if last else "decoder.0.weight"] = W
     psi = found.psi if len(params["likelihood.noise"]) > 1 else found.psi[:1]
     params["likelihood.noise"] = psi.log() if floor == 0 else model.likelihood.raw(psi)
+    params = model.without_upper_layers(params) if floor == 0 else model.with_factors(params, W, found.mu, found.psi)
     dtype = torch.float64 if floor == 0 else torch.float32
     return {name: tensor.to(device=rows.device, dtype=dtype) for name, tensor in params.items()}
 
 
 def zero_skips(model):
     """Parameters of linear paths past the layers that add nothing yet."""
-    K = model.n_components
-    shapes = {"encoder.skip.weight": (model.encoder_sizes[0], K)}
-    shapes |= {"decoder.skip.weight": (K, model.n_outputs)} if model.last else {}
+    shapes = {"encoder.skip.weight": (model.encoder_sizes[0], model.n_components)}
+    shapes |= {"decoder.skip.weight": (model.n_factors, model.n_outputs)} if model.last else {}
     return {name: torch.zeros(shape, dtype=torch.float32) for name, shape in shapes.items()}
 
 

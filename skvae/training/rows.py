@@ -8,7 +8,7 @@ import torch
 
 from skvae._tensors import Cells, placed
 from skvae.elbo import kl_to_standard_normal
-from skvae.models.autoencoders.encoder_decoder import with_heads
+from skvae.models.autoencoders.vae_evaluation import draws_for_means
 from skvae.models.decomposition import factor_analysis as fa
 from skvae.tables.encoding import encoder_inputs, log_jacobian
 from skvae.training import factor_analysis_start
@@ -116,22 +116,22 @@ class TableRows:
         return Encoded(cells, observed, u)
 
 
-def linear_heads(params, rows, n_components, dtype=torch.float32):
-    """Posterior of each row under factor analysis: means, then log-variances, (n_rows, 2 K).
+def linear_heads(params, rows, model, dtype=torch.float32):
+    """The heads of a model whose posterior of each row is that of factor analysis, (n_rows, 2 K).
 
-    Without parameters (None), and in latent dimensions that factor analysis does not have, it is the prior.
+    Without parameters (None), they are zeros.
     """
     if params is None:
-        return torch.zeros(len(rows), 2 * n_components, dtype=dtype, device=rows.device)
+        return torch.zeros(len(rows), 2 * model.n_components, dtype=dtype, device=rows.device)
     heads = factor_analysis_start.evaluate(factor_analysis_start.posterior, params, rows.Z)
-    return with_heads(torch.from_numpy(heads), n_components).to(device=rows.device, dtype=dtype)
+    return model.heads_of_factors(torch.from_numpy(heads)).to(device=rows.device, dtype=dtype)
 
 
-def heads_of_path(linear_path, rows, n_components, dtype=torch.float32):
+def heads_of_path(linear_path, rows, model, dtype=torch.float32):
     """`linear_heads` of a `LinearPath` with an axis of members; None where the encoder's output is added to nothing."""
     if linear_path is None or linear_path.posterior is None:
         return None
-    return linear_heads(linear_path.posterior, rows, n_components, dtype)[None]
+    return linear_heads(linear_path.posterior, rows, model, dtype)[None]
 
 
 def batches(rows, linear_path, model, dtype, size=_ROWS_AT_ONCE):
@@ -140,7 +140,7 @@ def batches(rows, linear_path, model, dtype, size=_ROWS_AT_ONCE):
         index = torch.arange(first, min(first + size, len(rows)))
         part = rows.rows(index.numpy())
         table = part.encoded(linear_path, dtype)
-        heads = heads_of_path(linear_path, part, model.n_components, dtype)
+        heads = heads_of_path(linear_path, part, model, dtype)
         observed = None if table.observed is None else table.observed[None]
         w = torch.ones(1, len(index), dtype=dtype, device=rows.device)
         x = Cells(table.x[None], observed)
@@ -161,11 +161,12 @@ def posterior_summary(model, params, rows, linear_path):
     dtype = next(iter(params.values())).dtype
     share = torch.from_numpy(rows.weight / rows.weight.sum())
     kl, first, second = 0.0, 0.0, 0.0
+    epsilon = draws_for_means(model, dtype).to(rows.device)
     for index, batch in batches(rows, linear_path, model, dtype):
-        q = model.encode(params, batch)
-        w = share[index].to(dtype=q.mean.dtype, device=rows.device)
-        kl = kl + w @ kl_to_standard_normal(*q)[0]
-        first, second = first + w @ q.mean[0], second + w @ q.mean[0].square()
+        _, q = model.draw(params, model.encode(params, batch), epsilon)
+        mean, w = q.mean.mean(1)[0], share[index].to(dtype=q.mean.dtype, device=rows.device)
+        kl = kl + w @ kl_to_standard_normal(*q).mean(1)[0]
+        first, second = first + w @ mean, second + w @ mean.square()
     return kl.cpu().double().numpy(), (second - first.square()).cpu().double().numpy()
 
 

@@ -9,7 +9,6 @@ import torch
 
 from skvae._tensors import Cells, Noise
 from skvae.elbo import kl_to_standard_normal
-from skvae.models.autoencoders.vae import at
 from skvae.models.autoencoders.vae_evaluation import balanced
 from skvae.tables.weights import observations
 from skvae.training.members import MemberBatch
@@ -255,7 +254,7 @@ class CrossValidatedGain(Validation):
 
     @property
     def _is_evidence(self):
-        return self.beta == 1 and not self.model.free_bits
+        return self.beta == 1 and not self.model.free_bits and self.model.kl_weights is None
 
     def forget(self):
         self.means, self.errors, self.values = [], [], []
@@ -290,10 +289,10 @@ class CrossValidatedGain(Validation):
         """
         log_prob, kl = [], []
         for part in self._parts():
-            q = self.model.encode(scored, part)
-            log_prob.append(self.model.log_prob(scored, part.x, at(q, self.epsilon)).mean(1))
-            kl.append(kl_to_standard_normal(*q))
-        cost = cost_of_rows(torch.cat(kl, 1), self.batch.w, self.model.free_bits)
+            z, q = self.model.draw(scored, self.model.encode(scored, part), self.epsilon)
+            log_prob.append(self.model.log_prob(scored, part.x, z).mean(1))
+            kl.append(kl_to_standard_normal(*q).mean(1))
+        cost = cost_of_rows(self.model, torch.cat(kl, 1), self.batch.w)
         return torch.cat(log_prob, 1) - self.beta * cost
 
     def _parts(self):
@@ -329,12 +328,12 @@ class CrossValidatedGain(Validation):
         )
 
 
-def cost_of_rows(kl, w, free_bits):
-    """KL term of each row (M, B), from that of each dimension (M, B, K), with its free bits."""
-    if not free_bits:
-        return kl.sum(-1)
-    mean = (w[..., None] * kl).sum(-2, keepdim=True) / w.sum(-1)[..., None, None]
-    return torch.where(mean < free_bits, free_bits, kl).sum(-1)
+def cost_of_rows(model, kl, w):
+    """KL term of each row (M, B), from that of each dimension (M, B, K), with its free bits and its layer's weight."""
+    if model.free_bits:
+        mean = (w[..., None] * kl).sum(-2, keepdim=True) / w.sum(-1)[..., None, None]
+        kl = torch.where(mean < model.free_bits, model.free_bits, kl)
+    return model.weighted(kl).sum(-1)
 
 
 def _part_of(batch, index):

@@ -16,7 +16,7 @@ from skvae.engines.watching import Watcher
 from skvae.likelihoods import Bernoulli, Gaussian, Mixed, Poisson
 from skvae.models.autoencoders.autoencoder import Autoencoder
 from skvae.models.autoencoders.encoder_decoder import own
-from skvae.models.autoencoders.vae import VAE, PerRowVAE, Posterior, at
+from skvae.models.autoencoders.vae import VAE, PerRowVAE, Posterior
 from skvae.networks import init_mlp
 from skvae.training.members import MemberBatch, MemberNoise
 
@@ -80,7 +80,7 @@ def test_the_expectation_in_closed_form_is_the_mean_over_draws(missing):
         batch = batch._replace(x=Cells(batch.x.value * observed, observed))
     q = model.encode(params, batch)
     closed = model.expected_log_prob(params, batch.x, q)[0].numpy()
-    z = at(q, Noise(1).normal(torch.arange(20_000), K, torch.float64)[None, :, None])
+    z, _ = model.draw(params, q, Noise(1).normal(torch.arange(20_000), K, torch.float64)[None, :, None])
     each = model.log_prob(params, batch.x, z)[0].numpy()
     z_score = (each.mean(0) - closed) / (each.std(0) / math.sqrt(len(each)))
     assert np.abs(z_score).max() < 4.5
@@ -126,7 +126,8 @@ def test_the_importance_weighted_objective_is_its_formula():
     model, params, batch, _ = linear_model(off=0.5, draws=3, objective="iwae")
     bound = model.bound(params, batch, noise())
     q = model.encode(params, batch)
-    z = model.draw(q, noise(), batch.row)
+    epsilon = [noise().fold("z", s).normal(batch.row, K, torch.float64) for s in range(3)]
+    z, _ = model.draw(params, q, torch.stack(epsilon, 1))
     assert z.shape == (1, 3, N, K)
     f = z[0].numpy() @ params["decoder.0.weight"][0].numpy() + params["decoder.0.bias"][0].numpy()
     psi = model.likelihood.variance(own(params), D)[0].numpy()
@@ -186,7 +187,7 @@ def test_missing_cells_say_nothing():
     changed = Cells(torch.where(observed > 0, batch.x.value, 99.0) * observed, observed)
     q = model.encode(params, batch)
     epsilon = Noise(0).normal(torch.arange(4000), K, torch.float64)[None, :, None]
-    z = at(q, epsilon)
+    z, _ = model.draw(params, q, epsilon)
     weights = model.log_prob(params, changed, z) - z.square().sum(-1) / 2
     log_q = (-epsilon.square() / 2 - q.log_variance[:, None] / 2).sum(-1)
     got = (weights - log_q).logsumexp(1)[0] - math.log(4000) + base(model, batch._replace(x=changed))[0]

@@ -20,6 +20,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skvae._compat import Interval, fit_context
 from skvae._tensors import Noise, alias, inference_device, placed, resolve_device, to_numpy, to_read, torch_dtype
 from skvae.estimators._checks import (
+    checked_layers,
     checked_sizes,
     column_names,
     draw_seed,
@@ -39,7 +40,7 @@ from skvae.training import defaults
 from skvae.training.ascent import SingleNetwork
 from skvae.training.continuation import Continuation
 from skvae.training.members import one_member
-from skvae.training.plan import CONSTANT_WEIGHT, make_plan, settle
+from skvae.training.plan import make_plan, settle
 from skvae.training.rows import LinearPath, TableRows, batches, rows_at_once
 
 _HUGE = 1e15  # of a scaled cell, from which float32 does not hold squares that are divided by a small variance
@@ -119,13 +120,15 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         """
 
     _fewest_rows = 1  # that a fit which begins anew may be of
+    _layer = 0  # of latent values that `transform` gives, where there are several
+    _kl_weight: Callable  # (continuation) -> the `KLWeight` over the fit
     _units: Callable  # (columns, numbers, weight) -> a function from bounds of the model layout to those of the data
 
     def _architecture_of(self, columns, with_mask):
         """What fixes the shapes and the meaning of the parameters, in plain values."""
         return {
             "columns": columns.architecture(),
-            "n_components": int(self.n_components),
+            "n_components": checked_layers(self.n_components),
             "hidden_layer_sizes": checked_sizes(self.hidden_layer_sizes),
             "activation": self.activation,
             "with_mask": with_mask,
@@ -138,10 +141,6 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
     def _params_to_go_on(self, model, earlier, rows):
         """The parameters of an earlier fit, as tensors that an ascent may move."""
         return earlier.params_on(rows.device)
-
-    def _kl_weight(self, continuation):
-        """The weight of the KL term over the fit."""
-        return CONSTANT_WEIGHT
 
     # ---------------------------------------------------------------------------------------------------------- fitting
     @fit_context(prefer_skip_nested_validation=True)
@@ -285,7 +284,12 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         kept = prepared.training.conclude(result)
         if len(kept.without_noise):
             _warn_of_heywood(self, prepared.rows.columns, kept.without_noise)
-        return self._attributes(prepared, kept)
+        attributes = self._attributes(prepared, kept)
+        self._warn_of(prepared, attributes)
+        return attributes
+
+    def _warn_of(self, prepared, attributes):
+        """Warn of what the fitted attributes tell."""
 
     def _summary(self, prepared, kept):
         return {"_columns": prepared.rows.columns, "_linear_path": _as_arrays(kept.linear_path)}
@@ -313,7 +317,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         model, params = model_on(self, device, dtype)
         parts = placed(Z, device, dtype).split(rows_at_once(model.n_outputs))
         with torch.no_grad():
-            means = [model.mean(params, part[None])[0] for part in parts]
+            means = [model.mean_of_layer(params, part[None], self._layer)[0] for part in parts]
         return decoding.as_given(torch.cat(means).cpu().numpy(), self._columns)
 
     def reconstruct(self, X):
@@ -371,8 +375,8 @@ def _warn_of_heywood(estimator, columns, places):
     low = listed(number[places], column_names(estimator))
     warnings.warn(
         f"{type(estimator).__name__} keeps factor analysis, which found no noise in column(s) {low} (a Heywood case: "
-        f"its variance is at the floor); use fewer than {estimator.n_components} components, more rows, or drop "
-        "columns that repeat others.",
+        f"its variance is at the floor); use fewer than {np.ravel(estimator.n_components)[0]} components, more rows, "
+        "or drop columns that repeat others.",
         ConvergenceWarning,
         stacklevel=6,  # the caller of `fit`
     )

@@ -1,46 +1,49 @@
 """Compression of a table by a variational autoencoder: non-linear factor analysis."""
 
-from dataclasses import replace
-from functools import partial
+import warnings
 from numbers import Integral, Real
 
 import numpy as np
 import torch
-from sklearn.utils.validation import check_is_fitted
+from sklearn.exceptions import ConvergenceWarning
 
 from skvae._compat import Interval, StrOptions
-from skvae._rounding import CHANGED
-from skvae._tensors import Noise, content_keys, inference_device, rounded
-from skvae.estimators._base import LikelihoodScoreMixin
-from skvae.estimators._checks import check_n_samples, draw_seed_of_sample, refuse_other_modules, warn_of_many_components
+from skvae.estimators._checks import (
+    check_betas,
+    checked_layers,
+    columns_of_layer,
+    refuse_other_modules,
+    warn_of_many_components,
+)
 from skvae.estimators._network import ANNEALING
-from skvae.estimators.autoencoders._network_transformer import NetworkTransformer, linear_path_of, model_on, modules_of
+from skvae.estimators.autoencoders._network_transformer import modules_of
+from skvae.estimators.autoencoders._vae_prediction import VAEPrediction
 from skvae.likelihoods import Gaussian
-from skvae.models.autoencoders import vae_evaluation
+from skvae.models.autoencoders.deep_vae import DeepVAE, PerRowDeepVAE
 from skvae.models.autoencoders.encoder_decoder import own
-from skvae.models.autoencoders.laplace import n_gradients
 from skvae.models.autoencoders.vae import VAE, PerRowVAE
-from skvae.models.decomposition import factor_analysis as fa
 from skvae.networks import ACTIVATIONS
 from skvae.tables.column_likelihoods import fitted_likelihoods, likelihood_signature, model_likelihood
-from skvae.tables.decoding import as_given, decode, fill_missing, noise_variance
-from skvae.tables.encoding import log_jacobian
+from skvae.tables.decoding import noise_variance
 from skvae.tables.learning import read_columns
 from skvae.training import defaults
-from skvae.training.ascent import KnownResult, SingleNetwork, fit_row_posteriors
+from skvae.training.ascent import KnownResult, SingleNetwork
 from skvae.training.cross_validated import CrossValidatedNetwork, factor_analysis_result, folds_of
-from skvae.training.factor_analysis_start import evaluate, expected, factor_analysis
+from skvae.training.factor_analysis_start import factor_analysis
 from skvae.training.members import one_member
 from skvae.training.plan import kl_weight
-from skvae.training.rows import heads_of_path, nats_of_data, posterior_summary, rows_at_once
+from skvae.training.rows import nats_of_data, posterior_summary
 
+_KINDS = {  # inference, whether there is one layer -> the model
+    ("amortized", True): VAE,
+    ("amortized", False): DeepVAE,
+    ("svi", True): PerRowVAE,
+    ("svi", False): PerRowDeepVAE,
+}
 _ACTIVE = 0.01  # variance of the posterior mean from which a latent dimension is active (Burda et al. 2016)
-_ELBO_DRAWS = 32
-_SCORE_DRAWS, _IMPUTE_DRAWS = 128, 512  # errors of draws add to those of imputed cells
-_SVI_DRAWS = 8
 
 
-class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
+class VAETransformer(VAEPrediction):
     """Compress a table to a few latent dimensions by a variational autoencoder: non-linear factor analysis.
 
         z ~ N(0, I),   x | z ~ p(x | f(z)),   q(z | x) = N(mu(x), diag sigma^2(x))
@@ -53,8 +56,14 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
 
     Parameters
     ----------
-    n_components : int, default=2
-        Dimension K of z.
+    n_components : int or tuple of int, default=2
+        Dimension K of z. A tuple such as (16, 8) stacks layers of latent variables, sizes from the data upwards: a deep
+        latent Gaussian model. Then x depends on z_1, of 16 dimensions, and the mean and the variance of each of them on
+        z_2, of 8. It begins as, and may be kept as, factor analysis of the first size.
+    output_layer : int or "all", default=0
+        Layer that `transform`, `posterior` and `inverse_transform` are of, by its place in `n_components`: 0 is next to
+        the data and has all that the model knows of a row, -1 is the top. "all": all side by side, from the data
+        upwards.
     hidden_layer_sizes : tuple of int, default=(64,)
         Widths of the encoder's hidden layers; the decoder mirrors them. Without any, f is linear: a Gaussian table is
         then fitted as factor analysis exactly, or, with ``early_stopping=False``, by ascent of the bound in closed
@@ -69,9 +78,9 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         class of your own that inherits from ``skvae.likelihoods.Likelihood``.
     noise : {"diag", "isotropic"} or float, default="diag"
         Variance of Gaussian columns: one for each, one for all, or this one, in the units of X.
-    beta : float, default=1.0
-        Weight of the KL term. 1 trains the evidence lower bound itself. Factor analysis that is kept is of this weight
-        too.
+    beta : float or sequence of float, default=1.0
+        Weight of the KL term, or one for each layer. 1 trains the evidence lower bound itself. Factor analysis that is
+        kept is of this weight too, or of the first.
     annealing : {"linear", "sigmoid", "cyclical"}, callable or None, default=None
         How the weight of the KL term rises to `beta`: along a line or a logistic curve over the first
         `anneal_fraction` of all steps, in `n_cycles` cycles that each rise over their first `anneal_fraction`, as a
@@ -91,7 +100,8 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         and to measure what the encoder loses.
     encoder, decoder : callable or None, default=None
         (n_in, n_out) -> torch.nn.Module, in place of the hidden layers. An encoder's output is K means, then K
-        log-variances; a decoder's has a number for each column, and for each level of a categorical one. Parameters
+        log-variances, those of all layers from the data upwards; a decoder reads the layer next to the data, and its
+        output has a number for each column, and for each level of a categorical one. Parameters
         are initialised here; modules with buffers, or that draw random numbers, are refused. To pickle the estimator,
         give functions of a module.
     weight_decay : float, default=0.0
@@ -144,9 +154,13 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         Mean log p(x) of the held-out rows at each validation, nats a row; with `beta` other than 1 or `free_bits`, the
         mean of the bound that is trained.
     kl_per_dimension_ : ndarray of shape (n_components,)
-        Mean over the training rows of KL(q(z_k | x) || p(z_k)), nats.
+        Mean over the training rows of KL(q(z_k | x) || p(z_k)), nats. Of several layers those of all, from the data
+        upwards; each given the layer above.
     n_active_ : int
-        Number of latent dimensions whose posterior mean has a variance above 0.01 (Burda et al. 2016).
+        Number of latent dimensions whose posterior mean has a variance above 0.01 (Burda et al. 2016). In a layer that
+        is not the top, the mean counts in standard deviations from what the layer above expects.
+    n_active_per_layer_ : ndarray of shape (n_layers,)
+        The same of each layer. 0: the layer has collapsed, of which `fit` warns.
     noise_variance_ : ndarray of shape (n_features,)
         Variance of Gaussian columns given z, in the units of X squared; NaN for other columns, and for those that were
         constant.
@@ -182,6 +196,8 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
 
     Burda, Grosse and Salakhutdinov, *Importance Weighted Autoencoders*, ICLR 2016.
 
+    Sonderby, Raiko, Maaloe, Sonderby and Winther, *Ladder Variational Autoencoders*, NeurIPS 2016.
+
     Lucas, Tucker, Grosse and Norouzi, *Don't Blame the ELBO! A Linear VAE Perspective on Posterior Collapse*,
     NeurIPS 2019.
 
@@ -199,10 +215,12 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
     """
 
     _parameter_constraints = {
-        **NetworkTransformer._parameter_constraints,
+        **VAEPrediction._parameter_constraints,
+        "n_components": [Interval(Integral, 1, None, closed="left"), "array-like"],
+        "output_layer": [Integral, StrOptions({"all"})],
         "likelihood": "no_validation",  # `read_columns` refuses others in words that name what an object lacks
         "noise": [StrOptions({"diag", "isotropic"}), Interval(Real, 0, None, closed="neither")],
-        "beta": [Interval(Real, 0, None, closed="left")],
+        "beta": [Interval(Real, 0, None, closed="left"), "array-like"],
         **ANNEALING,
         "free_bits": [Interval(Real, 0, None, closed="left")],
         "n_draws": [Interval(Integral, 1, None, closed="left")],
@@ -217,6 +235,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         self,
         n_components=2,
         *,
+        output_layer=0,
         hidden_layer_sizes=(64,),
         activation="tanh",
         likelihood="gaussian",
@@ -247,6 +266,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         verbose=0,
     ):
         self.n_components = n_components
+        self.output_layer = output_layer
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.likelihood = likelihood
@@ -279,7 +299,11 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
     # ------------------------------------------------------------------------------------------- what a fit consists of
     def _check_consistent(self):
         """Refuse parameters that contradict each other."""
-        if self.objective == "iwae" and (self.beta != 1 or self.free_bits or self.annealing is not None):
+        layers = checked_layers(self.n_components)
+        columns_of_layer(self.output_layer, layers)
+        check_betas(self.beta, layers)
+        beta, weights = self._betas()
+        if self.objective == "iwae" and (beta != 1 or weights or self.free_bits or self.annealing is not None):
             raise ValueError(
                 "objective='iwae' is a bound as it stands, and has no KL term to weigh: it takes beta=1, free_bits=0 "
                 f"and annealing=None, but got beta={self.beta}, free_bits={self.free_bits}, annealing="
@@ -292,6 +316,11 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
                 "inference='svi' fits a posterior to each training row and has none for rows that are held out; use "
                 "early_stopping='auto' or False, or inference='amortized'."
             )
+
+    def _betas(self):
+        """Weight of the KL term, and factors of it for each layer or None where all are alike."""
+        betas = np.ravel(self.beta).astype(float)
+        return (float(betas[0]), None) if len(set(betas)) == 1 else (1.0, tuple(betas.tolist()))
 
     def _read_columns(self, X):
         return read_columns(X, self.likelihood, self.noise, who=type(self).__name__)
@@ -320,8 +349,9 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
     def _build(self, columns, architecture, exact=False, **others):
         """The model of an architecture; `others` are settings in place of the estimator's."""
         settings = {"n_draws": self.n_draws, "objective": self.objective, "free_bits": self.free_bits}
-        kind = VAE if architecture["inference"] == "amortized" else PerRowVAE
-        return kind(
+        if not isinstance(architecture["n_components"], int):
+            settings["kl_weights"] = self._betas()[1]
+        return _KINDS[architecture["inference"], isinstance(architecture["n_components"], int)](
             columns.width * (1 + architecture["with_mask"]),
             architecture["n_components"],
             columns.width,
@@ -341,11 +371,13 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         n = len(rows)
         if not validates:
             return SingleNetwork(model, rows, noise, self._plan(n, continuation=continuation))
+        beta, _ = self._betas()
         from_linear, tied = fills, fills and model.likelihood.noise == "isotropic"
         few = rows.n_observations < defaults.FEW_ROWS and held_out is None
         if from_linear and not self.free_bits and (few or not model.last):
-            found = factor_analysis(rows.Z, rows.weight, model.n_components, tied=tied, beta=self.beta)
-            return KnownResult(factor_analysis_result(model, rows, noise, found, self.beta))
+            linear_beta = beta * model.kl_weights[0] if model.kl_weights else beta
+            found = factor_analysis(rows.Z, rows.weight, model.n_factors, tied=tied, beta=linear_beta)
+            return KnownResult(factor_analysis_result(model, rows, noise, found, linear_beta))
         folds = folds_of(rows, held_out, noise.fold("validation"), self.validation_fraction)
         if held_out is not None:
             rows = rows.followed_by(held_out)
@@ -361,7 +393,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
             from_factor_analysis=from_linear,
             fallback_weight=np.where(np.arange(len(rows)) < n, rows.weight, 0.0),
             tied=tied,
-            beta=self.beta,
+            beta=beta,
             n_draws=defaults.n_validation_draws(len(rows)),
             random_rate=random_rate,
         )
@@ -371,12 +403,15 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
             raise ValueError("inference='svi' knows the rows of one fit only and cannot go on; call fit anew.")
         params = super()._params_to_go_on(model, earlier, rows)
         if not self.nonlinear_ and "likelihood.noise" in params:
-            psi = torch.from_numpy(earlier.parameters["likelihood.noise"]).exp()
-            params["likelihood.noise"] = model.likelihood.raw(psi).float().to(rows.device)
+            arrays = {name: torch.from_numpy(array) for name, array in earlier.parameters.items()}
+            W = arrays["decoder.skip.weight" if model.last else "decoder.0.weight"]
+            mu, psi = arrays[f"decoder.{model.last}.bias"], arrays["likelihood.noise"].exp()
+            arrays = model.with_factors(arrays, W, mu, psi) | {"likelihood.noise": model.likelihood.raw(psi)}
+            params = {name: tensor.to(params[name]) for name, tensor in arrays.items()}
         return params
 
     def _kl_weight(self, continuation):
-        return kl_weight(self, self.beta, continuation)
+        return kl_weight(self, self._betas()[0], continuation)
 
     def _auto(self, n_rows, *, validates, from_linear):
         return defaults.vae_defaults(n_rows, validates=validates, from_factor_analysis=from_linear)
@@ -387,211 +422,30 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         rows = prepared.rows
         model = self._build(rows.columns, prepared.architecture, exact=not kept.nonlinear)
         params = one_member(kept.params)
+        ends = np.cumsum(model.layer_sizes)
         kl, variance = posterior_summary(model, params, rows, kept.linear_path)
         noise = noise_variance(model.likelihood, own(params), rows.columns)
         return super()._summary(prepared, kept) | {
             "nonlinear_": kept.nonlinear,
             "kl_per_dimension_": kl,
             "n_active_": int((variance > _ACTIVE).sum()),
+            "n_active_per_layer_": np.array([int((part > _ACTIVE).sum()) for part in np.split(variance, ends[:-1])]),
             **({} if noise is None else {"noise_variance_": noise}),
         }
 
-    # ------------------------------------------------------------------------------------------------------- prediction
-    def transform(self, X):
-        """Embed each row: the mean of q(z | x).
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            NaN where a cell is missing.
-
-        Returns
-        -------
-        mean : ndarray of shape (n_samples, n_components)
-        """
-        return self.posterior(X)[0]
-
-    def posterior(self, X):
-        """Give q(z | x) of each row.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            NaN where a cell is missing.
-
-        Returns
-        -------
-        mean, std : ndarrays of shape (n_samples, n_components)
-            Means and standard deviations of the factorised normal posterior: the encoder's or, where a row has
-            missing cells, Laplace's approximation, which needs no encoder: a mode, and the curvature there.
-        """
-        fitted = self._with_posteriors(self._fitted_rows(X))
-        posterior = partial(vae_evaluation.posterior, fitted.model, fitted.params, exact=not self.nonlinear_)
-        q = fitted.by_row(lambda batch: torch.cat(posterior(batch), -1)[0], n_gradients(fitted.model.n_components))
-        q = rounded(q, fitted.numbers.dtype)
-        mean, log_variance = np.split(q, 2, axis=1)
-        return mean, np.exp(0.5 * log_variance)
-
-    def sample(self, n_samples=1, random_state=None):
-        """Draw rows from the model.
-
-        Parameters
-        ----------
-        n_samples : int, default=1
-            How many.
-        random_state : int, RandomState instance or None, default=None
-            An int draws the same rows every time, None others at each call: by the estimator's own RandomState, if
-            it has one.
-
-        Returns
-        -------
-        X : {ndarray, DataFrame} of shape (n_samples, n_features)
-            A DataFrame where the fit was on one that holds more than numbers.
-
-        Raises
-        ------
-        ValueError
-            If n_samples is no whole number, or below 1.
-        """
-        check_is_fitted(self)
-        row = torch.arange(check_n_samples(n_samples))
-        device = inference_device(self.device)
-        model, params = model_on(self, device, torch.float32)
-        noise, parts = Noise(draw_seed_of_sample(self, random_state)), row.split(rows_at_once(model.n_outputs))
-        with torch.no_grad():
-            drawn = [vae_evaluation.sample(model, params, noise, row.to(device)) for row in parts]
-        return as_given(torch.cat(drawn).cpu().double().numpy(), self._columns)
-
-    def score_samples(self, X, n_draws=None):
-        """Log-likelihood of each row: log p(x) of its observed cells, of the data as given.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            NaN where a cell is missing.
-        n_draws : int or None, default=None
-            Estimate by importance weighting with so many draws, the same for equal rows and in every call; on average a
-            lower bound that rises with their number (Burda et al. 2016, eq. 8). Three quarters of the draws come from
-            Laplace's approximation of the row's posterior, one eighth each from the encoder's and from the prior. None:
-            exact where the model is linear and Gaussian, else by 128 draws.
-
-        Returns
-        -------
-        log_prob : ndarray of shape (n_samples,)
-            Nats.
-        """
-        exact = self._linear_model() if n_draws is None else None
-        fitted = self._with_posteriors(self._fitted_rows(X))
-        if exact is not None:
-            log_prob = evaluate(fa.log_prob, exact, fitted.rows.Z)
+    def _warn_of(self, prepared, attributes):
+        """Warn of layers that the model does not make use of, unless the fit may go on."""
+        sizes = checked_layers(self.n_components)
+        unused = [layer for layer, n in enumerate(attributes["n_active_per_layer_"]) if not n]
+        if not unused or isinstance(sizes, int) or prepared.earlier.may_go_on:
+            return
+        if attributes["nonlinear_"]:
+            layers = ", ".join(f"n_components[{layer}]={sizes[layer]}" for layer in unused)
+            said = f"layer(s) {layers} have collapsed: their posterior is next to the prior in every row"
         else:
-            log_prob = _by_draws(vae_evaluation.log_evidence, fitted, n_draws, _SCORE_DRAWS)
-        return rounded(log_prob + log_jacobian(fitted.numbers, self._columns), fitted.numbers.dtype)
-
-    def _changed_constants(self, X):
-        numbers = self._fitted_rows(X).numbers.astype(np.float64)
-        return [j for j, value in self._columns.constants.items() if (np.abs(numbers[:, j] - value) > CHANGED).any()]
-
-    def elbo(self, X, inference=None):
-        """Bound log p(x) of each row from below, at beta = 1.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            NaN where a cell is missing.
-        inference : {"amortized", "svi"} or None, default=None
-            "svi" first raises the bound of each row over its own posterior, the decoder held fixed; what that gains is
-            what the encoder loses (Cremer et al., ICML 2018). None: as in the fit.
-
-        Returns
-        -------
-        bound : ndarray of shape (n_samples,)
-            Nats. The KL term is exact, and so is the expected log-likelihood where the decoder is linear; else it is a
-            mean over at least 32 balanced draws of z that are the same for every row and every call.
-        """
-        if inference not in (None, "amortized", "svi"):
-            raise ValueError(f"inference must be None, 'amortized' or 'svi', but it is {inference!r}.")
-        fitted = self._with_posteriors(self._fitted_rows(X), inference)
-        K = fitted.model.n_components
-        epsilon = Noise(0).fold("score").normal(torch.arange(max(_ELBO_DRAWS // 2, K)), K, fitted.dtype)
-        epsilon = vae_evaluation.balanced(epsilon[None, :, None].to(fitted.rows.device))
-
-        bound_of = partial(vae_evaluation.expected_bound, fitted.model, fitted.params, exact=not self.nonlinear_)
-        bound = fitted.by_row(partial(bound_of, epsilon=epsilon), max(len(epsilon[0]), n_gradients(K)))
-        return rounded(bound + log_jacobian(fitted.numbers, self._columns), fitted.numbers.dtype)
-
-    def impute(self, X, n_draws=None):
-        """Fill missing cells with what the model expects of them, given the rest of the row.
-
-        Parameters
-        ----------
-        X : {array-like, DataFrame} of shape (n_samples, n_features)
-            NaN where a cell is missing.
-        n_draws : int or None, default=None
-            Draws of z by whose importance weights the expectation is taken, as of `score_samples`. None: exact where
-            the model is linear and Gaussian, else 512.
-
-        Returns
-        -------
-        X_filled : {ndarray, DataFrame} of shape (n_samples, n_features)
-            A copy of X with no cell missing; categorical cells by the most probable level.
-            A pandas DataFrame keeps its dtypes: columns of integers get rounded values, categories of numbers the
-            nearest. All else gives an ndarray.
-        """
-        exact = self._linear_model() if n_draws is None else None
-        fitted = self._fitted_rows(X)
-        rows, values = fitted.rows, fitted.rows.x
-        if rows.observed is not None and exact is not None:
-            values = expected(exact, rows.x, rows.observed)
-        elif rows.observed is not None:
-            gaps, values = np.flatnonzero(~rows.observed.all(1)), values.copy()
-            if len(gaps):
-                some = self._with_posteriors(replace(fitted, rows=rows.rows(gaps), numbers=fitted.numbers[gaps]))
-                values[gaps] = _by_draws(vae_evaluation.expected_cells, some, n_draws, _IMPUTE_DRAWS)
-        return fill_missing(X, fitted.numbers, decode(values, self._columns), self._columns)
-
-    # -------------------------------------------------------------------------------------------- what prediction needs
-    def _with_posteriors(self, fitted, inference=None):
-        """The fitted model and rows, with posteriors by the encoder or ("svi") of each row's own."""
-        return self._refined(fitted) if (inference or self._architecture["inference"]) == "svi" else fitted
-
-    def _refined(self, fitted):
-        """Raise the bound of each row over a posterior of its own, while the decoder stays."""
-        asked = self._architecture | {"inference": "svi"}
-        model = self._build(self._columns, asked, not self.nonlinear_, n_draws=_SVI_DRAWS, fixed=fitted.params)
-        params = model.init_rows(len(fitted.rows), dtype := fitted.dtype)
-        if self._architecture["inference"] == "amortized":
-            q = fitted.by_row(lambda batch: torch.cat(fitted.model.encode(fitted.params, batch), -1)[0])
-            heads = heads_of_path(fitted.linear_path, fitted.rows, model.n_components, dtype)
-            heads = 0.0 if heads is None else heads[0].cpu().numpy()
-            params = {"row.posterior": torch.from_numpy(q - heads)[None].to(dtype)}
-        refined = fit_row_posteriors(model, fitted.rows, params, fitted.linear_path, dtype)
-        return replace(fitted, model=model, params=fitted.params | refined)
-
-    def _linear_model(self):
-        """The model as factor analysis, where that is what it is: its likelihood needs no draws."""
-        check_is_fitted(self)
-        if not self.nonlinear_:
-            return linear_path_of(self).fill
-        if self._architecture["hidden_layer_sizes"] or self._architecture["decoder"] is not None:
-            return None
-        model = self._build(self._columns, self._architecture)
-        if not isinstance(model.likelihood, Gaussian):
-            return None
-        arrays = {name: torch.from_numpy(array).double() for name, array in self.parameters_.items()}
-        psi = model.likelihood.variance(own(arrays), self._columns.width)
-        return fa.Params(arrays["decoder.0.bias"], arrays["decoder.0.weight"].mT, psi.double())
-
-
-def _by_draws(function, fitted, n_draws, default):
-    """Apply `function(model, params, batch, epsilon)` to all rows, by `n_draws` draws of z (None: the default)."""
-    n_draws = default if n_draws is None else n_draws
-    if not isinstance(n_draws, Integral) or isinstance(n_draws, bool) or n_draws < 1:
-        raise ValueError(f"n_draws must be a whole number >= 1, but it is {n_draws!r}.")
-    key, K = torch.from_numpy(content_keys(fitted.numbers)).to(fitted.rows.device), fitted.model.n_components
-
-    def of_batch(batch):
-        epsilon = vae_evaluation.draws_of_rows(key[batch.row[0]], n_draws, K, fitted.dtype)
-        return function(fitted.model, fitted.params, batch, epsilon)
-
-    return fitted.by_row(of_batch, max(n_draws, n_gradients(K)))
+            said = f"it keeps factor analysis of n_components[0]={sizes[0]} factors, and no layer above the first"
+        warnings.warn(
+            f"{type(self).__name__}(n_components={sizes}): {said}. Use fewer layers, or more rows.",
+            ConvergenceWarning,
+            stacklevel=6,  # the caller of `fit`
+        )

@@ -24,6 +24,8 @@ class EncoderDecoder:
     likelihood : object of `skvae.likelihoods`
     encoder, decoder : callable or None, default=None
         (n_in, n_out) -> torch.nn.Module, in place of the layers.
+    n_factors : int or None, default=None
+        Width of what the decoder reads; None: `n_components`.
     """
 
     n_heads = 1  # numbers that the encoder gives for each latent dimension
@@ -39,15 +41,17 @@ class EncoderDecoder:
         *,
         encoder=None,
         decoder=None,
+        n_factors=None,
     ):
         self.n_components, self.activation, self.likelihood = n_components, activation, likelihood
+        self.n_factors = n_components if n_factors is None else n_factors
         self.encoder_sizes = (n_inputs, *hidden_layer_sizes)
-        self.decoder_sizes = (n_components, *reversed(hidden_layer_sizes), n_outputs)
+        self.decoder_sizes = (self.n_factors, *reversed(hidden_layer_sizes), n_outputs)
         self.n_outputs = n_outputs
         self.last = len(hidden_layer_sizes)  # index of each network's last layer
         n_codes = self.n_heads * n_components
         self.own_encoder = None if encoder is None else Module("encoder", encoder, n_inputs, n_codes)
-        self.own_decoder = None if decoder is None else Module("decoder", decoder, n_components, n_outputs)
+        self.own_decoder = None if decoder is None else Module("decoder", decoder, self.n_factors, n_outputs)
 
     def module_signatures(self):
         """Text that tells the user's own modules from others; None for the built-in layers."""
@@ -121,6 +125,9 @@ class EncoderDecoder:
         """f_theta(z), of the shape of z but for the last axis."""
         if z.dim() == 4:
             return self.decode(params, z.flatten(1, 2)).unflatten(1, z.shape[1:3])
+        return self._f(params, z)
+
+    def _f(self, params, z):
         if self.own_decoder:
             return self.own_decoder(params, z)
         return network(params, "decoder", z, range(self.last + 1), self.activation)
@@ -128,6 +135,10 @@ class EncoderDecoder:
     def mean(self, params, z):
         """E[x | z], in the layout of x."""
         return self.likelihood.mean(self.decode(params, z), own(params))
+
+    def mean_of_layer(self, params, z, layer):
+        """The same of the values of one layer, or of those of all from it on, where there are several."""
+        return self.mean(params, z)
 
     def _log_prob_and_back(self, params, x, z):
         f, to_z = network_and_back(params, "decoder", z, range(self.last + 1), self.activation)

@@ -45,6 +45,11 @@ class Laplace(NamedTuple):
         squares = times(self.axes.mT, z - self.mode).square() * self.precision
         return 0.5 * (self.precision.log() - squares - math.log(2 * math.pi)).sum(-1)
 
+    def kl_to_standard_normal(self):
+        """Compute KL(q || N(0, I)) of each row, (n_rows,)."""
+        excess = 1 / self.precision - 1 + self.precision.log()
+        return 0.5 * (self.mode.square().sum(-1) + excess.sum(-1))
+
     def factorised(self):
         """The closest factorised normal in KL(q || p): means and log-variances, each (n_rows, K)."""
         diagonal = (self.axes.square() * self.precision[:, None]).sum(-1)

@@ -23,10 +23,10 @@ from skvae.elbo import (
     kl_to_standard_normal,
     with_free_bits,
 )
-from skvae.models.autoencoders.encoder_decoder import EncoderDecoder, own
+from skvae.models.autoencoders.encoder_decoder import EncoderDecoder, own, with_heads
 from skvae.networks import layer
 
-_LOWEST, _HIGHEST = -15.0, 10.0  # of a log-variance
+LOWEST, HIGHEST = -15.0, 10.0  # of a log-variance
 
 
 class VAE(EncoderDecoder):
@@ -45,10 +45,16 @@ class VAE(EncoderDecoder):
 
     n_heads = 2
     amortised = True  # one encoder finds the posteriors of all rows
+    kl_weights = None  # of the layers, beside beta
 
     def __init__(self, *sizes, n_draws=1, objective="elbo", free_bits=0.0, **modules):
         super().__init__(*sizes, **modules)
         self.n_draws, self.objective, self.free_bits = n_draws, objective, free_bits
+
+    @property
+    def layer_sizes(self):
+        """Latent dimensions of each layer."""
+        return (self.n_components,)
 
     @property
     def closed_form(self):
@@ -72,19 +78,27 @@ class VAE(EncoderDecoder):
             heads, to_weights = self._encoded_and_back(params, batch.u)
             heads = _beside_linear_path(heads, batch)
             epsilon = self._epsilon(noise.fold("z"), batch.row, heads.dtype)
-            (z, kl), to_heads = draw_and_kl_and_back(heads, epsilon, _LOWEST, _HIGHEST)
+            (z, kl), to_heads = draw_and_kl_and_back(heads, epsilon, LOWEST, HIGHEST)
             log_prob, to_z = self._log_prob_and_back(params, batch.x, z)
             return Bound(log_prob, kl, lambda of_log_prob, of_kl: to_weights(to_heads(to_z(of_log_prob), of_kl)))
         if not (self.closed_form or self.several):
             heads = self._heads(params, batch)
             epsilon = self._epsilon(noise.fold("z"), batch.row, heads.dtype)
-            z, kl = draw_and_kl(heads, epsilon, _LOWEST, _HIGHEST)
+            z, kl = draw_and_kl(heads, epsilon, LOWEST, HIGHEST)
             return self._bound(self.log_prob(params, batch.x, z), kl, batch)
         q = self.encode(params, batch)
         kl = kl_to_standard_normal(*q)
         if self.closed_form:
             return self._bound(self.expected_log_prob(params, batch.x, q), kl, batch)
-        z = self.draw(q, noise, batch.row)
+        return self._bound_of_draws(params, batch, *self._draws(params, q, batch, noise), kl, noise)
+
+    def _draws(self, params, q, batch, noise):
+        """`draw` from noise that is each row's own."""
+        epsilon = [self._epsilon(noise.fold("z", s), batch.row, q.mean.dtype) for s in range(self.n_draws)]
+        return self.draw(params, q, torch.stack(epsilon, 1))
+
+    def _bound_of_draws(self, params, batch, z, q, kl, noise):
+        """The bound by draws z of q, as of `draw`."""
         each = self.log_prob(params, batch.x, z)
         if self.objective == "iwae":
             return importance_weighted(each.mean(1), kl, log_mean_weight(each, z, q, getattr(noise, "live", None)))
@@ -100,16 +114,23 @@ class VAE(EncoderDecoder):
     def encode(self, params, batch):
         """q(z | x)."""
         mean, log_variance = self._heads(params, batch).chunk(2, dim=-1)
-        return Posterior(mean, log_variance.clamp(_LOWEST, _HIGHEST))
+        return Posterior(mean, log_variance.clamp(LOWEST, HIGHEST))
 
     def _heads(self, params, batch):
         """Means and log-variances (M, B, 2 K), the latter as the network gives them."""
         return _beside_linear_path(self._encoded(params, batch), batch)
 
-    def draw(self, q, noise, row):
-        """Draws of z, (M, S, B, K), from noise that is the row's own."""
-        epsilon = [self._epsilon(noise.fold("z", s), row, q.mean.dtype) for s in range(self.n_draws)]
-        return at(q, torch.stack(epsilon, 1))
+    def draw(self, params, q, epsilon):
+        """Turn standard normal draws (M, S, B, K) into draws of z, and give the posterior each comes from.
+
+        The latter has an axis of draws too, of length 1 where it is the same for all.
+        """
+        z = q.mean[:, None] + (0.5 * q.log_variance).exp()[:, None] * epsilon
+        return z, self.at(params, q, z)
+
+    def at(self, params, q, z):
+        """The posterior that draws z (M, S, B, K) come from, each dimension given those before it."""
+        return Posterior(q.mean[:, None], q.log_variance[:, None])
 
     def _epsilon(self, noise, row, dtype):
         return noise.normal(row, self.n_components, dtype)
@@ -120,14 +141,29 @@ class VAE(EncoderDecoder):
         spread = q.log_variance.exp() @ weight.square()  # of f under q, since f is linear in z
         return self.likelihood.expected_log_prob(x, self.decode(params, q.mean), spread, own(params))
 
+    def weighted(self, kl):
+        """The KL term of each dimension times what its layer is weighted by, beside beta."""
+        return kl
+
+    def with_factors(self, params, W, mu, psi):
+        """Parameters that begin as factor analysis, with what layers above the first need."""
+        return params
+
+    def without_upper_layers(self, params):
+        """Parameters in which layers above the first have no effect."""
+        return params
+
+    def heads_of_factors(self, heads):
+        """Heads (n_rows, 2 K) by which the posterior is that of a linear model of fewer factors, or of as many."""
+        return with_heads(heads, self.n_components)
+
     # ------------------------------------------------------------------------------------------------ evaluation
     def log_weights(self, params, batch, epsilon):
         """log p(x, z_s) - log q(z_s | x) of z_s = mu + sigma epsilon_s, less log_base; (M, S, B).
 
         `epsilon`, standard normal, has a shape that broadcasts to (M, S, B, K).
         """
-        q = self.encode(params, batch)
-        z = at(q, epsilon)
+        z, q = self.draw(params, self.encode(params, batch), epsilon)
         return log_weight(self.log_prob(params, batch.x, z), z, q)
 
 
@@ -135,18 +171,12 @@ def _beside_linear_path(heads, batch):
     return heads if batch.linear_heads is None else heads + batch.linear_heads
 
 
-def at(q, epsilon):
-    """The draws of z that standard normal draws (M, S, B, K) stand for."""
-    return q.mean[:, None] + (0.5 * q.log_variance).exp()[:, None] * epsilon
-
-
 def log_weight(log_prob, z, q, live=None):
     """log p(x | z) + log p(z) - log q(z | x) of draws z (M, S, B, K): the log of an importance weight, (M, S, B).
 
     `live` (M, 1, K) is 0 for dimensions that a smaller member does not have, and for which nothing was drawn.
     """
-    mean, log_variance = q.mean[:, None], q.log_variance[:, None]
-    log_ratio = log_variance + (z - mean).square() * (-log_variance).exp() - z.square()
+    log_ratio = q.log_variance + (z - q.mean).square() * (-q.log_variance).exp() - z.square()
     return log_prob + 0.5 * (log_ratio if live is None else log_ratio * live[:, None]).sum(-1)
 
 

@@ -14,7 +14,6 @@ from skvae._tensors import Noise
 from skvae.elbo import Posterior, kl_to_standard_normal
 from skvae.models.autoencoders.encoder_decoder import own
 from skvae.models.autoencoders.laplace import laplace
-from skvae.models.autoencoders.vae import at
 
 _LOG_2PI = math.log(2 * math.pi)
 
@@ -56,12 +55,50 @@ def expected_bound(model, params, batch, epsilon, *, exact):
 
     `epsilon`, standard normal, is of shape (1, n_draws, 1, n_components).
     """
+    if len(model.layer_sizes) > 1:
+        z, kl = _draws_and_kl(model, params, batch, epsilon, exact=exact)
+        log_prob = model.log_prob(params, batch.x, z).mean(1)
+        return (log_prob - kl + model.likelihood.log_base(batch.x))[0]
     q = posterior(model, params, batch, exact=exact)
+    kl = kl_to_standard_normal(*q).sum(-1)
     if model.closed_form:
         log_prob = model.expected_log_prob(params, batch.x, q)
     else:
-        log_prob = model.log_prob(params, batch.x, at(q, epsilon)).mean(1)
-    return (log_prob - kl_to_standard_normal(*q).sum(-1) + model.likelihood.log_base(batch.x))[0]
+        log_prob = model.log_prob(params, batch.x, model.draw(params, q, epsilon)[0]).mean(1)
+    return (log_prob - kl + model.likelihood.log_base(batch.x))[0]
+
+
+def layer_moments(model, params, batch, epsilon, *, exact):
+    """Means and standard deviations of z_1, ..., z_L of every row, side by side, (n_rows, 2, K).
+
+    `epsilon` as of `expected_bound`.
+    """
+    xi, _ = _draws_and_kl(model, params, batch, epsilon, exact=exact)
+    z = torch.cat(model.values(params, xi), -1)[0]
+    return torch.stack([z.mean(0), z.var(0, correction=0).sqrt()], 1)
+
+
+def _draws_and_kl(model, params, batch, epsilon, *, exact):
+    """Draws of the posterior of several layers, (1, n_draws, n_rows, K), and its KL to the prior, (1, n_rows).
+
+    As of `posterior`, but Laplace's approximation keeps its correlations: a layer's noise and the layer above explain
+    one another.
+    """
+    q = model.encode(params, batch)
+    z, each = model.draw(params, q, epsilon)
+    kl = kl_to_standard_normal(*each).sum(-1).mean(1)
+    if exact or not model.amortised or batch.x.observed is None:
+        return z, kl
+    approximation = laplace(model, params, batch.x, _guess(model, params, q))
+    gaps = (batch.x.observed == 0).any(-1)
+    z = torch.where(gaps[:, None, :, None], approximation.draw(epsilon[0])[None], z)
+    return z, torch.where(gaps, approximation.kl_to_standard_normal(), kl)
+
+
+def _guess(model, params, q):
+    """Where the mode of the posterior may be: the means of q, (n_rows, K)."""
+    mean, _ = model.draw(params, q, torch.zeros_like(q.mean[:, None]))
+    return mean[0, 0]
 
 
 def sample(model, params, noise, row):
@@ -82,6 +119,19 @@ def draws_of_rows(key, n_draws, n_components, dtype):
     return torch.stack([drawn, -drawn], 1).flatten(0, 1)[:n_draws]
 
 
+def draws_for_means(model, dtype, n_draws=32):
+    """Draws (1, S, 1, K) over which what a posterior is of is averaged: one where a single layer has one posterior."""
+    if len(model.layer_sizes) == 1:
+        return torch.zeros(1, 1, 1, model.n_components, dtype=dtype)
+    return balanced_draws(model.n_components, n_draws, dtype)
+
+
+def balanced_draws(n_components, n_draws, dtype):
+    """`balanced` draws, the same in every call; at least 2 K."""
+    rows = torch.arange(max(n_draws // 2, n_components))
+    return balanced(Noise(0).fold("score").normal(rows, n_components, dtype)[None, :, None])
+
+
 def balanced(epsilon):
     """Turn draws (1, S, 1, K) into twice as many with mean 0 and covariance I to rounding; S must be at least K.
 
@@ -94,14 +144,14 @@ def balanced(epsilon):
 
 def _weighted_draws(model, params, batch, epsilon):
     """Draws of z from the proposals, (n_draws, n_rows, K), and their log importance weights less log_base."""
-    q = model.encode(params, batch)
-    mean, log_variance = (part[0].nan_to_num() for part in q)
-    approximation = laplace(model, params, batch.x, mean)
+    q = Posterior(*(part.nan_to_num() for part in model.encode(params, batch)))
+    approximation = laplace(model, params, batch.x, _guess(model, params, q))
     n, n_others = len(epsilon), len(epsilon) // 16 * 2  # pairs stay together
     from_laplace, from_encoder, from_prior = epsilon.split([n - 2 * n_others, n_others, n_others])
-    encoded = mean + (0.5 * log_variance).exp() * from_encoder
-    z = torch.cat([approximation.draw(from_laplace), encoded, from_prior])
+    encoded, _ = model.draw(params, q, from_encoder[None])
+    z = torch.cat([approximation.draw(from_laplace), encoded[0], from_prior])
     log_prior = -0.5 * (z.square() + _LOG_2PI).sum(-1)
+    mean, log_variance = (part[0] for part in model.at(params, q, z[None]))
     log_encoder = -0.5 * ((z - mean).square() * (-log_variance).exp() + log_variance + _LOG_2PI).sum(-1)
     proposals = torch.stack([approximation.log_prob(z), log_encoder, log_prior], -1)
     shares = z.new_tensor([1 - 2 * n_others / n, n_others / n, n_others / n]).log()
