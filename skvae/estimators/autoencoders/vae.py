@@ -143,6 +143,10 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
     validation_scores_ : ndarray
         Mean log p(x) of the held-out rows at each validation, nats a row; with `beta` other than 1 or `free_bits`, the
         mean of the bound that is trained.
+    validation_epochs_ : int ndarray
+        Number of epochs done at each validation.
+    kl_weights_ : ndarray of shape (n_epochs,)
+        Weight of the KL term at the first step of each epoch, as `annealing` raises it to `beta`.
     kl_per_dimension_ : ndarray of shape (n_components,)
         Mean over the training rows of KL(q(z_k | x) || p(z_k)), nats.
     n_active_ : int
@@ -394,6 +398,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
             "kl_per_dimension_": kl,
             "n_active_": int((variance > _ACTIVE).sum()),
             **({} if noise is None else {"noise_variance_": noise}),
+            **({} if kept.nonlinear else {"kl_weights_": np.array([float(self.beta)])}),
         }
 
     # ------------------------------------------------------------------------------------------------------- prediction
