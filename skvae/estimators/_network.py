@@ -83,6 +83,7 @@ class NetworkEstimator(Estimator, abc.ABC):
     }
 
     _watcher = EpochWatcher
+    _iteration = "epoch"
 
     precision = "float32"  # of a subclass without the parameter
 

@@ -158,6 +158,9 @@ class AutoencoderTransformer(NetworkTransformer):
     (178, 3)
     """
 
+    _bound_and_units = ("minus the mean squared error", "units of X squared")
+    _score_and_units = ("held-out rows", "units of X squared")
+
     _parameter_constraints = {
         **NetworkTransformer._parameter_constraints,
         "init": [StrOptions({"pca", "random"})],

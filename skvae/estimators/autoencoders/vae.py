@@ -214,6 +214,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         "inference": [StrOptions({"amortized", "svi"})],
     }
 
+    _has_normal_prior = True
     _fewest_rows = 2  # of one, no variance is known
     _units = staticmethod(nats_of_data)
 

@@ -54,6 +54,7 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
     `mean_`, `noise_variance_` and those of `record`.
     """
 
+    _has_normal_prior = True
     _lowers_n_components = False  # where it is more than there are columns; else that is an error
 
     # ---------------------------------------------------------------------------------------- what a subclass must give

@@ -154,6 +154,8 @@ class MultVAERecommender(AutoencoderRecommender):
     (300, 20)
     """
 
+    _has_normal_prior = True
+
     _parameter_constraints = {
         **AutoencoderRecommender._parameter_constraints,
         "beta": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
