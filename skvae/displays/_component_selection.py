@@ -41,7 +41,7 @@ class ComponentSelectionDisplay(Display):
     containers_ : list of matplotlib ErrorbarContainer
         The curves.
     best_point_, selected_point_ : matplotlib Line2D
-        Star and ring.
+        Star and ring. Without a standard error of the best score there is no ring: the second is None.
     band_ : matplotlib artist or None
         The band of one standard error below the best score, if it is known.
     ax_ : matplotlib Axes
@@ -158,10 +158,12 @@ class ComponentSelectionDisplay(Display):
         at = {"linestyle": "none", "color": "black", "zorder": 5}
         place, score = places[best[1]], curves.scores[best]
         (self.best_point_,) = axis.plot(place, score, marker="*", markersize=12, label="best", **at)
-        place, score = places[selected[1]], curves.scores[selected]
-        ring = {"marker": "o", "markersize": 14, "markerfacecolor": "none", "markeredgewidth": 1.5}
-        ring["label"] = "one-standard-error rule"
-        (self.selected_point_,) = axis.plot(place, score, **ring, **at)
+        self.selected_point_ = None
+        if np.isfinite(curves.errors[best]):
+            place, score = places[selected[1]], curves.scores[selected]
+            ring = {"marker": "o", "markersize": 14, "markerfacecolor": "none", "markeredgewidth": 1.5}
+            ring["label"] = "one-standard-error rule"
+            (self.selected_point_,) = axis.plot(place, score, **ring, **at)
         axis.set(xlabel=self.param_name, ylabel=self.score_name)
         place_legend(axis, beside=len(curves.scores) > 6)
         return self

@@ -147,7 +147,7 @@ class FitHistoryDisplay(Display):
         label = f"{prefix}training" if has_scores and together else self.name
         iterations = np.arange(1, len(bounds) + 1)
         self.bound_line_ = self._draw(axes[0], iterations, bounds, {"label": label} | marker, bound_kw)
-        axes[0].set_ylabel(", ".join(self.bound_and_units))
+        axes[0].set_ylabel((", " if n_panels == 1 else ",\n").join(self.bound_and_units))
         own = {"color": self.bound_line_.get_color(), "linestyle": self.bound_line_.get_linestyle()}
         self.score_line_ = self.weight_line_ = None
         if has_scores:

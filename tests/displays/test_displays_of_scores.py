@@ -52,7 +52,8 @@ def test_the_rule_takes_the_smallest_model_within_one_standard_error_of_the_best
 
 def test_without_errors_the_best_is_chosen_and_without_scores_none():
     display = ComponentSelectionDisplay([1, 2, 3], [9.0, 4.0, 5.0], greater_is_better=False, score_name="BIC").plot()
-    assert display.best_ == display.selected_ == (2, None) and display.band_ is None
+    assert display.best_ == display.selected_ == (2, None)
+    assert display.band_ is None and display.selected_point_ is None
     with pytest.raises(ValueError, match="no finite score"):
         ComponentSelectionDisplay([1, 2], [np.nan, np.nan]).plot()
     with pytest.raises(ValueError, match=r"3 values need scores and errors of shape \(n_curves, 3\)"):
