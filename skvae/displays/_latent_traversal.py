@@ -5,7 +5,7 @@ import numbers
 import numpy as np
 from scipy.stats import norm
 
-from skvae.displays._plotting import Display, check_has, column_names
+from skvae.displays._plotting import GREY, Display, check_has, column_names
 
 _MOST_NAMES = 30  # columns that have their name at the axis
 
@@ -248,7 +248,10 @@ class LatentTraversalDisplay(Display):
         _label(axis.set_xticks, width * middle[0][:n_steps] + middle[1], self.step_names)
         _label(axis.set_yticks, height * middle[0][:n_lines] + middle[1], self.line_names)
         axis.set(xlabel=self.step_title, ylabel=self.line_title)
-        axis.tick_params(length=0)
+        axis.set_xticks(width * np.arange(1, n_steps) - 0.5, minor=True)
+        axis.set_yticks(height * np.arange(1, n_lines) - 0.5, minor=True)
+        axis.grid(which="minor", color=GREY, linewidth=0.4)  # between the images
+        axis.tick_params(which="both", length=0)
 
     def _draw_heat_maps(self, ax, expected, given):
         n_lines, n_steps, D = expected.shape

@@ -62,6 +62,8 @@ def test_without_errors_the_best_is_chosen_and_without_scores_none():
 
 def test_the_band_star_and_ring_stand_where_the_rule_says():
     display = ComponentSelectionDisplay([1, 2, 4], [0.0, 0.9, 1.0], errors=[0.1, 0.1, 0.2]).plot()
+    lowest = ComponentSelectionDisplay([1, 2], [3.0, 2.0], errors=[0.1, 0.2], greater_is_better=False).plot()
+    assert_allclose(np.sort(lowest.band_.get_xy()[1] + [0, lowest.band_.get_height()]), [2.0, 2.2])
     assert (display.best_, display.selected_) == ((4, None), (2, None))
     assert_allclose(np.sort(display.band_.get_xy()[1] + [0, display.band_.get_height()]), [0.8, 1.0])
     assert_allclose(np.ravel(display.best_point_.get_data()), [4, 1.0])
