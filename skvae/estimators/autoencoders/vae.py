@@ -140,11 +140,9 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
     lower_bounds_ : ndarray of shape (n_epochs,)
         Mean evidence lower bound per row in each epoch, in nats, at beta = 1 whatever beta trains with, by the draws
         of training. Where factor analysis is kept, its log-likelihood.
-    validation_scores_ : ndarray
+    validation_scores_, validation_epochs_ : ndarrays
         Mean log p(x) of the held-out rows at each validation, nats a row; with `beta` other than 1 or `free_bits`, the
-        mean of the bound that is trained.
-    validation_epochs_ : int ndarray
-        Number of epochs done at each validation.
+        mean of the bound that is trained. And the number of epochs done at each.
     kl_weights_ : ndarray of shape (n_epochs,)
         Weight of the KL term at the first step of each epoch, as `annealing` raises it to `beta`.
     kl_per_dimension_ : ndarray of shape (n_components,)
@@ -214,8 +212,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         "inference": [StrOptions({"amortized", "svi"})],
     }
 
-    _has_normal_prior = True
-    _fewest_rows = 2  # of one, no variance is known
+    _has_normal_prior, _fewest_rows = True, 2  # of one row, no variance is known
     _units = staticmethod(nats_of_data)
 
     def __init__(
