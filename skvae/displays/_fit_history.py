@@ -178,6 +178,8 @@ class FitHistoryDisplay(Display):
     def _draw_scores(self, axis, together, prefix, own, given):
         scores = np.asarray(self.validation_scores, dtype=float)
         done = np.arange(1, len(scores) + 1) if self.validation_epochs is None else self.validation_epochs
+        if len(done) != len(scores):
+            raise ValueError(f"{len(scores)} validation_scores need as many validation_epochs, not {len(done)}.")
         default = own | {"label": self.name}
         if together:  # the same colour as the curve of the bound, but points
             default = own | {"label": f"{prefix}{self.score_and_units[0]}", "linestyle": ":", "marker": "."}

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from skvae.displays._plotting import COLOURS, Display, check_has, hide_frame, merged, place_legend
+from skvae.displays._plotting import COLOURS, Display, check_has, has_normal_prior, hide_frame, merged, place_legend
 
 _ACTIVE = 0.01  # variance of the posterior mean from which a latent dimension is active (Burda et al. 2016)
 
@@ -84,7 +84,7 @@ class KLDisplay(Display):
             check_has(cls, estimator, "kl_per_dimension_", what=f"{what}, of the training rows unless X is given")
             return cls(np.asarray(estimator.kl_per_dimension_), unit=unit).plot(ax, **kwargs)
         check_has(cls, estimator, "posterior", what=what)
-        if not getattr(estimator, "_has_normal_prior", True):
+        if not has_normal_prior(estimator):
             raise TypeError(f"{cls.__name__} needs the prior N(0, I), which {type(estimator).__name__} has not.")
         mean, std = estimator.posterior(X)
         kl = 0.5 * (mean**2 + std**2 - 1 - 2 * np.log(std)).mean(axis=0)

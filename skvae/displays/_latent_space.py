@@ -1,11 +1,22 @@
 """Rows in the latent space, with the prior's contours."""
 
 import numpy as np
-from sklearn.utils.multiclass import type_of_target
 
 from skvae.displays._mixture import draw_ellipse
-from skvae.displays._plotting import COLOURS, GREY, LINES, MARKERS, Display, check_has, hide_frame, merged, place_legend
+from skvae.displays._plotting import (
+    COLOURS,
+    GREY,
+    LINES,
+    MARKERS,
+    Display,
+    check_has,
+    has_normal_prior,
+    hide_frame,
+    merged,
+    place_legend,
+)
 
+_MOST_CLASSES = 20  # of whole numbers
 _RADII = (1, 2, 3)  # of the prior's contours, in standard deviations
 
 
@@ -21,7 +32,8 @@ class LatentSpaceDisplay(Display):
     Z : array-like of shape (n_samples, n_components)
         Latent values of the rows.
     y : array-like of shape (n_samples,) or None, default=None
-        Classes, which get colours and markers of their own, or numbers, which get a colour scale.
+        Classes, which get colours and markers of their own, or numbers, which get a colour scale: fractions, and more
+        than 20 different whole numbers.
     prior_covariance : array-like of shape (n_components, n_components) or None, default=None
         Covariance of the prior, whose mean is zero. None: no contours.
     component_names : list of str or None, default=None
@@ -92,7 +104,7 @@ class LatentSpaceDisplay(Display):
             kl = getattr(estimator, "kl_per_dimension_", np.zeros(0))
             components = np.sort(np.argsort(-kl, kind="stable")[:2]) if len(kl) == Z.shape[1] else (0, 1)
         covariance = None
-        if getattr(estimator, "_has_normal_prior", False):
+        if has_normal_prior(estimator):
             covariance = getattr(estimator, "factor_correlation_", np.eye(Z.shape[1]))
         return cls(Z, y=y, prior_covariance=covariance).plot(ax, components=components, **kwargs)
 
@@ -150,15 +162,24 @@ class LatentSpaceDisplay(Display):
         y = np.asarray(self.y)
         if len(y) != n:
             raise ValueError(f"y must have an entry for each of the {n} rows, but it has {len(y)}.")
+        y = y.astype(str) if y.dtype == object else y
         return [(str(label), y == label) for label in np.unique(y)]
+
+    def _has_numbers(self):
+        """Whether y holds numbers, not classes: fractions, or more whole numbers than a legend can name."""
+        y = np.asarray(self.y if self.y is not None else [])
+        if y.dtype.kind not in "iuf":
+            return False
+        return bool((y != np.round(y)).any()) or len(np.unique(y)) > _MOST_CLASSES
 
     def _draw_plane(self, axis, Z, covariance, given, contour_kw):
         self.contours_ = [] if covariance is None else self._draw_contours(axis, covariance, contour_kw)
         default = {"s": 16, "alpha": 0.7, "linewidths": 0}
-        if self.y is not None and type_of_target(self.y).startswith("continuous"):
+        if self._has_numbers():
             if len(self.y) != len(Z):
                 raise ValueError(f"y must have an entry for each of the {len(Z)} rows, but it has {len(self.y)}.")
-            self.points_ = [axis.scatter(*Z.T, **default | {"c": np.asarray(self.y), "cmap": "viridis"} | given)]
+            own = {"c": np.asarray(self.y, dtype=float), "cmap": "viridis", "plotnonfinite": True}
+            self.points_ = [axis.scatter(*Z.T, **default | own | given)]
             self.colorbar_ = axis.figure.colorbar(self.points_[0], ax=axis, label="y")
             return
         self.points_ = []
@@ -178,8 +199,7 @@ class LatentSpaceDisplay(Display):
         from matplotlib.lines import Line2D
 
         edges = np.histogram_bin_edges(Z[:, 0], bins="auto")
-        groups = self._groups(len(Z)) if self.y is None or not type_of_target(self.y).startswith("continuous") else None
-        groups = groups or [(None, np.ones(len(Z), dtype=bool))]
+        groups = [(None, np.ones(len(Z), dtype=bool))] if self._has_numbers() else self._groups(len(Z))
         self.points_ = []
         for place, (label, rows) in enumerate(groups):
             own = {"color": COLOURS[place % len(COLOURS)], "label": label, "alpha": 0.5, "linewidth": 1.5}

@@ -11,6 +11,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 LINES = ("-", "--", "-.", ":")  # 4 and 7 have no common divisor: 28 curves differ
 MARKERS = ("o", "^", "s", "D", "v", "P", "X", "<", ">")
 GREY = "#555555"
+_MANY_ENTRIES, _MOST_ENTRIES = 12, 24  # of a legend: from where it is small, and from where there is none
 
 
 class Display:
@@ -105,10 +106,14 @@ def merged(default, given, artist):
 
 
 def place_legend(axis, *, beside, **settings):
-    """Put a legend into an axes, or beside it, where it covers no points."""
+    """Put a legend into an axes, or beside it, where it covers no points; none where it would be too large."""
+    n_entries = len(settings.get("handles", axis.get_legend_handles_labels()[0]))
+    if n_entries > _MOST_ENTRIES:
+        return None
     if beside:
         settings = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} | settings
-    return axis.legend(**{"frameon": False} | settings)
+    size = "medium" if n_entries <= _MANY_ENTRIES else "x-small"
+    return axis.legend(**{"frameon": False, "fontsize": size} | settings)
 
 
 def check_has(display, estimator, *attributes, what):
@@ -132,6 +137,12 @@ def check_has(display, estimator, *attributes, what):
     if hasattr(estimator, "fit"):
         check_is_fitted(estimator)
     raise TypeError(f"{display.__name__}.from_estimator draws {what}, but {name} has no {' and no '.join(lacks)}.")
+
+
+def has_normal_prior(estimator):
+    """Whether the latent values that `transform` gives have the prior N(0, I), or N(0, factor_correlation_)."""
+    one_layer = np.size(getattr(estimator, "n_components", 1)) == 1  # the prior of a layer below others is no normal
+    return getattr(estimator, "_has_normal_prior", False) and one_layer
 
 
 def column_names(estimator, n_columns, given=None):

@@ -170,9 +170,18 @@ def test_models_without_a_normal_prior_have_no_contours(wine):
 
 
 def test_numbers_get_a_colour_scale(factors, wine):
-    display = LatentSpaceDisplay.from_estimator(factors, wine, wine["hue"])
-    assert_allclose(display.points_[0].get_array(), wine["hue"])
-    assert display.colorbar_ is not None
+    for y in (wine["hue"], np.arange(178), np.r_[np.nan, np.ones(177)]):
+        display = LatentSpaceDisplay.from_estimator(factors, wine, y)
+        assert_allclose(display.points_[0].get_array(), y)
+        assert display.colorbar_ is not None
+    mixed = LatentSpaceDisplay.from_estimator(factors, wine, np.array([None] + ["a"] * 177, dtype=object))
+    assert mixed.colorbar_ is None and len(mixed.points_) == 2
+
+
+def test_a_legend_that_would_fill_the_picture_is_left_out(factors, wine):
+    names = [f"class {number % 40}" for number in range(178)]
+    display = LatentSpaceDisplay.from_estimator(factors, wine, names)
+    assert len(display.points_) == 40 and display.ax_.get_legend() is None
 
 
 def test_one_dimension_is_a_histogram_of_area_one_with_the_density_of_the_prior(wine, growers):
