@@ -165,7 +165,7 @@ class ComponentSelectionDisplay(Display):
             ring["label"] = "one-standard-error rule"
             (self.selected_point_,) = axis.plot(place, score, **ring, **at)
         axis.set(xlabel=self.param_name, ylabel=self.score_name)
-        place_legend(axis, beside=len(curves.scores) > 6)
+        place_legend(axis, beside=len(curves.scores) > 2)
         return self
 
     @staticmethod

@@ -169,8 +169,8 @@ def draw_curves(axis, curves, *, scale, given, name=None):
         containers.append(axis.errorbar(places[shown], scores[shown], errors, **settings))
     _mark_values(axis, curves.values, places, numeric, scale)
     hide_frame(axis)
-    if n := sum(not label.startswith("_") for label in axis.get_legend_handles_labels()[1]):
-        place_legend(axis, beside=n > 8)
+    if n := len(axis.get_legend_handles_labels()[1]):
+        place_legend(axis, beside=n > 4)
     return places, containers
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from skvae.displays._plotting import Display, check_has, hide_frame, merged, use_palette
+from skvae.displays._plotting import Display, check_has, hide_frame, merged, place_legend, use_palette
 
 _BOUND, _SCORE = ("lower bound", "nats per row"), ("held-out rows", "nats per row")
 
@@ -202,5 +202,5 @@ class FitHistoryDisplay(Display):
             if axis not in axes[0].get_shared_x_axes().get_siblings(axes[0]):
                 axis.sharex(axes[0])
         axes[-1].set_xlabel(self.iteration_name)
-        if any(not label.startswith("_") for label in axes[0].get_legend_handles_labels()[1]):
-            axes[0].legend(frameon=False)
+        if n := len(axes[0].get_legend_handles_labels()[1]):
+            place_legend(axes[0], beside=n > 4)

@@ -142,7 +142,7 @@ class LatentSpaceDisplay(Display):
         axis.set_xlabel(names[chosen[0]])
         axis.set_ylabel("density" if len(chosen) == 1 else names[chosen[1]])
         hide_frame(axis)
-        if any(not label.startswith("_") for label in axis.get_legend_handles_labels()[1]):
+        if axis.get_legend_handles_labels()[1]:
             place_legend(axis, beside=True)
         return self
 
