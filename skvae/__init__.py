@@ -7,6 +7,7 @@ from skvae._version import __version__
 
 if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     from skvae import datasets as datasets
+    from skvae import displays as displays
     from skvae import metrics as metrics
     from skvae import model_selection as model_selection
     from skvae.estimators.autoencoders.autoencoder import AutoencoderTransformer as AutoencoderTransformer
@@ -48,7 +49,7 @@ _PUBLIC = {
     "VariationalGaussianMixture": "skvae.estimators.mixtures.variational",
     "VotingRecommender": "skvae.estimators.recommenders.voting",
 }
-_SUBMODULES = ("datasets", "metrics", "model_selection")
+_SUBMODULES = ("datasets", "displays", "metrics", "model_selection")
 
 __all__ = [*_PUBLIC, *_SUBMODULES, "__version__"]
 

@@ -18,7 +18,7 @@ SEAMS = {"_tensors", "_reduce"}
 GROUND = {"_hash", "_sparse", "_times", "_topk", "_compat", "_rounding", "_version"}
 NETWORKS = {"networks", "user_modules"}
 ALLOWED = {
-    "__init__": {"estimators", "metrics", "model_selection", "datasets", "_version"},
+    "__init__": {"estimators", "metrics", "model_selection", "datasets", "displays", "_version"},
     "estimators": {"training", "tables", "engines", "models", "likelihoods", "elbo", "metrics"}
     | NETWORKS
     | SEAMS
@@ -36,6 +36,7 @@ ALLOWED = {
     "metrics": GROUND,
     "model_selection": {"estimators", "training"} | SEAMS | GROUND,
     "datasets": GROUND,
+    "displays": {"metrics"} | GROUND,
     "_hash": set(),
     "_sparse": set(),
     "_times": set(),
@@ -50,6 +51,7 @@ THIRD_PARTY = {
     "__init__": set(),
     "metrics": {"numpy", "scipy", "sklearn", "joblib"},
     "datasets": {"numpy", "scipy", "sklearn", "joblib"},
+    "displays": {"numpy", "scipy", "sklearn", "matplotlib", "cycler"},
     "_topk": {"numpy"},
     "_hash": set(),
     "_rounding": set(),
@@ -353,7 +355,7 @@ def test_the_checker_accepts_what_the_layers_allow(tmp_path):
 
 def test_importing_skvae_imports_neither_torch_nor_matplotlib():
     code = (
-        "import sys, skvae, skvae.metrics, skvae.model_selection, skvae.datasets\n"
+        "import sys, skvae, skvae.metrics, skvae.model_selection, skvae.datasets, skvae.displays\n"
         "print(*sorted({'torch', 'matplotlib'} & set(sys.modules)))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -2,22 +2,16 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.patches import Ellipse
 from sklearn.datasets import load_iris
 
 from skvae import GaussianMixtureEM
+from skvae.displays import MixtureDisplay
 
 X = load_iris().data[:, 2:]
 mixture = GaussianMixtureEM(n_components=3, random_state=0).fit(X)
-labels = mixture.predict(X)
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(6.4, 3.1), sharex=True, sharey=True)
-for colour, (k, marker) in enumerate(zip(np.argsort(mixture.means_[:, 0]), "o^s")):
-    left.scatter(*X[labels == k].T, s=12, color=f"C{colour}", marker=marker, alpha=0.6, linewidths=0)
-    variances, directions = np.linalg.eigh(mixture.covariances_[k])
-    angle = np.degrees(np.arctan2(*directions[::-1, 0]))
-    width, height = 4 * np.sqrt(variances)
-    left.add_patch(Ellipse(mixture.means_[k], width, height, angle=angle, fill=False, edgecolor=f"C{colour}", lw=2))
+MixtureDisplay.from_estimator(mixture, X, order=np.argsort(mixture.means_[:, 0]), legend=False, ax=left)
 left.set(title="components, 2 std. deviations", xlabel="petal length, cm", ylabel="petal width, cm")
 
 grid = np.linspace(0.9, 7, 150)

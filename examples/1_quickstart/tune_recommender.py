@@ -31,6 +31,7 @@ from sklearn.preprocessing import Binarizer
 
 from skvae import MultVAERecommender
 from skvae.datasets import fetch_movielens, load_api_usage
+from skvae.displays import FitHistoryDisplay, RankingDisplay
 from skvae.metrics import content_holdout, make_ranking_scorer, ndcg_at_k
 
 FAST = os.environ.get("SKVAE_EXAMPLE_FAST") == "1"  # a small form, for the tests and the gallery
@@ -189,7 +190,7 @@ for row, recommended in zip(shown, ids, strict=True):
 # %%
 # A picture
 # ---------
-# For the two upper panels, the best model is fitted again, with some rows of the training data for validation. The same
+# For the upper panels, the best model is fitted again, with some rows of the training data for validation. The same
 # model is also fitted with ``beta = 1``. ``lower_bounds_`` is the bound on log p(x) at ``beta = 1``, whatever ``beta``
 # the fit uses, so the two fits can be compared. In the fit with the small ``beta`` the bound falls. The code of this
 # fit has more information about a row than is best for the bound, and it ranks better.
@@ -200,33 +201,31 @@ watched = {
     for beta in (best["recommender__beta"], 1.0)
 }
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73")  # Okabe and Ito's palette for colour-blind readers
-GREY = "#555555"
-plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "font.size": 10})
-figure, (bound, ndcg, right) = plt.subplots(3, 1, figsize=(6.4, 8.6), layout="constrained", height_ratios=[1, 1, 1.5])
-for (label, model), colour, line in zip(watched.items(), (COLOURS[0], GREY), ("-", "--"), strict=False):
-    epochs = np.arange(1, model.n_iter_ + 1)
-    bound.plot(epochs, model.lower_bounds_, color=colour, linestyle=line, label=label)
-    ndcg.plot(epochs, model.validation_scores_, color=colour, linestyle=line, label=label)
-bound.set(title=f"Two fits, K = {best['recommender__n_components']}", ylabel=f"bound at beta = 1,\nnats per {row_word}")
-bound.legend()
-ndcg.set(xlabel="epoch", ylabel=f"NDCG@100 on\nvalidation {row_word}s")
-bound.sharex(ndcg)
-bound.tick_params(labelbottom=False)
+figure = plt.figure(figsize=(6.4, 9.6), layout="constrained")
+upper, lower = figure.subplots(2, 1, height_ratios=[2, 1])
+axes = upper
+for label, model in watched.items():
+    axes = FitHistoryDisplay.from_estimator(model, name=label, ax=axes).axes_
+axes[0].set_title(f"Two fits, K = {best['recommender__n_components']}")
 
-for K, colour, marker in zip(grid["recommender__n_components"], COLOURS, "os^", strict=False):
-    of_K = np.flatnonzero(results["param_recommender__n_components"] == K)
-    points = [mean_and_error(fold_scores(results, "ndcg@100", i)) for i in of_K]
-    beta = results["param_recommender__beta"][of_K].astype(float)
-    right.errorbar(beta, *zip(*points, strict=True), color=colour, marker=marker, capsize=4, label=f"K = {K}")
-level, error = mean_and_error(baseline["test_ndcg@100"])
-right.axhspan(level - error, level + error, color=GREY, alpha=0.2, linewidth=0)
-right.axhline(level, color=GREY, linestyle=":", label="popularity")
-right.set(xscale="log", title="The search", xlabel="beta, weight of the KL term")
-right.set_ylabel("NDCG@100, mean over folds\n+- standard error")
-right.set_xticks(grid["recommender__beta"], [f"{beta:g}" for beta in grid["recommender__beta"]])
-right.minorticks_off()
-right.legend()
+RankingDisplay.from_cv_results(
+    search,
+    "beta",
+    metric="ndcg@100",
+    ax=lower,
+    baseline=mean_and_error(baseline["test_ndcg@100"]),
+    baseline_name="popularity",
+)
+lower.set_title("The search")
 
 figure.savefig(args.output, dpi=150)
 print(f"\nPicture: {args.output}")
+
+# %%
+# The length of the list
+# ----------------------
+# The best model against the baseline on the rows that were kept aside, for lists of every length. Error bars are
+# standard errors over the rows.
+display = RankingDisplay.from_estimator(winner, X_test, name="Mult-VAE")
+RankingDisplay.from_estimator(popular, X_test, name="popularity", ax=display.ax_)
+plt.show()

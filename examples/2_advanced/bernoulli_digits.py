@@ -16,6 +16,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from skvae import BernoulliMixtureEM
+from skvae.displays import LatentTraversalDisplay
 
 FAST = os.environ.get("SKVAE_EXAMPLE_FAST") == "1"
 
@@ -71,16 +72,12 @@ for name, hidden in hidings.items():
 
 # %%
 # The picture has, for both tests, the image that the mixture saw (hidden pixels are blue), the imputed image, and the
-# true image.
+# true image. A display of images takes rows of any origin.
 chosen = [np.flatnonzero(digits[test] == digit)[0] for digit in (0, 1, 2, 3, 4, 6, 8, 9)]
-rows = [(name, kind) for name in hidings for kind in ("seen", "imputed")] + [("", "truth")]
+rows = {f"{kind}, {name}": shown[name][kind == "imputed"] for name in hidings for kind in ("seen", "imputed")}
+rows["truth"] = black
 palette = plt.get_cmap("Greys").with_extremes(bad="#9ecae1")
-figure, axes = plt.subplots(len(rows), len(chosen), figsize=(6.4, 4.4), layout="constrained")
-for (name, kind), line in zip(rows, axes, strict=True):
-    values = black if kind == "truth" else shown[name][kind == "imputed"]
-    for axis, row in zip(line, chosen, strict=True):
-        axis.imshow(np.ma.masked_invalid(values[row].reshape(8, 8).astype(float)), cmap=palette, vmin=0, vmax=1)
-        axis.set(xticks=[], yticks=[])
-    line[0].set_ylabel(kind, fontsize=11)
-figure.suptitle("images that the fit has not seen, with pixels hidden (blue)")
+grid = LatentTraversalDisplay([row[chosen] for row in rows.values()], image_shape=(8, 8), line_names=list(rows))
+grid.plot(image_kw={"cmap": palette, "vmin": 0, "vmax": 1})
+grid.axes_[0].set_title("new images, hidden pixels in blue")
 plt.show()

@@ -18,10 +18,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_wine
-from sklearn.model_selection import GridSearchCV, KFold, ValidationCurveDisplay
+from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.preprocessing import StandardScaler
 
 from skvae import GaussianMixtureEM, KMeansLite
+from skvae.displays import ComponentSelectionDisplay
 from skvae.model_selection import parallel_analysis
 
 FAST = os.environ.get("SKVAE_EXAMPLE_FAST") == "1"
@@ -30,45 +31,27 @@ N_STARTS = 1 if FAST else 5
 X = StandardScaler().fit_transform(load_wine().data)
 folds = KFold(5 if FAST else 10, shuffle=True, random_state=0)
 KS = np.arange(1, 7 if FAST else 9)
-COLOURS = {"full": "#0072B2", "tied": "#D55E00", "diag": "#009E73"}  # Okabe and Ito's palette for colour-blind readers
+KINDS = ["full", "tied", "diag"]
 GREY = "#555555"
-plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "font.size": 10})
 
 
-def panel():
-    return plt.subplots(figsize=(6.2, 3.6), layout="constrained")[1]
-
-
-def mark_growers(axis):
-    axis.axvline(3, color=GREY, linestyle=":", zorder=0)
-    axis.set_xticks(KS)
+def mark_growers(display):
+    display.ax_.axvline(3, color=GREY, linestyle=":", zorder=0)
 
 
 # %%
 # K-means: the elbow
 # ------------------
-# ``score`` is minus the inertia, so scikit-learn's display can draw it. Look for the K after which the curve hardly
-# falls.
-elbow = panel()
-curve = ValidationCurveDisplay.from_estimator(
-    KMeansLite(n_init=N_STARTS, random_state=0),
-    X,
-    None,
-    param_name="n_clusters",
-    param_range=KS,
-    cv=folds,
-    score_type="test",
-    negate_score=True,
-    score_name="inertia of held-out rows",
-    std_display_style="errorbar",
-    ax=elbow,
-    errorbar_kw={"color": GREY, "marker": "o", "capsize": 3},
+# ``score`` is minus the inertia, so ``GridSearchCV`` fits all K, and ``negate_score`` draws the inertia. Look for the K
+# after which the curve hardly falls. The star marks the best score. The ring marks the smallest K whose score is at
+# most one standard error worse.
+search = GridSearchCV(KMeansLite(n_init=N_STARTS, random_state=0), {"n_clusters": KS}, cv=folds).fit(X)
+elbow = ComponentSelectionDisplay.from_cv_results(
+    search, param_name="n_clusters", negate_score=True, score_name="inertia of held-out rows"
 )
-elbow.set(title="K-means: the elbow (mean and spread over folds)", xlabel="clusters")
-elbow.get_legend().remove()
+elbow.ax_.set_title("K-means: the elbow")
 mark_growers(elbow)
-inertia = -curve.test_scores.mean(axis=1)
-print("inertia of held-out rows:", *inertia.round(1))
+print("inertia of held-out rows:", *(-search.cv_results_["mean_test_score"]).round(1))
 
 # %%
 # A mixture: held-out likelihood
@@ -77,31 +60,22 @@ print("inertia of held-out rows:", *inertia.round(1))
 # The kind of covariance matters as much as K: a full covariance of 13 columns has 91 parameters per component, so the
 # mixture soon overfits.
 mixture = GaussianMixtureEM(n_init=N_STARTS, reg_covar=1e-3, random_state=0)
-search = GridSearchCV(mixture, {"n_components": KS, "covariance_type": [*COLOURS]}, cv=folds).fit(X)
-results = search.cv_results_
-likelihood = panel()
-for (kind, colour), marker in zip(COLOURS.items(), "os^", strict=True):
-    of_kind = results["param_covariance_type"] == kind
-    error = results["std_test_score"][of_kind] / np.sqrt(folds.n_splits)
-    mean = results["mean_test_score"][of_kind]
-    likelihood.errorbar(KS, mean, error, color=colour, marker=marker, capsize=3, label=kind)
-likelihood.set(title="Mixture: held-out likelihood", xlabel="components", ylabel="nats a row", ylim=(-18.5, -14))
-likelihood.legend(title="covariance")
+search = GridSearchCV(mixture, {"n_components": KS, "covariance_type": KINDS}, cv=folds).fit(X)
+likelihood = ComponentSelectionDisplay.from_cv_results(search, score_name="log p(x) of held-out rows, nats per row")
+likelihood.ax_.set(title="Mixture: held-out likelihood", ylim=(-18.5, -14))
 mark_growers(likelihood)
-print("held-out likelihood:", search.best_params_)
+print("held-out likelihood: best", likelihood.best_, "one-standard-error rule", likelihood.selected_)
 
 # %%
 # A mixture: BIC
 # --------------
-# BIC needs one fit to all rows for each K. The penalty per parameter is half of log(178), that is 2.6 nats.
-bic = {kind: [mixture.set_params(n_components=k, covariance_type=kind).fit(X).bic(X) for k in KS] for kind in COLOURS}
-criterion = panel()
-for (kind, colour), marker in zip(COLOURS.items(), "os^", strict=True):
-    criterion.plot(KS, bic[kind], color=colour, marker=marker, label=kind)
-    print(f"lowest BIC, {kind}: {min(bic[kind]):.0f} at K = {KS[np.argmin(bic[kind])]}")
-criterion.set(title="Mixture: BIC, lower is better", xlabel="components", ylabel="BIC")
-criterion.legend(title="covariance")
+# BIC needs one fit to all rows for each K. The penalty per parameter is half of log(178), that is 2.6 nats. The display
+# takes plain numbers too.
+bic = [[mixture.set_params(n_components=k, covariance_type=kind).fit(X).bic(X) for k in KS] for kind in KINDS]
+criterion = ComponentSelectionDisplay(KS, bic, labels=KINDS, greater_is_better=False, score_name="BIC").plot()
+criterion.ax_.set_title("Mixture: BIC, lower is better")
 mark_growers(criterion)
+print("lowest BIC:", criterion.best_)
 
 # %%
 # Factors: parallel analysis
@@ -109,7 +83,7 @@ mark_growers(criterion)
 # The panel has the eigenvalues of the correlation matrix. The dashed line is the 95 % quantile of the eigenvalues after
 # each column is shuffled on its own.
 found = parallel_analysis(X, n_draws=100 if FAST else 500, random_state=0)
-eigenvalues = panel()
+figure, eigenvalues = plt.subplots(layout="constrained")
 numbers = np.arange(1, len(found.eigenvalues) + 1)
 eigenvalues.plot(numbers, found.eigenvalues, color=GREY, marker="o", label="wines")
 eigenvalues.plot(numbers, found.thresholds, color="#D55E00", linestyle="--", label="shuffled columns, 95 %")

@@ -13,14 +13,13 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import matplotlib.pyplot as plt
-import numpy as np
-from scipy.stats import norm
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.model_selection import train_test_split
 from sklearn.neighbors import KNeighborsClassifier
 
 from skvae import VAETransformer
+from skvae.displays import LatentSpaceDisplay, LatentTraversalDisplay
 
 FAST = os.environ.get("SKVAE_EXAMPLE_FAST") == "1"
 
@@ -54,25 +53,14 @@ for name, model in (("PCA", pca), ("VAE", vae)):
     right[name] = neighbours.score(model.transform(new), new_digits)
     print(f"{name}: {right[name]:.0%} of the digits named rightly from two numbers")
 
-plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "font.size": 10})
-figure, axes = plt.subplots(2, 1, figsize=(6.2, 9), layout="constrained")
-colours = plt.get_cmap("tab10").colors
+figure, axes = plt.subplots(2, 1, figsize=(6.4, 9.6), layout="constrained")
 for axis, (name, model) in zip(axes, (("PCA", pca), ("VAE", vae)), strict=True):
-    points = model.transform(new)
-    for digit in range(10):
-        chosen = new_digits == digit
-        axis.plot(*points[chosen].T, ls="", marker=f"${digit}$", ms=5.5, color=colours[digit], mew=0.3)
-    axis.set(title=f"{name}: {right[name]:.0%} right by their neighbours", xlabel="first dimension", ylabel="second")
+    LatentSpaceDisplay.from_estimator(model, new, new_digits, ax=axis)
+    axis.set_title(f"{name}: {right[name]:.0%} right by their neighbours")
 
 # %%
 # What the autoencoder expects
 # ----------------------------
 # The picture has f(z) at the quantiles of a standard normal, so the steps have equal prior probability.
-side = norm.ppf(np.linspace(0.03, 0.97, 15))
-plane = np.array([(across, up) for up in side[::-1] for across in side])
-pictures = np.pad(vae.inverse_transform(plane).reshape(15, 15, 8, 8), ((0, 0), (0, 0), (1, 1), (1, 1)))
-pictures = pictures.transpose(0, 2, 1, 3).reshape(150, 150)
-figure, axis = plt.subplots(figsize=(5.4, 5.4), layout="constrained")
-axis.imshow(pictures, cmap="Greys", vmin=0, vmax=1)
-axis.set(title="expected images over the plane", xlabel="first dimension", ylabel="second", xticks=[], yticks=[])
+LatentTraversalDisplay.from_plane(vae, image_shape=(8, 8), steps=15, image_kw={"vmin": 0, "vmax": 1})
 plt.show()

@@ -20,9 +20,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 from scipy.io import loadmat
 from sklearn.datasets import load_digits
+from sklearn.feature_selection import VarianceThreshold
 from sklearn.model_selection import train_test_split
+from sklearn.pipeline import make_pipeline
 
 from skvae import VAETransformer
+from skvae.displays import FitHistoryDisplay, KLDisplay, LatentTraversalDisplay
 
 FAST = os.environ.get("SKVAE_EXAMPLE_FAST") == "1"
 
@@ -30,7 +33,8 @@ FAST = os.environ.get("SKVAE_EXAMPLE_FAST") == "1"
 # %%
 # The pictures
 # ------------
-# Each pixel is a Gaussian column with its own noise variance. Pixels that hardly ever change are left out.
+# Each pixel is a Gaussian column with its own noise variance. Pixels that hardly ever change are left out. The step
+# that leaves them out can put them back, as zeros.
 def load():
     """Return the pictures as rows, their shape and their name."""
     path = Path(os.environ.get("SKVAE_TEST_DATA", "")) / "frey_faces" / "frey_rawface.mat"
@@ -40,9 +44,9 @@ def load():
 
 
 pictures, shape, what = load()
-varies = (pictures != np.median(pictures, axis=0)).mean(axis=0) > 0.01
-training, held_out = train_test_split(pictures[:, varies], test_size=0.2, random_state=0)
-print(f"{len(training)} {what} to learn from, {len(held_out)} held out, {varies.sum()} pixels")
+changing = VarianceThreshold(0.1).fit(pictures)
+training, held_out = train_test_split(changing.transform(pictures), test_size=0.2, random_state=0)
+print(f"{len(training)} {what} to learn from, {len(held_out)} held out, {training.shape[1]} pixels")
 
 # %%
 # Bound curves
@@ -61,65 +65,38 @@ for k in sizes:
     )
 vae = fits[sizes[-1]]
 
-plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "font.size": 10})
-figure, axis = plt.subplots(figsize=(6.6, 4.2), layout="constrained")
-for colour, (k, fit) in zip(("#0072B2", "#D55E00", "#009E73"), fits.items(), strict=False):
-    axis.plot(1 + np.arange(fit.n_iter_), fit.lower_bounds_, color=colour, label=f"K = {k}, bound, training")
-    votes = np.linspace(1, fit.n_iter_, len(fit.validation_scores_))
-    axis.plot(votes, fit.validation_scores_, color=colour, ls=":", label=f"K = {k}, log p(x), held out")
-axis.set(title=f"bound curves of {what}", xlabel="epoch", ylabel="nats a picture")
-figure.legend(loc="outside lower center", ncols=len(fits), fontsize=8)
+axes = None
+for k, fit in fits.items():
+    axes = FitHistoryDisplay.from_estimator(fit, name=f"K = {k}", ax=axes).axes_
+axes[0].set_title(f"bound curves of {what}")
 
 # %%
 # Dimensions in use
 # -----------------
 # The KL term of a dimension is the information that it has about a picture.
 print(f"{vae.n_active_} of {sizes[-1]} dimensions active; KL {np.sort(vae.kl_per_dimension_)[::-1].round(1)}")
+KLDisplay.from_estimator(vae, held_out)
 
 # %%
 # Traversals
 # ----------
 # The four dimensions with the largest KL term move from -3 to 3 standard deviations of the prior. The others stay at
-# zero.
-steps = np.linspace(-3, 3, 9)
-busiest = np.argsort(-vae.kl_per_dimension_)[:4]
-
-
-def whole(rows):
-    """Return rows as pictures, with the left-out pixels put back."""
-    filled = np.tile(np.median(pictures, axis=0), (len(rows), 1))
-    filled[:, varies] = rows
-    return filled.reshape(-1, *shape)
-
-
-def side_by_side(rows, n_across):
-    blocks = whole(rows).reshape(-1, n_across, *shape)
-    return blocks.transpose(0, 2, 1, 3).reshape(len(blocks) * shape[0], n_across * shape[1])
-
-
-Z = np.zeros((len(busiest), len(steps), vae.n_components))
-for place, k in enumerate(busiest):
-    Z[place, :, k] = steps
-traversals = vae.inverse_transform(Z.reshape(-1, vae.n_components))
+# zero. A Pipeline of the fitted steps puts the left-out pixels back.
+model = make_pipeline(changing, vae)
 shades = {"cmap": "Greys_r" if what == "Frey faces" else "Greys", "vmin": 0, "vmax": pictures.max()}
-figure, axis = plt.subplots(figsize=(6.2, 3.2), layout="constrained")
-axis.imshow(side_by_side(traversals, len(steps)), **shades)
-rows, columns = shape
-axis.set_xticks(columns * (np.arange(len(steps)) + 0.5) - 0.5, [f"{step:.1f}" for step in steps])
-axis.set_yticks(rows * (np.arange(len(busiest)) + 0.5) - 0.5, [f"z{k}" for k in busiest])
-axis.set(title="one dimension moves, the others are 0", xlabel="value of the dimension")
-axis.tick_params(length=0)
+display = LatentTraversalDisplay.from_estimator(model, image_shape=shape, image_kw=shades)
+display.axes_[0].set_title("one dimension moves, the others are 0")
 
 # %%
 # Samples
 # -------
 # ``sample`` draws pixels with their noise. ``inverse_transform`` of standard normal z gives f(z), without the noise.
-expected = vae.inverse_transform(np.random.default_rng(0).normal(size=(18, vae.n_components)))
-drawn = vae.sample(18, random_state=0)
+# The display takes rows of any origin.
+expected = model.inverse_transform(np.random.default_rng(0).normal(size=(18, vae.n_components)))
+drawn = changing.inverse_transform(vae.sample(18, random_state=0))
 figure, axes = plt.subplots(1, 2, figsize=(6.4, 2.6), layout="constrained")
 titles = {"f(z) of draws of z": expected, "draws of x: f(z) with its noise": drawn}
 for axis, (title, rows) in zip(axes, titles.items(), strict=True):
-    axis.imshow(side_by_side(rows, 6), **shades)
+    LatentTraversalDisplay(rows.reshape(3, 6, -1), image_shape=shape).plot(axis, image_kw=shades)
     axis.set_title(title, fontsize=10)
-    axis.set(xticks=[], yticks=[])
 plt.show()

@@ -14,11 +14,11 @@ import os
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.patches import Ellipse
 from sklearn.datasets import load_wine
 from sklearn.preprocessing import StandardScaler
 
 from skvae import GaussianMixtureEM
+from skvae.displays import MixtureDisplay
 
 FAST = os.environ.get("SKVAE_EXAMPLE_FAST") == "1"
 N_STARTS = 1 if FAST else 5
@@ -26,56 +26,29 @@ N_STARTS = 1 if FAST else 5
 wine = load_wine()
 COLUMNS = [wine.feature_names.index(name) for name in ("flavanoids", "color_intensity")]
 X = StandardScaler().fit_transform(wine.data[:, COLUMNS])
-COLOURS = ("#0072B2", "#D55E00", "#009E73")  # Okabe and Ito's palette for colour-blind readers
+NAMES = ["flavanoids", "colour intensity"]
 GREY = "#555555"
 
 
 # %%
-# Drawing a component
-# -------------------
-# The axes of an ellipse are the eigenvectors of the covariance. Half the length of an axis is twice the square root of
-# the eigenvalue. Components are numbered from left to right, so the same cluster has the same colour in every panel.
-def covariance_matrices(mixture):
-    """Return the covariances of all components as full matrices, for every covariance type."""
-    kind, found = mixture.covariance_type, mixture.covariances_
-    if kind == "full":
-        return found
-    if kind == "tied":
-        return np.tile(found, (mixture.n_components, 1, 1))
-    return np.array([np.diag(np.broadcast_to(variances, 2)) for variances in found])
+# Drawing a mixture
+# -----------------
+# ``MixtureDisplay`` draws the rows and an ellipse for each component. The axes of an ellipse are the eigenvectors of
+# the covariance. Here the components get their colours from left to right, so the same cluster has the same colour in
+# every panel.
+def draw(mixture, rows=None, **settings):
+    order = np.argsort(mixture.means_[:, 0])
+    display = MixtureDisplay.from_estimator(mixture, rows, feature_names=NAMES, order=order, legend=False, **settings)
+    return display.axes_[0]
 
 
-def draw_ellipses(axis, mixture, line="-"):
-    matrices = covariance_matrices(mixture)
-    for colour, k in zip(COLOURS, np.argsort(mixture.means_[:, 0]), strict=True):
-        variances, directions = np.linalg.eigh(matrices[k])
-        width, height = 4 * np.sqrt(variances)
-        angle = np.degrees(np.arctan2(*directions[::-1, 0]))
-        shape = Ellipse(mixture.means_[k], width, height, angle=angle, fill=False, edgecolor=colour, lw=2, ls=line)
-        axis.add_patch(shape)
-
-
-def draw_rows(axis, rows, mixture):
-    rank = np.argsort(np.argsort(mixture.means_[:, 0]))[mixture.predict(rows)]
-    for k, (colour, marker) in enumerate(zip(COLOURS, "o^s", strict=True)):
-        axis.scatter(*rows[rank == k].T, s=14, c=colour, marker=marker, alpha=0.6, linewidths=0)
+def draw_over(axis, mixture):
+    """Add the ellipses of another fit, with dotted lines."""
+    draw(mixture, ax=axis, ellipse_kw={"linestyle": ":"})
 
 
 def fitted(kind, rows, **given):
     return GaussianMixtureEM(3, covariance_type=kind, n_init=N_STARTS, random_state=0).fit(rows, **given)
-
-
-plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "font.size": 10})
-
-
-def frame(axis):
-    axis.set(xlabel="flavanoids", ylabel="colour intensity", xlim=(-3, 3.4), ylim=(-2.6, 3.8))
-
-
-def panel():
-    axis = plt.subplots(figsize=(5.6, 4.6), layout="constrained")[1]
-    frame(axis)
-    return axis
 
 
 # %%
@@ -87,9 +60,8 @@ def panel():
 figure, axes = plt.subplots(2, 2, figsize=(6.4, 6.2), layout="constrained")
 for axis, kind in zip(axes.flat, ("full", "tied", "diag", "spherical"), strict=True):
     mixture = fitted(kind, X)
-    draw_rows(axis, X, mixture)
-    draw_ellipses(axis, mixture)
-    frame(axis)
+    draw(mixture, X, ax=axis)
+    axis.set(xlim=(-3, 3.4), ylim=(-2.6, 3.8))
     axis.set_title(f"{kind}, BIC {mixture.bic(X):.0f}")
     print(f"{kind:10} {mixture.n_iter_:3} iterations, {mixture.score(X):.3f} nats a row, BIC {mixture.bic(X):.0f}")
 
@@ -106,11 +78,9 @@ X_missing = X.copy()
 X_missing[incomplete, 1] = np.nan
 gappy, complete = fitted("full", X_missing), fitted("full", X[~incomplete])
 filled = gappy.impute(X_missing)
-axis = panel()
-draw_rows(axis, X[~incomplete], gappy)
+axis = draw(gappy, X[~incomplete])
 axis.scatter(*filled[incomplete].T, s=24, marker="x", c=GREY)
-draw_ellipses(axis, gappy)
-draw_ellipses(axis, complete, line=":")
+draw_over(axis, complete)
 
 
 def share_on_the_left(mixture):
@@ -133,10 +103,8 @@ rare = wine.target == 2
 kept = ~rare | (np.cumsum(rare) % 3 == 0)
 weight = np.where(rare[kept], 3.0, 1.0)
 weighted, unweighted = fitted("full", X[kept], sample_weight=weight), fitted("full", X[kept])
-axis = panel()
-draw_rows(axis, X[kept], weighted)
-draw_ellipses(axis, weighted)
-draw_ellipses(axis, unweighted, line=":")
+axis = draw(weighted, X[kept])
+draw_over(axis, unweighted)
 shares = f"share on the left {share_on_the_left(weighted):.0%}, dotted {share_on_the_left(unweighted):.0%}"
 axis.set_title(f"a third of one grower's wines, weight 3,\n{shares}")
 print(f"\n{(~kept).sum()} wines of one grower left out. Share of the cluster on the left:")
@@ -152,10 +120,10 @@ grid = np.linspace(X[:, 0].min(), X[:, 0].max(), 200)
 conditional = gappy.condition([0], grid[:, None])
 centre = conditional.mean()[:, 0]
 spread = 2 * np.sqrt(conditional.covariance()[:, 0, 0])
-axis = panel()
-axis.fill_between(grid, centre - spread, centre + spread, color=COLOURS[0], alpha=0.15, linewidth=0)
+figure, axis = plt.subplots(layout="constrained")
+axis.fill_between(grid, centre - spread, centre + spread, color="#0072B2", alpha=0.15, linewidth=0)
 axis.scatter(*X[~incomplete].T, s=12, c=GREY, alpha=0.6, linewidths=0, label="wines with colour")
-axis.plot(grid, centre, color=COLOURS[0], lw=2.5, label="E[colour | flavanoids]")
-axis.set_title("mixture regression")
+axis.plot(grid, centre, color="#0072B2", lw=2.5, label="E[colour | flavanoids]")
+axis.set(title="mixture regression", xlabel=NAMES[0], ylabel=NAMES[1])
 axis.legend(loc="upper right")
 plt.show()

@@ -15,6 +15,7 @@ from sklearn.datasets import load_wine
 from sklearn.preprocessing import StandardScaler
 
 from skvae import FactorAnalysisEM
+from skvae.displays import LoadingsDisplay
 
 # %%
 # Three fits
@@ -39,48 +40,38 @@ print(f"\nchi-square {test.statistic:.0f} on {test.dof} degrees of freedom, p = 
 residual = np.corrcoef(X.T) - fits[None].get_covariance()
 print(f"root mean square of the residual correlations {np.sqrt(np.mean(residual[np.triu_indices(13, 1)] ** 2)):.3f}")
 
-
 # %%
 # The loadings
 # ------------
-# The signs of factors are arbitrary. Each sign is chosen so that the sum of the loadings is positive. The factors are
-# in order of the sum of their squared loadings.
-def arranged(model):
-    """Return the loadings (13, 3) and the factor correlations, with the signs and the order of the picture."""
-    loadings, phi = model.components_.T, model.factor_correlation_
-    signs = np.where(loadings.sum(axis=0) < 0, -1, 1)
-    order = np.argsort(-(loadings**2).sum(axis=0))
-    return (loadings * signs)[:, order], (phi * np.outer(signs, signs))[np.ix_(order, order)]
-
-
-def heat_map(axis, values, title):
-    drawn = axis.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
-    for (row, column), value in np.ndenumerate(values):
-        colour = "white" if abs(value) > 0.6 else "black"
-        axis.text(
-            column, row, f"{value:.1f}".replace("-0.0", "0.0"), ha="center", va="center", color=colour, fontsize=9
-        )
-    axis.set_xticks(range(values.shape[1]), [f"F{k + 1}" for k in range(values.shape[1])])
-    axis.set_title(title)
-    return drawn
-
-
+# The signs of factors are arbitrary. ``LoadingsDisplay`` chooses each sign so that the sum of the loadings is positive,
+# and puts the factors in order of the sum of their squared loadings.
 names = [name.replace("_", " ").replace("od280/od315 of diluted wines", "OD280/OD315") for name in wine.feature_names]
-plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "font.size": 10})
-figure, axes = plt.subplots(1, 3, figsize=(6.6, 4.8), layout="constrained")
+figure, axes = plt.subplots(1, 3, figsize=(7.6, 4.8), layout="constrained")
 for axis, (rotation, model) in zip(axes, fits.items(), strict=True):
-    drawn = heat_map(axis, arranged(model)[0], rotation or "as fitted")
-    axis.set_yticks(range(13), names if rotation is None else [])
-figure.colorbar(drawn, ax=axes, label="loading", shrink=0.6)
+    display = LoadingsDisplay.from_estimator(
+        model,
+        feature_names=names,
+        ax=axis,
+        colorbar=False,
+        values_format=".1f",
+        image_kw={"vmin": -1, "vmax": 1},
+    )
+    axis.set_title(rotation or "as fitted")
+for axis in axes[1:]:
+    axis.set_yticks([])
+figure.colorbar(display.image_, ax=axes, label="loading", shrink=0.6)
 
 # %%
 # Communalities, and correlations of the oblique factors
 # ------------------------------------------------------
-figure, (left, right) = plt.subplots(1, 2, figsize=(6.6, 3.8), layout="constrained", width_ratios=[1.3, 1])
+# A display also takes plain numbers, here the correlations of the factors.
+figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 4), layout="constrained", width_ratios=[1.3, 1])
 left.barh(range(13), fits[None].communalities_, color="#0072B2")
 left.set(title="communalities", xlabel="share of the variance", xlim=(0, 1))
 left.invert_yaxis()
 left.set_yticks(range(13), names, fontsize=9)
-heat_map(right, arranged(fits["oblimin"])[1], "oblimin: correlations")
-right.set_yticks(range(3), ["F1", "F2", "F3"])
+correlations = LoadingsDisplay(
+    fits["oblimin"].factor_correlation_, feature_names=["factor 0", "factor 1", "factor 2"], value_name="correlation"
+)
+correlations.plot(right, colorbar=False).ax_.set_title("oblimin: correlations")
 plt.show()

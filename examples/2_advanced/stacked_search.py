@@ -19,6 +19,7 @@ from sklearn.datasets import load_wine
 from sklearn.model_selection import GridSearchCV, KFold
 
 from skvae import VAETransformer
+from skvae.displays import ComponentSelectionDisplay
 from skvae.model_selection import StackedGridSearchCV
 
 FAST = os.environ.get("SKVAE_EXAMPLE_FAST") == "1"
@@ -53,26 +54,13 @@ print(f"{folds.n_splits * len(results[GridSearchCV]['params'])} fits; scores dif
 # ----------
 # The picture has the scores of all candidates, with standard errors over the folds. Lines are from ``GridSearchCV``,
 # and crosses are from ``StackedGridSearchCV``.
-plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "font.size": 10})
-figure, left = plt.subplots(figsize=(6.2, 4), layout="constrained")
-colours = ("#0072B2", "#D55E00", "#009E73")
-for decay, colour, line in zip(grid["weight_decay"], colours, ("-", "--", ":"), strict=False):
-    plain, stacked = (results[kind] for kind in (GridSearchCV, StackedGridSearchCV))
-    chosen = np.array([params["weight_decay"] == decay for params in plain["params"]])
-    error = plain["std_test_score"][chosen] / np.sqrt(folds.n_splits)
-    left.errorbar(
-        grid["n_components"],
-        plain["mean_test_score"][chosen],
-        error,
-        color=colour,
-        linestyle=line,
-        capsize=3,
-        label=f"weight decay {decay:g}",
-    )
-    left.plot(grid["n_components"], stacked["mean_test_score"][chosen], "x", color=colour, ms=10)
-left.set(xlabel="n_components", ylabel="held-out log p(x), nats a wine", xticks=grid["n_components"])
-left.set_title(f"the same scores to {apart:.0e}")
-left.legend()
+display = ComponentSelectionDisplay.from_cv_results(
+    searches[GridSearchCV], score_name="held-out log p(x), nats per wine"
+)
+stacked = results[StackedGridSearchCV]
+crosses = {"linestyle": "none", "marker": "x", "color": "black", "markersize": 10, "zorder": 4}
+display.ax_.plot(stacked["param_n_components"].astype(int), stacked["mean_test_score"], **crosses)
+display.ax_.set_title(f"the same scores to {apart:.0e}")
 
 # %%
 # The time

@@ -17,6 +17,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from skvae import FactorAnalysisEM, VAETransformer
+from skvae.displays import LatentTraversalDisplay
 
 FAST = os.environ.get("SKVAE_EXAMPLE_FAST") == "1"
 
@@ -78,18 +79,14 @@ lines = {
 }
 
 
-def whole(row):
-    """Return a row as an image, with the left-out pixels put back."""
-    image = np.zeros(64)
-    image[used] = row
-    return np.ma.masked_invalid(image.reshape(8, 8))
+def whole(rows):
+    """Return rows with the left-out pixels put back."""
+    images = np.zeros((len(rows), 64))
+    images[:, used] = rows
+    return images
 
 
-figure, axes = plt.subplots(len(lines), len(chosen), figsize=(6.6, 3.8), layout="constrained")
 palette = plt.get_cmap("Greys").with_extremes(bad="#9ecae1")
-for (name, rows), cells in zip(lines.items(), axes, strict=True):
-    for cell, row in zip(cells, rows, strict=True):
-        cell.imshow(whole(row), cmap=palette, vmin=0, vmax=16)
-        cell.set(xticks=[], yticks=[])
-    cells[0].set_ylabel(name, fontsize=9)
+grid = LatentTraversalDisplay([whole(rows) for rows in lines.values()], image_shape=(8, 8), line_names=[*lines])
+grid.plot(image_kw={"cmap": palette, "vmin": 0, "vmax": 16})
 plt.show()

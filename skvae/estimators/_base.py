@@ -22,6 +22,13 @@ class Estimator(CallbackSupportMixin, BaseEstimator):
 
     _parameter_constraints = {}  # of a subclass: parameter names to what scikit-learn checks of them
 
+    # What displays write on their axes: the word for an iteration, what `lower_bounds_` and `validation_scores_` are,
+    # and their units. Scores in the units of the bound are drawn beside it.
+    _iteration = "iteration"
+    _bound_and_units = ("lower bound", "nats per row")
+    _score_and_units = ("held-out rows", "nats per row")
+    _has_normal_prior = False  # whether z ~ N(0, I), or N(0, factor_correlation_)
+
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         for base in cls.__mro__:

@@ -84,6 +84,7 @@ class NetworkEstimator(Estimator, abc.ABC):
     }
 
     _watcher = EpochWatcher
+    _iteration = "epoch"
 
     precision = "float32"  # of a subclass without the parameter
 
@@ -174,14 +175,15 @@ class NetworkEstimator(Estimator, abc.ABC):
         return self._attributes(prepared, prepared.training.conclude(result))
 
     def _attributes(self, prepared, kept):
+        plan = None if prepared.training.ascent is None else prepared.training.ascent.plan
         return {
             "parameters_": to_numpy(kept.params),
             "device_": str(prepared.device),
-            "precision_": "float32" if prepared.training.ascent is None else prepared.training.ascent.plan.precision,
+            "precision_": "float32" if plan is None else plan.precision,
             "_architecture": prepared.architecture,
             "_optimizer_state": to_numpy(kept.optimizer_state) if prepared.earlier.may_go_on else {},
             **prepared.known,
-            **prepared.earlier.extended_by(kept, prepared.in_units),
+            **prepared.earlier.extended_by(kept, plan, prepared.in_units),
             **self._summary(prepared, kept),
         }
 

@@ -129,6 +129,14 @@ class _RankingScorer:
     seed: int
 
     def __call__(self, estimator, X, y=None):
+        scores = self._scores(estimator, X, y)
+        return scores if self.several else scores[self.names[0]]
+
+    def scores_of_users(self, estimator, X, y=None):
+        """Each metric of each user by its name: NaN for users with nothing to find."""
+        return self._scores(estimator, X, y, per_user=True)
+
+    def _scores(self, estimator, X, y, **settings):
         transforms, model = _unwrap(estimator)
         foldin, truth = self._foldin_and_truth(transforms, X, y)
         if not truth.nnz:
@@ -142,8 +150,7 @@ class _RankingScorer:
             )
         metrics = {name: _parse(name, self.k) for name in self.names}
         ranked = _rank(model, foldin, min(foldin.shape[1], max(k for _, k in metrics.values())))
-        scores = {name: metric(truth, ranked=ranked, k=k) for name, (metric, k) in metrics.items()}
-        return scores if self.several else scores[self.names[0]]
+        return {name: metric(truth, ranked=ranked, k=k, **settings) for name, (metric, k) in metrics.items()}
 
     def _foldin_and_truth(self, transforms, X, y):
         if y is None or np.ndim(y) == 1:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from skvae._tensors import to_device
+from skvae.engines import schedules
 
 
 class Continuation(enum.Enum):
@@ -38,7 +39,7 @@ class Earlier:
         Whether a later fit may go on from the fit to come, and needs its optimizer state.
     n_iter : int
         Epochs done.
-    lower_bounds, validation_scores : array-like
+    lower_bounds, validation_scores, validation_epochs, kl_weights : array-like
     parameters, optimizer_state : dict of ndarray or None
         None for a fit that begins anew.
     """
@@ -48,6 +49,8 @@ class Earlier:
     n_iter: int = 0
     lower_bounds: object = ()
     validation_scores: object = ()
+    validation_epochs: object = ()
+    kl_weights: object = ()
     parameters: dict | None = None
     optimizer_state: dict | None = None
 
@@ -69,6 +72,8 @@ class Earlier:
             estimator.n_iter_,
             estimator.lower_bounds_,
             estimator.validation_scores_,
+            estimator.validation_epochs_,
+            getattr(estimator, "kl_weights_", ()),
             estimator.parameters_,
             estimator._optimizer_state,
         )
@@ -81,18 +86,28 @@ class Earlier:
         """Copies of the optimizer state as tensors; None if there is none."""
         return to_device(self.optimizer_state, device) or None
 
-    def extended_by(self, kept, in_units):
+    def extended_by(self, kept, plan, in_units):
         """Fitted attributes that record the earlier fit and a new one.
 
         Parameters
         ----------
         kept : FitResult
+        plan : gradient.Plan or None
+            Of the new fit; None if it took no step.
         in_units : callable
             Turns bounds and scores into the units of the data.
         """
-        return {
+        n_scores = len(kept.validation_scores)
+        every = 1 if plan is None else plan.validate_every
+        epochs = np.minimum(every * np.arange(1, n_scores + 1), kept.n_iter)
+        records = {}
+        if plan is not None and plan.beta is not schedules.constant:  # the model has a KL term
+            weights = np.array([np.asarray(plan.beta(epoch / plan.max_iter)) for epoch in range(kept.n_iter)])
+            records["kl_weights_"] = np.concatenate([self.kl_weights, weights]) if len(self.kl_weights) else weights
+        return records | {
             "n_iter_": self.n_iter + kept.n_iter,
             "n_samples_seen_": self.n_samples_seen,
             "lower_bounds_": np.append(self.lower_bounds, in_units(np.asarray(kept.lower_bounds))),
             "validation_scores_": np.append(self.validation_scores, in_units(np.asarray(kept.validation_scores))),
+            "validation_epochs_": np.append(np.asarray(self.validation_epochs, int), self.n_iter + epochs),
         }

@@ -110,6 +110,8 @@ class AutoencoderTransformer(NetworkTransformer):
     validation_scores_ : ndarray
         Minus the mean squared error of the held-out rows, without corruption, at each validation. The initial
         parameters (PCA) are kept if no later ones are better.
+    validation_epochs_ : int ndarray
+        Number of epochs done at each validation.
     n_iter_ : int
         Epochs done, over all calls of `partial_fit` or of `fit` with `warm_start`; 1 where PCA is the solution.
     n_samples_seen_ : float
@@ -156,6 +158,9 @@ class AutoencoderTransformer(NetworkTransformer):
     >>> AutoencoderTransformer(n_components=3, random_state=0).fit_transform(X).shape
     (178, 3)
     """
+
+    _bound_and_units = ("minus the mean squared error", "units of X squared")
+    _score_and_units = ("held-out rows", "units of X squared")
 
     _parameter_constraints = {
         **NetworkTransformer._parameter_constraints,

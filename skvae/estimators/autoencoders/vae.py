@@ -150,9 +150,11 @@ class VAETransformer(VAEPrediction):
     lower_bounds_ : ndarray of shape (n_epochs,)
         Mean evidence lower bound per row in each epoch, in nats, at beta = 1 whatever beta trains with, by the draws
         of training. Where factor analysis is kept, its log-likelihood.
-    validation_scores_ : ndarray
+    validation_scores_, validation_epochs_ : ndarrays
         Mean log p(x) of the held-out rows at each validation, nats a row; with `beta` other than 1 or `free_bits`, the
-        mean of the bound that is trained.
+        mean of the bound that is trained. And the number of epochs done at each.
+    kl_weights_ : ndarray of shape (n_epochs,)
+        Weight of the KL term at the first step of each epoch, as `annealing` raises it to `beta`.
     kl_per_dimension_ : ndarray of shape (n_components,)
         Mean over the training rows of KL(q(z_k | x) || p(z_k)), nats. Of several layers those of all, from the data
         upwards; each given the layer above.
@@ -228,7 +230,7 @@ class VAETransformer(VAEPrediction):
         "inference": [StrOptions({"amortized", "svi"})],
     }
 
-    _fewest_rows = 2  # of one, no variance is known
+    _has_normal_prior, _fewest_rows = True, 2  # of one row, no variance is known
     _units = staticmethod(nats_of_data)
 
     def __init__(
@@ -431,6 +433,7 @@ class VAETransformer(VAEPrediction):
             "n_active_": int((variance > _ACTIVE).sum()),
             "n_active_per_layer_": np.array([int((part > _ACTIVE).sum()) for part in np.split(variance, ends[:-1])]),
             **({} if noise is None else {"noise_variance_": noise}),
+            **({} if kept.nonlinear else {"kl_weights_": np.array([float(self.beta)])}),
         }
 
     def _warn_of(self, prepared, attributes):

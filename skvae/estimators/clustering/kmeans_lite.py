@@ -120,6 +120,8 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
     (True, True)
     """
 
+    _bound_and_units = ("minus the inertia", "per row")
+
     _parameter_constraints = {
         "n_clusters": [Interval(Integral, 1, None, closed="left")],
         "init": [StrOptions({"k-means++", "k-means||", "random"}), callable, "array-like"],

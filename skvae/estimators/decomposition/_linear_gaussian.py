@@ -56,6 +56,7 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
     `mean_`, `noise_variance_` and those of `record`.
     """
 
+    _has_normal_prior = True
     _lowers_n_components = False  # where it is more than there are columns; else that is an error
     _takes_gaps = True  # whether cells may be missing
 

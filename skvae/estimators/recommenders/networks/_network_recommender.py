@@ -38,6 +38,8 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
     """
 
     _watcher = RankingWatcher
+    _bound_and_units = ("lower bound", "nats per user")
+    _score_and_units = ("NDCG@100", "validation users")
 
     # -------------------------------------------------------------------------------------- what a subclass gives
     @abc.abstractmethod

@@ -78,6 +78,8 @@ class MultDAERecommender(AutoencoderRecommender):
         Mean log-likelihood per user in each epoch, in nats, by the dropout of training.
     validation_scores_ : ndarray
         ``NDCG@100`` of the validation users after each epoch, where there are any.
+    validation_epochs_ : int ndarray
+        Number of epochs done at each validation.
     n_iter_ : int
         Epochs done, over all calls of `partial_fit` or of `fit` with `warm_start`.
     n_samples_seen_ : float

@@ -103,6 +103,10 @@ class MultVAERecommender(AutoencoderRecommender):
         and dropout of training.
     validation_scores_ : ndarray
         ``NDCG@100`` of the validation users after each epoch, where there are any.
+    validation_epochs_ : int ndarray
+        Number of epochs done at each validation.
+    kl_weights_ : ndarray of shape (n_epochs,)
+        Weight of the KL term at the first step of each epoch, as `annealing` raises it to `beta`.
     n_iter_ : int
         Epochs done, over all calls of `partial_fit` or of `fit` with `warm_start`.
     n_samples_seen_ : int
@@ -149,6 +153,8 @@ class MultVAERecommender(AutoencoderRecommender):
     >>> recommender.transform(X).shape
     (300, 20)
     """
+
+    _has_normal_prior = True
 
     _parameter_constraints = {
         **AutoencoderRecommender._parameter_constraints,

@@ -78,6 +78,10 @@ class RecVAERecommender(NetworkRecommender):
         training. The prior changes from epoch to epoch, so these are no bounds of one log-evidence.
     validation_scores_ : ndarray
         ``NDCG@100`` of the validation users after each epoch, where there are any.
+    validation_epochs_ : int ndarray
+        Number of epochs done at each validation.
+    kl_weights_ : ndarray of shape (n_epochs,)
+        Weight of the KL term per item of the user in each epoch: `gamma`.
     n_iter_ : int
         Epochs done, over all calls of `partial_fit` or of `fit` with `warm_start`.
     n_samples_seen_ : float
