@@ -433,7 +433,7 @@ class VAETransformer(VAEPrediction):
             "n_active_": int((variance > _ACTIVE).sum()),
             "n_active_per_layer_": np.array([int((part > _ACTIVE).sum()) for part in np.split(variance, ends[:-1])]),
             **({} if noise is None else {"noise_variance_": noise}),
-            **({} if kept.nonlinear else {"kl_weights_": np.array([float(self.beta)])}),
+            **({} if kept.nonlinear else {"kl_weights_": np.array([self._betas()[0]])}),
         }
 
     def _warn_of(self, prepared, attributes):
