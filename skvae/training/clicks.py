@@ -1,8 +1,12 @@
 """A fit of a network to a matrix of clicks, users x items."""
 
+from typing import NamedTuple
+
 import numpy as np
+import scipy.sparse as sp
 import torch
 
+from skvae._hash import combine
 from skvae._tensors import Rows
 from skvae.elbo import FitResult
 from skvae.training.ascent import Ascent, Training
@@ -55,6 +59,57 @@ def _in_corner(small, large):
     """A tensor in the place of the first entries of a larger one, along each axis."""
     large[tuple(slice(size) for size in small.shape)] = small
     return large
+
+
+class UserStatistics(NamedTuple):
+    """What the defaults of a fit read of the users.
+
+    Attributes
+    ----------
+    items_per_user : float
+        Mean number of items of the users with any.
+    similarity : float
+        Mean cosine similarity to the most similar user, see `similarity_to_nearest`.
+    """
+
+    items_per_user: float
+    similarity: float
+
+    @classmethod
+    def of(cls, X, weight):
+        """Statistics of the rows of X, CSR, by their weights if these are not None."""
+        lengths = np.diff(X.indptr)
+        some = lengths > 0
+        if not some.any():
+            return cls(0.0, 0.0)
+        mean = float(np.average(lengths[some], weights=None if weight is None else weight[some]))
+        return cls(mean, similarity_to_nearest(X[np.flatnonzero(some)]))
+
+
+def similarity_to_nearest(X, n_users=1000):
+    """Mean cosine similarity of a user's items to those of the most similar user with other items.
+
+    Users with equal items count once, and values do not count. So neither copies of users nor their order matter.
+
+    Parameters
+    ----------
+    X : CSR array of shape (n_users, n_items)
+        Without empty rows.
+    n_users : int, default=1000
+        Number of users to compare, chosen by a hash of their items.
+
+    Returns
+    -------
+    similarity : float
+        From 0 to 1; 0 for a single user.
+    """
+    keys = np.add.reduceat(combine(0, X.indices.astype(np.int64)), X.indptr[:-1])
+    X = X[np.unique(keys, return_index=True)[1][:n_users]]
+    size = np.sqrt(np.diff(X.indptr))
+    rows = sp.csr_array((np.repeat(1 / size, np.diff(X.indptr)), X.indices, X.indptr), shape=X.shape)
+    cosines = (rows @ rows.T).toarray()
+    np.fill_diagonal(cosines, 0)
+    return float(cosines.max(axis=1).mean())
 
 
 class ClickTraining(Training):

@@ -13,9 +13,11 @@ import scipy.sparse as sp
 import torch
 from sklearn.base import clone
 from sklearn.exceptions import InconsistentVersionWarning
+from sklearn.metrics import pairwise_distances
 
 from skvae import MultVAERecommender
 from skvae.datasets import make_interactions
+from skvae.training.clicks import similarity_to_nearest
 
 N_USERS, N_ITEMS = 40, 12
 
@@ -303,7 +305,7 @@ def test_a_warm_start_refuses_another_architecture(changed, X):
 
 @pytest.mark.parametrize(
     "lengths, weight, units",
-    [([20, 100], [3, 1], 300), ([20, 100], [1, 3], 0), ([50, 0], None, 0), ([49, 0], None, 300)],
+    [([20, 100], [3, 1], 300), ([20, 100], [1, 3], 0), ([50, 0], None, 0), ([49, 0], None, 300), ([50, 60], None, 300)],
 )
 def test_auto_gives_a_linear_decoder_a_hidden_layer_where_the_mean_row_is_short(lengths, weight, units):
     rows = sp.csr_array((np.arange(100) < np.array(lengths)[:, None]).astype(float))
@@ -313,6 +315,19 @@ def test_auto_gives_a_linear_decoder_a_hidden_layer_where_the_mean_row_is_short(
     assert tiny(max_iter=1, hidden_layer_sizes=(5,)).fit(rows).decoder_units_ == 0
     other = sp.csr_array(np.ones((3, 100)) if units else np.eye(3, 100))  # would choose otherwise
     assert quick.fit(other).decoder_units_ == quick.partial_fit(other).decoder_units_ == units
+
+
+def test_similarity_to_nearest_is_the_mean_cosine_to_the_most_similar_user_with_other_items():
+    rng = np.random.default_rng(0)
+    rows = (rng.random((40, 30)) < rng.random((40, 1))).astype(float)
+    unlike = np.unique(rows[rows.any(axis=1)], axis=0)
+    cosines = 1 - pairwise_distances(unlike, metric="cosine")
+    np.fill_diagonal(cosines, 0)
+    rows = rows[rows.any(axis=1)]
+    for copies in (rows, rows[::-1], np.vstack([rows, 3 * rows])):
+        assert similarity_to_nearest(sp.csr_array(copies)) == pytest.approx(cosines.max(axis=1).mean())
+    assert 0 < similarity_to_nearest(sp.csr_array(rows), 10) < similarity_to_nearest(sp.csr_array(rows))
+    assert similarity_to_nearest(sp.csr_array(np.ones((3, 4)))) == 0
 
 
 def test_the_width_of_the_hidden_layer_can_be_given(X):
