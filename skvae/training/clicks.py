@@ -7,7 +7,7 @@ import scipy.sparse as sp
 import torch
 
 from skvae._hash import combine
-from skvae._tensors import Rows
+from skvae._tensors import Noise, Rows
 from skvae.elbo import FitResult
 from skvae.training.ascent import Ascent, Training
 
@@ -69,7 +69,7 @@ class UserStatistics(NamedTuple):
     items_per_user : float
         Mean number of items of the users with any.
     similarity : float
-        Mean cosine similarity to the most similar user, see `similarity_to_nearest`.
+        As of `similarity_beyond_chance`.
     """
 
     items_per_user: float
@@ -83,13 +83,15 @@ class UserStatistics(NamedTuple):
         if not some.any():
             return cls(0.0, 0.0)
         mean = float(np.average(lengths[some], weights=None if weight is None else weight[some]))
-        return cls(mean, similarity_to_nearest(X[np.flatnonzero(some)]))
+        return cls(mean, similarity_beyond_chance(X[np.flatnonzero(some)]))
 
 
-def similarity_to_nearest(X, n_users=1000):
-    """Mean cosine similarity of a user's items to those of the most similar user with other items.
+def similarity_beyond_chance(X, n_users=1000):
+    """How much more alike users are than if each had drawn items by their popularity.
 
-    Users with equal items count once, and values do not count. So neither copies of users nor their order matter.
+    With s the mean cosine similarity of a user's items to those of the most similar user, and s_0 the same after the
+    items of all users have been shuffled, it is (s - s_0) / (1 - s_0), as in Cohen's kappa. Users with equal items
+    count once, and values do not count. So neither copies of users nor their order matter.
 
     Parameters
     ----------
@@ -101,13 +103,22 @@ def similarity_to_nearest(X, n_users=1000):
     Returns
     -------
     similarity : float
-        From 0 to 1; 0 for a single user.
+        At most 1; about 0 for independent draws, and 0 for a single user.
     """
     keys = np.add.reduceat(combine(0, X.indices.astype(np.int64)), X.indptr[:-1])
     X = X[np.unique(keys, return_index=True)[1][:n_users]]
-    size = np.sqrt(np.diff(X.indptr))
-    rows = sp.csr_array((np.repeat(1 / size, np.diff(X.indptr)), X.indices, X.indptr), shape=X.shape)
-    cosines = (rows @ rows.T).toarray()
+    items = X.indices[Noise(0).fold("similarity").permutation(X.nnz)]
+    shuffled = sp.csr_array((np.ones(X.nnz), items, X.indptr.copy()), shape=X.shape)
+    shuffled.sum_duplicates()  # changes indptr
+    of_users, of_chance = mean_similarity_to_nearest(X), mean_similarity_to_nearest(shuffled)
+    return (of_users - of_chance) / (1 - of_chance) if of_chance < 1 else 0.0
+
+
+def mean_similarity_to_nearest(X):
+    """Mean over the rows of CSR of the cosine similarity of their items to those of the most similar other row."""
+    length = np.diff(X.indptr)
+    unit = sp.csr_array((np.repeat(length**-0.5, length), X.indices, X.indptr), shape=X.shape)
+    cosines = (unit @ unit.T).toarray()
     np.fill_diagonal(cosines, 0)
     return float(cosines.max(axis=1).mean())
 

@@ -22,7 +22,7 @@ MANY_ROWS = 10_000
 LEAST_BATCH = 128  # rows a step, where a table has as many observations
 MANY_USERS = 10_000  # from here on, early_stopping="auto" can spare a tenth of them
 LONG_ROW = 50  # items of the mean user, from which on a linear decoder ranks best, where users are not alike
-ALIKE = 0.57  # mean cosine similarity to the most similar user, from which on they are
+ALIKE = 0.33  # similarity of users beyond chance, from which on they are
 _N_FOLDS = 5
 _FOLD_ROWS, _FOLD_CELLS = 2000, 200_000  # up to which every row is held out by one copy
 _STEPS_PER_VALIDATION = (20, 50)  # of few rows and of many
@@ -86,14 +86,14 @@ def recommender_defaults(n_users, n_seen, users, *, has_units):
 
     `n_seen` is the number of users of this fit or, after calls of `partial_fit`, of all of them. `users` are
     `UserStatistics`. The bound of a user grows with the user's items, and the penalty of the weights with it. A decoder
-    with a hidden layer (`has_units`) needs more steps, and where users are alike and not many, longer ones.
+    with a hidden layer (`has_units`) needs more steps, and where users are alike, longer ones.
     """
     batch_size = n_users // 16
     if has_units:
         batch_size = max(n_users // 32, min(batch_size, 100))
     batch_size = int(np.clip(batch_size, 8, 500))
     steps = math.ceil(n_users / batch_size)  # an epoch
-    fast = has_units and users.similarity >= ALIKE and n_seen < MANY_USERS
+    fast = has_units and users.similarity >= ALIKE
     return {
         "beta": float(np.clip(n_seen / 400_000, 0.02, 0.2)),
         "weight_decay": float(np.clip(1e-5 * users.items_per_user, 2e-5, 1e-3)) * (2 if fast else 1),

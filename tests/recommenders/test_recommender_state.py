@@ -17,7 +17,7 @@ from sklearn.metrics import pairwise_distances
 
 from skvae import MultVAERecommender
 from skvae.datasets import make_interactions
-from skvae.training.clicks import similarity_to_nearest
+from skvae.training.clicks import mean_similarity_to_nearest, similarity_beyond_chance
 
 N_USERS, N_ITEMS = 40, 12
 
@@ -317,17 +317,20 @@ def test_auto_gives_a_linear_decoder_a_hidden_layer_where_the_mean_row_is_short(
     assert quick.fit(other).decoder_units_ == quick.partial_fit(other).decoder_units_ == units
 
 
-def test_similarity_to_nearest_is_the_mean_cosine_to_the_most_similar_user_with_other_items():
+def test_similarity_is_that_to_the_most_similar_user_beyond_chance():
     rng = np.random.default_rng(0)
-    rows = (rng.random((40, 30)) < rng.random((40, 1))).astype(float)
-    unlike = np.unique(rows[rows.any(axis=1)], axis=0)
-    cosines = 1 - pairwise_distances(unlike, metric="cosine")
+    chance = (rng.random((300, 60)) < rng.random(60) / 2).astype(float)
+    alike = np.repeat(chance[:30], 10, axis=0)
+    alike[rng.random(alike.shape) < 0.02] = 1
+    cosines = 1 - pairwise_distances(alike, metric="cosine")
     np.fill_diagonal(cosines, 0)
-    rows = rows[rows.any(axis=1)]
-    for copies in (rows, rows[::-1], np.vstack([rows, 3 * rows])):
-        assert similarity_to_nearest(sp.csr_array(copies)) == pytest.approx(cosines.max(axis=1).mean())
-    assert 0 < similarity_to_nearest(sp.csr_array(rows), 10) < similarity_to_nearest(sp.csr_array(rows))
-    assert similarity_to_nearest(sp.csr_array(np.ones((3, 4)))) == 0
+    assert mean_similarity_to_nearest(sp.csr_array(alike)) == pytest.approx(cosines.max(axis=1).mean())
+    assert abs(similarity_beyond_chance(sp.csr_array(chance[chance.any(axis=1)]))) < 0.05
+    similarity = similarity_beyond_chance(sp.csr_array(alike))
+    assert 0.5 < similarity < 0.9 and similarity_beyond_chance(sp.csr_array(alike), 100) < similarity
+    for same in (alike[::-1], np.vstack([alike, 3 * alike])):
+        assert similarity_beyond_chance(sp.csr_array(same)) == pytest.approx(similarity)
+    assert similarity_beyond_chance(sp.csr_array(np.ones((3, 4)))) == 0
 
 
 def test_the_width_of_the_hidden_layer_can_be_given(X):

@@ -28,7 +28,7 @@ class MultDAERecommender(AutoencoderRecommender):
     decoder_units : int or "auto", default="auto"
         Width of a hidden layer of SiLU units that the decoder has beside the layers above, from z to the scores. It
         adds what a linear map of z cannot say; 0: no such layer. "auto": 300 if `hidden_layer_sizes` is empty and the
-        mean user has fewer than 50 items or `similarity_` is 0.57 or more, else 0. A fit that goes on from another
+        mean user has fewer than 50 items or `similarity_` is 0.33 or more, else 0. A fit that goes on from another
         keeps the width of that one.
     dropout : float, default=0.5
         Share of a row's interactions that are hidden from the encoder in each training step, in [0, 1).
@@ -88,8 +88,9 @@ class MultDAERecommender(AutoencoderRecommender):
     items_per_user_ : float
         Mean number of items of the users who have any, in the first fit of those that went on from one another.
     similarity_ : float
-        Mean cosine similarity of a user's items to those of the most similar user with other items, in the same fit;
-        among 1,000 users at most.
+        How much more alike users are than by chance, in the same fit: (s - s_0) / (1 - s_0), where s is the mean cosine
+        similarity of a user's items to those of the most similar user, and s_0 the same after the items have been
+        shuffled among the users. Up to 1,000 users with different items are compared.
     device_ : str
         Where the fit ran.
     precision_ : {"float32", "bfloat16"}

@@ -39,7 +39,7 @@ class MultVAERecommender(AutoencoderRecommender):
     decoder_units : int or "auto", default="auto"
         Width of a hidden layer of SiLU units that the decoder has beside the layers above, from z to the scores. It
         adds what a linear map of z cannot say; 0: no such layer. "auto": 300 if `hidden_layer_sizes` is empty and the
-        mean user has fewer than 50 items or `similarity_` is 0.57 or more, else 0. A fit that goes on from another
+        mean user has fewer than 50 items or `similarity_` is 0.33 or more, else 0. A fit that goes on from another
         keeps the width of that one.
     dropout : float, default=0.3
         Share of a row's interactions that are hidden from the encoder in each training step, in [0, 1). The paper: 0.5.
@@ -65,8 +65,8 @@ class MultVAERecommender(AutoencoderRecommender):
         per user. "auto": 1e-5 for each item of the mean user, from 2e-5 to 1e-3; twice that where the learning rate of
         "auto" is 1e-2.
     learning_rate : float or "auto", default="auto"
-        Learning rate of Adam at the first step. "auto": 5e-3; but 1e-2 if the decoder has units, `similarity_` is 0.57
-        or more and there are fewer than 10,000 users.
+        Learning rate of Adam at the first step. "auto": 5e-3; but 1e-2 if the decoder has units and `similarity_` is
+        0.33 or more.
     learning_rate_schedule : {"cosine", "constant"}, default="cosine"
         Whether the rate falls to 2 % along half a cosine over the fit, or is constant. After the fall the last epoch
         is nearly always the best, so that early stopping need not set users aside.
@@ -118,8 +118,9 @@ class MultVAERecommender(AutoencoderRecommender):
     items_per_user_ : float
         Mean number of items of the users who have any, in the first fit of those that went on from one another.
     similarity_ : float
-        Mean cosine similarity of a user's items to those of the most similar user with other items, in the same fit;
-        among 1,000 users at most.
+        How much more alike users are than by chance, in the same fit: (s - s_0) / (1 - s_0), where s is the mean cosine
+        similarity of a user's items to those of the most similar user, and s_0 the same after the items have been
+        shuffled among the users. Up to 1,000 users with different items are compared.
     device_ : str
         Where the fit ran.
     precision_ : {"float32", "bfloat16"}

@@ -87,8 +87,9 @@ class RecVAERecommender(NetworkRecommender):
     items_per_user_ : float
         Mean number of items of the users who have any, in the first fit of those that went on from one another.
     similarity_ : float
-        Mean cosine similarity of a user's items to those of the most similar user with other items, in the same fit;
-        among 1,000 users at most.
+        How much more alike users are than by chance, in the same fit: (s - s_0) / (1 - s_0), where s is the mean cosine
+        similarity of a user's items to those of the most similar user, and s_0 the same after the items have been
+        shuffled among the users. Up to 1,000 users with different items are compared.
     device_ : str
         Where the fit ran.
     precision_ : {"float32", "bfloat16"}
