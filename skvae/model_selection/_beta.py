@@ -67,7 +67,7 @@ def select_beta(recommender, X, *, sample_weight=None, X_val=None):
     >>> from skvae.model_selection import select_beta
     >>> X = make_interactions(300, 80, random_state=0)
     >>> result = select_beta(MultVAERecommender(n_components=10, max_iter=20, random_state=0), X)
-    >>> result.beta == result.recommender.beta == result.betas[result.validation_scores.argmax()]
+    >>> result.beta == float(result.betas[result.validation_scores.argmax()])
     True
     """
     missing = sorted(_RISING.keys() - recommender.get_params(deep=False).keys())
