@@ -89,15 +89,37 @@ def imports():
     return core(from_lists([names for names in found if len(set(names)) >= 3]), 8, 4)
 
 
-def packages():
-    """6,000 Debian packages x the packages that they need or recommend."""
+def package_records():
+    """Records of all Debian packages that apt knows."""
     (path, *_) = glob.glob("/var/lib/apt/lists/*_main_binary-*_Packages*")
     command = ["/usr/lib/apt/apt-helper", "cat-file", path]
+    return subprocess.run(command, capture_output=True, check=True).stdout.decode().split("\n\n")
+
+
+def packages():
+    """6,000 Debian packages x the packages that they need or recommend."""
     lists = []
-    for block in subprocess.run(command, capture_output=True, check=True).stdout.decode().split("\n\n"):
+    for block in package_records():
         needed = ",".join(re.findall(r"^(?:Depends|Recommends|Pre-Depends): (.*)$", block, flags=re.M))
         lists.append(re.findall(r"([a-z0-9][a-z0-9+.-]+)", re.sub(r"\(.*?\)|\[.*?\]|:any|\|[^,]*", "", needed)))
     return some_rows(core(from_lists([names for names in lists if len(names) >= 2]), 10, 3), 6000)
+
+
+def package_tags():
+    """6,000 Debian packages x the tags by which they are classified."""
+    found = (re.search(r"^Tag: (.*(?:\n .*)*)", block, flags=re.M) for block in package_records())
+    lists = [re.findall(r"[^\s,]+", tags[1]) for tags in found if tags]
+    return core(some_rows(core(from_lists([tags for tags in lists if len(tags) >= 4]), 10, 4), 6000), 5, 4)
+
+
+def header_calls():
+    """4,000 C and C++ headers x the functions that they name."""
+    name, comment = re.compile(r"\b([a-z_]\w{3,})\s*\("), re.compile(r"/\*.*?\*/|//[^\n]*", flags=re.S)
+    roots = ("/usr/include", sysconfig.get_paths()["purelib"])
+    found = (
+        name.findall(comment.sub("", text)) for root in roots for text in texts(root, (".h", ".hpp", ".cuh", ".hh"))
+    )
+    return core(some_rows(core(from_lists([names for names in found if len(set(names)) >= 5]), 10, 5), 4000), 10, 5)
 
 
 def manual_words():
@@ -126,6 +148,8 @@ SETS = {
     "imports": imports,
     "packages": packages,
     "manual-words": manual_words,
+    "package-tags": package_tags,
+    "header-calls": header_calls,
     "api": lambda: core(datasets.load_api_usage().data, 1, 5),
     "ml-100k": lambda: core(movielens("100k"), 1, 5),
     "ml-1m": lambda: core(movielens("1m"), 1, 5),

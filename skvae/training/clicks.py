@@ -1,9 +1,13 @@
 """A fit of a network to a matrix of clicks, users x items."""
 
+from typing import NamedTuple
+
 import numpy as np
+import scipy.sparse as sp
 import torch
 
-from skvae._tensors import Rows
+from skvae._hash import combine
+from skvae._tensors import Noise, Rows
 from skvae.elbo import FitResult
 from skvae.training.ascent import Ascent, Training
 
@@ -55,6 +59,68 @@ def _in_corner(small, large):
     """A tensor in the place of the first entries of a larger one, along each axis."""
     large[tuple(slice(size) for size in small.shape)] = small
     return large
+
+
+class UserStatistics(NamedTuple):
+    """What the defaults of a fit read of the users.
+
+    Attributes
+    ----------
+    items_per_user : float
+        Mean number of items of the users with any.
+    similarity : float
+        As of `similarity_beyond_chance`.
+    """
+
+    items_per_user: float
+    similarity: float
+
+    @classmethod
+    def of(cls, X, weight):
+        """Statistics of the rows of X, CSR, by their weights if these are not None."""
+        lengths = np.diff(X.indptr)
+        some = lengths > 0
+        if not some.any():
+            return cls(0.0, 0.0)
+        mean = float(np.average(lengths[some], weights=None if weight is None else weight[some]))
+        return cls(mean, similarity_beyond_chance(X[np.flatnonzero(some)]))
+
+
+def similarity_beyond_chance(X, n_users=1000):
+    """How much more alike users are than if each had drawn items by their popularity.
+
+    With s the mean cosine similarity of a user's items to those of the most similar user, and s_0 the same after the
+    items of all users have been shuffled, it is (s - s_0) / (1 - s_0), as in Cohen's kappa. Users with equal items
+    count once, and values do not count. So neither copies of users nor their order matter.
+
+    Parameters
+    ----------
+    X : CSR array of shape (n_users, n_items)
+        Without empty rows.
+    n_users : int, default=1000
+        Number of users to compare, chosen by a hash of their items.
+
+    Returns
+    -------
+    similarity : float
+        At most 1; about 0 for independent draws, and 0 for a single user.
+    """
+    keys = np.add.reduceat(combine(0, X.indices.astype(np.int64)), X.indptr[:-1])
+    X = X[np.unique(keys, return_index=True)[1][:n_users]]
+    items = X.indices[Noise(0).fold("similarity").permutation(X.nnz)]
+    shuffled = sp.csr_array((np.ones(X.nnz), items, X.indptr.copy()), shape=X.shape)
+    shuffled.sum_duplicates()  # changes indptr
+    of_users, of_chance = mean_similarity_to_nearest(X), mean_similarity_to_nearest(shuffled)
+    return (of_users - of_chance) / (1 - of_chance) if of_chance < 1 else 0.0
+
+
+def mean_similarity_to_nearest(X):
+    """Mean over the rows of CSR of the cosine similarity of their items to those of the most similar other row."""
+    length = np.diff(X.indptr)
+    unit = sp.csr_array((np.repeat(length**-0.5, length), X.indices, X.indptr), shape=X.shape)
+    cosines = (unit @ unit.T).toarray()
+    np.fill_diagonal(cosines, 0)
+    return float(cosines.max(axis=1).mean())
 
 
 class ClickTraining(Training):

@@ -21,7 +21,8 @@ RANDOM_RESTART_ROWS = 250  # up to so many rows random weights may lead where fa
 MANY_ROWS = 10_000
 LEAST_BATCH = 128  # rows a step, where a table has as many observations
 MANY_USERS = 10_000  # from here on, early_stopping="auto" can spare a tenth of them
-LONG_ROW = 50  # items of the mean user, from which on a linear decoder ranks best
+LONG_ROW = 50  # items of the mean user, from which on a linear decoder ranks best, where users are not alike
+ALIKE = 0.33  # similarity of users beyond chance, from which on they are
 _N_FOLDS = 5
 _FOLD_ROWS, _FOLD_CELLS = 2000, 200_000  # up to which every row is held out by one copy
 _STEPS_PER_VALIDATION = (20, 50)  # of few rows and of many
@@ -72,26 +73,31 @@ def _by_steps(n_rows, steps, rate):
     return {"batch_size": batch_size, "learning_rate": rate, "max_iter": max(10, math.ceil(steps / n_batches))}
 
 
-def decoder_units(items_per_user):
-    """Value of "auto" for `decoder_units` beside a linear decoder, which suffices where rows are long."""
-    return 300 if items_per_user < LONG_ROW else 0
+def decoder_units(users):
+    """Value of "auto" for `decoder_units` beside a linear decoder, given `UserStatistics`.
+
+    The linear decoder suffices where users have many items and tastes of their own.
+    """
+    return 300 if users.items_per_user < LONG_ROW or users.similarity >= ALIKE else 0
 
 
-def recommender_defaults(n_users, n_seen, items_per_user):
+def recommender_defaults(n_users, n_seen, users, *, has_units):
     """Values of "auto" for `MultVAERecommender`.
 
-    `n_seen` is the number of users of this fit or, after calls of `partial_fit`, of all of them. The bound of a user
-    grows with the user's items, and the penalty of the weights with it.
+    `n_seen` is the number of users of this fit or, after calls of `partial_fit`, of all of them. `users` are
+    `UserStatistics`. The bound of a user grows with the user's items, and the penalty of the weights with it. A decoder
+    with a hidden layer (`has_units`) needs more steps, and where users are alike, longer ones.
     """
     batch_size = n_users // 16
-    if items_per_user < LONG_ROW:  # such rows need more steps
+    if has_units:
         batch_size = max(n_users // 32, min(batch_size, 100))
     batch_size = int(np.clip(batch_size, 8, 500))
     steps = math.ceil(n_users / batch_size)  # an epoch
+    fast = has_units and users.similarity >= ALIKE
     return {
         "beta": float(np.clip(n_seen / 400_000, 0.02, 0.2)),
-        "weight_decay": float(np.clip(1e-5 * items_per_user, 2e-5, 1e-3)),
-        "learning_rate": 5e-3,
+        "weight_decay": float(np.clip(1e-5 * users.items_per_user, 2e-5, 1e-3)) * (2 if fast else 1),
+        "learning_rate": 1e-2 if fast else 5e-3,
         "batch_size": batch_size,
-        "max_iter": max(math.ceil(240 / steps), int(np.clip(1500 // steps, 10, 30))),
+        "max_iter": max(math.ceil(240 / steps), int(np.clip(1500 // steps, 10, 35 if fast else 30))),
     }

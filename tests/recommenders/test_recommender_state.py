@@ -13,9 +13,11 @@ import scipy.sparse as sp
 import torch
 from sklearn.base import clone
 from sklearn.exceptions import InconsistentVersionWarning
+from sklearn.metrics import pairwise_distances
 
 from skvae import MultVAERecommender
 from skvae.datasets import make_interactions
+from skvae.training.clicks import mean_similarity_to_nearest, similarity_beyond_chance
 
 N_USERS, N_ITEMS = 40, 12
 
@@ -302,17 +304,40 @@ def test_a_warm_start_refuses_another_architecture(changed, X):
 
 
 @pytest.mark.parametrize(
-    "lengths, weight, units",
-    [([20, 100], [3, 1], 300), ([20, 100], [1, 3], 0), ([50, 0], None, 0), ([49, 0], None, 300)],
+    "ranges, weight, units",
+    [
+        ([(0, 20), (100, 200)], [3, 1], 300),  # 40 items on average
+        ([(0, 20), (100, 200)], [1, 3], 0),
+        ([(0, 50), (0, 0)], None, 0),
+        ([(0, 49), (0, 0)], None, 300),
+        ([(0, 60), (0, 50)], None, 300),  # alike
+    ],
 )
-def test_auto_gives_a_linear_decoder_a_hidden_layer_where_the_mean_row_is_short(lengths, weight, units):
-    rows = sp.csr_array((np.arange(100) < np.array(lengths)[:, None]).astype(float))
+def test_auto_gives_a_linear_decoder_a_hidden_layer_where_rows_are_short_or_alike(ranges, weight, units):
+    items = np.arange(200)
+    rows = sp.csr_array(np.array([(first <= items) & (items < end) for first, end in ranges], dtype=float))
     quick = tiny(max_iter=1, warm_start=True).fit(rows, sample_weight=weight)
     assert quick.decoder_units_ == units
     assert tiny(max_iter=1).fit(sp.csr_array(np.repeat(rows.toarray(), weight or 1, axis=0))).decoder_units_ == units
     assert tiny(max_iter=1, hidden_layer_sizes=(5,)).fit(rows).decoder_units_ == 0
-    other = sp.csr_array(np.ones((3, 100)) if units else np.eye(3, 100))  # would choose otherwise
+    other = sp.csr_array(np.ones((3, 200)) if units else np.eye(3, 200))  # would choose otherwise
     assert quick.fit(other).decoder_units_ == quick.partial_fit(other).decoder_units_ == units
+
+
+def test_similarity_is_that_to_the_most_similar_user_beyond_chance():
+    rng = np.random.default_rng(0)
+    chance = (rng.random((300, 60)) < rng.random(60) / 2).astype(float)
+    alike = np.repeat(chance[:30], 10, axis=0)
+    alike[rng.random(alike.shape) < 0.02] = 1
+    cosines = 1 - pairwise_distances(alike, metric="cosine")
+    np.fill_diagonal(cosines, 0)
+    assert mean_similarity_to_nearest(sp.csr_array(alike)) == pytest.approx(cosines.max(axis=1).mean())
+    assert abs(similarity_beyond_chance(sp.csr_array(chance[chance.any(axis=1)]))) < 0.1
+    similarity = similarity_beyond_chance(sp.csr_array(alike))
+    assert 0.5 < similarity < 0.9 and similarity_beyond_chance(sp.csr_array(alike), 100) < similarity
+    for same in (alike[::-1], np.vstack([alike, 3 * alike])):
+        assert similarity_beyond_chance(sp.csr_array(same)) == pytest.approx(similarity)
+    assert similarity_beyond_chance(sp.csr_array(np.ones((3, 4)))) == 0
 
 
 def test_the_width_of_the_hidden_layer_can_be_given(X):

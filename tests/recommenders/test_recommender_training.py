@@ -15,6 +15,7 @@ from skvae.datasets import make_interactions
 from skvae.engines import gradient
 from skvae.estimators.recommenders.networks import _network_recommender as face
 from skvae.training import defaults
+from skvae.training.clicks import UserStatistics
 
 
 @pytest.fixture(scope="module")
@@ -94,22 +95,30 @@ def test_partial_fit_keeps_its_rate_and_its_beta(X, engine):
 
 
 @pytest.mark.parametrize(
-    ("n_users", "items_per_user", "beta", "batch_size", "max_iter", "weight_decay"),
+    ("n_users", "users", "units", "beta", "batch_size", "max_iter", "learning_rate", "weight_decay"),
     [
-        (30, 100, 0.02, 8, 60, 1e-3),  # 240 steps
-        (600, 50, 0.02, 37, 30, 5e-4),
-        (600, 20, 0.02, 37, 30, 2e-4),
-        (2_000, 20, 0.02, 100, 30, 2e-4),
-        (8_000, 50, 0.02, 500, 30, 5e-4),
-        (8_000, 49, 0.02, 250, 30, 4.9e-4),
-        (40_000, 4, 0.1, 500, 18, 4e-5),  # 1,500 steps
-        (100_000, 100, 0.2, 500, 10, 1e-3),
-        (1_000_000, 1, 0.2, 500, 10, 2e-5),
+        (30, (100, 0.1), 0, 0.02, 8, 60, 5e-3, 1e-3),  # 240 steps
+        (600, (50, 0.32), 0, 0.02, 37, 30, 5e-3, 5e-4),
+        (600, (20, 0.32), 300, 0.02, 37, 30, 5e-3, 2e-4),
+        (600, (20, 0.33), 300, 0.02, 37, 35, 1e-2, 4e-4),
+        (2_000, (20, 0.1), 300, 0.02, 100, 30, 5e-3, 2e-4),
+        (8_000, (50, 0.1), 0, 0.02, 500, 30, 5e-3, 5e-4),
+        (8_000, (50, 0.4), 300, 0.02, 250, 35, 1e-2, 1e-3),
+        (40_000, (4, 0.4), 300, 0.1, 500, 18, 1e-2, 8e-5),  # 1,500 steps
+        (100_000, (100, 0.1), 0, 0.2, 500, 10, 5e-3, 1e-3),
+        (1_000_000, (1, 0.1), 300, 0.2, 500, 10, 5e-3, 2e-5),
     ],
 )
-def test_auto_is_what_the_docstring_says(n_users, items_per_user, beta, batch_size, max_iter, weight_decay):
-    chosen = defaults.recommender_defaults(n_users, n_users, items_per_user)
+def test_auto_is_what_the_docstring_says(
+    n_users, users, units, beta, batch_size, max_iter, learning_rate, weight_decay
+):
+    users = UserStatistics(*users)
+    assert defaults.decoder_units(users) == units
+    chosen = defaults.recommender_defaults(n_users, n_users, users, has_units=units > 0)
     assert [chosen[name] for name in ("beta", "weight_decay")] == pytest.approx([beta, weight_decay])
+    assert chosen["learning_rate"] == learning_rate
+    linear = defaults.recommender_defaults(n_users, n_users, users, has_units=False)
+    assert linear["learning_rate"] == 5e-3 and linear["max_iter"] <= max(30, max_iter)
     assert (chosen["batch_size"], chosen["max_iter"]) == (batch_size, max_iter)
 
 
@@ -122,7 +131,9 @@ def test_the_penalty_is_that_of_the_first_fit_of_those_that_go_on(engine):
 
 
 def test_partial_fit_in_pieces_has_the_beta_of_the_whole(X, engine, monkeypatch):
-    monkeypatch.setattr(defaults, "recommender_defaults", lambda n, n_seen, length: {**DEFAULTS, "beta": n_seen / 100})
+    monkeypatch.setattr(
+        defaults, "recommender_defaults", lambda n, n_seen, *_, **__: {**DEFAULTS, "beta": n_seen / 100}
+    )
     model = tiny()
     for rows in (X[:10], X[10:30], X[30:]):
         model.partial_fit(rows)

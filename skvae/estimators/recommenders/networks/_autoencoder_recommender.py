@@ -29,13 +29,13 @@ class AutoencoderRecommender(NetworkRecommender):
         "weight_decay": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
     }
 
-    def _architecture_of(self, X, items_per_user):
+    def _architecture_of(self, X, users):
         c = self.confidence if self.likelihood == "gaussian" else (1, 1)
         if len(c) != 2 or not all(isinstance(precision, Real) and 0 < precision < math.inf for precision in c):
             raise ValueError(f"confidence must be two positive numbers (c_0, c_1), but it is {c!r}.")
         sizes, units = checked_sizes(self.hidden_layer_sizes), self.decoder_units
         if isinstance(units, str):
-            units = 0 if sizes else defaults.decoder_units(items_per_user)
+            units = 0 if sizes else defaults.decoder_units(users)
         return {
             "n_items": X.shape[1],
             "n_components": int(self.n_components),

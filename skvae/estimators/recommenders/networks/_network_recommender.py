@@ -22,7 +22,7 @@ from skvae.estimators.recommenders._recommender import LIST_LENGTH, RecommenderM
 from skvae.metrics import content_holdout, ndcg_at_k
 from skvae.tables.weights import drop_weightless, weigh
 from skvae.training import defaults
-from skvae.training.clicks import ClickTraining, informative_users, initial_params, with_new_items
+from skvae.training.clicks import ClickTraining, UserStatistics, informative_users, initial_params, with_new_items
 from skvae.training.continuation import Continuation
 from skvae.training.plan import CONSTANT_WEIGHT, make_plan, settle
 from skvae.training.validation import Validation
@@ -43,10 +43,10 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
 
     # -------------------------------------------------------------------------------------- what a subclass gives
     @abc.abstractmethod
-    def _architecture_of(self, X, items_per_user):
+    def _architecture_of(self, X, users):
         """What fixes the shapes and the meaning of the parameters, in plain values.
 
-        "n_items" and "n_components" are among them.
+        "n_items" and "n_components" are among them. `users` are the `UserStatistics`.
         """
 
     @abc.abstractmethod
@@ -58,11 +58,11 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         """
 
     @abc.abstractmethod
-    def _auto(self, n_users, n_seen, items_per_user):
+    def _auto(self, n_users, n_seen, users, architecture):
         """Defaults that replace "auto", as a dict; always learning_rate, batch_size and max_iter.
 
-        `n_seen` is the number of users of this fit or, after calls of `partial_fit`, of all of them. `items_per_user`
-        is the mean of those with items; a fit that goes on from another has that of the other.
+        `n_seen` is the number of users of this fit or, after calls of `partial_fit`, of all of them. `users` are the
+        `UserStatistics`; a fit that goes on from another has those of the other.
         """
 
     def _kl_weight(self, settled, continuation):
@@ -148,8 +148,8 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         for text in advice(self, X):
             warnings.warn(text, UserWarning, stacklevel=4)  # the caller of `fit`
         given, (X, weight) = X, drop_weightless(X, sample_weight)
-        items_per_user = self.items_per_user_ if fitted else mean_row_length(X, weight)
-        architecture = self._architecture_of(X, items_per_user)
+        users = UserStatistics(self.items_per_user_, self.similarity_) if fitted else UserStatistics.of(X, weight)
+        architecture = self._architecture_of(X, users)
         model = self._build(architecture)
         model.likelihood.check(given)
         X_val = None if X_val is None else self._check_X(X_val, reset=False)
@@ -174,13 +174,14 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         else:
             params = initial_params(model, X, weight, noise, device)
         validation = None if X_val is None else HeldOutRanking(model, X_val)
-        auto = self._auto(X.shape[0], earlier.n_samples_seen, items_per_user)
+        auto = self._auto(X.shape[0], earlier.n_samples_seen, users, architecture)
         plan = self._plan(X.shape[0], auto, earlier, continuation, validation is not None)
         plan = replace(plan, turns=self._turns(model))
         training = ClickTraining(
             model, X, weight, noise, plan, params, validation=validation, optimizer_state=optimizer_state
         )
-        known = {"items_per_user_": items_per_user, "weight_decay_": float(plan.weight_decay)}
+        known = {f"{name}_": value for name, value in users._asdict().items()}
+        known["weight_decay_"] = float(plan.weight_decay)
         return PreparedFit(training, architecture, earlier, device, known=known)
 
     def _check_training_X(self, X, *, reset):
@@ -309,13 +310,6 @@ class HeldOutRanking(Validation):
 
     def score(self, measured):
         return float(ndcg_at_k(self.hidden, ranked=measured, k=LIST_LENGTH))
-
-
-def mean_row_length(X, weight):
-    """Mean number of items of the rows with any, by the weight of the rows if it is not None."""
-    lengths = np.diff(X.indptr)
-    some = lengths > 0
-    return float(np.average(lengths[some], weights=None if weight is None else weight[some])) if some.any() else 0.0
 
 
 def _rankable(X):

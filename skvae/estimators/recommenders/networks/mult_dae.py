@@ -1,7 +1,5 @@
 """Recommendation by a denoising autoencoder with a multinomial likelihood."""
 
-import math
-
 from skvae.estimators.recommenders.networks._autoencoder_recommender import AutoencoderRecommender
 from skvae.models.recommenders.mult_dae import MultDAE
 from skvae.training import defaults
@@ -30,7 +28,8 @@ class MultDAERecommender(AutoencoderRecommender):
     decoder_units : int or "auto", default="auto"
         Width of a hidden layer of SiLU units that the decoder has beside the layers above, from z to the scores. It
         adds what a linear map of z cannot say; 0: no such layer. "auto": 300 if `hidden_layer_sizes` is empty and the
-        mean user has fewer than 50 items, else 0. A fit that goes on from another keeps the width of that one.
+        mean user has fewer than 50 items or `similarity_` is 0.33 or more, else 0. A fit that goes on from another
+        keeps the width of that one.
     dropout : float, default=0.5
         Share of a row's interactions that are hidden from the encoder in each training step, in [0, 1).
     likelihood : {"multinomial", "bernoulli", "gaussian"}, default="multinomial"
@@ -90,6 +89,10 @@ class MultDAERecommender(AutoencoderRecommender):
         `weight_decay` as the fit had it.
     items_per_user_ : float
         Mean number of items of the users who have any, in the first fit of those that went on from one another.
+    similarity_ : float
+        How much more alike users are than by chance, in the same fit: (s - s_0) / (1 - s_0), where s is the mean cosine
+        similarity of a user's items to those of the most similar user, and s_0 the same after the items have been
+        shuffled among the users. Up to 1,000 users with different items are compared.
     device_ : str
         Where the fit ran.
     precision_ : {"float32", "bfloat16"}
@@ -166,8 +169,8 @@ class MultDAERecommender(AutoencoderRecommender):
         self.random_state = random_state
         self.verbose = verbose
 
-    def _auto(self, n_users, n_seen, items_per_user):
-        auto = defaults.recommender_defaults(n_users, n_seen, math.inf)
+    def _auto(self, n_users, n_seen, users, architecture):
+        auto = defaults.recommender_defaults(n_users, n_seen, users, has_units=False)
         del auto["beta"]
         return auto | {"weight_decay": 1e-4}
 

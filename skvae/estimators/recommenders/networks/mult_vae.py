@@ -39,7 +39,8 @@ class MultVAERecommender(AutoencoderRecommender):
     decoder_units : int or "auto", default="auto"
         Width of a hidden layer of SiLU units that the decoder has beside the layers above, from z to the scores. It
         adds what a linear map of z cannot say; 0: no such layer. "auto": 300 if `hidden_layer_sizes` is empty and the
-        mean user has fewer than 50 items, else 0. A fit that goes on from another keeps the width of that one.
+        mean user has fewer than 50 items or `similarity_` is 0.33 or more, else 0. A fit that goes on from another
+        keeps the width of that one.
     dropout : float, default=0.3
         Share of a row's interactions that are hidden from the encoder in each training step, in [0, 1). The paper: 0.5.
     beta : float or "auto", default="auto"
@@ -61,17 +62,20 @@ class MultVAERecommender(AutoencoderRecommender):
         Precisions (c_0, c_1) of the gaussian likelihood where a user did not and did interact, in 1 / value**2.
     weight_decay : float or "auto", default="auto"
         L2 penalty: the coefficient of half the sum of squares of all weights (biases are free), against the mean bound
-        per user. "auto": 1e-5 for each item of the mean user, from 2e-5 to 1e-3.
+        per user. "auto": 1e-5 for each item of the mean user, from 2e-5 to 1e-3; twice that where the learning rate of
+        "auto" is 1e-2.
     learning_rate : float or "auto", default="auto"
-        Learning rate of Adam at the first step. "auto": 5e-3.
+        Learning rate of Adam at the first step. "auto": 5e-3; but 1e-2 if the decoder has units and `similarity_` is
+        0.33 or more.
     learning_rate_schedule : {"cosine", "constant"}, default="cosine"
         Whether the rate falls to 2 % along half a cosine over the fit, or is constant. After the fall the last epoch
         is nearly always the best, so that early stopping need not set users aside.
     batch_size : int or "auto", default="auto"
-        Users a step. "auto": a sixteenth of the users, from 8 to 500. Where the mean user has fewer than 50 items: a
-        thirty-second, but 100 if that is more and no more than a sixteenth.
+        Users a step. "auto": a sixteenth of the users, from 8 to 500. If the decoder has units: a thirty-second, but
+        100 if that is more and no more than a sixteenth.
     max_iter : int or "auto", default="auto"
-        Epochs. "auto": as many as make 1,500 steps, from 10 to 30, but at least 240 steps.
+        Epochs. "auto": as many as make 1,500 steps, from 10 to 30, but at least 240 steps. Where the learning rate of
+        "auto" is 1e-2: from 10 to 35.
     early_stopping : bool or "auto", default="auto"
         Whether to stop when ``NDCG@100`` on held-out interactions of held-out users has not risen for
         `n_iter_no_change` epochs, and to keep the best weights; no epoch counts before the annealing has ended. "auto":
@@ -117,6 +121,10 @@ class MultVAERecommender(AutoencoderRecommender):
         `weight_decay` as the fit had it.
     items_per_user_ : float
         Mean number of items of the users who have any, in the first fit of those that went on from one another.
+    similarity_ : float
+        How much more alike users are than by chance, in the same fit: (s - s_0) / (1 - s_0), where s is the mean cosine
+        similarity of a user's items to those of the most similar user, and s_0 the same after the items have been
+        shuffled among the users. Up to 1,000 users with different items are compared.
     device_ : str
         Where the fit ran.
     precision_ : {"float32", "bfloat16"}
@@ -218,8 +226,8 @@ class MultVAERecommender(AutoencoderRecommender):
     _model = MultVAE
 
     # ------------------------------------------------------------------------------------------- what a fit consists of
-    def _auto(self, n_users, n_seen, items_per_user):
-        return defaults.recommender_defaults(n_users, n_seen, items_per_user)
+    def _auto(self, n_users, n_seen, users, architecture):
+        return defaults.recommender_defaults(n_users, n_seen, users, has_units=architecture["decoder_units"] > 0)
 
     def _kl_weight(self, settled, continuation):
         return kl_weight(self, settled["beta"], continuation)

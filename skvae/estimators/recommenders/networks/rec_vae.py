@@ -90,6 +90,10 @@ class RecVAERecommender(NetworkRecommender):
         `weight_decay` as the fit had it.
     items_per_user_ : float
         Mean number of items of the users who have any, in the first fit of those that went on from one another.
+    similarity_ : float
+        How much more alike users are than by chance, in the same fit: (s - s_0) / (1 - s_0), where s is the mean cosine
+        similarity of a user's items to those of the most similar user, and s_0 the same after the items have been
+        shuffled among the users. Up to 1,000 users with different items are compared.
     device_ : str
         Where the fit ran.
     precision_ : {"float32", "bfloat16"}
@@ -181,7 +185,7 @@ class RecVAERecommender(NetworkRecommender):
         self.verbose = verbose
 
     # ------------------------------------------------------------------------------------------- what a fit consists of
-    def _architecture_of(self, X, items_per_user):
+    def _architecture_of(self, X, users):
         return {
             "n_items": X.shape[1],
             "n_components": int(self.n_components),
@@ -192,10 +196,10 @@ class RecVAERecommender(NetworkRecommender):
     def _build(self, architecture):
         return RecVAE(**architecture, dropout=self.dropout)
 
-    def _auto(self, n_users, n_seen, items_per_user):
-        auto = defaults.recommender_defaults(n_users, n_seen, defaults.LONG_ROW) | {"weight_decay": 2e-4}
+    def _auto(self, n_users, n_seen, users, architecture):
+        auto = defaults.recommender_defaults(n_users, n_seen, users, has_units=False)
         del auto["beta"]
-        return auto
+        return auto | {"weight_decay": 2e-4}
 
     def _kl_weight(self, settled, continuation):
         return KLWeight(lambda fraction: self.gamma)
