@@ -42,7 +42,7 @@ _PUBLIC = {
     "VAETransformer": "skvae.estimators.autoencoders.vae",
     "VotingRecommender": "skvae.estimators.recommenders.voting",
 }
-_SUBMODULES = ("datasets", "metrics", "model_selection")
+_SUBMODULES = ("datasets", "displays", "inspection", "metrics", "model_selection")
 
 __all__ = [*_PUBLIC, *_SUBMODULES, "__version__"]
 

@@ -10,19 +10,19 @@ from sklearn.utils.validation import check_is_fitted
 
 from skvae._compat import Interval, StrOptions
 from skvae._rounding import CHANGED
-from skvae._tensors import Noise, content_keys, inference_device, rounded
+from skvae._tensors import Noise, inference_device, rounded
 from skvae.estimators._base import LikelihoodScoreMixin
 from skvae.estimators._checks import check_n_samples, draw_seed_of_sample, refuse_other_modules, warn_of_many_components
 from skvae.estimators._network import ANNEALING
+from skvae.estimators.autoencoders._evidence import bound_terms, by_draws, evidence_terms
 from skvae.estimators.autoencoders._network_transformer import NetworkTransformer, linear_path_of, model_on, modules_of
 from skvae.likelihoods import Gaussian
 from skvae.models.autoencoders import vae_evaluation
 from skvae.models.autoencoders.encoder_decoder import own
-from skvae.models.autoencoders.laplace import n_gradients
 from skvae.models.autoencoders.vae import VAE, PerRowVAE
 from skvae.models.decomposition import factor_analysis as fa
 from skvae.networks import ACTIVATIONS
-from skvae.tables.column_likelihoods import fitted_likelihoods, likelihood_signature, model_likelihood
+from skvae.tables.column_likelihoods import fitted_likelihoods, likelihood_signature, measures, model_likelihood
 from skvae.tables.decoding import as_given, decode, fill_missing, noise_variance
 from skvae.tables.encoding import log_jacobian
 from skvae.tables.learning import read_columns
@@ -35,7 +35,6 @@ from skvae.training.plan import kl_weight
 from skvae.training.rows import heads_of_path, nats_of_data, posterior_summary, rows_at_once
 
 _ACTIVE = 0.01  # variance of the posterior mean from which a latent dimension is active (Burda et al. 2016)
-_ELBO_DRAWS = 32
 _SCORE_DRAWS, _IMPUTE_DRAWS = 128, 512  # errors of draws add to those of imputed cells
 _SVI_DRAWS = 8
 
@@ -485,7 +484,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         if exact is not None:
             log_prob = evaluate(fa.log_prob, exact, fitted.rows.Z)
         else:
-            log_prob = _by_draws(vae_evaluation.log_evidence, fitted, n_draws, _SCORE_DRAWS)
+            log_prob = by_draws(vae_evaluation.log_evidence, fitted, n_draws, _SCORE_DRAWS)
         return rounded(log_prob + log_jacobian(fitted.numbers, self._columns), fitted.numbers.dtype)
 
     def _changed_constants(self, X):
@@ -512,13 +511,25 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         if inference not in (None, "amortized", "svi"):
             raise ValueError(f"inference must be None, 'amortized' or 'svi', but it is {inference!r}.")
         fitted = self._with_posteriors(self._fitted_rows(X), inference)
-        K = fitted.model.n_components
-        epsilon = Noise(0).fold("score").normal(torch.arange(max(_ELBO_DRAWS // 2, K)), K, fitted.dtype)
-        epsilon = vae_evaluation.balanced(epsilon[None, :, None].to(fitted.rows.device))
+        log_prob, kl, base = bound_terms(fitted, exact=not self.nonlinear_).T
+        return rounded(log_prob - kl + base + log_jacobian(fitted.numbers, self._columns), fitted.numbers.dtype)
 
-        bound_of = partial(vae_evaluation.expected_bound, fitted.model, fitted.params, exact=not self.nonlinear_)
-        bound = fitted.by_row(partial(bound_of, epsilon=epsilon), max(len(epsilon[0]), n_gradients(K)))
-        return rounded(bound + log_jacobian(fitted.numbers, self._columns), fitted.numbers.dtype)
+    def _evidence_terms(self, X, n_draws=None, random_state=None, *, find_best=True):
+        fitted = self._fitted_rows(X)
+        return evidence_terms(
+            self._with_posteriors(fitted),
+            partial(self._refined, fitted) if find_best else None,
+            self._columns,
+            linear=self._linear_model(),
+            exact=not self.nonlinear_,
+            n_draws=n_draws,
+            random_state=random_state,
+        )
+
+    def _column_measures(self):
+        check_is_fitted(self)
+        custom = self._custom_likelihoods(self._columns)
+        return measures(self._columns, custom)
 
     def impute(self, X, n_draws=None):
         """Fill missing cells with what the model expects of them, given the rest of the row.
@@ -547,7 +558,7 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
             gaps, values = np.flatnonzero(~rows.observed.all(1)), values.copy()
             if len(gaps):
                 some = self._with_posteriors(replace(fitted, rows=rows.rows(gaps), numbers=fitted.numbers[gaps]))
-                values[gaps] = _by_draws(vae_evaluation.expected_cells, some, n_draws, _IMPUTE_DRAWS)
+                values[gaps] = by_draws(vae_evaluation.expected_cells, some, n_draws, _IMPUTE_DRAWS)
         return fill_missing(X, fitted.numbers, decode(values, self._columns), self._columns)
 
     # -------------------------------------------------------------------------------------------- what prediction needs
@@ -581,17 +592,3 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         arrays = {name: torch.from_numpy(array).double() for name, array in self.parameters_.items()}
         psi = model.likelihood.variance(own(arrays), self._columns.width)
         return fa.Params(arrays["decoder.0.bias"], arrays["decoder.0.weight"].mT, psi.double())
-
-
-def _by_draws(function, fitted, n_draws, default):
-    """Apply `function(model, params, batch, epsilon)` to all rows, by `n_draws` draws of z (None: the default)."""
-    n_draws = default if n_draws is None else n_draws
-    if not isinstance(n_draws, Integral) or isinstance(n_draws, bool) or n_draws < 1:
-        raise ValueError(f"n_draws must be a whole number >= 1, but it is {n_draws!r}.")
-    key, K = torch.from_numpy(content_keys(fitted.numbers)).to(fitted.rows.device), fitted.model.n_components
-
-    def of_batch(batch):
-        epsilon = vae_evaluation.draws_of_rows(key[batch.row[0]], n_draws, K, fitted.dtype)
-        return function(fitted.model, fitted.params, batch, epsilon)
-
-    return fitted.by_row(of_batch, max(n_draws, n_gradients(K)))

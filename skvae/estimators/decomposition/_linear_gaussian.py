@@ -23,7 +23,7 @@ from skvae._tensors import (
     rows_a_batch,
     to_read,
 )
-from skvae.elbo import FitResult
+from skvae.elbo import EvidenceTerms, FitResult
 from skvae.engines import em
 from skvae.engines.watching import CONVERGED
 from skvae.estimators._base import Estimator, LikelihoodScoreMixin
@@ -331,6 +331,14 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
         check_is_fitted(self)
         checked = validated(self, X, reset=False)
         return self._by_row(checked, fa.log_prob)
+
+    def _evidence_terms(self, X, n_draws=None, random_state=None, *, find_best=True):
+        check_is_fitted(self)
+        terms = self._by_row(validated(self, X, reset=False), fa.bound_terms)
+        return EvidenceTerms.of_exact_posterior(terms, find_best)
+
+    def _column_measures(self):
+        return ["density"] * self.n_features_in_
 
     def get_covariance(self):
         """Covariance of x under the model, W W' + Psi.

@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skvae._compat import Interval, StrOptions, check_sample_weight, fit_context, one_blas_thread
 from skvae._tensors import Noise, by_row, explain_out_of_memory, inference_device, resolve_device
+from skvae.elbo import EvidenceTerms
 from skvae.engines import em
 from skvae.engines.contracts import check_contract
 from skvae.estimators._base import Estimator, LikelihoodScoreMixin
@@ -25,7 +26,7 @@ from skvae.estimators._checks import (
 )
 from skvae.estimators._progress import FitWatcher
 from skvae.estimators.mixtures._contract import MixtureContract, MixtureModel
-from skvae.models.mixtures.posterior import posterior
+from skvae.models.mixtures.posterior import bound_terms, posterior
 from skvae.tables.checks import refuse_empty_columns
 from skvae.tables.weights import weigh
 from skvae.training.continuation import Continuation
@@ -340,6 +341,15 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
             return posterior(model.log_joint(batch, params))[0]
 
         return self._by_row(self._checked(X), log_evidence)
+
+    def _evidence_terms(self, X, n_draws=None, random_state=None, *, find_best=True):
+        def terms(model, batch, params):
+            return bound_terms(model.log_joint(batch, params), params.pi)
+
+        return EvidenceTerms.of_exact_posterior(self._by_row(self._checked(X), terms), find_best)
+
+    def _column_measures(self):
+        return [self._measure] * self.n_features_in_
 
     def score(self, X, y=None, sample_weight=None):
         """Mean log-likelihood of the rows.
