@@ -36,7 +36,7 @@ ALLOWED = {
     "metrics": GROUND,
     "inspection": GROUND,
     "displays": {"inspection"} | GROUND,
-    "model_selection": {"estimators", "training"} | SEAMS | GROUND,
+    "model_selection": {"estimators", "training", "tables"} | SEAMS | GROUND,
     "datasets": GROUND,
     "_hash": set(),
     "_sparse": set(),

@@ -120,7 +120,7 @@ class EvidenceDisplay:
         """
         transforms, model = unwrap(estimator)
         check_has_density(model, f"{cls.__name__}.from_estimator")
-        X, rng = transformed(transforms, X), check_random_state(random_state)
+        X, rng = transformed(transforms, X), _generator(random_state)
         model = clone(model)
         if model.get_params().get("random_state", 0) is None:
             model.set_params(random_state=rng.randint(2**31 - 1))
@@ -201,6 +201,10 @@ class _Recorder:
             self.due = max(self.number + 1, round(self.number * self.ratio))
             self.numbers.append(self.number)
             self.models.append(fitted_estimator)
+
+
+def _generator(random_state):
+    return np.random.RandomState() if random_state is None else check_random_state(random_state)
 
 
 def _fitted(model, X):

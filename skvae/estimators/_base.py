@@ -83,6 +83,8 @@ def _hide_shared_class(base):
 class LikelihoodScoreMixin:
     """What follows for an estimator whose `score_samples` are log-likelihoods: a density of the package."""
 
+    _measure = "density"  # of all columns; "probability" of levels
+
     @abc.abstractmethod
     def _evidence_terms(self, X, n_draws=None, random_state=None, *, find_best=True):
         """Take log p(x) of each row apart, for `skvae.inspection.evidence_decomposition`.
@@ -100,7 +102,6 @@ class LikelihoodScoreMixin:
         terms : EvidenceTerms
         """
 
-    @abc.abstractmethod
     def _column_measures(self):
         """Say of each column of X what the fitted model gives: "density", or "probability" of a level or a count.
 
@@ -108,6 +109,7 @@ class LikelihoodScoreMixin:
         -------
         measures : list of str, of length n_features
         """
+        return [self._measure] * self.n_features_in_
 
     def score(self, X, y=None, sample_weight=None):
         """Mean log-likelihood of the rows.

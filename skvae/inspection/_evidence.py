@@ -138,5 +138,6 @@ def check_has_density(model, who):
     if not hasattr(model, "_evidence_terms"):
         raise TypeError(
             f"{who} needs a density with a bound, BernoulliMixtureEM, FactorAnalysisEM, GaussianMixtureEM, "
-            f"ProbabilisticPCA or VAETransformer, but got {type(model).__name__}. (A search must be fitted, with refit.)"
+            f"ProbabilisticPCA or VAETransformer, but got {type(model).__name__}. (A search must be fitted, with "
+            "refit.)"
         )

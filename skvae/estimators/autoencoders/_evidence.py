@@ -5,6 +5,7 @@ from numbers import Integral
 
 import numpy as np
 import torch
+from sklearn.utils.validation import check_is_fitted
 
 from skvae._tensors import Noise, content_keys, rounded
 from skvae.elbo import EvidenceTerms
@@ -12,6 +13,7 @@ from skvae.estimators._checks import draw_seed
 from skvae.models.autoencoders import vae_evaluation
 from skvae.models.autoencoders.laplace import n_gradients
 from skvae.models.decomposition import factor_analysis as fa
+from skvae.tables.column_likelihoods import measures
 from skvae.tables.encoding import log_jacobian
 from skvae.training.factor_analysis_start import evaluate
 
@@ -42,27 +44,16 @@ def bound_terms(fitted, *, exact):
     return fitted.by_row(terms, max(len(epsilon[0]), n_gradients(K)))
 
 
-def evidence_terms(fitted, refined, columns, *, linear, exact, n_draws, random_state):
-    """Take log p(x) of each row apart.
+def column_measures(estimator):
+    """Measures of the columns that a VAE was fitted to, as `LikelihoodScoreMixin` wants them."""
+    check_is_fitted(estimator)
+    return measures(estimator._columns, estimator._custom_likelihoods(estimator._columns))
 
-    Parameters
-    ----------
-    fitted : FittedRows
-        With the posteriors of the fitted model.
-    refined : callable or None
-        () -> `FittedRows` with a posterior of each row's own; None: the best bound is not asked for.
-    columns : Columns
-    linear : factor_analysis.Params or None
-        The model as factor analysis, where that is what it is.
-    exact : bool
-        Whether that was found in closed form.
-    n_draws, random_state
-        As of `skvae.inspection.evidence_decomposition`.
 
-    Returns
-    -------
-    terms : EvidenceTerms
-    """
+def evidence_terms(estimator, X, n_draws=None, random_state=None, *, find_best=True):
+    """The evidence of each row, as `LikelihoodScoreMixin` wants it."""
+    linear, rows = estimator._linear_model(), estimator._fitted_rows(X)
+    fitted, exact = estimator._with_posteriors(rows), not estimator.nonlinear_
     log_prob, kl, base = bound_terms(fitted, exact=exact).T
     elbo = log_prob - kl + base
     if linear is None or n_draws is not None:
@@ -73,23 +64,23 @@ def evidence_terms(fitted, refined, columns, *, linear, exact, n_draws, random_s
     else:
         log_evidence = evaluate(fa.log_prob, linear, fitted.rows.Z)
         error = np.zeros_like(log_evidence)
-    if refined is None:
+    if not find_best:
         best = np.full_like(elbo, np.nan)
     elif linear is not None:
         best = evaluate(fa.log_prob, linear, fitted.rows.Z) - evaluate(fa.factorised_gap, linear, fitted.rows.Z)
     elif fitted.model.amortised:
-        own_log_prob, own_kl, _ = bound_terms(refined(), exact=exact).T
+        own_log_prob, own_kl, _ = bound_terms(estimator._refined(rows), exact=exact).T
         best = np.maximum(elbo, own_log_prob - own_kl + base)  # the encoder's posterior is of the family, too
     else:
         best = elbo
-    in_units, dtype = log_jacobian(fitted.numbers, columns), fitted.numbers.dtype
+    in_units, dtype = log_jacobian(fitted.numbers, estimator._columns), fitted.numbers.dtype
     of_data = log_evidence + in_units, error, log_prob + base + in_units, kl, best + in_units
     return EvidenceTerms(*(rounded(values, dtype) for values in of_data))
 
 
 def _check_enough(n_draws):
     """Refuse so few draws that they do not tell their own error."""
-    if isinstance(n_draws, Integral) and n_draws < vae_evaluation.FEWEST_FOR_ERROR:
+    if isinstance(n_draws, Integral) and not isinstance(n_draws, bool) and n_draws < vae_evaluation.FEWEST_FOR_ERROR:
         raise ValueError(
             f"n_draws={n_draws} draws do not tell the standard error of their mean; use "
             f"{vae_evaluation.FEWEST_FOR_ERROR} or more."

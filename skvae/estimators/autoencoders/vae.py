@@ -14,15 +14,16 @@ from skvae._tensors import Noise, inference_device, rounded
 from skvae.estimators._base import LikelihoodScoreMixin
 from skvae.estimators._checks import check_n_samples, draw_seed_of_sample, refuse_other_modules, warn_of_many_components
 from skvae.estimators._network import ANNEALING
-from skvae.estimators.autoencoders._evidence import bound_terms, by_draws, evidence_terms
+from skvae.estimators.autoencoders._evidence import bound_terms, by_draws, column_measures, evidence_terms
 from skvae.estimators.autoencoders._network_transformer import NetworkTransformer, linear_path_of, model_on, modules_of
 from skvae.likelihoods import Gaussian
 from skvae.models.autoencoders import vae_evaluation
 from skvae.models.autoencoders.encoder_decoder import own
+from skvae.models.autoencoders.laplace import n_gradients
 from skvae.models.autoencoders.vae import VAE, PerRowVAE
 from skvae.models.decomposition import factor_analysis as fa
 from skvae.networks import ACTIVATIONS
-from skvae.tables.column_likelihoods import fitted_likelihoods, likelihood_signature, measures, model_likelihood
+from skvae.tables.column_likelihoods import fitted_likelihoods, likelihood_signature, model_likelihood
 from skvae.tables.decoding import as_given, decode, fill_missing, noise_variance
 from skvae.tables.encoding import log_jacobian
 from skvae.tables.learning import read_columns
@@ -514,22 +515,8 @@ class VAETransformer(LikelihoodScoreMixin, NetworkTransformer):
         log_prob, kl, base = bound_terms(fitted, exact=not self.nonlinear_).T
         return rounded(log_prob - kl + base + log_jacobian(fitted.numbers, self._columns), fitted.numbers.dtype)
 
-    def _evidence_terms(self, X, n_draws=None, random_state=None, *, find_best=True):
-        fitted = self._fitted_rows(X)
-        return evidence_terms(
-            self._with_posteriors(fitted),
-            partial(self._refined, fitted) if find_best else None,
-            self._columns,
-            linear=self._linear_model(),
-            exact=not self.nonlinear_,
-            n_draws=n_draws,
-            random_state=random_state,
-        )
-
-    def _column_measures(self):
-        check_is_fitted(self)
-        custom = self._custom_likelihoods(self._columns)
-        return measures(self._columns, custom)
+    _evidence_terms = evidence_terms
+    _column_measures = column_measures
 
     def impute(self, X, n_draws=None):
         """Fill missing cells with what the model expects of them, given the rest of the row.

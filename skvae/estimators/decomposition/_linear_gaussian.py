@@ -47,6 +47,13 @@ from skvae.tables.frames import imputed
 from skvae.training.continuation import Continuation
 
 
+def _evidence_terms(estimator, X, n_draws=None, random_state=None, *, find_best=True):
+    """The evidence of each row, as `LikelihoodScoreMixin` wants it."""
+    check_is_fitted(estimator)
+    terms = estimator._by_row(validated(estimator, X, reset=False), fa.bound_terms)
+    return EvidenceTerms.of_exact_posterior(terms, find_best)
+
+
 class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimator, abc.ABC):
     """A model x ~ N(mu, W W' + Psi), however it is fitted.
 
@@ -332,13 +339,7 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
         checked = validated(self, X, reset=False)
         return self._by_row(checked, fa.log_prob)
 
-    def _evidence_terms(self, X, n_draws=None, random_state=None, *, find_best=True):
-        check_is_fitted(self)
-        terms = self._by_row(validated(self, X, reset=False), fa.bound_terms)
-        return EvidenceTerms.of_exact_posterior(terms, find_best)
-
-    def _column_measures(self):
-        return ["density"] * self.n_features_in_
+    _evidence_terms = _evidence_terms
 
     def get_covariance(self):
         """Covariance of x under the model, W W' + Psi.

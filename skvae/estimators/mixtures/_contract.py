@@ -40,7 +40,6 @@ class MixtureContract(abc.ABC):
     None of them may set anything on the estimator: `fit` sets all attributes together, once it has succeeded.
     """
 
-    _measure = "density"  # what `score_samples` gives of a cell; "probability" of levels
     _n_hashed = None  # `weigh` sorts rows by so many columns at a time; None: by all at once, where many rows are equal
 
     # -------------------------------------------------------------------------------------------------------- required

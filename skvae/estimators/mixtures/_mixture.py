@@ -348,9 +348,6 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
 
         return EvidenceTerms.of_exact_posterior(self._by_row(self._checked(X), terms), find_best)
 
-    def _column_measures(self):
-        return [self._measure] * self.n_features_in_
-
     def score(self, X, y=None, sample_weight=None):
         """Mean log-likelihood of the rows.
 
