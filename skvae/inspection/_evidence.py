@@ -16,7 +16,7 @@ class EvidenceDecomposition(NamedTuple):
         elbo         = expected_log_likelihood - kl_to_prior
         kl_gap       = approximation_gap + amortization_gap
 
-    Attributes
+    Parameters
     ----------
     log_evidence : ndarray
         log p(x) of the observed cells, as `score_samples` gives it.
