@@ -59,10 +59,11 @@ vae.fit(train)
 shown = train[: len(new)]
 parts = {name: evidence_decomposition(vae, X) for name, X in (("seen images", shown), ("new images", new))}
 for name, found in parts.items():
+    mean = {field: values.mean() for field, values in found._asdict().items()}
     print(
-        f"{name:12s} log p(x) {found.log_evidence.mean():.2f} (error of a row {found.standard_error.mean():.3f}), bound "
-        f"{found.elbo.mean():.2f}, gap {found.kl_gap.mean():.2f} = shape {found.approximation_gap.mean():.2f} + encoder "
-        f"{found.amortization_gap.mean():.2f} nats"
+        f"{name:12s} log p(x) {mean['log_evidence']:.2f} (error of a row {mean['standard_error']:.3f}), bound "
+        f"{mean['elbo']:.2f}, gap {mean['kl_gap']:.2f} = shape {mean['approximation_gap']:.2f} + encoder "
+        f"{mean['amortization_gap']:.2f} nats"
     )
 axis = plt.subplots(figsize=(6.2, 2.6), layout="constrained")[1]
 left = np.zeros(2)
