@@ -97,7 +97,7 @@ families = {
     "factor analysis": (FactorAnalysisEM(), SIZES),
     "probabilistic PCA": (ProbabilisticPCA(), SIZES),
     "mixture, diagonal": (mixture, SIZES),
-    "mixture, full": (clone(mixture).set_params(covariance_type="full"), SIZES[:2]),
+    "mixture, full": (clone(mixture).set_params(covariance_type="full", n_init=1), SIZES[:2]),
     "autoencoder": (VAETransformer(max_iter=EPOCHS, random_state=0), SIZES[1:2] if FAST else [4, 8]),
 }
 print("tumours, a tenth of the cells missing")
