@@ -110,7 +110,7 @@ class EvidenceDisplay:
         Raises
         ------
         TypeError
-            If the estimator has no density.
+            If the estimator has no density, or integrates over its parameters.
 
         Notes
         -----
@@ -120,6 +120,11 @@ class EvidenceDisplay:
         """
         transforms, model = unwrap(estimator)
         check_has_density(model, f"{cls.__name__}.from_estimator")
+        if not model._evidence_is_known:
+            raise TypeError(
+                f"{type(model).__name__} integrates over its parameters, and the evidence of that is not known: only "
+                "its bound can be drawn, lower_bounds_."
+            )
         X, rng = transformed(transforms, X), _generator(random_state)
         model = clone(model)
         if model.get_params().get("random_state", 0) is None:

@@ -84,6 +84,7 @@ class LikelihoodScoreMixin:
     """What follows for an estimator whose `score_samples` are log-likelihoods: a density of the package."""
 
     _measure = "density"  # of all columns; "probability" of levels
+    _evidence_is_known = True  # False: `fit` raises the bound of an evidence in which the parameters are integrated out
 
     @abc.abstractmethod
     def _evidence_terms(self, X, n_draws=None, random_state=None, *, find_best=True):

@@ -98,6 +98,15 @@ def test_neither_the_estimator_nor_the_data_change():
     assert model.get_params() == before and not hasattr(model, "converged_")
 
 
+class Bayesian(GaussianMixtureEM):
+    _evidence_is_known = False
+
+
+def test_an_evidence_that_is_not_known_is_not_drawn():
+    with pytest.raises(TypeError, match="Bayesian integrates over its parameters"):
+        EvidenceDisplay.from_estimator(Bayesian(), WINE)
+
+
 def test_models_without_a_density_are_refused():
     with pytest.raises(TypeError, match="EvidenceDisplay.from_estimator needs a density"):
         EvidenceDisplay.from_estimator(KMeansLite(2), WINE)
