@@ -49,7 +49,7 @@ _PUBLIC = {
     "VariationalGaussianMixture": "skvae.estimators.mixtures.variational",
     "VotingRecommender": "skvae.estimators.recommenders.voting",
 }
-_SUBMODULES = ("datasets", "displays", "metrics", "model_selection")
+_SUBMODULES = ("datasets", "displays", "inspection", "metrics", "model_selection")
 
 __all__ = [*_PUBLIC, *_SUBMODULES, "__version__"]
 

@@ -111,6 +111,33 @@ def penalised(log_prob, kl, penalty):
     return Bound(log_prob, kl, objective=lambda beta: log_prob - beta * kl.sum(-1) - penalty)
 
 
+class EvidenceTerms(NamedTuple):
+    """log p(x) of each row and its bound, the two terms of the bound kept apart; nats of the data as given.
+
+    Attributes
+    ----------
+    log_evidence, standard_error : ndarrays of shape (n_rows,)
+        log p(x), and the standard error of its estimate; 0 where it is exact.
+    expected_log_prob, kl : ndarrays of shape (n_rows,)
+        E_q[log p(x | z)] and KL(q(z | x) || p(z)).
+    best_bound : ndarray of shape (n_rows,)
+        The highest bound by a posterior of the family of q; NaN where it was not asked for.
+    """
+
+    log_evidence: np.ndarray
+    standard_error: np.ndarray
+    expected_log_prob: np.ndarray
+    kl: np.ndarray
+    best_bound: np.ndarray
+
+    @classmethod
+    def of_exact_posterior(cls, terms, find_best):
+        """Make the terms of a model whose q is the exact posterior, from columns log p(x), E_q[log p(x | z)], KL."""
+        log_evidence, expected_log_prob, kl = terms.T
+        best = expected_log_prob - kl if find_best else np.full_like(kl, np.nan)
+        return cls(log_evidence, np.zeros_like(log_evidence), expected_log_prob, kl, best)
+
+
 def kl_to_standard_normal(mean, log_variance):
     """Return KL(N(mean, exp(log_variance)) || N(0, 1)) elementwise (Kingma and Welling 2014, appendix B)."""
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)

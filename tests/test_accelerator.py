@@ -331,6 +331,8 @@ def answers(model, X):
             weighs = len(arguments.get("sample_weight", ())) not in (0, X.shape[0])
             if not weighs:
                 said[f"{name}, {number}"] = method(X, **arguments)
+    if hasattr(model, "_evidence_terms"):  # of `evidence_decomposition`, whose gaps are differences of these
+        said["evidence"] = model._evidence_terms(X, n_draws=32)
     return said
 
 

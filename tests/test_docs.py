@@ -30,7 +30,14 @@ PAGES = [ROOT / "README.rst", ROOT / "CONTRIBUTING.rst"] + sorted(
     page for page in DOC.rglob("*.rst") if not BUILT & set(page.relative_to(DOC).parts)
 )
 EXAMPLES = sorted(path for path in (ROOT / "examples").rglob("*.py") if not path.name.startswith("_"))
-PUBLIC_MODULES = ["skvae", "skvae.metrics", "skvae.model_selection", "skvae.datasets", "skvae.displays"]
+PUBLIC_MODULES = [
+    "skvae",
+    "skvae.datasets",
+    "skvae.displays",
+    "skvae.inspection",
+    "skvae.metrics",
+    "skvae.model_selection",
+]
 
 
 def relative(path):

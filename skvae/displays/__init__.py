@@ -6,6 +6,7 @@ displays need matplotlib, which `plot` imports: ``pip install skvae[viz]``.
 """
 
 from skvae.displays._component_selection import ComponentSelectionDisplay
+from skvae.displays._evidence import EvidenceDisplay
 from skvae.displays._fit_history import FitHistoryDisplay
 from skvae.displays._kl import KLDisplay
 from skvae.displays._latent_space import LatentSpaceDisplay
@@ -16,6 +17,7 @@ from skvae.displays._ranking import RankingDisplay
 
 __all__ = [
     "ComponentSelectionDisplay",
+    "EvidenceDisplay",
     "FitHistoryDisplay",
     "KLDisplay",
     "LatentSpaceDisplay",

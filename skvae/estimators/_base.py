@@ -1,5 +1,6 @@
 """What all estimators share: state that is set as a whole or not at all, and that knows its version."""
 
+import abc
 import contextlib
 import inspect
 import warnings
@@ -112,7 +113,36 @@ def _hide_shared_class(base):
 
 
 class LikelihoodScoreMixin:
-    """What follows for an estimator whose `score_samples` are log-likelihoods."""
+    """What follows for an estimator whose `score_samples` are log-likelihoods: a density of the package."""
+
+    _measure = "density"  # of all columns; "probability" of levels
+    _evidence_is_known = True  # False: `fit` raises the bound of an evidence in which the parameters are integrated out
+
+    @abc.abstractmethod
+    def _evidence_terms(self, X, n_draws=None, random_state=None, *, find_best=True):
+        """Take log p(x) of each row apart, for `skvae.inspection.evidence_decomposition`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        n_draws, random_state
+            As of `evidence_decomposition`; not read where log p(x) needs no draws.
+        find_best : bool, default=True
+            Whether to find the best bound of each row.
+
+        Returns
+        -------
+        terms : EvidenceTerms
+        """
+
+    def _column_measures(self):
+        """Say of each column of X what the fitted model gives: "density", or "probability" of a level or a count.
+
+        Returns
+        -------
+        measures : list of str, of length n_features
+        """
+        return [self._measure] * self.n_features_in_
 
     def score(self, X, y=None, sample_weight=None):
         """Mean log-likelihood of the rows.

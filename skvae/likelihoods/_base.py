@@ -115,6 +115,8 @@ class Likelihood(ReconstructionTerm):
         Whether cells are levels: the model layout then has one column of 0 and 1 for each level of a column.
     joint : bool
         Whether the columns of one entry of ``likelihood=[(..., columns), ...]`` belong together, apart from others.
+    measure : {"density", "probability"}
+        What exp(log p(x | f)) is of a cell: a density over numbers, or the probability of a level or a count.
     scaling : {None, "each", "shared"}
         Whether columns are centred and scaled: not at all; each to variance 1, columns without any being left out of
         the model; or all by one scale.
@@ -133,6 +135,7 @@ class Likelihood(ReconstructionTerm):
     domain, remedy = "finite numbers", "correct"
     nominal = False
     joint = False
+    measure = "density"
     scaling = None
     outside = None
     encoder_input = None

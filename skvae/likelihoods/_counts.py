@@ -15,6 +15,7 @@ class CountDomain:
     """Mixin that says how counts are read: whole numbers from 0 on; the encoder reads log(1 + count)."""
 
     domain, remedy = "counts (0, 1, 2, ...)", "round"
+    measure = "probability"
     in_float64 = True
 
     def outside(self, x):

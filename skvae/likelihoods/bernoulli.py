@@ -12,6 +12,7 @@ class Bernoulli(Likelihood, ClickLikelihood):
     """x_d ~ Bern(sigmoid(f_d)), the logistic likelihood (Liang et al. 2018, eq. 4)."""
 
     name, auto_for = "bernoulli", "booleans"
+    measure = "probability"
     domain, remedy = "values in [0, 1]", "binarise"  # values between are taken as probabilities
 
     def outside(self, x):

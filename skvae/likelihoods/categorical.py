@@ -19,6 +19,7 @@ class Categorical(Likelihood):
     """
 
     name, auto_for, nominal = "categorical", "categories", True
+    measure = "probability"
 
     def __init__(self, sizes=()):
         self.sizes = tuple(int(size) for size in sizes)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
-from sklearn.pipeline import Pipeline
 
+from skvae._pipelines import transformed, unwrap
 from skvae._sparse import canonical_csr
 from skvae.metrics import _ranking
 from skvae.metrics._holdout import check_seed, check_test_size, content_holdout
@@ -192,16 +192,7 @@ def _parse(name, k):
 
 def _unwrap(estimator):
     """The transforms that come before a recommender, in order, and the recommender itself."""
-    transforms = []
-    while True:
-        if hasattr(estimator, "best_estimator_"):
-            estimator = estimator.best_estimator_
-        elif isinstance(estimator, Pipeline):
-            if len(estimator) > 1:
-                transforms.append(estimator[:-1])
-            estimator = estimator[-1]
-        else:
-            break
+    transforms, estimator = unwrap(estimator)
     if not (hasattr(estimator, "recommend") or hasattr(estimator, "decision_function")):
         raise TypeError(
             f"A ranking scorer needs a recommender, with recommend or decision_function, but "
@@ -212,8 +203,7 @@ def _unwrap(estimator):
 
 def _transform(transforms, X):
     """X after all transforms, with rows that an index selects: CSR, a data frame or an array."""
-    for transform in transforms:
-        X = transform.transform(X)
+    X = transformed(transforms, X)
     if sp.issparse(X):
         return X.tocsr()
     return X if _is_frame(X) else np.asarray(X)

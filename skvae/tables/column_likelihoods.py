@@ -52,6 +52,15 @@ def model_likelihood(columns, custom=None, *, exact=False):
     return parts[0][0] if len(parts) == 1 else Mixed(parts)
 
 
+def measures(columns, custom=None):
+    """Say of each column of the table what its likelihood gives: "density", or "probability" of a level or a count."""
+    found = ["density"] * columns.n_features  # constant columns that were left out have one
+    for block in columns.blocks:
+        for column in block.columns:
+            found[column] = likelihood_of(block, columns, custom).measure
+    return found
+
+
 def fitted_likelihoods(columns, likelihood):
     """Find the user's own likelihood objects of fitted columns in the estimator's parameter.
 

@@ -2,16 +2,16 @@
 
 from dataclasses import replace
 from functools import partial
-from numbers import Integral
 
 import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
 
 from skvae._rounding import CHANGED
-from skvae._tensors import Noise, content_keys, inference_device, rounded
+from skvae._tensors import Noise, inference_device, rounded
 from skvae.estimators._base import LikelihoodScoreMixin
 from skvae.estimators._checks import check_n_samples, columns_of_layer, draw_seed_of_sample
+from skvae.estimators.autoencoders._evidence import bound_terms, by_draws, column_measures, evidence_terms
 from skvae.estimators.autoencoders._network_transformer import NetworkTransformer, linear_path_of, model_on
 from skvae.likelihoods import Gaussian
 from skvae.models.autoencoders import vae_evaluation
@@ -147,7 +147,7 @@ class VAEPrediction(LikelihoodScoreMixin, NetworkTransformer):
         if exact is not None:
             log_prob = evaluate(fa.log_prob, exact, fitted.rows.Z)
         else:
-            log_prob = _by_draws(vae_evaluation.log_evidence, fitted, n_draws, _SCORE_DRAWS)
+            log_prob = by_draws(vae_evaluation.log_evidence, fitted, n_draws, _SCORE_DRAWS)
         return rounded(log_prob + log_jacobian(fitted.numbers, self._columns), fitted.numbers.dtype)
 
     def _changed_constants(self, X):
@@ -174,11 +174,11 @@ class VAEPrediction(LikelihoodScoreMixin, NetworkTransformer):
         if inference not in (None, "amortized", "svi"):
             raise ValueError(f"inference must be None, 'amortized' or 'svi', but it is {inference!r}.")
         fitted = self._with_posteriors(self._fitted_rows(X), inference)
-        K = fitted.model.n_components
-        epsilon = vae_evaluation.balanced_draws(K, _ELBO_DRAWS, fitted.dtype).to(fitted.rows.device)
-        bound_of = partial(vae_evaluation.expected_bound, fitted.model, fitted.params, exact=not self.nonlinear_)
-        bound = fitted.by_row(partial(bound_of, epsilon=epsilon), max(len(epsilon[0]), n_gradients(K)))
-        return rounded(bound + log_jacobian(fitted.numbers, self._columns), fitted.numbers.dtype)
+        log_prob, kl, base = bound_terms(fitted, exact=not self.nonlinear_).T
+        return rounded(log_prob - kl + base + log_jacobian(fitted.numbers, self._columns), fitted.numbers.dtype)
+
+    _evidence_terms = evidence_terms
+    _column_measures = column_measures
 
     def impute(self, X, n_draws=None):
         """Fill missing cells with what the model expects of them, given the rest of the row.
@@ -207,7 +207,7 @@ class VAEPrediction(LikelihoodScoreMixin, NetworkTransformer):
             gaps, values = np.flatnonzero(~rows.observed.all(1)), values.copy()
             if len(gaps):
                 some = self._with_posteriors(replace(fitted, rows=rows.rows(gaps), numbers=fitted.numbers[gaps]))
-                values[gaps] = _by_draws(vae_evaluation.expected_cells, some, n_draws, _IMPUTE_DRAWS)
+                values[gaps] = by_draws(vae_evaluation.expected_cells, some, n_draws, _IMPUTE_DRAWS)
         return fill_missing(X, fitted.numbers, decode(values, self._columns), self._columns)
 
     # -------------------------------------------------------------------------------------------- what prediction needs
@@ -241,17 +241,3 @@ class VAEPrediction(LikelihoodScoreMixin, NetworkTransformer):
         arrays = {name: torch.from_numpy(array).double() for name, array in self.parameters_.items()}
         psi = model.likelihood.variance(own(arrays), self._columns.width)
         return fa.Params(arrays["decoder.0.bias"], arrays["decoder.0.weight"].mT, psi.double())
-
-
-def _by_draws(function, fitted, n_draws, default):
-    """Apply `function(model, params, batch, epsilon)` to all rows, by `n_draws` draws of z (None: the default)."""
-    n_draws = default if n_draws is None else n_draws
-    if not isinstance(n_draws, Integral) or isinstance(n_draws, bool) or n_draws < 1:
-        raise ValueError(f"n_draws must be a whole number >= 1, but it is {n_draws!r}.")
-    key, K = torch.from_numpy(content_keys(fitted.numbers)).to(fitted.rows.device), fitted.model.n_components
-
-    def of_batch(batch):
-        epsilon = vae_evaluation.draws_of_rows(key[batch.row[0]], n_draws, K, fitted.dtype)
-        return function(fitted.model, fitted.params, batch, epsilon)
-
-    return fitted.by_row(of_batch, max(n_draws, n_gradients(K)))

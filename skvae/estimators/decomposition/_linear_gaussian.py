@@ -24,7 +24,7 @@ from skvae._tensors import (
     rows_a_batch,
     to_read,
 )
-from skvae.elbo import FitResult
+from skvae.elbo import EvidenceTerms, FitResult
 from skvae.engines import em
 from skvae.engines.watching import CONVERGED
 from skvae.estimators._base import Estimator, LikelihoodScoreMixin
@@ -47,6 +47,13 @@ from skvae.tables.columns import listed
 from skvae.tables.frames import imputed
 from skvae.tables.weights import together_if_small
 from skvae.training.continuation import Continuation
+
+
+def _evidence_terms(estimator, X, n_draws=None, random_state=None, *, find_best=True):
+    """The evidence of each row, as `LikelihoodScoreMixin` wants it."""
+    check_is_fitted(estimator)
+    terms = estimator._by_row(validated(estimator, X, reset=False), fa.bound_terms)
+    return EvidenceTerms.of_exact_posterior(terms, find_best)
 
 
 class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimator, abc.ABC):
@@ -328,6 +335,8 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
         """
         check_is_fitted(self)
         return self._by_row(self._checked(X), fa.log_prob)
+
+    _evidence_terms = _evidence_terms
 
     def get_covariance(self):
         """Covariance of x under the model, W W' + Psi.

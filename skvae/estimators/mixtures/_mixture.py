@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from skvae import _reduce
 from skvae._compat import Interval, StrOptions, fit_context, one_blas_thread
 from skvae._tensors import Noise, by_row, explain_out_of_memory, inference_device, resolve_device
+from skvae.elbo import EvidenceTerms
 from skvae.engines import em
 from skvae.engines.contracts import check_contract
 from skvae.estimators._base import Estimator, LikelihoodScoreMixin
@@ -26,7 +27,7 @@ from skvae.estimators._checks import (
 )
 from skvae.estimators._progress import FitWatcher
 from skvae.estimators.mixtures._contract import MixtureContract, MixtureModel
-from skvae.models.mixtures.posterior import posterior
+from skvae.models.mixtures.posterior import bound_terms, posterior
 from skvae.tables.checks import refuse_empty_columns
 from skvae.tables.weights import checked_weight, together_if_small, weigh
 from skvae.training.continuation import Continuation
@@ -351,6 +352,12 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
             return posterior(model.log_joint(batch, params))[0]
 
         return self._by_row(self._checked(X), log_evidence)
+
+    def _evidence_terms(self, X, n_draws=None, random_state=None, *, find_best=True):
+        def terms(model, batch, params):
+            return bound_terms(model.log_joint(batch, params), params.pi)
+
+        return EvidenceTerms.of_exact_posterior(self._by_row(self._checked(X), terms), find_best)
 
     def score(self, X, y=None, sample_weight=None):
         """Mean log-likelihood of the rows.

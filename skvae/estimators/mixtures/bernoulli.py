@@ -141,6 +141,7 @@ class BernoulliMixtureEM(BaseMixture):
     array([[1., 1., 0.]])
     """
 
+    _measure = "probability"
     _parameter_constraints = {
         **BaseMixture._parameter_constraints,
         "n_init": [StrOptions({"auto"}), *BaseMixture._parameter_constraints["n_init"]],

@@ -8,10 +8,11 @@ from scipy.special import gammaincinv
 
 from skvae import _reduce
 from skvae._compat import Interval, StrOptions
+from skvae.elbo import EvidenceTerms
 from skvae.estimators.mixtures._gaussian import BaseGaussianMixture
 from skvae.estimators.mixtures._starts import checked_shape
 from skvae.models.mixtures.mixing_weights import DirichletWeights, StickWeights
-from skvae.models.mixtures.posterior import posterior
+from skvae.models.mixtures.posterior import bound_terms, posterior
 from skvae.models.mixtures.variational_gaussian_mixture import Prior
 from skvae.models.mixtures.variational_gaussian_mixture import VariationalGaussianMixture as Model
 from skvae.tables.column_statistics import column_means_and_variances, seen_weight, without_rounding
@@ -287,6 +288,16 @@ class VariationalGaussianMixture(BaseGaussianMixture):
             return posterior(model.log_predictive(batch, params))[0]
 
         return self._by_row(self._checked(X), log_predictive)
+
+    _evidence_is_known = False
+
+    def _evidence_terms(self, X, n_draws=None, random_state=None, *, find_best=True):
+        """Take the predictive density apart: z is the component, and q its exact posterior under that density."""
+
+        def terms(model, batch, params):
+            return bound_terms(model.log_predictive(batch, params), params.gaussian.pi)
+
+        return EvidenceTerms.of_exact_posterior(self._by_row(self._checked(X), terms), find_best)
 
     # ------------------------------------------------------------------------------------------------------- the prior
     def _read_to_fit(self, rows, weight, learnt):

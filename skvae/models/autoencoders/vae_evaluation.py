@@ -16,6 +16,7 @@ from skvae.models.autoencoders.encoder_decoder import own
 from skvae.models.autoencoders.laplace import laplace
 
 _LOG_2PI = math.log(2 * math.pi)
+FEWEST_FOR_ERROR = 32  # draws, from which on there are two pairs from each proposal
 
 
 def log_evidence(model, params, batch, epsilon):
@@ -25,6 +26,23 @@ def log_evidence(model, params, batch, epsilon):
     """
     _, log_weight = _weighted_draws(model, params, batch, epsilon)
     return log_weight.logsumexp(0) - math.log(len(log_weight)) + model.likelihood.log_base(batch.x)[0]
+
+
+def log_evidence_and_error(model, params, batch, epsilon):
+    """Estimate log p(x) as `log_evidence` does, and its standard error, in columns: (n_rows, 2).
+
+    The error is that of a mean over draws from several proposals, a draw and its opposite counting as one, divided by
+    the mean (the delta method).
+    """
+    _, log_weight = _weighted_draws(model, params, batch, epsilon)
+    n = len(log_weight)
+    log_mean = log_weight.logsumexp(0) - math.log(n)
+    weight = (log_weight - log_mean).exp()
+    squared_error = torch.zeros_like(log_mean)
+    for part in weight.split(_numbers_of_draws(n)):
+        pairs = part[: len(part) // 2 * 2].unflatten(0, (-1, 2)).mean(1)
+        squared_error += (len(part) / n) ** 2 * pairs.var(0) / len(pairs)
+    return torch.stack([log_mean + model.likelihood.log_base(batch.x)[0], squared_error.sqrt()], 1)
 
 
 def expected_cells(model, params, batch, epsilon):
@@ -50,28 +68,34 @@ def posterior(model, params, batch, *, exact):
     return Posterior(torch.where(gaps, mean, q.mean), torch.where(gaps, log_variance, q.log_variance))
 
 
-def expected_bound(model, params, batch, epsilon, *, exact):
-    """Compute the ELBO of `posterior`, its expectation in closed form or over draws, (n_rows,).
+def bound_terms(model, params, batch, epsilon, *, exact):
+    """Compute the terms of the ELBO of `posterior`, the first in closed form or over draws, in columns: (n_rows, 3).
 
-    `epsilon`, standard normal, is of shape (1, n_draws, 1, n_components).
+    They are E_q[log p(x | z)] less its base, the KL to the prior, and the base. `epsilon`, standard normal, is of shape
+    (1, n_draws, 1, n_components).
     """
     if len(model.layer_sizes) > 1:
         z, kl = _draws_and_kl(model, params, batch, epsilon, exact=exact)
         log_prob = model.log_prob(params, batch.x, z).mean(1)
-        return (log_prob - kl + model.likelihood.log_base(batch.x))[0]
+        return _columns(log_prob, kl, model.likelihood.log_base(batch.x))
     q = posterior(model, params, batch, exact=exact)
     kl = kl_to_standard_normal(*q).sum(-1)
     if model.closed_form:
         log_prob = model.expected_log_prob(params, batch.x, q)
     else:
         log_prob = model.log_prob(params, batch.x, model.draw(params, q, epsilon)[0]).mean(1)
-    return (log_prob - kl + model.likelihood.log_base(batch.x))[0]
+    return _columns(log_prob, kl, model.likelihood.log_base(batch.x))
+
+
+def _columns(*terms):
+    """Put terms of shape (1, n_rows) side by side."""
+    return torch.stack([term[0] for term in terms], 1)
 
 
 def layer_moments(model, params, batch, epsilon, *, exact):
     """Means and standard deviations of z_1, ..., z_L of every row, side by side, (n_rows, 2, K).
 
-    `epsilon` as of `expected_bound`.
+    `epsilon` as of `bound_terms`.
     """
     xi, _ = _draws_and_kl(model, params, batch, epsilon, exact=exact)
     z = torch.cat(model.values(params, xi), -1)[0]
@@ -108,13 +132,13 @@ def sample(model, params, noise, row):
     return model.likelihood.sample(f, {name: part[0] for name, part in own(params).items()}, noise.fold("x"), row)
 
 
-def draws_of_rows(key, n_draws, n_components, dtype):
-    """Standard normal draws of each row, keyed by its `key`, (n_draws, n_rows, n_components).
+def draws_of_rows(key, n_draws, n_components, dtype, seed=0):
+    """Standard normal draws of each row, keyed by its `key` and a seed, (n_draws, n_rows, n_components).
 
     Every other one is minus the one before it: what is linear in z comes out without error.
     """
     n_pairs = (n_draws + 1) // 2
-    drawn = Noise(0).fold("score").normal(key, n_pairs * n_components, dtype)
+    drawn = Noise(seed).fold("score").normal(key, n_pairs * n_components, dtype)
     drawn = drawn.unflatten(1, (n_pairs, n_components)).transpose(0, 1)
     return torch.stack([drawn, -drawn], 1).flatten(0, 1)[:n_draws]
 
@@ -142,18 +166,25 @@ def balanced(epsilon):
     return torch.cat([draws, -draws])[None, :, None]
 
 
+def _numbers_of_draws(n):
+    """How many of n draws come from each proposal: Laplace's approximation, the encoder's posterior, the prior."""
+    n_others = n // 16 * 2  # pairs stay together
+    return [n - 2 * n_others, n_others, n_others]
+
+
 def _weighted_draws(model, params, batch, epsilon):
     """Draws of z from the proposals, (n_draws, n_rows, K), and their log importance weights less log_base."""
     q = Posterior(*(part.nan_to_num() for part in model.encode(params, batch)))
     approximation = laplace(model, params, batch.x, _guess(model, params, q))
-    n, n_others = len(epsilon), len(epsilon) // 16 * 2  # pairs stay together
-    from_laplace, from_encoder, from_prior = epsilon.split([n - 2 * n_others, n_others, n_others])
+    n = len(epsilon)
+    numbers = _numbers_of_draws(n)
+    from_laplace, from_encoder, from_prior = epsilon.split(numbers)
     encoded, _ = model.draw(params, q, from_encoder[None])
     z = torch.cat([approximation.draw(from_laplace), encoded[0], from_prior])
     log_prior = -0.5 * (z.square() + _LOG_2PI).sum(-1)
     mean, log_variance = (part[0] for part in model.at(params, q, z[None]))
     log_encoder = -0.5 * ((z - mean).square() * (-log_variance).exp() + log_variance + _LOG_2PI).sum(-1)
     proposals = torch.stack([approximation.log_prob(z), log_encoder, log_prior], -1)
-    shares = z.new_tensor([1 - 2 * n_others / n, n_others / n, n_others / n]).log()
+    shares = z.new_tensor([number / n for number in numbers]).log()
     log_weight = model.log_prob(params, batch.x, z[None])[0] + log_prior - (proposals + shares).logsumexp(-1)
     return z, log_weight.masked_fill(log_weight.isnan(), -math.inf)

@@ -293,6 +293,34 @@ def log_prob(batch, params):
     return -0.5 * (seen * _LOG_2PI + log_det + mahalanobis)
 
 
+def bound_terms(batch, params):
+    """Take the evidence of each row apart, in columns: log p(x), E_q[log p(x | z)] and KL(q || p(z)), (N, 3).
+
+    q is the posterior p(z | x).
+    """
+    mu, W, psi = params
+    q = posterior(batch, params)
+    seen = torch.ones_like(batch.X) if batch.patterns is None else batch.observed
+    residual = (batch.X - mu - q.mean @ W.T) * seen
+    spread = _of_rows(torch.einsum("dk,pkl,dl->pd", W, q.V, W), batch) * seen  # variance of W z under q
+    expected = -0.5 * (seen @ (psi.log() + _LOG_2PI) + (residual.square() + spread) @ (1 / psi))
+    size = q.V.diagonal(dim1=-2, dim2=-1).sum(-1) - torch.linalg.slogdet(q.V)[1] - W.shape[1]
+    kl = 0.5 * (_of_rows(size, batch) + q.mean.square().sum(1))
+    return torch.stack([log_prob(batch, params), expected, kl], 1)
+
+
+def factorised_gap(batch, params):
+    """KL of the closest factorised normal to the posterior p(z | x), of each row, (N,); 0 if it factorises."""
+    P = torch.linalg.inv(posterior(batch, params).V)  # of a normal with precision P it is the one of precision diag P
+    gap = 0.5 * (P.diagonal(dim1=-2, dim2=-1).log().sum(-1) - torch.linalg.slogdet(P)[1])
+    return _of_rows(gap, batch)
+
+
+def _of_rows(values, batch):
+    """Give each row the values of its pattern of missing cells."""
+    return values[batch.pattern] if batch.patterns is not None else values.expand(len(batch.X), *values.shape[1:])
+
+
 def _inverse(G):
     """Compute (I + G)^-1 and log|I + G| of Gram matrices G of shape (..., K, K)."""
     chol = cholesky(G + torch.eye(G.shape[-1], dtype=G.dtype, device=G.device))

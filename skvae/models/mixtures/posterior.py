@@ -8,6 +8,7 @@ from skvae._tensors import library, on_host
 # exp of less than this is 2e-35 of the largest term: lost in any sum. Below -708 it would underflow, and both exp and
 # every product with what comes out are then tens of times slower.
 _LOWEST = -80.0
+_NEGLIGIBLE = 1e-34  # a share that may have been raised to exp(_LOWEST)
 
 
 def posterior(log_joint, w=None):
@@ -38,6 +39,20 @@ def posterior(log_joint, w=None):
     share = 1 / total if w is None else w / total
     R *= share
     return library(total).log(total) + highest, R
+
+
+def bound_terms(log_joint, pi):
+    """Take the evidence of each row apart, in columns: log p(x), E_q[log p(x | z)] and KL(q || pi), (n_rows, 3).
+
+    q is the posterior p(z | x). `log_joint` is a Tensor as of `posterior`; `pi` (K,) are the mixing proportions.
+    """
+    log_prior = pi.log()[:, None].to(log_joint.dtype)
+    log_px, R = posterior(log_joint.clone())
+    # The log of R as it is: with that of a share which `posterior` raised, the terms would not add up.
+    log_R = log_joint - log_px
+    expected = torch.where(R > _NEGLIGIBLE, R * (log_joint - log_prior), 0.0).sum(0)
+    kl = torch.where(R > _NEGLIGIBLE, R * (log_R - log_prior), 0.0).sum(0)
+    return torch.stack([log_px, expected, kl], 1)
 
 
 def mixing_proportions(N):
