@@ -56,7 +56,7 @@ class Prior(NamedTuple):
 
     def measured_from(self, origin):
         """The prior of x - origin, a Tensor (D,)."""
-        m, W_inv = (torch.as_tensor(np.asarray(array, dtype=np.float64)).to(origin) for array in (self.m, self.W_inv))
+        m, W_inv = (torch.tensor(np.asarray(array, dtype=np.float64)).to(origin) for array in (self.m, self.W_inv))
         return self._replace(m=m - origin, W_inv=W_inv)
 
 
