@@ -1,0 +1,170 @@
+"""A fit of a generative adversarial network to a table, its quality traced by a two-sample test."""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+
+from skvae._energy import energy_distance, mean_within
+from skvae._tensors import placed
+from skvae.engines.gradient import Turn
+from skvae.training.ascent import Ascent, NetworkResult, Training, kept_epoch, member_result, snapshot_of_member
+from skvae.training.members import MemberNoise, MemberRows, Stream
+from skvae.training.validation import Validation
+
+_N_DRAWS = 1000  # rows generated for each comparison, and the most that they are compared with
+
+
+def turns_of_players(model, n_discriminator_steps, optimizer):
+    """The turns of algorithm 1: so many steps of the discriminator, then one of the generator."""
+    return (
+        Turn("discriminator", "discriminator.", optimizer, model.bound_of_discriminator, n_steps=n_discriminator_steps),
+        Turn("generator", "generator.", optimizer, model.bound_of_generator, n_steps=1),
+    )
+
+
+class TwoSampleTest(Validation):
+    """Minus the energy distance of rows and generated ones; greater is better, and 0 is the best.
+
+    The noise is the same at every validation, so that what changes is the generator. Columns count as in
+    `skvae.metrics.energy_distance`: each in standard deviations of the training rows.
+
+    Parameters
+    ----------
+    model : GAN
+    rows : TableRows
+        Held-out rows or, where there are none, those of training. Of many, some are picked.
+    squares : ndarray of shape (n_rows,) or None
+        Sum of the squared weights of the observations of each row.
+    noise : Noise
+    n_kept : int
+        How many of the generated rows are kept of each validation.
+
+    Attributes
+    ----------
+    distances, accuracies : list of float
+        Of each validation; the second are the discriminator's, mean of its shares of right answers for both samples.
+    samples : list of ndarray of shape (n_kept, width)
+        In the model layout.
+    """
+
+    def __init__(self, model, rows, squares, noise, n_kept):
+        self.model, self.noise, self.n_kept = model, MemberNoise([noise]), n_kept
+        if len(rows) > _N_DRAWS:
+            picked = np.sort(noise.fold("compared").permutation(len(rows))[:_N_DRAWS])
+            rows, squares = rows.rows(picked), None if squares is None else squares[picked]
+        self.weight = np.ones(len(rows)) if rows.count is None else rows.count
+        self.squares = self.weight if squares is None else squares
+        self.factor = _factors(rows.columns)
+        self.x = rows.x * self.factor
+        self.within = mean_within(self.x, self.weight, self.squares)
+        self.on_device = placed(rows.x, rows.device, torch.float32)[None]
+        self.row = torch.arange(_N_DRAWS)[None].to(rows.device, non_blocking=True)
+        self.forget()
+
+    def forget(self):
+        self.distances, self.accuracies, self.samples = [], [], []
+
+    @torch.no_grad()
+    def measure(self, params):
+        fake = self.model.generate(params, self.noise, self.row)
+        logits = [self.model.logit(params, x)[0] for x in (self.on_device, fake)]
+        return torch.cat([*logits, fake.flatten()])
+
+    def score(self, measured):
+        real, fake, y = np.split(measured, [len(self.x), len(self.x) + _N_DRAWS])
+        y = y.reshape(_N_DRAWS, -1)
+        y_scaled = y * self.factor.astype(np.float64)
+        self.distances.append(energy_distance(self.x, y_scaled, self.weight, self.squares, within_x=self.within))
+        self.accuracies.append(float(np.average(real > 0, weights=self.weight) + np.mean(fake <= 0)) / 2)
+        self.samples.append(y[: self.n_kept])
+        return -self.distances[-1]
+
+
+def _factors(columns):
+    """By what the columns of the layout are multiplied, so that each column of the table counts the same."""
+    factor = np.ones(columns.width)
+    for block in columns.blocks:
+        if block.scaled:
+            continue
+        for start, size in zip(block.starts, block.sizes, strict=True):
+            share = columns.statistics.mean[start : start + size]
+            differ = share[0] * (1 - share[0]) if size == 1 and not block.nominal else 1 - np.square(share).sum()
+            factor[start : start + size] = 1 / np.sqrt(differ if differ > 0 else 1.0)
+    return factor
+
+
+@dataclass
+class AdversarialResult(NetworkResult):
+    """Result of a fit of a GAN. All but these attributes is as of `NetworkResult`.
+
+    Attributes
+    ----------
+    history : dict of ndarray
+        Of each validation.
+    sample_history : ndarray of shape (n_validations, n_kept, width)
+        In the model layout.
+    """
+
+    history: dict = field(default_factory=dict)
+    sample_history: np.ndarray | None = None
+
+
+class AdversarialTraining(Training):
+    """A discriminator and a generator, trained in turn.
+
+    Parameters
+    ----------
+    model : GAN
+    rows : TableRows
+    noise : Noise
+    plan : gradient.Plan
+        With the turns of both.
+    params : dict of Tensor
+        Initial parameters with an axis of one member.
+    test : TwoSampleTest
+        It decides when to stop if the plan has a patience.
+    optimizer_state : dict of Tensor or None, default=None
+        Of an earlier fit, with an axis of one member.
+    """
+
+    def __init__(self, model, rows, noise, plan, params, test, *, optimizer_state=None):
+        self.test, self.plan = test, replace(plan, fit_of_member=np.zeros(1, dtype=np.int64))
+        params = {name: tensor.to(rows.device) for name, tensor in params.items()}
+        weight = placed(rows.weight[None], rows.device, torch.float32)
+        stream = Stream(rows.encoded(), noise, 1, weight)
+        self.ascent = Ascent(
+            model,
+            params,
+            MemberRows([stream]),
+            self.plan,
+            MemberNoise([noise]),
+            validation=test,
+            optimizer_state=optimizer_state,
+        )
+
+    def conclude(self, result):
+        kept = member_result(result, 0, None, result.validation_scores)
+        every = self.plan.validate_every
+        epochs = np.array([min((i + 1) * every, result.n_iter) for i in range(len(self.test.distances))], dtype=int)
+        bounds = {name: np.array(each)[:, 0] for name, each in result.lower_bounds_of_turn.items()}
+        return self._result(kept, epochs, {name: each[epochs - 1] for name, each in bounds.items()})
+
+    def verdict(self, result):
+        return kept_epoch(result, self.plan)
+
+    def snapshot(self, params):
+        kept = snapshot_of_member(params, 0, None)
+        nothing = np.full(len(self.test.distances), np.nan)
+        epochs = np.arange(1, len(nothing) + 1) * self.plan.validate_every
+        return self._result(kept, epochs, {"discriminator": nothing, "generator": nothing})
+
+    def _result(self, kept, epochs, bounds):
+        history = {
+            "n_iter": epochs,
+            "energy_distance": np.array(self.test.distances),
+            "discriminator_accuracy": np.array(self.test.accuracies),
+            "value": bounds["discriminator"],
+            "generator_value": bounds["generator"],
+        }
+        return AdversarialResult(**vars(kept), history=history, sample_history=np.array(self.test.samples))
