@@ -3,11 +3,13 @@
 import numpy as np
 from sklearn.base import clone
 from sklearn.ensemble import RandomForestClassifier
-from sklearn.metrics import balanced_accuracy_score
+from sklearn.metrics import accuracy_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.utils import check_random_state
 
 from skvae import _energy
+
+_MAX_SEED = 2**31 - 1
 
 
 def energy_distance(X, Y):
@@ -57,7 +59,8 @@ def energy_distance(X, Y):
 def classifier_two_sample_accuracy(X, Y, *, classifier=None, cv=5, random_state=None):
     """Accuracy with which a classifier tells rows of one table from those of another: 0.5 if it cannot.
 
-    Every row is classified once, by a classifier that was fitted to other rows of both tables.
+    Every row is classified once, by a classifier that was fitted to other rows of both tables. Of the longer table as
+    many rows are picked at random as the shorter one has.
 
     Parameters
     ----------
@@ -70,13 +73,13 @@ def classifier_two_sample_accuracy(X, Y, *, classifier=None, cv=5, random_state=
     cv : int, default=5
         Number of folds, at least 2.
     random_state : int, RandomState instance or None, default=None
-        Seed of the folds and of the forest.
+        Seed of the rows picked, of the folds and of the forest.
 
     Returns
     -------
     accuracy : float in [0, 1]
-        Mean of the shares of the rows of X and of the rows of Y that are told right. If both are samples of one
-        distribution and of equal size, its standard deviation is about 0.5 / sqrt(n_samples_X + n_samples_Y).
+        Share of the rows that are told right. For n rows of each table and one distribution of both, its standard
+        deviation is about 0.5 / sqrt(2 n).
 
     Raises
     ------
@@ -97,12 +100,15 @@ def classifier_two_sample_accuracy(X, Y, *, classifier=None, cv=5, random_state=
     0.9
     """
     x, y = _as_numbers(X, Y, fewest=cv)
-    rng = check_random_state(random_state)
+    # None draws from the system: no global generator advances.
+    rng = check_random_state(np.random.default_rng().integers(_MAX_SEED) if random_state is None else random_state)
     if classifier is None:
-        classifier = RandomForestClassifier(min_samples_leaf=5, random_state=rng.randint(2**31 - 1))
-    folds = StratifiedKFold(cv, shuffle=True, random_state=rng.randint(2**31 - 1))
-    rows, label = np.concatenate([x, y]), np.repeat([0, 1], [len(x), len(y)])
-    return float(balanced_accuracy_score(label, cross_val_predict(clone(classifier), rows, label, cv=folds)))
+        classifier = RandomForestClassifier(min_samples_leaf=5, random_state=rng.randint(_MAX_SEED))
+    folds = StratifiedKFold(cv, shuffle=True, random_state=rng.randint(_MAX_SEED))
+    n = min(len(x), len(y))
+    rows = np.concatenate([part if len(part) == n else part[rng.permutation(len(part))[:n]] for part in (x, y)])
+    label = np.repeat([0, 1], n)
+    return float(accuracy_score(label, cross_val_predict(clone(classifier), rows, label, cv=folds)))
 
 
 def _as_numbers(X, Y, fewest=2):

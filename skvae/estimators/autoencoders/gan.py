@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from skvae._compat import Interval, StrOptions
 from skvae._tensors import Noise, inference_device, rounded
 from skvae.engines.optimizer import SGD, Adam
-from skvae.estimators._checks import check_n_samples, draw_seed_of_sample
+from skvae.estimators._checks import check_n_samples, checked_sizes, draw_seed_of_sample
 from skvae.estimators._progress import EpochWatcher
 from skvae.estimators.autoencoders._network_transformer import TableNetwork, model_on
 from skvae.models.autoencoders.gan import GAN, Levels
@@ -27,6 +27,9 @@ from skvae.training.factor_analysis_start import statistics_of
 from skvae.training.members import MemberNoise, one_member
 from skvae.training.rows import rows_at_once
 from skvae.training.validation import split_off
+
+
+_FEWEST_COMPONENTS, _MOST_COMPONENTS = 2, 64  # where n_components="auto"
 
 
 class GameWatcher(EpochWatcher):
@@ -54,8 +57,8 @@ class GANGenerator(TableNetwork):
 
     Parameters
     ----------
-    n_components : int, default=2
-        Dimension of z.
+    n_components : int or "auto", default="auto"
+        Dimension of z. "auto": the number of columns that vary, each level of a category counted, from 2 to 64.
     hidden_layer_sizes : tuple of int, default=(128, 128)
         Widths of the discriminator's hidden layers; the generator mirrors them.
     activation : {"identity", "logistic", "tanh", "relu", "silu"}, default="relu"
@@ -178,6 +181,7 @@ class GANGenerator(TableNetwork):
             for name, constraint in TableNetwork._parameter_constraints.items()
             if name not in ("precision", "early_stopping")
         },
+        "n_components": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "categorical_features": ["array-like", StrOptions({"auto"}), None],
         "loss": [StrOptions({"non_saturating", "minimax"})],
         "n_discriminator_steps": [Interval(Integral, 1, None, closed="left")],
@@ -195,7 +199,7 @@ class GANGenerator(TableNetwork):
 
     def __init__(
         self,
-        n_components=2,
+        n_components="auto",
         *,
         hidden_layer_sizes=(128, 128),
         activation="relu",
@@ -258,6 +262,21 @@ class GANGenerator(TableNetwork):
 
     def _decisions(self, columns, n_rows, *, given, continuation):
         return bool(self.early_stopping) and not continuation.single_pass, False
+
+    def _architecture_of(self, columns, with_mask):
+        n_components = self.n_components
+        if n_components == "auto":
+            n_components = min(max(columns.width, _FEWEST_COMPONENTS), _MOST_COMPONENTS)
+        return {
+            "columns": columns.architecture(),
+            "n_components": int(n_components),
+            "hidden_layer_sizes": checked_sizes(self.hidden_layer_sizes),
+            "activation": self.activation,
+            "with_mask": with_mask,
+        }
+
+    def _precision(self, batch_size):
+        return self.precision
 
     def _build(self, columns, architecture):
         return GAN(
