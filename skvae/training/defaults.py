@@ -26,7 +26,7 @@ _N_FOLDS = 5
 _FOLD_ROWS, _FOLD_CELLS = 2000, 200_000  # up to which every row is held out by one copy
 _STEPS_PER_VALIDATION = (20, 50)  # of few rows and of many
 _ROWS_OF_MANY_STEPS = 1000
-_GAN_BATCH, _GAN_STEPS, _GAN_STEPS_A_ROW, _GAN_STEPS_PER_VALIDATION = 256, 6000, 20, 200
+_GAN_BATCH, _GAN_STEPS, _GAN_STEPS_A_ROW, _GAN_VALIDATIONS = 256, 6000, 20, 30
 
 
 def n_folds(n_rows, n_cells, n_observations):
@@ -76,9 +76,9 @@ def gan_defaults(n_rows, *, batch_size, n_discriminator_steps, with_adam):
     return {"batch_size": batch_size, "learning_rate": rate, "max_iter": max(10, math.ceil(steps / rounds))}
 
 
-def gan_validate_every(n_rows, batch_size, n_discriminator_steps):
+def gan_validate_every(max_iter):
     """Epochs from one comparison of generated rows to the next."""
-    return max(1, round(_GAN_STEPS_PER_VALIDATION / _rounds(n_rows, batch_size, n_discriminator_steps)))
+    return math.ceil(max_iter / _GAN_VALIDATIONS)
 
 
 def _rounds(n_rows, batch_size, n_discriminator_steps):

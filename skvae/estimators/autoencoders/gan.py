@@ -94,7 +94,7 @@ class GANGenerator(TableNetwork):
     validation_fraction : float, default=0.1
         Share of the rows that are held out for early stopping, inside (0, 1).
     n_iter_no_change : int, default=10
-        Patience of early stopping, in comparisons. There is one about every 200 steps.
+        Patience of early stopping, in comparisons, of which a whole fit makes 30.
     tol : float, default=0.0
         By how much the energy distance must fall to reset the patience.
     n_history_samples : int, default=25
@@ -310,7 +310,7 @@ class GANGenerator(TableNetwork):
         plan = replace(
             plan,
             turns=turns_of_players(model, k, kind(plan.learning_rate, **settings)),
-            validate_every=defaults.gan_validate_every(len(rows), plan.batch_size, k),
+            validate_every=defaults.gan_validate_every(plan.max_iter),
         )
         compared = rows if held_out is None else held_out
         test = TwoSampleTest(model, compared, squares, noise.fold("test"), self.n_history_samples)
