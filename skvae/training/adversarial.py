@@ -54,7 +54,8 @@ class TwoSampleTest(Validation):
             picked = np.sort(noise.fold("compared").permutation(len(rows))[:_N_DRAWS])
             rows, squares = rows.rows(picked), None if squares is None else squares[picked]
         self.weight = np.ones(len(rows)) if rows.count is None else rows.count
-        self.squares = self.weight if squares is None else squares
+        whole = np.floor(self.weight)
+        self.squares = whole + np.square(self.weight - whole) if squares is None else squares
         self.factor = _factors(rows.columns)
         self.x = rows.x * self.factor
         self.within = mean_within(self.x, self.weight, self.squares)

@@ -309,6 +309,7 @@ class GANGenerator(TableNetwork):
         k = self.n_discriminator_steps
         plan = replace(
             plan,
+            beta=plan.rate_schedule,  # the gradient penalty falls with the learning rate
             turns=turns_of_players(model, k, kind(plan.learning_rate, **settings)),
             validate_every=defaults.gan_validate_every(plan.max_iter),
         )

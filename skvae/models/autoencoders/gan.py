@@ -101,8 +101,8 @@ class GAN:
             return Bound(value, _no_kl(value))
         real, slope = network_and_slope(params, "discriminator", x, self.layers, self.activation)
         value = F.logsigmoid(real[..., 0]) + F.logsigmoid(-fake)
-        raised = value - 0.5 * self.gradient_penalty * slope.square().sum(-1)
-        return Bound(value, _no_kl(value), objective=lambda beta: raised)
+        penalty = 0.5 * self.gradient_penalty * slope.square().sum(-1)
+        return Bound(value, _no_kl(value), objective=lambda beta: value - beta * penalty)
 
     def bound_of_generator(self, params, batch, noise):
         """What G raises: log D(G(z)), or minus its part of V."""
