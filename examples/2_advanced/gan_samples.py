@@ -37,7 +37,9 @@ gan = GANGenerator(
     random_state=0,
 ).fit(seen)
 rows = gan.sample(len(new), random_state=0)
-print(f"energy distance from new images {energy_distance(new, rows):.2f}, of real images {energy_distance(new, seen):.2f}")
+print(
+    f"energy distance from new images {energy_distance(new, rows):.2f}, of real images {energy_distance(new, seen):.2f}"
+)
 accuracy = classifier_two_sample_accuracy(new, rows, random_state=0)
 print(f"a forest tells generated images from new ones with an accuracy of {accuracy:.0%}; 50 % would be at random")
 

@@ -345,7 +345,9 @@ def test_bad_tables_are_refused_and_change_nothing():
     with pytest.raises(ValueError, match=r"contains NaN: GANGenerator needs every cell, but X\[4, 1\] is missing"):
         gan.fit(gaps)
     with pytest.raises(ValueError, match=r"X\[2, 'colour'\] is missing"):
-        GANGenerator().fit(mixed().reset_index(drop=True).mask(lambda t: (t.index == 2)[:, None] & (t.columns == "colour")))
+        GANGenerator().fit(
+            mixed().reset_index(drop=True).mask(lambda t: (t.index == 2)[:, None] & (t.columns == "colour"))
+        )
     with pytest.raises(ValueError, match="1 sample"):
         gan.fit(X[:1])
     with pytest.raises(ValueError, match="infinity|finite"):

@@ -22,12 +22,12 @@ from skvae.tables.decoding import as_given
 from skvae.tables.frames import all_booleans, as_table, names_of
 from skvae.tables.learning import read_columns
 from skvae.training import defaults
-from skvae.training.adversarial import AdversarialTraining, TwoSampleTest, turns_of_players
+from skvae.training.adversarial.game import AdversarialTraining, turns_of_players
+from skvae.training.adversarial.two_sample_test import TwoSampleTest
 from skvae.training.factor_analysis_start import statistics_of
 from skvae.training.members import MemberNoise, one_member
 from skvae.training.rows import rows_at_once
 from skvae.training.validation import split_off
-
 
 _FEWEST_COMPONENTS, _MOST_COMPONENTS = 2, 64  # where n_components="auto"
 

@@ -4,10 +4,10 @@
 
     min_G max_D  V(D, G) = E_data[log D(x)] + E_z[log(1 - D(G(z)))]                                             (1)
 
-Goodfellow, Pouget-Abadie, Mirza, Xu, Warde-Farley, Ozair, Courville and Bengio, NeurIPS 2014, whose numbers of equations
-are cited. For a given G the best discriminator is D* = p_data / (p_data + p_g) (2), and V(D*, G) = -log 4 + 2 JSD(p_data,
-p_g) (6): V + log 4 of any D bounds twice the Jensen-Shannon divergence from below, and V is -log 4 where D* has nothing
-left to tell. D and G move in turn (algorithm 1), as turns of the gradient engine.
+Goodfellow, Pouget-Abadie, Mirza, Xu, Warde-Farley, Ozair, Courville and Bengio, NeurIPS 2014, whose numbers of
+equations are cited. For a given G the best discriminator is D* = p_data / (p_data + p_g) (2), and V(D*, G) is -log 4 +
+2 JSD(p_data, p_g) (6): V + log 4 of any D bounds twice the Jensen-Shannon divergence from below, and V is -log 4 where
+D* has nothing left to tell. D and G move in turn (algorithm 1), as turns of the gradient engine.
 
 A cell of a category is a draw from the softmax of its part of G's output, by the Gumbel-max trick: D sees the level
 drawn, and the gradient is that of the softmax (straight through: Jang, Gu and Poole, ICLR 2017). So is a Boolean.
@@ -55,9 +55,10 @@ class GAN:
         Of the discriminator; the generator mirrors them.
     activation : callable
     loss : {"non_saturating", "minimax"}, default="non_saturating"
-        What the generator raises: E_z[log D(G(z))] (section 3), or -V.
+        What the generator raises: E_z[log D(G(z))] (section 3), or its part of -V.
     gradient_penalty : float, default=0.0
-        Weight gamma of gamma / 2 E_data|da/dx|^2, which D pays (R1 of Mescheder, Geiger and Nowozin, ICML 2018).
+        Weight gamma of gamma / 2 E_data|da/dx|^2, which D pays (R1 of Mescheder, Geiger and Nowozin, ICML 2018). The
+        engine multiplies it by its beta.
     """
 
     def __init__(
@@ -80,6 +81,9 @@ class GAN:
     def module_signatures(self):
         """Nothing: there are no modules of the user's own."""
         return {}
+
+    def likeness(self):
+        """None: games of several fits are not played side by side."""
 
     def init(self, noise, statistics):
         """Random weights of one network; G's biases give the means of numbers and the shares of levels."""
