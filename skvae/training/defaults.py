@@ -26,7 +26,7 @@ _N_FOLDS = 5
 _FOLD_ROWS, _FOLD_CELLS = 2000, 200_000  # up to which every row is held out by one copy
 _STEPS_PER_VALIDATION = (20, 50)  # of few rows and of many
 _ROWS_OF_MANY_STEPS = 1000
-_GAN_BATCH, _GAN_STEPS, _GAN_STEPS_A_ROW, _GAN_VALIDATIONS = 256, 6000, 20, 30
+_GAN_BATCH, _GAN_STEPS, _GAN_STEPS_A_ROW, _GAN_VALIDATIONS = 256, 6000, 10, 30
 
 
 def n_folds(n_rows, n_cells, n_observations):
@@ -74,6 +74,11 @@ def gan_defaults(n_rows, *, batch_size, n_discriminator_steps, with_adam):
     steps = min(_GAN_STEPS, _GAN_STEPS_A_ROW * n_rows)
     rate = 1e-3 if with_adam else 2e-2
     return {"batch_size": batch_size, "learning_rate": rate, "max_iter": max(10, math.ceil(steps / rounds))}
+
+
+def gan_gradient_penalty(n_rows):
+    """Weight of the penalty on the discriminator's slope at the rows, which keeps it from learning few of them by heart."""
+    return min(1.0, 200 / n_rows)
 
 
 def gan_validate_every(max_iter):

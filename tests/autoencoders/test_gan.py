@@ -119,7 +119,7 @@ def test_the_generator_raises_its_part_of_the_value_or_log_d(loss):
 
 
 def test_the_gradient_penalty_is_that_of_finite_differences_and_is_trained():
-    model = GAN(2, 3, (), (7, 5), torch.tanh, gradient_penalty=0.8)
+    model = GAN(2, 3, (), (7, 5), torch.tanh, gradient_penalty=True)
     noise, x = Noise(3), RNG.normal(size=(6, 3))
     params = one_member(model.init(noise, _statistics(3)))
     params = {name: tensor.double().requires_grad_() for name, tensor in params.items()}
@@ -131,9 +131,9 @@ def test_the_gradient_penalty_is_that_of_finite_differences_and_is_trained():
     both = [[model.logit(params, batch.x.value + sign * each) for each in step] for sign in (1, -1)]
     slope = torch.stack([(up - down) / 2e-5 for up, down in zip(*both, strict=True)], -1)
     expected = bound.log_prob - 0.4 * slope.square().sum(-1)
-    torch.testing.assert_close(bound.value(), expected, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(bound.value(0.8), expected, rtol=1e-6, atol=1e-8)
     weight = params["discriminator.0.weight"]
-    (gradient,) = torch.autograd.grad(bound.value().sum(), weight, retain_graph=True)
+    (gradient,) = torch.autograd.grad(bound.value(0.8).sum(), weight, retain_graph=True)
     (finite,) = torch.autograd.grad(expected.sum(), weight)
     torch.testing.assert_close(gradient, finite, rtol=1e-5, atol=1e-7)
 
@@ -175,11 +175,11 @@ def shares_of_modes(rows):
 
 
 def test_every_mode_of_a_ring_is_found():
-    """A quarter of the steps of a default fit, and half the width; slow: the default over five seeds."""
-    settings = {"hidden_layer_sizes": (64, 64), "batch_size": 128, "learning_rate": 2e-3, "max_iter": 150}
+    """A third of the steps of a default fit, half of the width and of the rows a step; slow: the default, five seeds."""
+    settings = {"hidden_layer_sizes": (64, 64), "batch_size": 128, "max_iter": 200}
     gan = GANGenerator(random_state=0, **settings).fit(ring(1280, 0))
     shares = shares_of_modes(gan.sample(10_000, random_state=1))
-    assert shares.min() >= 0.03 and shares.sum() >= 0.8
+    assert shares.min() >= 0.03 and shares.sum() >= 0.6
     assert gan.history_["energy_distance"][-1] < 0.02 < gan.history_["energy_distance"][0]
 
 

@@ -76,10 +76,11 @@ class GANGenerator(TableNetwork):
         "momentum": gradient steps with momentum, as in Goodfellow et al. 2014.
     momentum : float, default=0.5
         In [0, 1): decay of the averaged gradient of Adam (beta1), or share of the last step that is taken again.
-    gradient_penalty : float, default=0.0
+    gradient_penalty : float or "auto", default="auto"
         Half of it times the mean squared gradient of the discriminator's logit at the rows of the table is what the
-        discriminator pays (R1 of Mescheder et al. 2018), in standard deviations of the columns. Around 0.1 it steadies
-        games that do not settle, and blurs narrow clusters.
+        discriminator pays (R1 of Mescheder et al. 2018), with columns in standard deviations. It falls as the learning
+        rate does. It keeps the discriminator from learning few rows by heart, and blurs narrow clusters. "auto": 200
+        over the number of rows, 1 at most.
     learning_rate : float or "auto", default="auto"
         Of both players. "auto": 1e-3 for Adam, 2e-2 for momentum.
     learning_rate_schedule : {"cosine", "constant"}, default="cosine"
@@ -87,7 +88,7 @@ class GANGenerator(TableNetwork):
     batch_size : int or "auto", default="auto"
         Rows a step. "auto": 256.
     max_iter : int or "auto", default="auto"
-        Epochs. "auto": as many as make 6,000 steps of the generator.
+        Epochs. "auto": as many as make 6,000 steps of the generator; ten for each row where rows are few.
     early_stopping : bool, default=False
         Whether the energy distance of generated rows from rows that are held out decides when to stop, and which epoch
         is kept. False: the last epoch is kept.
@@ -187,7 +188,7 @@ class GANGenerator(TableNetwork):
         "n_discriminator_steps": [Interval(Integral, 1, None, closed="left")],
         "optimizer": [StrOptions({"adam", "momentum"})],
         "momentum": [Interval(Real, 0, 1, closed="left")],
-        "gradient_penalty": [Interval(Real, 0, None, closed="left")],
+        "gradient_penalty": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "early_stopping": ["boolean"],
         "n_history_samples": [Interval(Integral, 0, 1000, closed="both")],
     }
@@ -208,7 +209,7 @@ class GANGenerator(TableNetwork):
         n_discriminator_steps=1,
         optimizer="adam",
         momentum=0.5,
-        gradient_penalty=0.0,
+        gradient_penalty="auto",
         learning_rate="auto",
         learning_rate_schedule="cosine",
         batch_size="auto",
@@ -286,7 +287,7 @@ class GANGenerator(TableNetwork):
             architecture["hidden_layer_sizes"],
             ACTIVATIONS[architecture["activation"]],
             loss=self.loss,
-            gradient_penalty=float(self.gradient_penalty),
+            gradient_penalty=self.gradient_penalty != 0,
         )
 
     def _begin(self, model, rows, held_out, noise, *, validates, fills, continuation):
@@ -306,10 +307,12 @@ class GANGenerator(TableNetwork):
     def _training(self, model, rows, held_out, squares, noise, plan, params, optimizer_state=None):
         kind = partial(Adam, betas=(self.momentum, 0.999)) if self.optimizer == "adam" else SGD
         settings = {} if self.optimizer == "adam" else {"momentum": self.momentum}
-        k = self.n_discriminator_steps
+        k, gamma = self.n_discriminator_steps, self.gradient_penalty
+        gamma = defaults.gan_gradient_penalty(rows.n_observations) if gamma == "auto" else gamma
+        rate_schedule = plan.rate_schedule
         plan = replace(
             plan,
-            beta=plan.rate_schedule,  # the gradient penalty falls with the learning rate
+            beta=lambda fraction: gamma * rate_schedule(fraction),
             turns=turns_of_players(model, k, kind(plan.learning_rate, **settings)),
             validate_every=defaults.gan_validate_every(plan.max_iter),
         )

@@ -56,9 +56,9 @@ class GAN:
     activation : callable
     loss : {"non_saturating", "minimax"}, default="non_saturating"
         What the generator raises: E_z[log D(G(z))] (section 3), or its part of -V.
-    gradient_penalty : float, default=0.0
-        Weight gamma of gamma / 2 E_data|da/dx|^2, which D pays (R1 of Mescheder, Geiger and Nowozin, ICML 2018). The
-        engine multiplies it by its beta.
+    gradient_penalty : bool, default=False
+        Whether D pays beta / 2 E_data|da/dx|^2, with the engine's beta for gamma (R1 of Mescheder, Geiger and Nowozin,
+        ICML 2018, equation 9).
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class GAN:
         activation,
         *,
         loss="non_saturating",
-        gradient_penalty=0.0,
+        gradient_penalty=False,
     ):
         self.n_components, self.n_outputs, self.levels = n_components, n_columns, levels
         self.generator_sizes = (n_components, *reversed(hidden_layer_sizes), n_columns)
@@ -105,7 +105,7 @@ class GAN:
             return Bound(value, _no_kl(value))
         real, slope = network_and_slope(params, "discriminator", x, self.layers, self.activation)
         value = F.logsigmoid(real[..., 0]) + F.logsigmoid(-fake)
-        penalty = 0.5 * self.gradient_penalty * slope.square().sum(-1)
+        penalty = 0.5 * slope.square().sum(-1)
         return Bound(value, _no_kl(value), objective=lambda beta: value - beta * penalty)
 
     def bound_of_generator(self, params, batch, noise):
