@@ -26,7 +26,8 @@ _N_FOLDS = 5
 _FOLD_ROWS, _FOLD_CELLS = 2000, 200_000  # up to which every row is held out by one copy
 _STEPS_PER_VALIDATION = (20, 50)  # of few rows and of many
 _ROWS_OF_MANY_STEPS = 1000
-_GAN_BATCH, _GAN_STEPS, _GAN_STEPS_A_ROW, _GAN_VALIDATIONS = 256, 6000, 10, 30
+_GAN_FEW_ROWS = 300  # up to so many rows the penalty on the discriminator's slope is 1
+_GAN_BATCH, _GAN_STEPS, _GAN_STEPS_A_ROW, _GAN_VALIDATIONS = 256, 8000, 10, 30
 
 
 def n_folds(n_rows, n_cells, n_observations):
@@ -77,8 +78,8 @@ def gan_defaults(n_rows, *, batch_size, n_discriminator_steps, with_adam):
 
 
 def gan_gradient_penalty(n_rows):
-    """Weight of the penalty on the discriminator's slope at the rows, which keeps it from learning few of them by heart."""
-    return min(1.0, 200 / n_rows)
+    """Weight of the penalty on the discriminator's slope, which keeps it from learning few rows by heart."""
+    return min(1.0, (_GAN_FEW_ROWS / n_rows) ** 2)
 
 
 def gan_validate_every(max_iter):

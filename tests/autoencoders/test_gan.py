@@ -175,7 +175,7 @@ def shares_of_modes(rows):
 
 
 def test_every_mode_of_a_ring_is_found():
-    """A third of the steps of a default fit, half of the width and of the rows a step; slow: the default, five seeds."""
+    """A quarter of the steps of a default fit, half of the width and of the rows a step; slow: the default itself."""
     settings = {"hidden_layer_sizes": (64, 64), "batch_size": 128, "max_iter": 200}
     gan = GANGenerator(random_state=0, **settings).fit(ring(1280, 0))
     shares = shares_of_modes(gan.sample(10_000, random_state=1))

@@ -79,8 +79,8 @@ class GANGenerator(TableNetwork):
     gradient_penalty : float or "auto", default="auto"
         Half of it times the mean squared gradient of the discriminator's logit at the rows of the table is what the
         discriminator pays (R1 of Mescheder et al. 2018), with columns in standard deviations. It falls as the learning
-        rate does. It keeps the discriminator from learning few rows by heart, and blurs narrow clusters. "auto": 200
-        over the number of rows, 1 at most.
+        rate does. It keeps the discriminator from learning few rows by heart, and blurs narrow clusters. "auto": 1 up
+        to 300 rows, then (300 / number of rows) squared.
     learning_rate : float or "auto", default="auto"
         Of both players. "auto": 1e-3 for Adam, 2e-2 for momentum.
     learning_rate_schedule : {"cosine", "constant"}, default="cosine"
@@ -88,7 +88,7 @@ class GANGenerator(TableNetwork):
     batch_size : int or "auto", default="auto"
         Rows a step. "auto": 256.
     max_iter : int or "auto", default="auto"
-        Epochs. "auto": as many as make 6,000 steps of the generator; ten for each row where rows are few.
+        Epochs. "auto": as many as make ten steps of the generator for each row, 8,000 at most.
     early_stopping : bool, default=False
         Whether the energy distance of generated rows from rows that are held out decides when to stop, and which epoch
         is kept. False: the last epoch is kept.
@@ -247,6 +247,57 @@ class GANGenerator(TableNetwork):
         self.random_state = random_state
         self.verbose = verbose
 
+    # --------------------------------------------------------------------------------------------------------- fitting
+    def fit(self, X, y=None, sample_weight=None, X_val=None):
+        """Fit both networks to the rows of X.
+
+        Parameters
+        ----------
+        X : {array-like, DataFrame} of shape (n_samples, n_features)
+            Without missing cells.
+        y : ignored
+            Present for scikit-learn's convention.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            How often each row counts.
+        X_val : {array-like, DataFrame} of shape (n_validation_samples, n_features) or None, default=None
+            Held-out rows for early stopping, in place of a part of X. A warm start from an earlier fit does not use
+            them.
+
+        Returns
+        -------
+        self : object
+            The estimator, fitted.
+
+        Raises
+        ------
+        ValueError
+            If X holds a missing or infinite cell, or if a parameter is out of its range.
+        FloatingPointError
+            If the game diverges even at half the learning rate.
+        """
+        return super().fit(X, y, sample_weight=sample_weight, X_val=X_val)
+
+    def partial_fit(self, X, y=None, sample_weight=None):
+        """Make one pass over the rows of X, at a constant learning rate and without early stopping.
+
+        The first call settles what is known of the columns: scales, levels, and which are constant.
+
+        Parameters
+        ----------
+        X : {array-like, DataFrame} of shape (n_samples, n_features)
+            Without missing cells.
+        y : ignored
+            Present for scikit-learn's convention.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            How often each row counts.
+
+        Returns
+        -------
+        self : object
+            The estimator, fitted.
+        """
+        return super().partial_fit(X, y, sample_weight=sample_weight)
+
     # ------------------------------------------------------------------------------------------- what a fit consists of
     def _check_consistent(self):
         """All combinations of parameters are possible."""
@@ -259,7 +310,8 @@ class GANGenerator(TableNetwork):
         n, names = table.shape[1], names_of(table, getattr(X, "columns", None))
         kind = dict.fromkeys(range(n), "gaussian") | {j: "bernoulli" for j in range(n) if all_booleans(table, j)}
         kind |= dict.fromkeys([] if given is None else chosen_columns(given, n, names), "categorical")
-        return read_columns(X, [(name, [j for j in kind if kind[j] == name]) for name in set(kind.values())], who=who)
+        entries = [(name, [j for j in kind if kind[j] == name]) for name in ("gaussian", "bernoulli", "categorical")]
+        return read_columns(X, entries, who=who)
 
     def _decisions(self, columns, n_rows, *, given, continuation):
         return bool(self.early_stopping) and not continuation.single_pass, False
@@ -296,19 +348,20 @@ class GANGenerator(TableNetwork):
         if validates and held_out is None:
             rows, held_out, squares = split_off(rows, noise, self.validation_fraction)
         plan = self._plan(len(rows), validates=validates, continuation=continuation)
-        return self._training(model, rows, held_out, squares, noise, plan, params)
+        return self._training(model, rows, held_out, squares, noise, plan, params, n_seen=rows.n_observations)
 
     def _go_on(self, model, rows, noise, earlier, continuation):
         params, state = earlier.params_on(rows.device), earlier.optimizer_state_on(rows.device)
         plan = self._plan(len(rows), continuation=continuation, first_epoch=earlier.n_iter)
         state = None if state is None else one_member(state)
-        return self._training(model, rows, None, None, noise, plan, one_member(params), state)
+        n_seen = earlier.n_samples_seen
+        return self._training(model, rows, None, None, noise, plan, one_member(params), n_seen=n_seen, state=state)
 
-    def _training(self, model, rows, held_out, squares, noise, plan, params, optimizer_state=None):
+    def _training(self, model, rows, held_out, squares, noise, plan, params, *, n_seen, state=None):
         kind = partial(Adam, betas=(self.momentum, 0.999)) if self.optimizer == "adam" else SGD
         settings = {} if self.optimizer == "adam" else {"momentum": self.momentum}
         k, gamma = self.n_discriminator_steps, self.gradient_penalty
-        gamma = defaults.gan_gradient_penalty(rows.n_observations) if gamma == "auto" else gamma
+        gamma = defaults.gan_gradient_penalty(n_seen) if gamma == "auto" else gamma
         rate_schedule = plan.rate_schedule
         plan = replace(
             plan,
@@ -318,7 +371,7 @@ class GANGenerator(TableNetwork):
         )
         compared = rows if held_out is None else held_out
         test = TwoSampleTest(model, compared, squares, noise.fold("test"), self.n_history_samples)
-        return AdversarialTraining(model, rows, noise, plan, params, test, optimizer_state=optimizer_state)
+        return AdversarialTraining(model, rows, noise, plan, params, test, optimizer_state=state)
 
     def _auto(self, n_rows, *, validates, from_linear):
         return defaults.gan_defaults(
