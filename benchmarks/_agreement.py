@@ -17,6 +17,7 @@ from skvae import (
     AutoencoderTransformer,
     BernoulliMixtureEM,
     FactorAnalysisEM,
+    GANGenerator,
     GaussianMixtureEM,
     KMeansLite,
     MultVAERecommender,
@@ -316,6 +317,12 @@ def networks(n):
     yield Case("Autoencoder, denoising, sparse, missing cells", noisy, gaps, asks, SINGLE)
     masked = AutoencoderTransformer(2, denoising="masking", init="random", **plain)
     yield Case("Autoencoder, masking, in parts", masked, X, asks[2:], SINGLE, fit_in_parts)
+    game = {"hidden_layer_sizes": (16,), "max_iter": 3, "batch_size": 64, "random_state": 0}
+    asks = ("lower_bounds_", "validation_scores_", "decision_function", draw)
+    yield Case("GAN", GANGenerator(2, n_discriminator_steps=2, gradient_penalty=0.1, **game), X, asks, SINGLE)
+    levels = np.column_stack([X[:, :3], np.random.default_rng(0).integers(3, size=n)])
+    stopped = GANGenerator(2, categorical_features=[3], early_stopping=True, **game)
+    yield Case("GAN, categories, early stopping", stopped, levels, asks[1:3], SINGLE)
 
 
 def recommenders(n):

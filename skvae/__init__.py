@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     from skvae import metrics as metrics
     from skvae import model_selection as model_selection
     from skvae.estimators.autoencoders.autoencoder import AutoencoderTransformer as AutoencoderTransformer
+    from skvae.estimators.autoencoders.gan import GANGenerator as GANGenerator
     from skvae.estimators.autoencoders.vae import VAETransformer as VAETransformer
     from skvae.estimators.clustering.kmeans_lite import KMeansLite as KMeansLite
     from skvae.estimators.decomposition.factor_analysis import FactorAnalysisEM as FactorAnalysisEM
@@ -37,6 +38,7 @@ _PUBLIC = {
     "EASERecommender": "skvae.estimators.recommenders.ease",
     "KMeansLite": "skvae.estimators.clustering.kmeans_lite",
     "FactorAnalysisEM": "skvae.estimators.decomposition.factor_analysis",
+    "GANGenerator": "skvae.estimators.autoencoders.gan",
     "GaussianMixtureEM": "skvae.estimators.mixtures.gaussian",
     "LOCARecommender": "skvae.estimators.recommenders.loca",
     "MultDAERecommender": "skvae.estimators.recommenders.networks.mult_dae",

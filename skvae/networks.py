@@ -106,6 +106,17 @@ def network_and_back(params, name, h, layers, activation, *, to_input=True):
     return and_back(_Chain, h, None, [kept(leaf) for leaf in leaves], activations, to_input=to_input)
 
 
+def network_and_slope(params, name, h, layers, activation):
+    """Return what `network` gives, and the gradient of its sum with respect to h; autograd goes through both.
+
+    So the slope may be part of what is trained: see the gradient penalty of `models.autoencoders.gan`.
+    """
+    leaves, activations = _parts(params, name, layers, activation)
+    h = h.detach().requires_grad_()
+    output = _values(leaves, h, activations, products())[-1]
+    return output, torch.autograd.grad(output.sum(), h, create_graph=True)[0]
+
+
 def _parts(params, name, layers, activation):
     """Weights and biases, with the skip's weight if there is one, and what follows each layer."""
     leaves = list(chain.from_iterable(layer(params, name, index) for index in layers))

@@ -25,6 +25,7 @@ from skvae import (
     BernoulliMixtureEM,
     EASERecommender,
     FactorAnalysisEM,
+    GANGenerator,
     GaussianMixtureEM,
     KMeansLite,
     LOCARecommender,
@@ -112,6 +113,11 @@ def vae(**settings):
 def autoencoder(**settings):
     defaults = {"hidden_layer_sizes": (6,), "batch_size": 25, "max_iter": 3, "random_state": 0}
     return AutoencoderTransformer(2, **defaults | settings)
+
+
+def gan(**settings):
+    defaults = {"hidden_layer_sizes": (6,), "batch_size": 25, "max_iter": 3, "random_state": 0}
+    return GANGenerator(2, **defaults | settings)
 
 
 def recommender(**settings):
@@ -236,6 +242,8 @@ CASES = {
         )
         for gaps in (False, True)
     },
+    "gan": Case(gan(n_discriminator_steps=2, gradient_penalty=0.1), REAL),
+    "gan, mixed, stopped early": Case(gan(early_stopping=True, optimizer="momentum"), FRAME),
     "autoencoder": Case(autoencoder(), REAL),
     "autoencoder, missing": Case(autoencoder(), _with_gaps(REAL)),
     "autoencoder, random start": Case(autoencoder(init="random"), REAL),
@@ -587,6 +595,7 @@ EPOCHS = {
     "vae, voted by others": Ascent(
         vae(likelihood="poisson", **MANY_BATCHES, **PATIENT), COUNTS, 2, {"X_val": COUNTS[:20]}
     ),
+    "gan": Ascent(gan(gradient_penalty=0.1), FRAME, 2),
     "autoencoder": Ascent(autoencoder(), REAL, 2),
     "autoencoder, denoising": Ascent(autoencoder(denoising="masking"), REAL, 2),
     "autoencoder, stopped early": Ascent(autoencoder(**MANY_BATCHES, **PATIENT), _with_gaps(REAL), 2),

@@ -57,8 +57,8 @@ def test_gpu_check_runs_from_a_copy_without_install_or_optional_packages(tmp_pat
     )
     assert run.returncode == 0, f"{run.stdout}\n{run.stderr}"
     table = out.read_text()
-    assert "- 0 failed; 53 comparisons and 6 measurements were made." in table.splitlines()
-    assert table.count("     - PASS\n") == 53
+    assert "- 0 failed; 55 comparisons and 6 measurements were made." in table.splitlines()
+    assert table.count("     - PASS\n") == 55
     assert run.stderr == ""
 
 

@@ -18,6 +18,8 @@ for estimator in ESTIMATORS:
     if isinstance(estimator, skvae.LOCARecommender):
         quick = skvae.MultVAERecommender(max_iter=5)
         estimator.set_params(estimator=quick, embedding=quick, n_anchors=2)  # 50 networks take a minute
+    if isinstance(estimator, skvae.GANGenerator):
+        estimator.set_params(max_iter=5)  # a game takes thousands of steps
 
 # Checks that scikit-learn leaves out when a tag, a missing method or the environment says so.
 EASILY_LOST = {

@@ -124,6 +124,17 @@ def refuse_empty_columns(X, who, weight=None, names=None):
         )
 
 
+def refuse_gaps(numbers, columns):
+    """Complain of the first missing cell, for an estimator that needs them all."""
+    missing = np.isnan(numbers)
+    if missing.any():
+        row, j = np.unravel_index(missing.argmax(), missing.shape)
+        raise ValueError(  # in scikit-learn's words first
+            f"Input X contains NaN: {columns.who} needs every cell, but {columns.cell(row, j)} is missing; impute it, "
+            "for example by VAETransformer.impute, or drop such rows."
+        )
+
+
 def refuse_overflow(X, dtype=None):
     """Complain of values whose squares a dtype, by default that of X, does not hold."""
     dtype = X.dtype if dtype is None else np.dtype(dtype)

@@ -176,7 +176,7 @@ def _assign_by_list(entries, noise, n, names, who):
             raise ValueError(f"{who} expects likelihood to list pairs (likelihood, columns), but found {entry!r}.")
         name, found = _checked(entry[0], noise, who)
         objects[name] = found
-        for j in _chosen(entry[1], n, names):
+        for j in chosen_columns(entry[1], n, names):
             twice += [j] if assigned[j] else []
             assigned[j] = (name, group if found.joint else 0)
     left = [j for j in range(n) if assigned[j] is None]
@@ -189,8 +189,8 @@ def _assign_by_list(entries, noise, n, names, who):
     return assigned, objects
 
 
-def _chosen(columns, n, names):
-    """List the numbers of the columns that an entry names."""
+def chosen_columns(columns, n, names):
+    """List the numbers of the columns that a user names: by number, name, slice of numbers or Boolean mask."""
     if isinstance(columns, slice):
         if any(isinstance(bound, str) for bound in (columns.start, columns.stop)):
             raise ValueError(f"expected a slice of numbers, but got {columns}; list the names instead.")

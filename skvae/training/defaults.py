@@ -27,6 +27,8 @@ _N_FOLDS = 5
 _FOLD_ROWS, _FOLD_CELLS = 2000, 200_000  # up to which every row is held out by one copy
 _STEPS_PER_VALIDATION = (20, 50)  # of few rows and of many
 _ROWS_OF_MANY_STEPS = 1000
+_GAN_FEW_ROWS = 300  # up to so many rows the penalty on the discriminator's slope is 1
+_GAN_BATCH, _GAN_STEPS, _GAN_STEPS_A_ROW, _GAN_VALIDATIONS = 256, 8000, 10, 30
 
 
 def n_folds(n_rows, n_cells, n_observations):
@@ -65,6 +67,30 @@ def autoencoder_defaults(n_rows, *, validates, linear):
     """Values of "auto" for `AutoencoderTransformer`; `linear`: without hidden layers."""
     steps = 4000 if validates else 2000 if n_rows >= FEW_ROWS else 200
     return _by_steps(n_rows, steps, 1e-2 if linear else 1e-3 if n_rows <= 250 else 3e-3)
+
+
+def gan_defaults(n_rows, *, batch_size, n_discriminator_steps, with_adam):
+    """Values of "auto" for `GANGenerator`; `batch_size` may be "auto" too."""
+    batch_size = _GAN_BATCH if batch_size == "auto" else batch_size
+    rounds = _rounds(n_rows, batch_size, n_discriminator_steps)
+    steps = min(_GAN_STEPS, _GAN_STEPS_A_ROW * n_rows)
+    rate = 1e-3 if with_adam else 2e-2
+    return {"batch_size": batch_size, "learning_rate": rate, "max_iter": max(10, math.ceil(steps / rounds))}
+
+
+def gan_gradient_penalty(n_rows):
+    """Weight of the penalty on the discriminator's slope, which keeps it from learning few rows by heart."""
+    return min(1.0, (_GAN_FEW_ROWS / n_rows) ** 2)
+
+
+def gan_validate_every(max_iter):
+    """Epochs from one comparison of generated rows to the next."""
+    return math.ceil(max_iter / _GAN_VALIDATIONS)
+
+
+def _rounds(n_rows, batch_size, n_discriminator_steps):
+    """Steps of the generator in an epoch."""
+    return math.ceil(math.ceil(n_rows / min(batch_size, n_rows)) / n_discriminator_steps)
 
 
 def _by_steps(n_rows, steps, rate):

@@ -2,6 +2,7 @@
 
 import abc
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -171,6 +172,33 @@ def deal_folds(rows, noise, n_folds, fraction):
         weights.append(rows.weight * ((total - count) / total))
         held_out.append(HeldOutRows(index, count[index], squares[index]))
     return Folds(np.stack(weights), held_out)
+
+
+def split_off(rows, noise, fraction):
+    """Hold a share of the observations out.
+
+    Parameters
+    ----------
+    rows : TableRows
+    noise : Noise
+    fraction : float
+
+    Returns
+    -------
+    training, held_out : TableRows
+    squares : float64 ndarray
+        Of the held-out rows, as of `HeldOutRows`.
+    """
+    folds = deal_folds(rows, noise.fold("validation"), 1, fraction)
+    learnt, held_out = np.flatnonzero(folds.weight[1]), folds.held_out[1]
+    if not len(learnt):
+        raise ValueError(
+            f"validation_fraction={fraction} of {rows.n_observations} rows leaves none to learn from; lower it, or use "
+            "early_stopping=False."
+        )
+    training = rows.rows(learnt).with_weight(folds.weight[1][learnt])
+    others = replace(rows.rows(held_out.index).with_weight(held_out.count), count=held_out.count)
+    return training, others, held_out.squares
 
 
 class LinearScore(NamedTuple):

@@ -30,7 +30,7 @@ from skvae.estimators._checks import (
 from skvae.estimators._network import NetworkEstimator, PreparedFit
 from skvae.models.decomposition import factor_analysis as fa
 from skvae.tables import decoding, encoding
-from skvae.tables.checks import refuse_overflow
+from skvae.tables.checks import refuse_gaps, refuse_overflow
 from skvae.tables.column_likelihoods import likelihood_of
 from skvae.tables.columns import listed
 from skvae.tables.frames import is_frame
@@ -46,21 +46,20 @@ from skvae.training.rows import LinearPath, TableRows, batches, rows_at_once
 _HUGE = 1e15  # of a scaled cell, from which float32 does not hold squares that are divided by a small variance
 
 
-class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NetworkEstimator):
-    """An estimator that compresses a table by a network.
+class TableNetwork(NetworkEstimator):
+    """An estimator that fits a network to a table.
 
-    A subclass has the parameters hidden_layer_sizes, activation, encoder, decoder, n_components, weight_decay,
-    learning_rate, learning_rate_schedule, batch_size, max_iter, early_stopping, n_iter_no_change, tol, warm_start,
-    device, random_state and verbose.
+    A subclass has the parameters hidden_layer_sizes, activation, n_components, learning_rate, learning_rate_schedule,
+    batch_size, max_iter, early_stopping, n_iter_no_change, tol, warm_start, device, random_state and verbose.
     """
 
     _parameter_constraints = {
         **NetworkEstimator._parameter_constraints,
-        "encoder": [callable, None],
-        "decoder": [callable, None],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
     }
+
+    weight_decay = 0.0  # of a subclass without the parameter
+    _reads_gaps = True  # whether cells may be missing
 
     # -------------------------------------------------------------------------------------- what a subclass gives
     @abc.abstractmethod
@@ -98,7 +97,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
 
         Parameters
         ----------
-        model : EncoderDecoder
+        model : EncoderDecoder or GAN
         rows : TableRows
         held_out : TableRows or None
             Rows that were given to decide when to stop.
@@ -110,7 +109,7 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
 
     @abc.abstractmethod
     def _build(self, columns, architecture):
-        """The model of an architecture, an `EncoderDecoder`."""
+        """The model of an architecture, an `EncoderDecoder` or a `GAN`."""
 
     @abc.abstractmethod
     def _auto(self, n_rows, *, validates, from_linear):
@@ -294,6 +293,42 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
     def _summary(self, prepared, kept):
         return {"_columns": prepared.rows.columns, "_linear_path": _as_arrays(kept.linear_path)}
 
+    def _fitted_model(self):
+        """The model of the fitted parameters; complain if its modules are others by now."""
+        model = self._build(self._columns, self._architecture)
+        refuse_other_modules(self, model.module_signatures())
+        return model
+
+    def _fitted_rows(self, X):
+        """The fitted model and the rows of X, which are checked here."""
+        check_is_fitted(self)
+        numbers = _checked_numbers(self, self._columns, X, reset=False)
+        refuse_overflow(numbers, np.float64)
+        with_mask, custom = self._architecture["with_mask"], self._custom_likelihoods(self._columns)
+        doubled = any(likelihood_of(block, self._columns, custom).in_float64 for block in self._columns.blocks)
+        with np.errstate(over="ignore"):
+            x, observed = encoding.encode(numbers.astype(np.float64) if doubled else numbers, self._columns)
+        if x.dtype == np.float32 and max(x.max(), -x.min()) > _HUGE:
+            x, observed = encoding.encode(numbers.astype(np.float64), self._columns)
+        device, dtype = inference_device(self.device), torch_dtype(x.dtype)
+        rows = TableRows(self._columns, x, observed, np.ones(len(x)), device, with_mask, custom)
+        model, params = model_on(self, device, dtype)
+        return FittedRows(model, params, rows, linear_path_of(self), dtype, numbers)
+
+
+class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TableNetwork):
+    """An estimator that compresses a table by a network.
+
+    A subclass has the parameters of a `TableNetwork`, and encoder, decoder and weight_decay.
+    """
+
+    _parameter_constraints = {
+        **TableNetwork._parameter_constraints,
+        "encoder": [callable, None],
+        "decoder": [callable, None],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+    }
+
     # ------------------------------------------------------------------------------------------------------- prediction
     def inverse_transform(self, X):
         """Rows that the model expects of given latent values.
@@ -336,28 +371,6 @@ class NetworkTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Netw
         check_is_fitted(self)
         return decoding.with_index_of(X, self.inverse_transform(self.transform(X)), self._columns)
 
-    def _fitted_model(self):
-        """The model of the fitted parameters; complain if its modules are others by now."""
-        model = self._build(self._columns, self._architecture)
-        refuse_other_modules(self, model.module_signatures())
-        return model
-
-    def _fitted_rows(self, X):
-        """The fitted model and the rows of X, which are checked here."""
-        check_is_fitted(self)
-        numbers = _checked_numbers(self, self._columns, X, reset=False)
-        refuse_overflow(numbers, np.float64)
-        with_mask, custom = self._architecture["with_mask"], self._custom_likelihoods(self._columns)
-        doubled = any(likelihood_of(block, self._columns, custom).in_float64 for block in self._columns.blocks)
-        with np.errstate(over="ignore"):
-            x, observed = encoding.encode(numbers.astype(np.float64) if doubled else numbers, self._columns)
-        if x.dtype == np.float32 and max(x.max(), -x.min()) > _HUGE:
-            x, observed = encoding.encode(numbers.astype(np.float64), self._columns)
-        device, dtype = inference_device(self.device), torch_dtype(x.dtype)
-        rows = TableRows(self._columns, x, observed, np.ones(len(x)), device, with_mask, custom)
-        model, params = model_on(self, device, dtype)
-        return FittedRows(model, params, rows, linear_path_of(self), dtype, numbers)
-
     @property
     def _n_features_out(self):
         return self._architecture["n_components"]
@@ -390,6 +403,8 @@ def _checked_numbers(estimator, columns, X, *, reset, min_samples=1):
     numbers = encoding.as_numbers(X, columns, estimator._custom_likelihoods(columns))
     if not frame:
         validate_data(estimator, X, reset=reset, skip_check_array=True)
+    if not estimator._reads_gaps:
+        refuse_gaps(numbers, columns)
     return check_array(
         numbers,
         dtype=[np.float64, np.float32],

@@ -22,7 +22,7 @@ from skvae.training.members import one_member
 from skvae.training.pca_start import column_ranges, pca_result, principal_components, principal_network, rows_vary
 from skvae.training.plan import CONSTANT_WEIGHT
 from skvae.training.rows import LinearPath, squared_units_of_data
-from skvae.training.validation import HeldOutError, deal_folds, mean_error, observed_share
+from skvae.training.validation import HeldOutError, mean_error, observed_share, split_off
 
 
 class AutoencoderTransformer(NetworkTransformer):
@@ -285,7 +285,7 @@ class AutoencoderTransformer(NetworkTransformer):
         if found is not None and solved and not continuation.single_pass:
             return KnownResult(pca_result(model, rows, noise, found))
         if validates and held_out is None:
-            rows, held_out = self._split(rows, noise)
+            rows, held_out, _ = split_off(rows, noise, self.validation_fraction)
             found = self._components(rows)
         linear_path = LinearPath(found, posterior=None) if found is not None and fills else None
         validation = HeldOutError(model, held_out, linear_path, observed_share(rows)) if validates else None
@@ -302,18 +302,6 @@ class AutoencoderTransformer(NetworkTransformer):
         if not self._begins_as_pca() or not rows_vary(rows):
             return None
         return principal_components(rows.Z, rows.weight, int(self.n_components))
-
-    def _split(self, rows, noise):
-        """The rows to learn from, and those that are held out."""
-        folds = deal_folds(rows, noise.fold("validation"), 1, self.validation_fraction)
-        learnt, held_out = np.flatnonzero(folds.weight[1]), folds.held_out[1]
-        if not len(learnt):
-            raise ValueError(
-                f"validation_fraction={self.validation_fraction} of {rows.n_observations} rows leaves none to learn "
-                "from; lower it, or use early_stopping=False."
-            )
-        training = rows.rows(learnt).with_weight(folds.weight[1][learnt])
-        return training, rows.rows(held_out.index).with_weight(held_out.count)
 
     def _params_to_go_on(self, model, earlier, rows):
         return self._ranges(rows) | super()._params_to_go_on(model, earlier, rows)

@@ -1,0 +1,1 @@
+"""Fits of two networks that play against each other."""
