@@ -7,8 +7,8 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state, resample
 
-from skvae._pipelines import transformed, unwrap
 from skvae.inspection._evidence import check_has_density, evidence_decomposition
+from skvae.metrics._pipelines import transformed, unwrap
 
 _ITERATIONS = 10  # of a mixture, from which on steps are too small to be seen
 _NEXT = 1.3  # ratio of the numbers of the epochs that are looked at

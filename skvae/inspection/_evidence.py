@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from skvae._pipelines import transformed, unwrap
+from skvae.metrics._pipelines import transformed, unwrap
 
 
 class EvidenceDecomposition(NamedTuple):

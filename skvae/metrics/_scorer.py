@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from skvae._pipelines import transformed, unwrap
 from skvae._sparse import canonical_csr
 from skvae.metrics import _ranking
 from skvae.metrics._holdout import check_seed, check_test_size, content_holdout
+from skvae.metrics._pipelines import transformed, unwrap
 from skvae.metrics._ranking import best_items, check_k, row_blocks
 
 _LIST_LENGTH = 100  # where nobody says how long

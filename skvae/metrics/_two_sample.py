@@ -7,7 +7,7 @@ from sklearn.metrics import accuracy_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.utils import check_random_state
 
-from skvae import _energy
+from skvae.metrics import _energy
 
 _MAX_SEED = 2**31 - 1
 

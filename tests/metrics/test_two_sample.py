@@ -11,8 +11,7 @@ from scipy.stats import energy_distance as in_one_dimension
 from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import GaussianNB
 
-from skvae import _energy
-from skvae.metrics import classifier_two_sample_accuracy, energy_distance
+from skvae.metrics import _energy, classifier_two_sample_accuracy, energy_distance
 
 RNG = np.random.default_rng(0)
 

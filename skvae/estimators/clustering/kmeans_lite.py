@@ -206,7 +206,7 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
                     stacklevel=3,  # the caller of `fit`
                 )
             with together_if_small(checked, sample_weight) as of_all:
-                run = TrainingRun(self, checked, sample_weight, of_all)
+                run = TrainingRun(self, checked, sample_weight, of_all if of_all[0] is not checked else None)
                 with InertiaWatcher(self, X, y, run) as watcher:
                     fit = run.ascend(watcher)
             found = run.attributes(fit.params)
@@ -263,7 +263,7 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
                 self._check_size(X)
                 centres, weights, n_iter = None, np.zeros(self.n_clusters), 0
             with together_if_small(X, sample_weight) as of_all:
-                run = TrainingRun(self, X, sample_weight, of_all)
+                run = TrainingRun(self, X, sample_weight, of_all if of_all[0] is not X else None)
                 bound, weights, centres = run.one_step(centres, weights)
             labels, distances = nearest(X, centres, run.device)
             return self._set(

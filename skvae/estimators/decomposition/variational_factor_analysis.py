@@ -96,9 +96,9 @@ class VariationalFactorAnalysis(LinearGaussian):
     >>> X = load_wine().data
     >>> model = VariationalFactorAnalysis().fit(X)
     >>> model.n_components_
-    5
+    4
     >>> model.transform(X).shape
-    (178, 5)
+    (178, 4)
     """
 
     _parameter_constraints = {

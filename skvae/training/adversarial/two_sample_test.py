@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from skvae._energy import energy_distance, mean_within
 from skvae._tensors import placed
+from skvae.metrics._energy import energy_distance, mean_within
 from skvae.training.members import MemberNoise
 from skvae.training.validation import Validation
 
