@@ -31,6 +31,8 @@ class FitsAhead:
         Of the search. Its network, if it has one, carries this object until `detach`.
     X, y : array-like
         What scikit-learn can take rows of.
+    n_jobs : int or None
+        Number of joblib's workers that train.
 
     Attributes
     ----------
@@ -40,9 +42,9 @@ class FitsAhead:
         What each fit took.
     """
 
-    def __init__(self, estimator, X, y):
-        self.estimator, self.X, self.y = estimator, X, y
-        self.params, self.seconds, self.made, self.carriers = None, [], None, []
+    def __init__(self, estimator, X, y, n_jobs):
+        self.estimator, self.X, self.y, self.n_jobs = estimator, X, y, n_jobs
+        self.params, self.seconds, self.fits, self.made, self.carriers = None, [], [], None, []
         self._attach(estimator, self)
 
     def __getstate__(self):
@@ -60,31 +62,37 @@ class FitsAhead:
             vars(network).pop("_fits_ahead", None)
 
     def of_next_clone(self):
-        """What the next clone takes along: this object until the fits are made, then one fit after the other."""
+        """What the next clone takes along: this object until the fits are handed out, then one after the other."""
         return self if self.made is None else next(self.made, _NO_FITS)
 
     def take(self, network, X, given):
         """None: the estimator of the search is not one that was fitted ahead."""
 
     def make(self, candidates, cv):
-        """Make the fits of all candidates to all folds, as far as they are networks; returns the folds."""
-        candidates, splits = list(candidates), list(cv.split(self.X, self.y, **self.params.splitter.split))
-        fits, waiting = [], []
-        for parameters, (train, _) in product(candidates, splits):
-            fits.append(_Fit(clone(self.estimator), parameters, self.X, self.y, train, self.params.estimator.fit))
-            waiting.append(fits[-1])
+        """Make the fits of all candidates to all folds, as far as they are networks."""
+        self.candidates, splits = list(candidates), list(cv.split(self.X, self.y, **self.params.splitter.split))
+        self.fits, self.folds = [], check_cv(splits)
+        waiting = []
+        for parameters, (train, _) in product(self.candidates, splits):
+            self.fits.append(_Fit(clone(self.estimator), parameters, self.X, self.y, train, self.params.estimator.fit))
+            waiting.append(self.fits[-1])
             if sum(fit.n_cells for fit in waiting) > _CELLS_AT_ONCE:
-                _run(waiting)
+                _run(waiting, self.n_jobs)
                 waiting = []
-        _run(waiting)
-        for number, parameters in enumerate(candidates):  # a candidate may put another network into a step
+        _run(waiting, self.n_jobs)
+        self.seconds = [fit.seconds for fit in self.fits]
+
+    def hand_out(self):
+        """From now on clones take the fits along, in the order of candidates and folds; returns the folds."""
+        n_folds = self.folds.get_n_splits()
+        for number, parameters in enumerate(self.candidates):  # a candidate may put another network into a step
             for value in parameters.values():
                 if isinstance(value, BaseEstimator):
                     before = getattr(_steps(value)[1], "_fits_ahead", _NO_FITS)
-                    own = fits[number * len(splits) : (number + 1) * len(splits)]
+                    own = self.fits[number * n_folds : (number + 1) * n_folds]
                     self._attach(value, CandidateFits([*before.fits, *own]))
-        self.seconds, self.made = [fit.seconds for fit in fits], iter([CandidateFits([fit]) for fit in fits])
-        return check_cv(splits)
+        self.made = iter([CandidateFits([fit]) for fit in self.fits])
+        return self.folds
 
 
 class CandidateFits:
@@ -174,10 +182,10 @@ class _Fit:
         return all(not differ(own[name], value) for name, value in network.get_params().items())
 
 
-def _run(fits):
+def _run(fits, n_jobs):
     """Run the ascents of all fits that have one."""
     began, fits = time.time(), [fit for fit in fits if fit.ascent is not None]
-    for fit, result in zip(fits, run_all([fit.ascent for fit in fits]), strict=True):
+    for fit, result in zip(fits, run_all([fit.ascent for fit in fits], n_jobs), strict=True):
         if result is None:
             fit.prepared = None
         else:

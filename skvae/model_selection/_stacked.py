@@ -1,6 +1,8 @@
 """A grid search that trains the networks of all candidates side by side."""
 
-from sklearn.model_selection import GridSearchCV
+from functools import partial
+
+from sklearn.model_selection import GridSearchCV, ParameterGrid
 from sklearn.utils import get_tags, indexable
 
 
@@ -25,7 +27,8 @@ class StackedGridSearchCV(GridSearchCV):
     scoring : str, callable, list, tuple, dict or None, default=None
         As in `GridSearchCV`; None uses the estimator's `score`.
     n_jobs : int or None, default=None
-        Number of processes for scoring, and for fits that cannot be trained together.
+        Number of joblib's workers, which train one group of networks each at a time, fit what cannot be trained
+        together, and score. The results do not depend on it.
     refit : bool, str or callable, default=True
         Whether to fit the best candidate to all rows. With several scores, the name of the score that decides. Or a
         function that chooses the best candidate from `cv_results_`.
@@ -103,7 +106,7 @@ class StackedGridSearchCV(GridSearchCV):
         """
         from skvae.model_selection._ahead import FitsAhead  # here: torch takes seconds to load
 
-        self._ahead = FitsAhead(self.estimator, *indexable(X, y))
+        self._ahead = FitsAhead(self.estimator, *indexable(X, y), self.n_jobs)
         try:
             return super().fit(X, y, **params)
         finally:
@@ -120,12 +123,13 @@ class StackedGridSearchCV(GridSearchCV):
         self._ahead.params = routed
         return routed
 
-    def _run_search(self, evaluate_candidates, *, callback_ctx=None):
-        def evaluate(candidates, **settings):
-            candidates = list(candidates)
-            return evaluate_candidates(candidates, cv=self._ahead.make(candidates, self._checked_cv_orig), **settings)
+    def _check_input_parameters(self, X, y, split_params):
+        super()._check_input_parameters(X, y, split_params)
+        # Here, before the search takes its workers: a backend of `parallel_config` serves one pool at a time.
+        self._ahead.make(ParameterGrid(self.param_grid), self._checked_cv_orig)
 
-        super()._run_search(evaluate, callback_ctx=callback_ctx)
+    def _run_search(self, evaluate_candidates, *, callback_ctx=None):
+        super()._run_search(partial(evaluate_candidates, cv=self._ahead.hand_out()), callback_ctx=callback_ctx)
 
     def _format_results(self, candidate_params, n_splits, out, more_results=None):
         for result, seconds in zip(out, self._ahead.seconds, strict=True):

@@ -10,6 +10,7 @@ from dataclasses import replace
 import joblib
 import numpy as np
 import torch
+from sklearn.utils.parallel import Parallel, delayed
 
 from skvae.elbo import FitResult
 from skvae.engines import gradient
@@ -20,12 +21,15 @@ _STACK_CELLS = 2**19  # members x rows of a batch x columns in one step: more le
 
 
 # ------------------------------------------------------------------------------------------------- any fits, in stacks
-def run_all(ascents):
+def run_all(ascents, n_jobs=None):
     """Run any ascents, those together that are alike.
 
     Parameters
     ----------
     ascents : list of Ascent
+    n_jobs : int or None, default=None
+        Number of joblib's workers among which the stacks are spread. The stacks, and so the results, do not depend on
+        it.
 
     Returns
     -------
@@ -34,10 +38,15 @@ def run_all(ascents):
     """
     ascents = _with_shared_tables(ascents)
     results = [None] * len(ascents)
-    for places in _stacks(ascents):
-        for place, result in zip(places, _finite_results([ascents[place] for place in places]), strict=True):
-            counts = result is None or ascents[place].validation is None or result.best[0] >= 0
-            results[place] = result if counts else None
+    stacks = list(_stacks(ascents))
+    workers = Parallel(n_jobs=n_jobs if len(stacks) > 1 else 1)
+    of_stacks = workers(delayed(_recorded_results)([ascents[place] for place in places]) for places in stacks)
+    for places, of_stack in zip(stacks, of_stacks, strict=True):
+        for place, (result, record) in zip(places, of_stack, strict=True):
+            validation = ascents[place].validation
+            if result is not None and validation is not None:
+                validation.record, result = record, result if result.best[0] >= 0 else None
+            results[place] = result
     return results
 
 
@@ -107,6 +116,12 @@ def _cells(ascent):
     (stream,) = ascent.rows.streams
     width = max(stream.table.x.shape[1], *(max(tensor.shape[1:]) for tensor in ascent.params.values()))
     return stream.n_members * ascent.plan.batch_size * width
+
+
+def _recorded_results(ascents):
+    """Results of ascents that are alike, each with the record of its validation, which may be a worker's copy."""
+    results = _finite_results(ascents)
+    return [(result, getattr(ascent.validation, "record", None)) for ascent, result in zip(ascents, results)]
 
 
 def _finite_results(ascents):

@@ -28,7 +28,16 @@ _MOST_OBSERVATIONS = 2**22  # dealt one by one; of more, each stands for several
 
 
 class Validation(abc.ABC):
-    """A score of parameters on held-out rows; greater is better."""
+    """A score of parameters on held-out rows; greater is better.
+
+    Attributes
+    ----------
+    record : sequence
+        What calls leave behind for the end of the fit; most leave nothing. The ascent may run in another process, from
+        where the record comes home with the result.
+    """
+
+    record = ()
 
     def __call__(self, params):
         """Score the parameters of all members of one fit.
@@ -51,8 +60,9 @@ class Validation(abc.ABC):
     def score(self, measured):
         """The score of what was measured, an ndarray by now."""
 
-    def forget(self):  # noqa: B027 (most validations remember nothing)
-        """Drop what earlier calls left behind: the ascent begins anew."""
+    def forget(self):
+        """Empty the record of earlier calls: the ascent begins anew."""
+        self.record = []
 
 
 class HeldOutError(Validation):
@@ -284,9 +294,6 @@ class CrossValidatedGain(Validation):
     def _is_evidence(self):
         return self.beta == 1 and not self.model.free_bits and self.model.kl_weights is None
 
-    def forget(self):
-        self.means, self.errors, self.values = [], [], []
-
     @torch.no_grad()
     def measure(self, params):
         scored = {name: tensor.detach().index_select(0, self.members) for name, tensor in params.items()}
@@ -299,10 +306,8 @@ class CrossValidatedGain(Validation):
         return torch.stack([mean, error, (w * value).sum(1) / w.sum(1)])
 
     def score(self, measured):
-        mean, error, value = measured
-        self.means.append(mean)
-        self.errors.append(error)
-        self.values.append(value)
+        mean, error, _ = measured
+        self.record.append(measured)
         return float((mean - TO_CHOOSE * error).max())
 
     def _log_prob(self, scored):
@@ -331,7 +336,7 @@ class CrossValidatedGain(Validation):
 
     def scores(self, restart, n):
         """Mean value of the held-out rows by one restart, nats a row, at each of the first n validations."""
-        return np.array([value[restart] for value in self.values[:n]])
+        return np.array([value[restart] for _, _, value in self.record[:n]])
 
     def best_restart(self, number):
         """The restart with the highest score at a validation, and whether its gain is large enough to keep it.
@@ -339,17 +344,17 @@ class CrossValidatedGain(Validation):
         `number` is that of the validation; -1 is the last one. Without any (a callback stopped the fit before), the
         first restart has gained nothing.
         """
-        if not self.means:
+        if not self.record:
             return 0, False
-        mean, error = self.means[number], self.errors[number]
+        mean, error, _ = self.record[number]
         restart = int(np.argmax(mean - TO_CHOOSE * error))
         return restart, bool(mean[restart] - TO_KEEP * error[restart] > self.least_gains[restart])
 
     def in_words(self, number, restart):
         """Say what a restart gained over factor analysis at a validation, and what it must gain to be kept."""
-        if not self.means:
+        if not self.record:
             return "the network was not scored on held-out rows"
-        mean, error, least = self.means[number][restart], self.errors[number][restart], self.least_gains[restart]
+        (mean, error, _), least = self.record[number][:, restart], self.least_gains[restart]
         return (
             f"on held-out rows the network gains {mean:.3g} nats a row (standard error {error:.2g}); it is kept where "
             f"the gain less {TO_KEEP:g} standard errors exceeds {least:g}"

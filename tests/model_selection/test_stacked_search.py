@@ -234,13 +234,6 @@ def test_the_estimator_stays_as_it_was():
         StackedGridSearchCV(estimator, {"beta": [1.0]}, cv=2, error_score="raise").fit(np.full((9, 2), np.inf))
 
 
-@pytest.mark.slow
-def test_workers_score():
-    one = StackedGridSearchCV(vae(), {"beta": [0.5, 1.0]}, cv=2).fit(table())
-    two = StackedGridSearchCV(vae(), {"beta": [0.5, 1.0]}, cv=2, n_jobs=2).fit(table())
-    assert_allclose(two.cv_results_["mean_test_score"], one.cv_results_["mean_test_score"], rtol=1e-9)
-
-
 # -------------------------------------------------------------------------------------------------------- the last step
 def test_a_pipeline_is_stacked_by_its_last_step(ascents):
     pipe = make_pipeline(StandardScaler(), PCA(4), vae())
