@@ -29,11 +29,19 @@ from skvae import (
     VariationalFactorAnalysis,
     VariationalGaussianMixture,
 )
+from skvae.estimators.clustering import _lloyd
+from skvae.estimators.mixtures import _starts
+from skvae.tables import weights
 
 SHARES = {1: [0, 1], 2: [0, 0.65, 1], 3: [0, 0, 0.35, 1]}  # uneven; of three processes the first has no rows
 
 
-def rows(n=16_000, d=20, seed=0):
+# What counts as few rows is less here, so that small tables take the way of large ones.
+weights._FEW_CELLS = 4096
+_starts._SEEDING_ROWS, _lloyd._FEWEST_SAMPLED, _lloyd._SAMPLED_A_CLUSTER = 1500, 300, 20
+
+
+def rows(n=1200, d=6, seed=0):
     rng = np.random.default_rng(seed)
     centres = 4 * rng.normal(size=(3, d))
     return centres[rng.integers(0, 3, n)] + rng.normal(size=(n, 3)) @ rng.normal(size=(3, d)) + rng.normal(size=(n, d))
@@ -45,8 +53,8 @@ def with_gaps(X):
 
 def cases():
     """Name, estimator, rows, attributes to compare, and whether to weigh the rows."""
-    X, few = rows(), rows(500)
-    narrow = rows(40_000, 7)
+    X, few = rows(), rows(200)
+    many = rows(2500)
     answers = np.clip(np.round(X[:, :5] / 4), -1, 1)
     factors = ("components_", "noise_variance_", "mean_", "lower_bounds_")
     clusters = ("cluster_centers_", "lower_bounds_")
@@ -56,11 +64,11 @@ def cases():
     yield "factor analysis, float32", FactorAnalysisEM(3), X.astype(np.float32), factors, False
     yield "factor analysis, gaps", FactorAnalysisEM(2, max_iter=10), with_gaps(X), factors, True
     yield "factor analysis, few rows", FactorAnalysisEM(3), few, factors, True
-    yield "factor analysis, wide", FactorAnalysisEM(2, max_iter=10), rows(300, 900), factors[1:], False
+    yield "factor analysis, wide", FactorAnalysisEM(2, max_iter=10), rows(60, 100), factors[1:], False
     yield "probabilistic PCA", ProbabilisticPCA(3), X, factors, True
     yield "variational factor analysis", VariationalFactorAnalysis(), X, factors, False
     yield "k-means", KMeansLite(5, **seeded), X, clusters, True
-    yield "k-means, of a sample", KMeansLite(5, **seeded), narrow, clusters, False
+    yield "k-means, of a sample", KMeansLite(5, **seeded), many, clusters, False
     yield "k-means, random", KMeansLite(5, init="random", n_init=2, max_iter=20, **seeded), X, clusters, True
     yield "k-means||", KMeansLite(5, init="k-means||", **seeded), X, clusters, False
     yield "k-means, given", KMeansLite(3, init=X[:3]), X, clusters, False
@@ -69,7 +77,7 @@ def cases():
     for kind in ("full", "tied", "diag", "spherical"):
         yield f"gaussian mixture, {kind}", GaussianMixtureEM(3, covariance_type=kind, **seeded), X, mixture, True
     yield "gaussian mixture, gaps", GaussianMixtureEM(2, max_iter=3, **seeded), with_gaps(X), mixture, False
-    yield "gaussian mixture, of a sample", GaussianMixtureEM(3, covariance_type="diag", **seeded), narrow, mixture, True
+    yield "gaussian mixture, of a sample", GaussianMixtureEM(3, covariance_type="diag", **seeded), many, mixture, True
     yield (
         "gaussian mixture, random",
         GaussianMixtureEM(2, init_params="random", max_iter=5, **seeded),
@@ -122,7 +130,7 @@ def equal(rank, size):
     X = rows()
     for estimator in (FactorAnalysisEM(2), KMeansLite(3, random_state=0), GaussianMixtureEM(2, random_state=0)):
         shared, alone = clone(estimator).set_params(data_parallel=True), clone(estimator)
-        for part in (X[:8000], X[8000:]):
+        for part in (rows(), rows(seed=1)):
             start, stop = (int(share * len(part)) for share in SHARES[size][rank : rank + 2])
             shared.partial_fit(part[start:stop])
             alone.partial_fit(part)
@@ -144,7 +152,7 @@ def error_of(fit, *arguments):
 
 def errors(rank, size):
     """What each process is told of the mistakes of one, and that a fit works after them."""
-    X, own = rows(), slice(6000 * rank, 6000 * (rank + 1))
+    X, own = rows(), slice(600 * rank, 600 * (rank + 1))
     bad = X[own].copy()
     if rank == 1:
         bad[3, 2] = np.inf
@@ -157,7 +165,7 @@ def errors(rank, size):
         "parameters": error_of(GaussianMixtureEM(2 + rank, data_parallel=True).fit, X[own]),
         "columns": error_of(estimator.fit, X[own][:, : 5 + rank]),
         "dtype": error_of(estimator.fit, X[own].astype([np.float64, np.float32][rank])),
-        "weights": error_of(estimator.fit, X[own], None, [None, np.ones(6000)][rank]),
+        "weights": error_of(estimator.fit, X[own], None, [None, np.ones(600)][rank]),
         "too few": error_of(KMeansLite(8, data_parallel=True).fit, X[:3]),
         "callable init": error_of(KMeansLite(3, init=lambda X, k, random_state: X[:k], data_parallel=True).fit, X[own]),
         "seeds": clone(estimator).set_params(random_state=None).fit(X[own]).means_.tolist(),
@@ -178,9 +186,7 @@ def killed(rank, size):
             return False
 
     Mortal.__name__ = "GaussianMixtureEM"
-    return {
-        "error": error_of(Mortal(2, random_state=0, data_parallel=True).fit, rows()[8000 * rank : 8000 * (rank + 1)])
-    }
+    return {"error": error_of(Mortal(2, random_state=0, data_parallel=True).fit, rows()[600 * rank : 600 * (rank + 1)])}
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def test_the_mistake_of_one_process_is_told_to_all(tmp_path):
         assert "callable init" in each["callable init"]
     assert first["seeds"] == second["seeds"]  # the first draws one for both
     assert first["after"] == second["after"]
-    assert first["alone"] == 6000
+    assert first["alone"] == 600
 
 
 def test_the_others_do_not_wait_for_a_dead_process(tmp_path):
