@@ -87,6 +87,7 @@ class NetworkEstimator(Estimator, abc.ABC):
     _iteration = "epoch"
 
     precision = "float32"  # of a subclass without the parameter
+    _beta_is_of_kl = True  # whether the `beta` of the plan is the weight of a KL term
 
     @abc.abstractmethod
     def _prepare(self, X, continuation, **given):
@@ -183,7 +184,7 @@ class NetworkEstimator(Estimator, abc.ABC):
             "_architecture": prepared.architecture,
             "_optimizer_state": to_numpy(kept.optimizer_state) if prepared.earlier.may_go_on else {},
             **prepared.known,
-            **prepared.earlier.extended_by(kept, plan, prepared.in_units),
+            **prepared.earlier.extended_by(kept, plan, prepared.in_units, has_kl=self._beta_is_of_kl),
             **self._summary(prepared, kept),
         }
 

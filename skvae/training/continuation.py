@@ -86,7 +86,7 @@ class Earlier:
         """Copies of the optimizer state as tensors; None if there is none."""
         return to_device(self.optimizer_state, device) or None
 
-    def extended_by(self, kept, plan, in_units):
+    def extended_by(self, kept, plan, in_units, *, has_kl=True):
         """Fitted attributes that record the earlier fit and a new one.
 
         Parameters
@@ -96,12 +96,14 @@ class Earlier:
             Of the new fit; None if it took no step.
         in_units : callable
             Turns bounds and scores into the units of the data.
+        has_kl : bool, default=True
+            Whether the `beta` of the plan is the weight of a KL term.
         """
         n_scores = len(kept.validation_scores)
         every = 1 if plan is None else plan.validate_every
         epochs = np.minimum(every * np.arange(1, n_scores + 1), kept.n_iter)
         records = {}
-        if plan is not None and plan.beta is not schedules.constant:  # the model has a KL term
+        if has_kl and plan is not None and plan.beta is not schedules.constant:
             weights = np.array([np.asarray(plan.beta(epoch / plan.max_iter)) for epoch in range(kept.n_iter)])
             records["kl_weights_"] = np.concatenate([self.kl_weights, weights]) if len(self.kl_weights) else weights
         return records | {

@@ -126,8 +126,8 @@ class GANGenerator(TableNetwork):
     lower_bounds_ : ndarray of shape (n_epochs,)
         Value of the game in each epoch, as the discriminator met the rows in training; nats a row. Plus log 4 it bounds
         twice the Jensen-Shannon divergence of data and generator from below: -log 4 is the equilibrium.
-    validation_scores_ : ndarray
-        Minus the energy distances.
+    validation_scores_, validation_epochs_ : ndarrays
+        Minus the energy distances, and the number of epochs done at each.
     n_iter_ : int
         Epochs done, over all calls of `partial_fit` or of `fit` with `warm_start`.
     n_samples_seen_ : float
@@ -248,6 +248,8 @@ class GANGenerator(TableNetwork):
         self.verbose = verbose
 
     # --------------------------------------------------------------------------------------------------------- fitting
+    _beta_is_of_kl = False  # but that of the gradient penalty
+
     def fit(self, X, y=None, sample_weight=None, X_val=None):
         """Fit both networks to the rows of X.
 
