@@ -86,7 +86,8 @@ def evidence_decomposition(estimator, X, *, n_draws=None, split_gap=True, random
     TypeError
         If the estimator has no density.
     ValueError
-        If `n_draws` is no whole number from 32 on.
+        If the model is a `VAETransformer` and `n_draws` is no whole number from 32 on. Mixtures and factor models have
+        the exact evidence, and ignore it.
 
     Notes
     -----
