@@ -61,9 +61,10 @@ def evidence_decomposition(estimator, X, *, n_draws=None, split_gap=True, random
     Parameters
     ----------
     estimator : estimator
-        A fitted `BernoulliMixtureEM`, `FactorAnalysisEM`, `GaussianMixtureEM`, `ProbabilisticPCA` or `VAETransformer`,
-        or a pipeline that ends with one or a search over them: then everything is of the columns as they reach the
-        model.
+        A fitted mixture, factor model or `VAETransformer`, or a pipeline that ends with one or a search over them: then
+        everything is of the columns as they reach the model. Of `VariationalGaussianMixture` and
+        `VariationalFactorAnalysis` the evidence is that of the predictive density of `score_samples`, which has no gap;
+        the bound of their fits is in `lower_bounds_`.
     X : {array-like, DataFrame} of shape (n_samples, n_features)
         NaN where a cell is missing: everything is of the cells that were observed.
     n_draws : int or None, default=None
@@ -85,7 +86,8 @@ def evidence_decomposition(estimator, X, *, n_draws=None, split_gap=True, random
     TypeError
         If the estimator has no density.
     ValueError
-        If `n_draws` is no whole number from 32 on.
+        If the model is a `VAETransformer` and `n_draws` is no whole number from 32 on. Mixtures and factor models have
+        the exact evidence, and ignore it.
 
     Notes
     -----
@@ -137,7 +139,6 @@ def check_has_density(model, who):
     """Refuse an estimator that gives no log p(x)."""
     if not hasattr(model, "_evidence_terms"):
         raise TypeError(
-            f"{who} needs a density with a bound, BernoulliMixtureEM, FactorAnalysisEM, GaussianMixtureEM, "
-            f"ProbabilisticPCA or VAETransformer, but got {type(model).__name__}. (A search must be fitted, with "
-            "refit.)"
+            f"{who} needs a density with a bound: a mixture, a factor model or VAETransformer, but got "
+            f"{type(model).__name__}. (A search must be fitted, with refit.)"
         )

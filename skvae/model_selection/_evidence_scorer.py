@@ -7,7 +7,7 @@ from skvae.metrics._pipelines import transformed, unwrap
 
 MEASURES = ("density", "probability")
 # Densities of scikit-learn, all over numbers. Its other `score_samples` are no log-likelihoods.
-_OF_SKLEARN = ("BayesianGaussianMixture", "FactorAnalysis", "GaussianMixture", "KernelDensity", "PCA")
+_OF_SKLEARN = ("FactorAnalysis", "GaussianMixture", "KernelDensity", "PCA")
 
 
 def make_evidence_scorer(measure="auto"):
@@ -38,8 +38,9 @@ def make_evidence_scorer(measure="auto"):
 
     Notes
     -----
-    - Models are those of the package with `score_samples`, and of scikit-learn GaussianMixture,
-      BayesianGaussianMixture, KernelDensity, FactorAnalysis and PCA.
+    - Models are those of the package with `score_samples`, and of scikit-learn GaussianMixture, KernelDensity,
+      FactorAnalysis and PCA. The density of its BayesianGaussianMixture does not integrate to 1: take
+      `VariationalGaussianMixture`.
     - In a pipeline the last step is the model. Where `StandardScaler`, `MinMaxScaler`, `MaxAbsScaler` or
       `RobustScaler` come before it, the score is of the columns before the scaling: the log of each factor is added for
       each observed cell. So candidates may differ in their scalers. Other steps count for nothing: they must be the
@@ -132,6 +133,11 @@ def _measures_of(model):
     if hasattr(model, "_column_measures"):
         return model._column_measures()
     of_sklearn = type(model).__module__.startswith("sklearn.") and type(model).__name__ in _OF_SKLEARN
+    if type(model).__name__ == "BayesianGaussianMixture":
+        raise TypeError(
+            "The scorer needs a density, but score_samples of BayesianGaussianMixture is that of its E-step, which "
+            "does not integrate to 1; take skvae.VariationalGaussianMixture, whose predictive density does."
+        )
     if not of_sklearn:
         raise TypeError(
             f"The scorer needs a density, with log p(x) as score_samples, but {type(model).__name__} is none. (A "

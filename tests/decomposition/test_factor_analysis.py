@@ -706,7 +706,7 @@ def test_values_that_overflow_are_told():
 @pytest.mark.parametrize("Class", [FactorAnalysisEM, ProbabilisticPCA])
 def test_values_whose_squares_underflow_are_told(Class, shape, missing, scale):
     X = draw(*shape, missing=missing)
-    with pytest.raises(ValueError, match=r"squares underflow: .* in column\(s\) 0, 1, 2, 3, 4, .*; scale it"):
+    with pytest.raises(ValueError, match=r"squares underflow in float64: .* column\(s\) 0, 1, 2, 3, 4, .*; scale it"):
         Class(1).fit(X * scale)
     if not missing:
         with pytest.raises(ValueError, match="squares underflow"):

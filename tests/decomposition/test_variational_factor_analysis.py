@@ -140,3 +140,24 @@ def test_gaps_are_refused_with_the_cell():
     with pytest.raises(ValueError, match="FactorAnalysisEM"):
         VariationalFactorAnalysis().fit(X)
     assert not hasattr(model, "impute") and not hasattr(model, "aic")
+
+
+def test_a_table_without_variance_has_no_factors():
+    X = np.full((20, 3), 2.0)
+    model = VariationalFactorAnalysis().fit(X)
+    assert model.n_components_ == 0
+    assert model.score(X) == pytest.approx(FactorAnalysisEM(1).fit(X).score(X))
+
+
+@pytest.mark.parametrize("model", [FactorAnalysisEM(1), VariationalFactorAnalysis()])
+def test_noise_that_float32_cannot_hold_is_refused(model):
+    X = 1e-30 * np.random.default_rng(0).normal(size=(50, 4))
+    with pytest.raises(ValueError, match="squares underflow in float32.*float64"):
+        model.fit(X.astype(np.float32))
+    assert np.isfinite(model.fit(X).score(X))
+
+
+def test_weights_of_less_than_two_rows_are_refused():
+    X = np.random.default_rng(0).normal(size=(50, 4))
+    with pytest.raises(ValueError, match="weights sum to 2 or more, but sample_weight sums to 0.5"):
+        VariationalFactorAnalysis().fit(X, sample_weight=np.full(50, 0.01))

@@ -9,7 +9,7 @@ from sklearn.base import clone
 from sklearn.datasets import load_wine
 from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
-from sklearn.mixture import GaussianMixture
+from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
 from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler
@@ -153,6 +153,8 @@ def test_measures_that_are_right_are_accepted():
 
 
 def test_scores_that_are_no_likelihoods_are_refused():
+    with pytest.raises(TypeError, match="BayesianGaussianMixture .* does not integrate to 1; take skvae.Variational"):
+        make_evidence_scorer()(BayesianGaussianMixture(random_state=0).fit(WINE), WINE)
     with pytest.raises(TypeError, match="IsolationForest is none"):
         make_evidence_scorer()(IsolationForest(n_estimators=5, random_state=0).fit(WINE), WINE)
 

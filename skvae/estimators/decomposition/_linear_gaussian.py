@@ -481,23 +481,24 @@ def model_of(data, n_components, tied=False, names=None):
     Raises
     ------
     ValueError
-        If a column varies, but by so little that its smallest noise variance is not a normal float64.
+        If a column varies, but by so little that its smallest noise variance is not a normal number.
     """
     if data.statistics is not None and data.device.type == "cpu":
         model = CentredFactorAnalysis(n_components, data.statistics["S"], tied)
     else:
         model = fa.FactorAnalysis(n_components, torch.as_tensor(data.variance, device=data.device), tied)
-    refuse_underflow(model.floor.cpu().numpy(), data, names)
+    refuse_underflow(model.floor.cpu().numpy(), data, names, np.float64 if tied else data.dtype)
     return model
 
 
-def refuse_underflow(floor, data, names):
-    """Complain of columns whose smallest noise variance, of an ndarray (n_features,), is not a normal float64."""
-    low = np.flatnonzero(floor < np.finfo(np.float64).tiny)
+def refuse_underflow(floor, data, names, dtype):
+    """Complain of columns whose smallest noise variance, in an ndarray `floor`, is not a normal number of `dtype`."""
+    low = np.flatnonzero(floor < np.finfo(dtype).tiny)
     if len(low):
         raise ValueError(
-            f"X holds values whose squares underflow: the variance is {data.variance[low].max():.3g} or less in "
-            f"column(s) {listed(low, names)}; scale it."
+            f"X holds values whose squares underflow in {np.dtype(dtype).name}: the variance is "
+            f"{data.variance[low].max():.3g} or less in column(s) {listed(low, names)}; scale it"
+            f"{'' if dtype == np.float64 else ' or give float64'}."
         )
 
 

@@ -155,7 +155,7 @@ class ProbabilisticPCA(InformationCriteria, Imputation, LinearGaussian):
         K = self._n_components(len(data.origin), data.n_rows)
         if data.complete:
             D = len(data.origin)
-            refuse_underflow(np.full(D, ppca.noise_floor(data.variance.sum(), D)), data, column_names(self))
+            refuse_underflow(np.full(D, ppca.noise_floor(data.variance.sum(), D)), data, column_names(self), np.float64)
             axes, bound = self._closed_form(data, K)
             found = self._attributes(axes, None, data)
             fit = known(axes, bound, watch, lambda axes: found)

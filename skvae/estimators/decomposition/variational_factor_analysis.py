@@ -127,6 +127,7 @@ class VariationalFactorAnalysis(LinearGaussian):
 
     # ------------------------------------------------------------------------------------------------------- fitting
     _takes_gaps = False
+    _evidence_is_known = False
 
     def _n_components(self, n_features, n_rows):
         most = max(0, min(n_features - 1, int(n_rows) - 2))
@@ -138,9 +139,14 @@ class VariationalFactorAnalysis(LinearGaussian):
                 f"{type(self).__name__} needs complete rows, but X contains NaN; fill them by the `impute` of "
                 "FactorAnalysisEM, or leave these rows out."
             )
-        K = self._n_components(len(data.origin), data.n_rows)
+        if data.n < 2:  # below, the posterior of the noise variances has no mean
+            raise ValueError(
+                f"{type(self).__name__} needs rows whose weights sum to 2 or more, but sample_weight sums to "
+                f"{float(data.n):.3g}: a weight says how often a row counts. Scale the weights, or give more rows."
+            )
+        K = self._n_components(len(data.origin), data.n_rows) if (data.variance > 0).any() else 0
         model = Model(K, torch.as_tensor(data.variance, device=data.device))
-        refuse_underflow(model.floor.cpu().numpy(), data, column_names(self))
+        refuse_underflow(model.floor.cpu().numpy(), data, column_names(self), data.dtype)
         axes, values = self._principal_axes(data, K)
         init_params = model.init(axes, values, data.n)
 
