@@ -14,6 +14,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 import torch.distributed as dist
 from sklearn.base import clone
@@ -137,9 +138,18 @@ def equal(rank, size):
 def error_of(fit, *arguments):
     try:
         fit(*arguments)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         return f"{type(error).__name__}: {error}"
     return "no error"
+
+
+class Interrupted(GaussianMixtureEM):
+    """Ctrl-C in process 1, and there alone."""
+
+    def _has_converged(self, iteration):
+        if dist.get_rank() == 1:
+            raise KeyboardInterrupt
+        return False
 
 
 def errors(rank, size):
@@ -162,6 +172,16 @@ def errors(rank, size):
         "callable init": error_of(KMeansLite(3, init=lambda X, k, random_state: X[:k], data_parallel=True).fit, X[own]),
         "seeds": clone(estimator).set_params(random_state=None).fit(X[own]).means_.tolist(),
         "after": clone(estimator).fit(X[own]).means_.tolist(),
+    }
+    new = KMeansLite(3, random_state=0)
+    names = [f"{'ab'[rank]}{j}" for j in range(X.shape[1])]
+    found |= {
+        "parameter": error_of(GaussianMixtureEM(2, tol=[1e-3, -1][rank], data_parallel=True).fit, X[own]),
+        "names": error_of(estimator.fit, pd.DataFrame(X[own], columns=names)),
+        "layout": error_of(KMeansLite(3, data_parallel=True).fit, [X[own], sp.csr_array(X[own])][rank]),
+        "state": error_of([new, clone(new).fit(X[own])][rank].set_params(data_parallel=True).partial_fit, X[own]),
+        "interrupted": error_of(Interrupted(2, random_state=0, data_parallel=True).fit, X[own]),
+        "after all": clone(estimator).fit(X[own]).means_.tolist(),
     }
     if rank == 0:  # who does not ask for a shared fit has none, whatever the others do
         found["alone"] = GaussianMixtureEM(2, random_state=0).fit(X[own]).n_samples_seen_
