@@ -40,7 +40,7 @@ from skvae.training import defaults
 from skvae.training.ascent import SingleNetwork
 from skvae.training.continuation import Continuation
 from skvae.training.members import one_member
-from skvae.training.plan import make_plan, settle
+from skvae.training.plan import CONSTANT_WEIGHT, make_plan, settle
 from skvae.training.rows import LinearPath, TableRows, batches, rows_at_once
 
 _HUGE = 1e15  # of a scaled cell, from which float32 does not hold squares that are divided by a small variance
@@ -120,7 +120,6 @@ class TableNetwork(NetworkEstimator):
 
     _fewest_rows = 1  # that a fit which begins anew may be of
     _layer = 0  # of latent values that `transform` gives, where there are several
-    _kl_weight: Callable  # (continuation) -> the `KLWeight` over the fit
     _units: Callable  # (columns, numbers, weight) -> a function from bounds of the model layout to those of the data
 
     def _architecture_of(self, columns, with_mask):
@@ -132,6 +131,10 @@ class TableNetwork(NetworkEstimator):
             "activation": self.activation,
             "with_mask": with_mask,
         }
+
+    def _kl_weight(self, continuation):
+        """The `KLWeight` over the fit; default: of a model without a KL term."""
+        return CONSTANT_WEIGHT
 
     def _custom_likelihoods(self, columns):
         """The user's own likelihood objects of these columns, by signature."""

@@ -20,7 +20,6 @@ from skvae.training.ascent import KnownResult, SingleNetwork
 from skvae.training.factor_analysis_start import statistics_of
 from skvae.training.members import one_member
 from skvae.training.pca_start import column_ranges, pca_result, principal_components, principal_network, rows_vary
-from skvae.training.plan import CONSTANT_WEIGHT
 from skvae.training.rows import LinearPath, squared_units_of_data
 from skvae.training.validation import HeldOutError, mean_error, observed_share, split_off
 
@@ -309,9 +308,6 @@ class AutoencoderTransformer(NetworkTransformer):
     def _ranges(self, rows):
         """The ranges of the columns that some corruption needs, as parameters that stay as they are."""
         return column_ranges(rows) if self.denoising == "salt_and_pepper" else {}
-
-    def _kl_weight(self, continuation):
-        return CONSTANT_WEIGHT
 
     def _auto(self, n_rows, *, validates, from_linear):
         return defaults.autoencoder_defaults(
