@@ -51,10 +51,12 @@ class Processes:
         if state != _FAILED and _FAILED in states:
             self._raise_the_first(self.objects(None))
         if state != _FAILED and len(set(states)) > 1:
-            done, others = ([rank for rank, each in enumerate(states) if (each == _DONE) == ends] for ends in (True, False))
+            done, others = (
+                [rank for rank, each in enumerate(states) if (each == _DONE) == ends] for ends in (True, False)
+            )
             raise LostProcessError(
-                f"Process {done} of a shared fit has finished a step of it, but process {others} has not. All must call "
-                "the same methods in the same order, of estimators that are all fitted or all not."
+                f"Process {done} of a shared fit has finished a step of it, but process {others} has not. All must "
+                "call the same methods in the same order, of estimators that are all fitted or all not."
             )
         return len({int(each[1]) for each in heard}) == 1
 
@@ -155,6 +157,11 @@ def _set(variable, value):
 def is_shared():
     """Whether other processes have rows that count."""
     return _rows.get() is not None
+
+
+def is_in_company():
+    """Whether other processes share the fit, also in a block that sums nothing."""
+    return _fit.get() is not None
 
 
 def is_first():

@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 from pytest import approx
 from scipy.spatial.distance import cdist
 from scipy.stats import energy_distance as in_one_dimension
