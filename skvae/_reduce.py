@@ -33,7 +33,7 @@ class Processes:
         world = dist.group.WORLD
         if world not in _own_groups:
             _own_groups.clear()  # those of a group that was destroyed
-            _own_groups[world] = dist.new_group(backend="gloo")
+            _own_groups[world] = dist.new_group(backend="gloo", timeout=_timeout_of(world))
         self.group, self.rank, self.size = _own_groups[world], dist.get_rank(), dist.get_world_size()
 
     def meet(self, state, tag=0):
@@ -97,6 +97,14 @@ class Processes:
     def _raise_the_first(self, errors):
         rank, (kind, name, text) = next((rank, error) for rank, error in enumerate(errors) if error is not None)
         raise _OfAnother(_KINDS.get(kind, RuntimeError), f"{text} (Raised in process {rank} of {self.size}: {name}.)")
+
+
+def _timeout_of(group):
+    """What the user gave to `init_process_group`, for which there is no public name; None (30 minutes) if not found."""
+    try:
+        return group._get_backend(group._device_types[0]).options._timeout
+    except (AttributeError, IndexError, RuntimeError):
+        return None
 
 
 class LostProcessError(RuntimeError):

@@ -29,6 +29,7 @@ from skvae import (
     ProbabilisticPCA,
     VariationalFactorAnalysis,
     VariationalGaussianMixture,
+    _reduce,
 )
 
 SHARES = {1: [0, 1], 2: [0, 0.65, 1], 3: [0, 0, 0.35, 1]}  # uneven; of three processes the first has no rows
@@ -183,6 +184,7 @@ def errors(rank, size):
         "interrupted": error_of(Interrupted(2, random_state=0, data_parallel=True).fit, X[own]),
         "after all": clone(estimator).fit(X[own]).means_.tolist(),
     }
+    found["timeout"] = _reduce._timeout_of(next(iter(_reduce._own_groups.values()))).total_seconds()
     if rank == 0:  # who does not ask for a shared fit has none, whatever the others do
         found["alone"] = GaussianMixtureEM(2, random_state=0).fit(X[own]).n_samples_seen_
     return found
