@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 
 _WELL, _DONE, _FAILED = range(3)
+_KINDS = {kind.__name__: kind for kind in (ValueError, TypeError, FloatingPointError)}  # that others raise, too
 _fit = ContextVar("the processes that share the fit", default=None)
 _rows = ContextVar("the processes whose rows are summed", default=None)  # those of the fit, or None: see `alone`
 _own_groups = {}  # the user's default group -> ours
@@ -32,7 +33,7 @@ class Processes:
         world = dist.group.WORLD
         if world not in _own_groups:
             _own_groups.clear()  # those of a group that was destroyed
-            _own_groups[world] = dist.new_group(backend="gloo")
+            _own_groups[world] = dist.new_group(backend="gloo", timeout=_timeout_of(world))
         self.group, self.rank, self.size = _own_groups[world], dist.get_rank(), dist.get_world_size()
 
     def meet(self, state, tag=0):
@@ -50,8 +51,13 @@ class Processes:
         if state != _FAILED and _FAILED in states:
             self._raise_the_first(self.objects(None))
         if state != _FAILED and len(set(states)) > 1:
-            done = [rank for rank, each in enumerate(states) if each == _DONE]
-            raise LostProcessError(f"process {done} of a shared fit has finished it, but process {self.rank} has not.")
+            done, others = (
+                [rank for rank, each in enumerate(states) if (each == _DONE) == ends] for ends in (True, False)
+            )
+            raise LostProcessError(
+                f"Process {done} of a shared fit has finished a step of it, but process {others} has not. All must "
+                "call the same methods in the same order, of estimators that are all fitted or all not."
+            )
         return len({int(each[1]) for each in heard}) == 1
 
     def objects(self, own):
@@ -76,13 +82,29 @@ class Processes:
     def fail(self, error):
         """Tell the others of an error of this process."""
         self.meet(_FAILED)
-        self.objects((type(error).__name__, str(error)))
+        kind = next((name for name, kind in _KINDS.items() if isinstance(error, kind)), None)
+        self.objects((kind, type(error).__name__, str(error)))
         error.add_note(f"It was raised in process {self.rank} of {self.size} that share this fit.")
 
+    def leave(self):
+        """Close the connections, so that nobody waits for this process; the next shared fit makes new ones."""
+        _own_groups.clear()
+        group, self.group = self.group, None
+        if group is not None:
+            with contextlib.suppress(RuntimeError, ValueError):
+                dist.destroy_process_group(group)
+
     def _raise_the_first(self, errors):
-        rank, (name, text) = next((rank, error) for rank, error in enumerate(errors) if error is not None)
-        kind = {"ValueError": ValueError, "TypeError": TypeError, "FloatingPointError": FloatingPointError}
-        raise _OfAnother(kind.get(name, RuntimeError), f"{text} (Raised in process {rank} of {self.size}: {name}.)")
+        rank, (kind, name, text) = next((rank, error) for rank, error in enumerate(errors) if error is not None)
+        raise _OfAnother(_KINDS.get(kind, RuntimeError), f"{text} (Raised in process {rank} of {self.size}: {name}.)")
+
+
+def _timeout_of(group):
+    """What the user gave to `init_process_group`, for which there is no public name; None (30 minutes) if not found."""
+    try:
+        return group._get_backend(group._device_types[0]).options._timeout
+    except (AttributeError, IndexError, RuntimeError):
+        return None
 
 
 class LostProcessError(RuntimeError):
@@ -115,10 +137,14 @@ def shared(data_parallel=True):
     except _OfAnother as error:
         raise error.error from None
     except LostProcessError:
+        processes.leave()
         raise
     except Exception as error:
         with contextlib.suppress(LostProcessError):  # where the others are lost too, this error says more
             processes.fail(error)
+        raise
+    except BaseException:  # such as Ctrl-C, perhaps in the middle of a sum
+        processes.leave()
         raise
 
 
@@ -139,6 +165,11 @@ def _set(variable, value):
 def is_shared():
     """Whether other processes have rows that count."""
     return _rows.get() is not None
+
+
+def is_in_company():
+    """Whether other processes share the fit, also in a block that sums nothing."""
+    return _fit.get() is not None
 
 
 def is_first():

@@ -10,6 +10,7 @@ from skvae.displays._plotting import (
     MARKERS,
     Display,
     check_has,
+    dimensions_of,
     has_normal_prior,
     hide_frame,
     merged,
@@ -135,6 +136,10 @@ class LatentSpaceDisplay(Display):
         axis = self._get_axes(ax)
         self.colorbar_ = None
         Z, covariance = Z[:, chosen], None
+        if self.y is not None and np.shape(self.y) != (len(Z),):
+            raise ValueError(
+                f"y must have an entry for each of the {len(Z)} rows, but its shape is {np.shape(self.y)}."
+            )
         if self.prior_covariance is not None:
             covariance = np.asarray(self.prior_covariance, dtype=float)[np.ix_(chosen, chosen)]
         draw = self._draw_histogram if len(chosen) == 1 else self._draw_plane
@@ -150,9 +155,9 @@ class LatentSpaceDisplay(Display):
     def _chosen(components, K):
         if isinstance(components, str) and components == "auto":
             components = range(min(K, 2))
-        chosen = [int(k) for k in np.atleast_1d(components)]
-        if len(chosen) not in (1, 2) or not all(0 <= k < K for k in chosen):
-            raise ValueError(f"components must be one or two of the dimensions 0 to {K - 1}, but it is {components!r}.")
+        chosen = dimensions_of(components, K)
+        if len(chosen) not in (1, 2):
+            raise ValueError(f"components must be one or two dimensions, but it is {components!r}.")
         return chosen
 
     def _groups(self, n):
@@ -160,8 +165,6 @@ class LatentSpaceDisplay(Display):
         if self.y is None:
             return [(None, np.ones(n, dtype=bool))]
         y = np.asarray(self.y)
-        if len(y) != n:
-            raise ValueError(f"y must have an entry for each of the {n} rows, but it has {len(y)}.")
         y = y.astype(str) if y.dtype == object else y
         return [(str(label), y == label) for label in np.unique(y)]
 
@@ -176,8 +179,6 @@ class LatentSpaceDisplay(Display):
         self.contours_ = [] if covariance is None else self._draw_contours(axis, covariance, contour_kw)
         default = {"s": 16, "alpha": 0.7, "linewidths": 0}
         if self._has_numbers():
-            if len(self.y) != len(Z):
-                raise ValueError(f"y must have an entry for each of the {len(Z)} rows, but it has {len(self.y)}.")
             own = {"c": np.asarray(self.y, dtype=float), "cmap": "viridis", "plotnonfinite": True}
             self.points_ = [axis.scatter(*Z.T, **default | own | given)]
             self.colorbar_ = axis.figure.colorbar(self.points_[0], ax=axis, label="y")

@@ -5,7 +5,7 @@ import numbers
 import numpy as np
 from scipy.stats import norm
 
-from skvae.displays._plotting import GREY, Display, check_has, column_names
+from skvae.displays._plotting import GREY, Display, check_has, column_names, dimensions_of
 
 _MOST_NAMES = 30  # columns that have their name at the axis
 
@@ -135,7 +135,7 @@ class LatentTraversalDisplay(Display):
             last = getattr(estimator, "steps", [(None, estimator)])[-1][1]
             kl = getattr(last, "kl_per_dimension_", np.zeros(0))
             components = np.argsort(-kl, kind="stable")[:4] if len(kl) == K else range(min(K, 4))
-        components = _checked_components(components, K)
+        components = dimensions_of(components, K)
         if isinstance(steps, numbers.Integral):
             steps = np.linspace(-limit, limit, steps)
         steps = np.asarray(steps, dtype=float)
@@ -184,7 +184,7 @@ class LatentTraversalDisplay(Display):
         K = cls._n_components(estimator)
         if K < 2:
             raise ValueError(f"A plane needs two latent dimensions, but {type(estimator).__name__} has one.")
-        components = _checked_components(components, K)
+        components = dimensions_of(components, K)
         if len(components) != 2:
             raise ValueError(f"A plane has two dimensions, but components={list(components)}.")
         values = norm.ppf((np.arange(steps) + 0.5) / steps)
@@ -259,6 +259,8 @@ class LatentTraversalDisplay(Display):
         change = expected - center
         largest = np.abs(change).max(axis=(0, 1))
         scale = np.where(largest > 0, largest, 1) if self.scale is None else np.asarray(self.scale, dtype=float)
+        if np.shape(scale) not in ((), (D,)) or not (np.isfinite(scale) & (scale > 0)).all():
+            raise ValueError(f"scale must hold a finite number above 0 for each of the {D} columns, but it is {scale}.")
         change = change / scale
         across = min(n_lines, 4)
         size = (max(6.4, 1.9 * across + 1.5), min(max(3.2, 1.2 + 0.2 * min(D, 30)) * -(-n_lines // across), 10))
@@ -281,13 +283,6 @@ def _label(set_ticks, places, names, most=15):
     every = -(-len(places) // most)
     first = (len(places) - 1) % every // 2
     set_ticks([] if names is None else places[first::every], None if names is None else list(names)[first::every])
-
-
-def _checked_components(components, K):
-    components = [int(k) for k in np.atleast_1d(components)]
-    if not components or not all(0 <= k < K for k in components):
-        raise ValueError(f"components must be dimensions from 0 to {K - 1}, but it is {components}.")
-    return components
 
 
 def _expected_rows(estimator, Z, feature_names):

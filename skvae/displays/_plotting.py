@@ -152,3 +152,15 @@ def column_names(estimator, n_columns, given=None):
     if len(given) != n_columns:
         raise ValueError(f"feature_names must name {n_columns} columns, but it has {len(given)} names.")
     return [str(name) for name in given]
+
+
+def dimensions_of(components, n_components):
+    """Check the latent dimensions to draw, one or several; a list of whole numbers."""
+    chosen = np.atleast_1d(components)
+    whole = chosen.ndim == 1 and chosen.size > 0 and chosen.dtype.kind in "iu"
+    if not whole or chosen.min() < 0 or chosen.max() >= n_components:
+        raise ValueError(
+            f"components must be whole numbers from 0 to {n_components - 1}, one for each latent dimension to draw, "
+            f"but it is {components!r}."
+        )
+    return chosen.tolist()

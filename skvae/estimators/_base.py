@@ -76,6 +76,11 @@ class Estimator(CallbackSupportMixin, BaseEstimator):
             vars(self).update(before | running)
             raise
 
+    def _validate_params(self):
+        """Check the parameters as scikit-learn does, before a fit; a wrong one of one process is told to all."""
+        with self._shared():
+            super()._validate_params()
+
     def _shared(self):
         """A block whose sums are those over all processes, if `data_parallel` says so."""
         return _reduce.shared(getattr(self, "data_parallel", False))

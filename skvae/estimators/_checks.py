@@ -8,6 +8,7 @@ from numbers import Integral, Real
 
 import joblib
 import numpy as np
+import scipy.sparse as sp
 from sklearn.base import clone
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import validate_data
@@ -28,7 +29,7 @@ def validated(estimator, X, *, reset, ensure_all_finite="allow-nan", **others):
         n = _reduce.count(len(checked))
         if n < fewest:
             raise ValueError(f"Found {n} sample(s) in all processes while a minimum of {fewest} is required.")
-        _reduce.agree(n_features=checked.shape[1], dtype=str(checked.dtype))
+        agree_in_columns(estimator, checked)
         return checked
     return _validated(estimator, X, reset, others)
 
@@ -43,6 +44,17 @@ def _validated(estimator, X, reset, others):
             if getattr(estimator, "n_features_in_", None) == checked.shape[1]:
                 return checked
         return validate_data(estimator, X, reset=reset, **others)
+
+
+def agree_in_columns(estimator, checked):
+    """Refuse a shared fit whose processes have other columns, names of columns, dtypes, or sparse and dense rows."""
+    names = column_names(estimator)
+    _reduce.agree(
+        n_features=checked.shape[1],
+        feature_names=None if names is None else list(map(str, names)),
+        dtype=str(checked.dtype),
+        layout="sparse rows" if sp.issparse(checked) else "dense rows",
+    )
 
 
 def column_names(estimator):

@@ -1,6 +1,9 @@
 """Two-sample tests: whether two tables, of real rows and of generated ones, look as if drawn from one distribution."""
 
+from numbers import Number
+
 import numpy as np
+import scipy.sparse as sp
 from sklearn.base import clone
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import accuracy_score
@@ -136,7 +139,9 @@ def _as_numbers(X, Y, fewest=2):
 
 def _columns_of(table):
     """The columns of a table as arrays: of floats, or of objects where cells are levels."""
-    if hasattr(table, "iloc"):
+    if sp.issparse(table):
+        raise TypeError("A sparse table cannot be compared; pass X.toarray(), with fewer columns if that is too large.")
+    if hasattr(table, "iloc") and hasattr(table, "columns"):
         return [_cells(table.iloc[:, j], hasattr(table.dtypes.iloc[j], "categories")) for j in range(table.shape[1])]
     if hasattr(table, "get_columns"):  # polars
         return [_cells(column.to_numpy(), False) for column in table.get_columns()]
@@ -148,12 +153,18 @@ def _columns_of(table):
 
 def _cells(column, are_levels):
     """A column as floats, or as objects where its cells are levels."""
+    cells = np.asarray(column)
+    if cells.dtype.kind == "c":
+        raise ValueError("Tables of complex numbers cannot be compared; give real and imaginary parts as columns.")
+    if cells.dtype.kind == "M":
+        cells = cells.astype("datetime64[ns]")  # whose unit may differ from table to table
+    are_levels = are_levels or cells.dtype.kind in "USO" and any(isinstance(cell, str | bytes) for cell in cells)
     if not are_levels:
         try:
-            return np.asarray(column).astype(np.float64)
-        except (TypeError, ValueError):  # a string, or pandas' NA
+            return cells.astype(np.float64)
+        except (TypeError, ValueError):  # pandas' NA
             pass
-    return np.asarray(column, dtype=object)
+    return cells.astype(object)
 
 
 def _is_missing(cell):
@@ -162,15 +173,24 @@ def _is_missing(cell):
 
 def _standardised(x, y):
     """Two columns of numbers, in standard deviations of the first; as they are if that is constant."""
+    largest = np.abs(x).max()
+    # A power of two changes no digit; without it squares of values near the limits of floats are 0 or infinite.
+    unit = np.ldexp(0.5, np.frexp(largest)[1]) if 0 < largest < np.inf else 1.0
+    x, y = x / unit, y / unit
     mean, deviation = x.mean(), x.std()
-    deviation = 1.0 if deviation <= 1e-12 * abs(mean) else deviation
+    deviation = 1 / unit if deviation <= 1e-12 * abs(mean) else deviation
     return ((x - mean) / deviation)[:, None], ((y - mean) / deviation)[:, None]
 
 
 def _levels(x, y):
     """Two columns of levels, with a column for each; two random rows of the first are as far apart as of numbers."""
-    x, y = (np.array([str(cell) for cell in cells]) for cells in (x, y))
+    x, y = (np.array([_level(cell) for cell in cells]) for cells in (x, y))
     levels = np.unique(np.concatenate([x, y]))
     one_hot = [(cells[:, None] == levels).astype(np.float64) for cells in (x, y)]
     differ = 1 - np.square(one_hot[0].mean(0)).sum()  # how often two rows have different levels
     return [part / np.sqrt(differ if differ > 0 else 1.0) for part in one_hot]
+
+
+def _level(cell):
+    """A level as text, the same of 1, 1.0 and True, which are equal."""
+    return str(float(cell)) if isinstance(cell, Number | np.bool_) else str(cell)

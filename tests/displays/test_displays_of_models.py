@@ -198,10 +198,10 @@ def test_one_dimension_is_a_histogram_of_area_one_with_the_density_of_the_prior(
 
 def test_wrong_dimensions_and_labels_of_a_latent_space_are_refused(factors, wine):
     for components in (3, (0, 1, 2), (0, -1)):
-        with pytest.raises(ValueError, match="one or two of the dimensions 0 to 2"):
+        with pytest.raises(ValueError, match="one or two dimensions|whole numbers from 0 to 2"):
             LatentSpaceDisplay.from_estimator(factors, wine, components=components)
     for y in (["a", "b"], [0.5, 1.5]):
-        with pytest.raises(ValueError, match="an entry for each of the 178 rows, but it has 2"):
+        with pytest.raises(ValueError, match="an entry for each of the 178 rows, but its shape is .2,"):
             LatentSpaceDisplay.from_estimator(factors, wine, y)
 
 
@@ -288,7 +288,7 @@ def test_a_pipeline_and_a_mixed_table_are_traversed(wine):
     mixed = VAETransformer(1, likelihood="auto", early_stopping=False, max_iter=2, random_state=0).fit(table)
     display = LatentTraversalDisplay.from_estimator(mixed)
     assert [label.get_text() for label in display.axes_[0].get_yticklabels()] == ["hue"]
-    with pytest.raises(ValueError, match="dimensions from 0 to 0"):
+    with pytest.raises(ValueError, match="whole numbers from 0 to 0"):
         LatentTraversalDisplay.from_estimator(mixed, components=[1])
 
 
@@ -353,3 +353,24 @@ def test_models_fitted_by_em_have_one_curve(mixture, wine):
     assert plt.fignum_exists(display.figure_.number)
     with pytest.raises(ValueError, match="this fit has none"):
         FitHistoryDisplay.from_estimator(mixture, kl_weight=True)
+
+
+@pytest.mark.parametrize("components", [0.7, "z0", [True, False], -1, 2, []])
+def test_dimensions_are_whole_numbers(components):
+    factors = FactorAnalysisEM(2).fit(np.random.default_rng(0).normal(size=(20, 4)))
+    for draw in (
+        lambda: LatentSpaceDisplay(np.zeros((3, 2))).plot(components=components),
+        lambda: LatentTraversalDisplay.from_estimator(factors, components=components),
+    ):
+        with pytest.raises(ValueError, match="whole numbers from 0 to 1"):
+            draw()
+
+
+def test_a_traversal_in_units_of_zero_is_refused():
+    with pytest.raises(ValueError, match="above 0 for each of the 2 columns"):
+        LatentTraversalDisplay(np.ones((1, 3, 2)), scale=[1, 0]).plot()
+
+
+def test_a_histogram_refuses_numbers_of_other_rows():
+    with pytest.raises(ValueError, match="each of the 3 rows"):
+        LatentSpaceDisplay(np.zeros((3, 1)), y=[0.5]).plot()

@@ -14,6 +14,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 import torch.distributed as dist
 from sklearn.base import clone
@@ -28,6 +29,7 @@ from skvae import (
     ProbabilisticPCA,
     VariationalFactorAnalysis,
     VariationalGaussianMixture,
+    _reduce,
 )
 from skvae.estimators.clustering import _lloyd
 from skvae.estimators.mixtures import _starts
@@ -145,9 +147,18 @@ def equal(rank, size):
 def error_of(fit, *arguments):
     try:
         fit(*arguments)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         return f"{type(error).__name__}: {error}"
     return "no error"
+
+
+class Interrupted(GaussianMixtureEM):
+    """Ctrl-C in process 1, and there alone."""
+
+    def _has_converged(self, iteration):
+        if dist.get_rank() == 1:
+            raise KeyboardInterrupt
+        return False
 
 
 def errors(rank, size):
@@ -171,6 +182,17 @@ def errors(rank, size):
         "seeds": clone(estimator).set_params(random_state=None).fit(X[own]).means_.tolist(),
         "after": clone(estimator).fit(X[own]).means_.tolist(),
     }
+    new = KMeansLite(3, random_state=0)
+    names = [f"{'ab'[rank]}{j}" for j in range(X.shape[1])]
+    found |= {
+        "parameter": error_of(GaussianMixtureEM(2, tol=[1e-3, -1][rank], data_parallel=True).fit, X[own]),
+        "names": error_of(estimator.fit, pd.DataFrame(X[own], columns=names)),
+        "layout": error_of(KMeansLite(3, data_parallel=True).fit, [X[own], sp.csr_array(X[own])][rank]),
+        "state": error_of([new, clone(new).fit(X[own])][rank].set_params(data_parallel=True).partial_fit, X[own]),
+        "interrupted": error_of(Interrupted(2, random_state=0, data_parallel=True).fit, X[own]),
+        "after all": clone(estimator).fit(X[own]).means_.tolist(),
+    }
+    found["timeout"] = _reduce._timeout_of(next(iter(_reduce._own_groups.values()))).total_seconds()
     if rank == 0:  # who does not ask for a shared fit has none, whatever the others do
         found["alone"] = GaussianMixtureEM(2, random_state=0).fit(X[own]).n_samples_seen_
     return found

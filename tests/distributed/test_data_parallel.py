@@ -58,8 +58,15 @@ def test_the_mistake_of_one_process_is_told_to_all(tmp_path):
         assert "sample_weight" in each["weights"]
         assert "n_samples=6 should be >= n_clusters=8" in each["too few"]
         assert "callable init" in each["callable init"]
+        assert "The 'tol' parameter of GaussianMixtureEM" in each["parameter"]
+        assert "feature_names, but process 0 has ['a0', " in each["names"]
+        assert "layout, but process 0 has dense rows and process 1 has sparse rows" in each["layout"]
+        assert each["timeout"] == 40  # of `init_process_group`
+        assert "process [1] has not. All must call the same methods" in each["state"]
+    assert first["parameter"].startswith("ValueError")
+    assert first["interrupted"].startswith("LostProcessError") and second["interrupted"].startswith("KeyboardInterrupt")
     assert first["seeds"] == second["seeds"]  # the first draws one for both
-    assert first["after"] == second["after"]
+    assert first["after"] == second["after"] == first["after all"] == second["after all"]
     assert first["alone"] == 600
 
 

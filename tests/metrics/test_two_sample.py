@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 from pytest import approx
 from scipy.spatial.distance import cdist
 from scipy.stats import energy_distance as in_one_dimension
@@ -86,3 +87,27 @@ def test_tables_that_cannot_be_compared_are_refused(compare):
     with pytest.raises(ValueError, match=r"1 row\(s\)"):
         compare(X, X[:1])
     assert np.isfinite(compare(X.assign(a=1.0), X))  # a constant column has no standard deviation
+
+
+@pytest.mark.parametrize("unit", [1e-200, 1e200])
+def test_the_energy_distance_has_no_units(unit):
+    """It was 0 where the squares of the cells are infinite, or no larger than 0."""
+    X, Y = np.random.default_rng(0).normal(size=(2, 100, 2))
+    assert energy_distance(unit * X, unit * (Y + [1, 0])) == pytest.approx(energy_distance(X, Y + [1, 0]), rel=1e-9)
+
+
+def test_equal_numbers_are_one_level_and_texts_are_not_numbers():
+    numbers = [[1, 2] * 20, [1.0, 2.0] * 20, [2, 1] * 20]
+    tables = [pd.DataFrame({"c": pd.Categorical(column) if place else column}) for place, column in enumerate(numbers)]
+    assert all(energy_distance(tables[0], other) < 0 for other in tables)
+    codes, others = pd.DataFrame({"c": ["01", "1"] * 20}), pd.DataFrame({"c": ["1", "1"] * 20})
+    assert energy_distance(codes, others) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("X", "text"),
+    [(sp.csr_array(np.eye(3)), "sparse table"), (np.eye(3) + 1j, "complex"), (pd.Series([1.0, 2.0]), "shape")],
+)
+def test_what_is_no_table_of_numbers_or_levels_is_refused(X, text):
+    with pytest.raises((TypeError, ValueError), match=text):
+        energy_distance(X, np.eye(3))

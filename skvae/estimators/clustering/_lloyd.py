@@ -207,7 +207,7 @@ class TrainingRun:
         init, noise = self.estimator.init, self.noise.fold("start", number)
         if self.given_centres is not None:
             return self._placed_centres(self.given_centres)
-        if callable(init) and _reduce.is_shared():
+        if callable(init) and _reduce.is_in_company():
             raise ValueError(
                 "A callable init sees the rows of one process only, and data_parallel=True shares the fit; give the "
                 "centres themselves."

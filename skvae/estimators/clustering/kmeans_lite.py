@@ -14,7 +14,7 @@ from skvae._compat import Interval, StrOptions, fit_context, one_blas_thread
 from skvae._sparse import merged
 from skvae._tensors import explain_out_of_memory, inference_device, torch_dtype
 from skvae.estimators._base import Estimator
-from skvae.estimators._checks import refuse_another_number
+from skvae.estimators._checks import agree_in_columns, refuse_another_number
 from skvae.estimators.clustering._lloyd import InertiaWatcher, TrainingRun, nearest, placed_in_turn
 from skvae.models.clustering import kmeans
 from skvae.tables.checks import naming_cells
@@ -386,7 +386,7 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
                 reset=reset,
                 ensure_min_samples=0 if _reduce.is_shared() else 1,
             )
-            _reduce.agree(n_features=X.shape[1], dtype=str(X.dtype))
+            agree_in_columns(self, X)
         return merged(X, type(X)) if sp.issparse(X) else X
 
     def _check_fitted_X(self, X):
