@@ -94,7 +94,8 @@ class TrainingRun:
         if not isinstance(estimator.init, str) and not callable(estimator.init):
             self.given_centres = self._checked(estimator.init)
         self.n_restarts = self._count_restarts()
-        rows, weight = (X, None if sample_weight is None else self.sample_weight) if of_all is None else of_all
+        rows, weight = (X, sample_weight) if of_all is None else of_all
+        weight = None if weight is None else checked_weight(weight, rows)
         # Only ratios of weights matter to the iterations; with the largest between 1 and 2, float32 holds them.
         self.exponent = _exponent(_reduce.largest(1.0 if weight is None else weight.max(initial=0.0)))
         weight = None if weight is None else np.ldexp(weight, -self.exponent)
