@@ -38,11 +38,6 @@ from skvae.tables import weights
 SHARES = {1: [0, 1], 2: [0, 0.65, 1], 3: [0, 0, 0.35, 1]}  # uneven; of three processes the first has no rows
 
 
-# What counts as few rows is less here, so that small tables take the way of large ones.
-weights._FEW_CELLS = 4096
-_starts._SEEDING_ROWS, _lloyd._FEWEST_SAMPLED, _lloyd._SAMPLED_A_CLUSTER = 1500, 300, 20
-
-
 def rows(n=1200, d=6, seed=0):
     rng = np.random.default_rng(seed)
     centres = 4 * rng.normal(size=(3, d))
@@ -213,6 +208,9 @@ def killed(rank, size):
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
+    # What counts as few rows is less here, so that small tables take the way of large ones.
+    weights._FEW_CELLS = 4096
+    _starts._SEEDING_ROWS, _lloyd._FEWEST_SAMPLED, _lloyd._SAMPLED_A_CLUSTER = 1500, 300, 20
     task, folder = sys.argv[1:]
     dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=40))
     rank = dist.get_rank()
