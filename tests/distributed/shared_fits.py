@@ -70,6 +70,8 @@ def cases():
     yield "k-means||", KMeansLite(5, init="k-means||", **seeded), X, clusters, False
     yield "k-means, given", KMeansLite(3, init=X[:3]), X, clusters, False
     yield "k-means, sparse", KMeansLite(4, **seeded), sp.csr_array(np.where(X > 4, X, 0)), clusters, False
+    seeded_by_rounds = KMeansLite(4, init="k-means||", max_iter=5, **seeded)
+    yield "k-means||, sparse", seeded_by_rounds, sp.csr_array(np.where(X > 4, X, 0)), clusters, False
     yield "k-means, few rows", KMeansLite(4, **seeded), few, clusters, True
     for kind in ("full", "tied", "diag", "spherical"):
         yield f"gaussian mixture, {kind}", GaussianMixtureEM(3, covariance_type=kind, **seeded), X, mixture, True

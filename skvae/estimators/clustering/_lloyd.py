@@ -226,19 +226,10 @@ class TrainingRun:
         elif init == "k-means++" and self.n >= _WORTH_SAMPLING * n_sampled:
             return self._centres_of_sample(n_sampled, noise)
         if init == "random":
-            return self._random_centres(noise)
+            return seeding.random_seeds(self.rows, n_clusters, noise)
         rows = self._rows_of_all(np.arange(len(self.weight)))
         with _reduce.alone():
             return seeding.spread_seeds(rows, n_clusters, noise)
-
-    def _random_centres(self, noise):
-        """Rows drawn at random; all of them in turn, more than once, if there are fewer than clusters."""
-        n_clusters, numbers = self.estimator.n_clusters, self.first + torch.arange(len(self.weight))
-        arrival = seeding.arrival_times(noise.fold("random"), numbers, torch.from_numpy(self.weight)).numpy()
-        index = _reduce.places_of_least(arrival, min(n_clusters, self.n))
-        order = np.concatenate(_reduce.gathered(arrival[index])).argsort(kind="stable")
-        drawn = torch.from_numpy(np.resize(order, n_clusters)).to(self.device)
-        return self._rows_of_all(index).part(drawn).dense()
 
     def _rows_of_all(self, index):
         """Some rows of this process, and of each of the others those that it names, as one batch on the device."""

@@ -317,10 +317,12 @@ def random_seeds(batch, n_clusters, noise):
 
     If there are fewer rows than clusters, all of them in turn, more than once.
     """
-    arrival = arrival_times(noise.fold("random"), batch.row, batch.w)
-    n = min(n_clusters, len(arrival))
-    order = torch.from_numpy(np.argsort(arrival.cpu().numpy(), kind="stable")[:n]).to(arrival.device)
-    return batch.part(order[torch.arange(n_clusters, device=arrival.device) % n]).dense()
+    arrival = arrival_times(noise.fold("random"), _numbers(batch), batch.w).cpu().numpy()
+    _, n = _reduce.place(len(arrival))
+    index = np.sort(_reduce.places_of_least(arrival, min(n_clusters, n)))
+    order = np.concatenate(_reduce.gathered(arrival[index])).argsort(kind="stable")
+    rows = _rows_of_all(batch, torch.from_numpy(index).to(batch.w.device))
+    return rows[torch.from_numpy(np.resize(order, n_clusters)).to(rows.device)]
 
 
 def arrival_times(noise, row, w):
@@ -339,7 +341,7 @@ def scalable_seeds(batch, n_clusters, noise):
     distance = _distance_to_nearest(batch, seeds)
     for number in range(_ROUNDS):
         mass = w * distance
-        luck = noise.fold(number).uniform(batch.row, 1, torch.float64)[:, 0]
+        luck = noise.fold(number).uniform(_numbers(batch), 1, torch.float64)[:, 0]
         found = (luck * _reduce.count(mass.sum()) < 2 * n_clusters * mass).nonzero()[:, 0]
         fresh = _rows_of_all(batch, found)
         if len(fresh):
@@ -349,6 +351,14 @@ def scalable_seeds(batch, n_clusters, noise):
     weight = _reduce.count(binned(nearest_centre(batch, seeds), len(seeds), w))
     with _reduce.alone():
         return seed_centres(seeds, weight.to(seeds.dtype), n_clusters, noise)
+
+
+def _numbers(batch):
+    """Numbers of the rows among those of all processes."""
+    if not _reduce.is_shared():
+        return batch.row
+    first, _ = _reduce.place(len(batch.row))
+    return first + torch.arange(len(batch.row), device=batch.row.device)
 
 
 def _rows_of_all(batch, index):
