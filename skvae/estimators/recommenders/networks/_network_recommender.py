@@ -13,7 +13,7 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
 from skvae._compat import fit_context
 from skvae._sparse import entry
-from skvae._tensors import Noise, Rows, block_rows, inference_device, resolve_device, to_read, torch_dtype
+from skvae._tensors import Noise, Rows, block_rows, dtype_of, inference_device, resolve_device, to_read, torch_dtype
 from skvae.estimators._checks import draw_seed, refuse_another_architecture
 from skvae.estimators._network import NetworkEstimator, PreparedFit
 from skvae.estimators._progress import RankingWatcher
@@ -161,18 +161,19 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         X = sp.csr_array(X)  # small ones come dense
         n_users = X.shape[0] if weight is None else float(weight.sum())
         weight = None if weight is None else weight / weight.mean()
-        device, earlier = resolve_device(self.device), self._earlier(continuation, n_users)
+        device, dtype = resolve_device(self.device), dtype_of(self.precision)
+        earlier = self._earlier(continuation, n_users)
         optimizer_state = None
         if fitted:
             known = self._architecture["n_items"]
             refuse_another_architecture(self, architecture | {"n_items": known})
-            params, optimizer_state = earlier.params_on(device), earlier.optimizer_state_on(device)
+            params, optimizer_state = earlier.params_on(device, dtype), earlier.optimizer_state_on(device, dtype)
             if X.shape[1] > known:
                 params, optimizer_state = with_new_items(
-                    params, optimizer_state, initial_params(model, X, weight, noise, device)
+                    params, optimizer_state, initial_params(model, X, weight, noise, device, dtype)
                 )
         else:
-            params = initial_params(model, X, weight, noise, device)
+            params = initial_params(model, X, weight, noise, device, dtype)
         validation = None if X_val is None else HeldOutRanking(model, X_val)
         auto = self._auto(X.shape[0], earlier.n_samples_seen, users, architecture)
         plan = self._plan(X.shape[0], auto, earlier, continuation, validation is not None)
@@ -185,13 +186,13 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         return PreparedFit(training, architecture, earlier, device, known=known)
 
     def _check_training_X(self, X, *, reset):
-        """Users to learn from, as a CSR array; complain of values that float32 cannot take."""
+        """Users to learn from, as a CSR array; complain of values whose squares leave float32."""
         refuse_long_table(X)
         X = self._check_X(X, reset=reset)
-        outside = np.flatnonzero((X.data < _SMALLEST) | (X.data > _LARGEST))  # their squares leave float32 too
+        outside = np.flatnonzero((X.data < _SMALLEST) | (X.data > _LARGEST))
         if len(outside):
             raise ValueError(
-                f"fit computes in float32 and takes interactions between {_SMALLEST:g} and {_LARGEST:g}, but "
+                f"fit takes interactions between {_SMALLEST:g} and {_LARGEST:g}, but "
                 f"{entry(X, outside[0])}; scale X, or binarise it."
             )
         return X
