@@ -152,8 +152,8 @@ class Plan:
         The fit that each member belongs to; None: the tensors have no axis of members.
     turns : tuple of Turn
         In their order; none: all parameters move in every step.
-    precision : {"float32", "bfloat16"}
-        Of the factors of matrix products.
+    precision : {"float32", "float64", "bfloat16"}
+        Of the factors of matrix products; rows and parameters come in the dtype that goes with it.
     """
 
     max_iter: int

@@ -25,16 +25,16 @@ def informative_users(X, weight, likelihood):
     return X[kept], None if weight is None else weight[kept]
 
 
-def initial_params(model, X, weight, noise, device):
-    """Random weights, with the decoder's biases at the marginal maximum of the likelihood."""
+def initial_params(model, X, weight, noise, device, dtype):
+    """Random weights, with the decoder's biases at the marginal maximum of the likelihood; of this dtype."""
     if weight is None:
         total, count = X.sum(axis=0, dtype=np.float64), np.bincount(X.indices, minlength=X.shape[1])
     else:
         total = weight @ X
         count = np.bincount(X.indices, np.repeat(weight, np.diff(X.indptr)), minlength=X.shape[1])
     total, count, n = _reduce.total((total, count, X.shape[0]))
-    mean, share = (torch.from_numpy(sums.astype(np.float32) / n) for sums in (total, count))
-    return {name: tensor.to(device) for name, tensor in model.init(noise.fold("init"), mean, share).items()}
+    mean, share = (torch.from_numpy(sums).to(dtype) / n for sums in (total, count))
+    return {name: tensor.to(device, dtype) for name, tensor in model.init(noise.fold("init"), mean, share).items()}
 
 
 def with_new_items(params, optimizer_state, initial):

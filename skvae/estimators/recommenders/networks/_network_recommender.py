@@ -20,6 +20,7 @@ from skvae._tensors import (
     SplitRows,
     WholeRows,
     block_rows,
+    dtype_of,
     inference_device,
     resolve_device,
     to_read,
@@ -191,18 +192,19 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         n = _reduce.count(X.shape[0])
         n_users = n if weight is None else float(_reduce.count(weight.sum()))
         weight = None if weight is None else weight / (n_users / n)
-        device, earlier = resolve_device(self.device), self._earlier(continuation, n_users)
+        device, dtype = resolve_device(self.device), dtype_of(self.precision)
+        earlier = self._earlier(continuation, n_users)
         optimizer_state = None
         if earlier.parameters is not None:
             known = self._architecture["n_items"]
             refuse_another_architecture(self, architecture | {"n_items": known})
-            params, optimizer_state = earlier.params_on(device), earlier.optimizer_state_on(device)
+            params, optimizer_state = earlier.params_on(device, dtype), earlier.optimizer_state_on(device, dtype)
             if X.shape[1] > known:
                 params, optimizer_state = with_new_items(
-                    params, optimizer_state, initial_params(model, X, weight, noise, device)
+                    params, optimizer_state, initial_params(model, X, weight, noise, device, dtype)
                 )
         else:
-            params = initial_params(model, X, weight, noise, device)
+            params = initial_params(model, X, weight, noise, device, dtype)
         validation = None if X_val is None else ranking_of_held_out(model, X_val)
         auto = self._auto(n, earlier.n_samples_seen, users, architecture)
         plan = self._plan(n, auto, earlier, continuation, validation is not None)
@@ -222,13 +224,13 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         return training, earlier, device
 
     def _check_training_X(self, X, sample_weight, *, reset):
-        """Users to learn from, as a CSR array; complain of values that float32 cannot take."""
+        """Users to learn from, as a CSR array; complain of values whose squares leave float32."""
         refuse_long_table(X)
         X = self._check_to_fit(X, sample_weight, reset=reset)
-        outside = np.flatnonzero((X.data < _SMALLEST) | (X.data > _LARGEST))  # their squares leave float32 too
+        outside = np.flatnonzero((X.data < _SMALLEST) | (X.data > _LARGEST))
         if len(outside):
             raise ValueError(
-                f"fit computes in float32 and takes interactions between {_SMALLEST:g} and {_LARGEST:g}, but "
+                f"fit takes interactions between {_SMALLEST:g} and {_LARGEST:g}, but "
                 f"{entry(X, outside[0])}; scale X, or binarise it."
             )
         return X
