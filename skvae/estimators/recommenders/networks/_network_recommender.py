@@ -179,6 +179,8 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         refuse_no_interaction(self, X)
         with together_if_small(*informative_users(X, weight, model.likelihood)) as (X, weight):
             X, weight = weigh(X, weight)
+            if _reduce.largest(weight is not None) and weight is None:  # those of this process are all 1
+                weight = np.ones(X.shape[0])
             X = sp.csr_array(X)  # small ones come dense
             training, earlier, device = self._training(
                 model, X, weight, noise, X_val, continuation, users, architecture
@@ -367,7 +369,7 @@ class SplitRanking(Validation):
         self.model, self.split = model, split
         shown, self.hidden = content_split(X)
         self.first, _ = _reduce.place(X.shape[0])
-        self.whole = WholeRows(*map(np.concatenate, zip(*_reduce.gathered(WholeRows.of(shown, torch.float32)))))
+        self.whole = WholeRows(*map(np.concatenate, zip(*_reduce.gathered(WholeRows.of(shown, torch.float64)))))
         self.shown = split.columns_of_all(shown)
 
     def measure(self, params):
