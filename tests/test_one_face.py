@@ -9,13 +9,17 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
 
 from skvae import (
     AutoencoderTransformer,
     BernoulliMixtureEM,
+    EASERecommender,
     FactorAnalysisEM,
     GaussianMixtureEM,
     KMeansLite,
+    LOCARecommender,
     MultVAERecommender,
     ProbabilisticPCA,
     VAETransformer,
@@ -195,6 +199,28 @@ def test_a_warning_points_to_who_called_fit(estimator):
     with pytest.warns((ConvergenceWarning, RuntimeWarning)) as caught:
         estimator.fit(X)
     assert [warning.filename for warning in caught] == [__file__]
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        GaussianMixtureEM(2, max_iter=1, tol=1e-9),
+        FactorAnalysisEM(1, max_iter=1, tol=1e-9),
+        ProbabilisticPCA(1, max_iter=1, tol=1e-9),
+        VAETransformer(5, hidden_layer_sizes=(3,), max_iter=1, random_state=0),
+        MultVAERecommender(9, max_iter=1, random_state=0),
+        LOCARecommender(EASERecommender(1.0), training_bandwidth=0.01, bandwidth=0.01, n_anchors=1, random_state=0),
+    ],
+    ids=lambda estimator: type(estimator).__name__,
+)
+def test_a_warning_points_to_the_users_line_whichever_way_it_took(estimator):
+    """`fit_transform` of a recommender pointed into scikit-learn, whose mixin calls `fit`."""
+    X = draw(missing=0.2) if isinstance(estimator, ProbabilisticPCA) else abs(draw())
+    ways = [getattr(clone(estimator), name, None) for name in ("fit_transform", "fit_predict")]
+    for fit in [*filter(None, ways), make_pipeline(estimator).fit, GridSearchCV(estimator, {}, cv=2).fit]:
+        with pytest.warns((ConvergenceWarning, UserWarning)) as caught:
+            fit(X)
+        assert {warning.filename for warning in caught} == {__file__}
 
 
 # -------------------------------------------------------------------------------------------------- rows out of batches

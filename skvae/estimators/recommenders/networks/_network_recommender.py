@@ -2,7 +2,6 @@
 
 import abc
 import math
-import warnings
 from dataclasses import replace
 from functools import partial
 
@@ -11,7 +10,7 @@ import scipy.sparse as sp
 import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
-from skvae._compat import fit_context
+from skvae._compat import fit_context, warn
 from skvae._sparse import entry
 from skvae._tensors import Noise, Rows, block_rows, inference_device, resolve_device, to_read, torch_dtype
 from skvae.estimators._checks import draw_seed, refuse_another_architecture
@@ -146,7 +145,7 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         fitted = self._goes_on(continuation)
         X = self._check_training_X(X, reset=not fitted)
         for text in advice(self, X):
-            warnings.warn(text, UserWarning, stacklevel=4)  # the caller of `fit`
+            warn(text, UserWarning)
         given, (X, weight) = X, drop_weightless(X, sample_weight)
         users = UserStatistics(self.items_per_user_, self.similarity_) if fitted else UserStatistics.of(X, weight)
         architecture = self._architecture_of(X, users)
