@@ -2,9 +2,10 @@
 
 `_fit_context`, `_param_validation`, `_BaseComposition`, `_check_sample_weight` and the parts of a search carry no
 deprecation promise, `sklearn.callback` is experimental: when a release moves them, this file follows. Where the
-compiled kernels of K-means are gone, the package does without. `warn` does what Python itself can from 3.12 on. Others
-lean on private methods of classes that they inherit: `estimators._base` of BaseEstimator, `estimators._progress` of
-`CallbackSupportMixin`, and `model_selection._stacked` of GridSearchCV.
+compiled kernels of K-means are gone, the package does without. `warn` does what Python itself can from 3.12 on, and
+`refuse_masked` refuses what scikit-learn's checks take for numbers. Others lean on private methods of classes that they
+inherit: `estimators._base` of BaseEstimator, `estimators._progress` of `CallbackSupportMixin`, and
+`model_selection._stacked` of GridSearchCV.
 """
 
 import contextlib
@@ -49,6 +50,13 @@ def warn(message, category=UserWarning):
     while frame.f_back and frame.f_code.co_filename.startswith(_NOT_THE_USERS):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level)
+
+
+def refuse_masked(array, name="X", advice="fill it, by X.filled(np.nan) where gaps are allowed"):
+    """Complain of a masked entry: NumPy and scikit-learn would go on with what is under the mask."""
+    if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
+        first = ", ".join(str(index[0]) for index in np.nonzero(np.ma.getmaskarray(array)))
+        raise ValueError(f"{name}[{first}] is missing (masked); {advice}.")
 
 
 @contextmanager

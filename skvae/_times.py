@@ -10,6 +10,8 @@ from numbers import Integral, Real
 import numpy as np
 import scipy.sparse as sp
 
+from skvae._compat import refuse_masked
+
 _FARTHEST = np.datetime64(290_000, "Y")  # microseconds of more years do not fit int64
 
 
@@ -29,7 +31,7 @@ def as_times(column, name="times"):
         Whole numbers as int64 and others as float64. Datetimes become seconds since 1970-01-01, float64, exact to a
         microsecond. A whole number that neither type holds exactly is an error.
     """
-    refuse_masked(name, column)
+    refuse_masked(column, name, "leave such interactions out")
     zoned = getattr(getattr(column, "dtype", None), "tz", None) is not None  # a column of pandas
     array = np.asarray(column, dtype="M8[us]") if zoned else np.asarray(column)
     if array.ndim != 1:
@@ -45,13 +47,6 @@ def as_times(column, name="times"):
         raise _no_times(array[0], name)
     _refuse_infinite(array, lambda i: f"{name}[{i}]")
     return _as_numbers(array, array if hasattr(column, "dtype") else list(column), lambda i: f"{name}[{i}]")
-
-
-def refuse_masked(name, column):
-    """Complain of a masked entry: NumPy would go on with what is under the mask."""
-    if np.ma.is_masked(column):
-        first = int(np.ma.getmaskarray(column).argmax())
-        raise ValueError(f"{name}[{first}] is missing (masked); leave such interactions out.")
 
 
 def missing_entries(array):
@@ -91,7 +86,7 @@ def stored_times(X, times):
     found = _sparse_entries(times, X, rows) if sp.issparse(times) else np.asanyarray(times)[rows, X.indices]
     if np.ma.is_masked(found):
         first = int(np.ma.getmaskarray(found).argmax())
-        raise ValueError(f"times[{rows[first]}, {X.indices[first]}] is missing (masked), and X has an interaction there.")
+        raise ValueError(f"times[{rows[first]}, {X.indices[first]}] is missing (masked); X has an interaction there.")
     found = np.asarray(found)
     if found.dtype.kind not in "iuf":
         raise ValueError(

@@ -26,6 +26,7 @@ from skvae import (
     VariationalGaussianMixture,
 )
 from skvae._tensors import Table, by_row
+from skvae.metrics import ndcg_at_k
 
 DENSITIES = [
     GaussianMixtureEM(2, random_state=0),
@@ -233,6 +234,20 @@ def test_what_is_said_of_batches_comes_back_in_the_order_of_the_rows(size):
     np.testing.assert_array_equal(numbers, np.arange(len(X)))
     assert numbers.dtype == np.int64
     assert by_row(batches, len(X), lambda batch: batch.w, np.float32).dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [*DENSITIES, KMeansLite(2), AutoencoderTransformer(1), MultVAERecommender(2)],
+    ids=lambda e: type(e).__name__,
+)
+def test_what_is_under_a_mask_is_not_read(estimator):
+    """It entered the fit as a number, as it does in scikit-learn."""
+    X = np.ma.array(abs(draw()), mask=np.arange(240).reshape(60, 4) == 13)
+    with pytest.raises(ValueError, match=r"X\[3, 1\] is missing \(masked\); fill it"):
+        clone(estimator).fit(X)
+    with pytest.raises(ValueError, match=r"y_true\[3, 1\] is missing"):
+        ndcg_at_k(X, X.data)
 
 
 # ------------------------------------------------------------------------------------------------------ huge values

@@ -8,8 +8,8 @@ import numpy as np
 from scipy.sparse import csr_array
 from sklearn.utils import Bunch
 
-from skvae._compat import warn
-from skvae._times import as_times, missing_entries, refuse_masked
+from skvae._compat import refuse_masked, warn
+from skvae._times import as_times, missing_entries
 
 _SHOWN = 3  # unknown or repeated ids named in an error
 
@@ -224,7 +224,7 @@ def _as_values(values, n):
 
 def _as_column(name, column):
     """Return a one-dimensional, non-empty array; never one in which NumPy made strings of numbers."""
-    refuse_masked(name, column)
+    refuse_masked(column, name, "leave such interactions out")
     array = np.asarray(column)
     # [1, "a"] and ["a", nan] silently become arrays of strings; arrays of objects let the checks see what was given.
     if array.ndim == 1 and array.dtype.kind in "US" and not hasattr(column, "dtype"):

@@ -143,7 +143,7 @@ def test_a_matrix_of_times_may_be_masked_where_there_was_nothing():
     shown, hidden = leave_last_out(X, times)
     assert hidden.toarray().tolist() == [[0, 1], [0, 0]] and shown.nnz == 2
     times[1, 1] = np.ma.masked
-    with pytest.raises(ValueError, match=r"times\[1, 1\] is missing \(masked\), and X has an interaction there"):
+    with pytest.raises(ValueError, match=r"times\[1, 1\] is missing \(masked\); X has an interaction there"):
         leave_last_out(X, times)
 
 

@@ -10,6 +10,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from skvae._compat import refuse_masked
 from skvae._sparse import merged
 from skvae._tensors import block_rows, explain_out_of_memory, inference_device, placed, top_k_of_blocks, torch_dtype
 from skvae.estimators.recommenders._filters import columns_of_items, read_filters, read_user_filter, seen, users_of
@@ -63,6 +64,7 @@ class RecommenderMixin(abc.ABC):
         form = {"accept_sparse": "csr", "dtype": [np.float32, np.float64], "ensure_non_negative": True}
         if sp.issparse(X) and X.ndim == 2:  # a purchase and its refund in one cell are what is left of both
             X = merged(X, sp.csr_array)
+        refuse_masked(X)
         try:
             X = validate_data(self, X, reset=reset, **form)
         except ValueError as error:
