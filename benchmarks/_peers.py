@@ -221,6 +221,9 @@ class IrspackMultVAE:
     """`irspack.MultVAERecommender`, written in JAX, with the network and the training of `PlainMultVAE`."""
 
     def __init__(self, hidden=600, k=200, epochs=30, batch_size=100, anneal_fraction=0.5):
+        from irspack.recommenders.multvae import MultVAERecommender
+
+        self.model_class = MultVAERecommender
         self.setting = {
             "dim_z": k,
             "enc_hidden_dims": hidden,
@@ -231,9 +234,7 @@ class IrspackMultVAE:
         }
 
     def fit(self, X):
-        from irspack.recommenders.multvae import MultVAERecommender
-
-        self.model = MultVAERecommender(X, **self.setting).learn()
+        self.model = self.model_class(X, **self.setting).learn()
         return self
 
     def decision_function(self, X):
