@@ -1,8 +1,9 @@
 """Fits, lists, quality and memory of recommenders side by side: skvae, the plain Mult-VAE, EASE and other packages.
 
-The plain script, skvae in float32 and in bfloat16, Cornac's VAECF and irspack's MultVAERecommender fit one network (600-200-600) with batches of 100
-and the same epochs. `MultVAERecommender()` as it comes, EASE in NumPy and implicit's ALS stand beside them. All are
-fitted in one process, in turns, and judged by one code. Peers that are not installed are left out.
+The plain script, skvae in float32 and in bfloat16, Cornac's VAECF and irspack's MultVAERecommender fit one network
+(600-200-600) with batches of 100 and the same epochs. `MultVAERecommender()` as it comes, EASE in NumPy and implicit's
+ALS stand beside them. All are fitted in one process, in turns, and judged by one code. Peers that are not installed are
+left out.
 Memory is taken in a fresh process for each, in which only that model is fitted.
 """
 
