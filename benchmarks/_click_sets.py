@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
-from _protocol import movielens
+from _protocol import SEED, Split, movielens
 
 from skvae import datasets
+from skvae.metrics import holdout_split
 
 
 def core(X, least_users, least_items):
@@ -156,3 +157,14 @@ SETS = {
     "draw-3000x200": lambda: draw(3000, 200),
     "draw-2000x2000": lambda: draw(2000, 2000, mean_interactions=15),
 }
+
+
+def split_users(X, deal):
+    """15 % of the users (2,000 at most) to test, as many to validate; a fifth of their items hidden, one at least."""
+    n_held = min(round(0.15 * X.shape[0]), 2000)
+    users = np.random.RandomState(SEED + deal).permutation(X.shape[0])
+    train, val, test = (X[np.sort(part)] for part in np.split(users, [len(users) - 2 * n_held, len(users) - n_held]))
+    known = np.flatnonzero(np.bincount(train.indices, minlength=X.shape[1]))
+    train, val, test = (sp.csr_matrix(part[:, known]) for part in (train, val, test))
+    shown = (holdout_split(part, 0.2, random_state=SEED + deal + i) for i, part in enumerate((val, test)))
+    return Split(train, *(part for pair in shown for part in pair))

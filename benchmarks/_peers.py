@@ -215,3 +215,27 @@ class CornacVAECF:
     def decision_function(self, X):
         mean, _ = self.model.vae.encode(torch.from_numpy(X.toarray()))
         return self.model.vae.decode(mean).numpy()
+
+
+class IrspackMultVAE:
+    """`irspack.MultVAERecommender`, written in JAX, with the network and the training of `PlainMultVAE`."""
+
+    def __init__(self, hidden=600, k=200, epochs=30, batch_size=100, anneal_fraction=0.5):
+        from irspack.recommenders.multvae import MultVAERecommender
+
+        self.model_class = MultVAERecommender
+        self.setting = {
+            "dim_z": k,
+            "enc_hidden_dims": hidden,
+            "dec_hidden_dims": hidden,
+            "anneal_end_epoch": round(anneal_fraction * epochs),
+            "minibatch_size": batch_size,
+            "train_epochs": epochs,
+        }
+
+    def fit(self, X):
+        self.model = self.model_class(X, **self.setting).learn()
+        return self
+
+    def decision_function(self, X):
+        return np.asarray(self.model.get_score_cold_user(X))

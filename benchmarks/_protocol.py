@@ -134,11 +134,15 @@ def movielens(name):
     return ratings.multiply(ratings >= 4)
 
 
-def evaluate(score, X_in, X_out, block=1000):
+def evaluate(score, X_in, X_out):
     """Figures of `score(rows) -> ndarray (n, n_items)` on users with shown items `X_in` and hidden ones `X_out`."""
-    return figures(
-        np.vstack([rank(score(X_in[i : i + block]), X_in[i : i + block]) for i in blocks(X_in, block)]), X_out
-    )
+    return summary(measured(score, X_in, X_out))
+
+
+def measured(score, X_in, X_out, block=1000):
+    """The values of each of METRICS, of each user with something hidden."""
+    parts = [X_in[start : start + block] for start in blocks(X_in, block)]
+    return per_user(np.vstack([rank(score(part), part) for part in parts]), X_out)
 
 
 def rank(scores, seen, k=100):
@@ -150,12 +154,16 @@ def rank(scores, seen, k=100):
     return ids
 
 
-def figures(ranked, X_out):
-    """Figures of the ranked ids of shape (n_users, k >= 100 or all items)."""
-    per_user = [metric(X_out, ranked=ranked, k=k, per_user=True) for metric, k in METRICS]
-    per_user = [values[np.isfinite(values)] for values in per_user]
-    means = [float(values.mean()) for values in per_user]
-    return Figures(*means, *(float(values.std(ddof=1) / np.sqrt(len(values))) for values in per_user))
+def per_user(ranked, X_out):
+    """The values of each of METRICS, of each user with something hidden."""
+    found = [metric(X_out, ranked=ranked, k=k, per_user=True) for metric, k in METRICS]
+    return [values[np.isfinite(values)] for values in found]
+
+
+def summary(values):
+    """Figures of the values of each user."""
+    means = [float(found.mean()) for found in values]
+    return Figures(*means, *(float(found.std(ddof=1) / np.sqrt(len(found))) for found in values))
 
 
 METRICS = ((ndcg_at_k, 100), (recall_at_k, 20), (recall_at_k, 50))

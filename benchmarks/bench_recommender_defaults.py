@@ -6,31 +6,16 @@
 import argparse
 
 import numpy as np
-import scipy.sparse as sp
-from _click_sets import SETS
+from _click_sets import SETS, split_users
 from _peers import EASE_GRID, Popularity, tuned_ease
-from _protocol import SEED, Figures, Split, blocks, rank, timed
+from _protocol import Figures, measured, timed
 
 from skvae import MultVAERecommender, RecVAERecommender
-from skvae.metrics import holdout_split, ndcg_at_k
 
 
-def split(X, deal):
-    """15 % of the users (2,000 at most) to test, as many to validate; a fifth of their items hidden, one at least."""
-    n_held = min(round(0.15 * X.shape[0]), 2000)
-    users = np.random.RandomState(SEED + deal).permutation(X.shape[0])
-    train, val, test = (X[np.sort(part)] for part in np.split(users, [len(users) - 2 * n_held, len(users) - n_held]))
-    known = np.flatnonzero(np.bincount(train.indices, minlength=X.shape[1]))
-    train, val, test = (sp.csr_matrix(part[:, known]) for part in (train, val, test))
-    shown = (holdout_split(part, 0.2, random_state=SEED + deal + i) for i, part in enumerate((val, test)))
-    return Split(train, *(part for pair in shown for part in pair))
-
-
-def ndcg(score, X_in, X_out, block=1000):
+def ndcg(score, X_in, X_out):
     """NDCG@100 of each user with something hidden."""
-    parts = [X_in[start : start + block] for start in blocks(X_in, block)]
-    values = ndcg_at_k(X_out, ranked=np.vstack([rank(score(part), part) for part in parts]), k=100, per_user=True)
-    return values[np.isfinite(values)]
+    return measured(score, X_in, X_out)[0]
 
 
 def mean_and_error(values):
@@ -39,7 +24,7 @@ def mean_and_error(values):
 
 def compare(data, deal, settings, rec_vae=False):
     """Print the figures of one split."""
-    parts = split(SETS[data](), deal)
+    parts = split_users(SETS[data](), deal)
     X = parts.train
     print(f"\n{data}, split {deal}: {X.shape[0]:,} x {X.shape[1]:,}, {X.nnz / X.shape[0]:.1f} items a user", flush=True)
     ease, on_val = tuned_ease(parts, lambda score, *held: Figures(*[ndcg(score, *held).mean()] * 6))

@@ -1,8 +1,9 @@
-"""Fits, lists, quality and memory of recommenders side by side: skvae, the plain Mult-VAE, EASE, implicit and Cornac.
+"""Fits, lists, quality and memory of recommenders side by side: skvae, the plain Mult-VAE, EASE and other packages.
 
-The plain script, skvae in float32 and in bfloat16, and Cornac's VAECF fit one network (600-200-600) with batches of 100
-and the same epochs. `MultVAERecommender()` as it comes, EASE in NumPy and implicit's ALS stand beside them. All are
-fitted in one process, in turns, and judged by one code. Peers that are not installed are left out.
+The plain script, skvae in float32 and in bfloat16, Cornac's VAECF and irspack's MultVAERecommender fit one network
+(600-200-600) with batches of 100 and the same epochs. `MultVAERecommender()` as it comes, EASE in NumPy and implicit's
+ALS stand beside them. All are fitted in one process, in turns, and judged by one code. Peers that are not installed are
+left out.
 Memory is taken in a fresh process for each, in which only that model is fitted.
 """
 
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sp
 import torch
-from _peers import EASE, CornacVAECF, ImplicitALS, PlainMultVAE, published
+from _peers import EASE, CornacVAECF, ImplicitALS, IrspackMultVAE, PlainMultVAE, published
 from _protocol import evaluate, load_split, peak_memory, rank, strong_generalisation, timed
 
 from skvae import datasets
@@ -32,8 +33,9 @@ MODELS = {
     "EASE": lambda epochs: EASE(500.0),
     "implicit ALS": lambda epochs: ImplicitALS(),
     "Cornac VAECF": lambda epochs: CornacVAECF(HIDDEN, K, epochs, BATCH),
+    "irspack": lambda epochs: IrspackMultVAE(HIDDEN, K, epochs, BATCH),
 }
-TWINS = ("plain", "skvae", "skvae bfloat16")  # of one network
+TWINS = ("plain", "skvae", "skvae bfloat16", "irspack")  # of one network
 WITHOUT_EPOCHS = ("EASE", "implicit ALS")
 EPOCHS = {"ml-1m": 30, "wide": 10}  # the longest run of each that still leaves time for three
 TOO_WIDE = ("EASE",)  # with 20,000 items: an inverse of 3 GB
@@ -172,6 +174,7 @@ def main():
     parser.add_argument(
         "--quick", action="store_true", help="two epochs: times and memory only, no quality to speak of"
     )
+    parser.add_argument("--no-memory", action="store_true", help="leave out the fits that measure memory")
     parser.add_argument("--child", nargs=2, metavar=("MODEL", "PATH"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
@@ -186,7 +189,8 @@ def main():
         print(f"\n{data}: {split}", flush=True)
         names = installed([name for name in args.models if data == "ml-1m" or name not in TOO_WIDE])
         compare(data, split, args.epochs or (2 if args.quick else EPOCHS[data]), args.rounds, names)
-        memory(split, names)
+        if not args.no_memory:
+            memory(split, names)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@ import argparse
 from functools import partial
 
 import scipy.sparse as sp
-from _click_sets import SETS
+from _click_sets import SETS, split_users
 from _protocol import timed
-from bench_recommender_defaults import mean_and_error, ndcg, split
+from bench_recommender_defaults import mean_and_error, ndcg
 from sklearn.model_selection import GridSearchCV, KFold
 
 from skvae import MultVAERecommender
@@ -22,7 +22,7 @@ def main():
     args = parser.parse_args()
     folds = KFold(2, shuffle=True, random_state=0)
     for data in args.data:
-        parts = split(SETS[data](), 0)
+        parts = split_users(SETS[data](), 0)
         recommender = MultVAERecommender(random_state=0)
         grid = GridSearchCV(recommender, {"beta": GRID}, scoring=make_ranking_scorer("ndcg", k=100), cv=folds)
         search, took = timed(grid.fit, parts.train)

@@ -2,16 +2,23 @@
 
 `_fit_context`, `_param_validation`, `_BaseComposition`, `_check_sample_weight` and the parts of a search carry no
 deprecation promise, `sklearn.callback` is experimental: when a release moves them, this file follows. Where the
-compiled kernels of K-means are gone, the package does without. Others lean on private methods of classes that they
+compiled kernels of K-means are gone, the package does without. `warn` does what Python itself can from 3.12 on, and
+`refuse_masked` refuses what scikit-learn's checks take for numbers. Others lean on private methods of classes that they
 inherit: `estimators._base` of BaseEstimator, `estimators._progress` of `CallbackSupportMixin`, and
 `model_selection._stacked` of GridSearchCV.
 """
 
+import contextlib
+import os
+import sys
+import warnings
 from contextlib import contextmanager
 from functools import cache
 
+import joblib
 import numpy as np
 import scipy.sparse as sp
+import sklearn
 from sklearn.base import _fit_context as fit_context
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils._openmp_helpers import _openmp_effective_n_threads
@@ -28,8 +35,28 @@ CALLBACKS = "_skl_callbacks"  # where scikit-learn keeps the callbacks of an est
 # What it keeps there while a fit with callbacks runs, and needs afterwards to end them.
 CALLBACK_STATE = ("_callback_fit_ctx", "_skl_callbacks_to_teardown")
 
+# Whose lines no warning points to.
+_NOT_THE_USERS = (
+    *(os.path.join(os.path.dirname(path), "") for path in (__file__, sklearn.__file__, joblib.__file__)),
+    contextlib.__file__,
+)
 
 _WORTH_THREADS = 2**21  # multiplications below which one thread finds the nearest centres as soon as several
+
+
+def warn(message, category=UserWarning):
+    """Warn at the line that called skvae, through scikit-learn or not: `skip_file_prefixes` of Python 3.12."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_code.co_filename.startswith(_NOT_THE_USERS):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
+
+
+def refuse_masked(array, name="X", advice="fill it, by X.filled(np.nan) where gaps are allowed"):
+    """Complain of a masked entry: NumPy and scikit-learn would go on with what is under the mask."""
+    if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
+        first = ", ".join(str(index[0]) for index in np.nonzero(np.ma.getmaskarray(array)))
+        raise ValueError(f"{name}[{first}] is missing (masked); {advice}.")
 
 
 @contextmanager

@@ -4,12 +4,15 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.utils import check_array
 
+from skvae._compat import refuse_masked
+
 
 def canonical_csr(X, name="X", kind=None):
     """Check a matrix and return it as CSR: indices sorted, duplicates summed, no stored zeros; X is not changed.
 
     `kind` is csr_array or csr_matrix; None keeps that of X (dense becomes csr_array).
     """
+    refuse_masked(X, name)
     X = check_array(X, accept_sparse="csr", ensure_min_samples=0, input_name=name)
     if X.dtype == np.float16 or not X.dtype.isnative:  # scipy.sparse has neither
         X = X.astype(np.result_type(X.dtype, np.float32))

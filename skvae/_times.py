@@ -5,10 +5,12 @@ same shape, with an entry for every interaction.
 """
 
 from datetime import UTC, date, datetime
-from numbers import Real
+from numbers import Integral, Real
 
 import numpy as np
 import scipy.sparse as sp
+
+from skvae._compat import refuse_masked
 
 _FARTHEST = np.datetime64(290_000, "Y")  # microseconds of more years do not fit int64
 
@@ -27,8 +29,9 @@ def as_times(column, name="times"):
     -------
     times : int64 or float64 ndarray of shape (n,)
         Whole numbers as int64 and others as float64. Datetimes become seconds since 1970-01-01, float64, exact to a
-        microsecond.
+        microsecond. A whole number that neither type holds exactly is an error.
     """
+    refuse_masked(column, name, "leave such interactions out")
     zoned = getattr(getattr(column, "dtype", None), "tz", None) is not None  # a column of pandas
     array = np.asarray(column, dtype="M8[us]") if zoned else np.asarray(column)
     if array.ndim != 1:
@@ -43,7 +46,7 @@ def as_times(column, name="times"):
     if array.dtype.kind not in "iuf":
         raise _no_times(array[0], name)
     _refuse_infinite(array, lambda i: f"{name}[{i}]")
-    return _as_numbers(array)
+    return _as_numbers(array, array if hasattr(column, "dtype") else list(column), lambda i: f"{name}[{i}]")
 
 
 def missing_entries(array):
@@ -80,20 +83,32 @@ def stored_times(X, times):
             f"times must have the shape of X, {X.shape}, with a time for every interaction, but has {np.shape(times)}."
         )
     rows = np.repeat(np.arange(X.shape[0]), np.diff(X.indptr))
-    found = _sparse_entries(times, X, rows) if sp.issparse(times) else np.asarray(times)[rows, X.indices]
+    found = _sparse_entries(times, X, rows) if sp.issparse(times) else np.asanyarray(times)[rows, X.indices]
+    if np.ma.is_masked(found):
+        first = int(np.ma.getmaskarray(found).argmax())
+        raise ValueError(f"times[{rows[first]}, {X.indices[first]}] is missing (masked); X has an interaction there.")
+    found = np.asarray(found)
     if found.dtype.kind not in "iuf":
         raise ValueError(
             f"times must be a matrix of numbers, but its dtype is {found.dtype}. to_interactions(..., times=...) makes "
             "one of a column of datetimes."
         )
     _refuse_infinite(found, lambda i: f"times[{rows[i]}, {X.indices[i]}]")
-    return _as_numbers(found)
+    return _as_numbers(found, found, lambda i: f"times[{rows[i]}, {X.indices[i]}]")
 
 
-def _as_numbers(array):
-    """Whole numbers as int64, unsigned ones too if they fit; others as float64."""
-    whole = array.dtype.kind in "iu" and array.max(initial=0) < 2**63
-    return array.astype(np.int64 if whole else np.float64)
+def _as_numbers(array, given, where):
+    """Whole numbers as int64, unsigned ones too if they fit; others as float64, unless one as given is rounded."""
+    if array.dtype.kind in "iu" and array.max(initial=0) < 2**63:
+        return array.astype(np.int64)
+    found = array.astype(np.float64)
+    for i in np.flatnonzero(np.abs(found) >= 2**53):
+        if isinstance(given[i], Integral) and int(given[i]) != int(found[i]):
+            raise ValueError(
+                f"{where(i)} = {given[i]}, which float64 does not hold exactly; count times from a later origin, or in "
+                "a larger unit."
+            )
+    return found
 
 
 def _seconds(array, name):
@@ -135,7 +150,8 @@ def _from_objects(array, name):
     if strange:
         raise _no_times(strange[0], name)
     if all(isinstance(x, Real) for x in entries):
-        return np.array(entries)
+        found = np.array(entries)
+        return found.astype(np.float64) if found.dtype.kind == "O" else found  # integers of 2**64 and above
     if any(isinstance(x, Real) for x in entries):
         raise ValueError(f"{name} mixes numbers and datetimes; convert one of them.")
     zoned = {getattr(x, "tzinfo", None) is not None for x in entries}

@@ -62,6 +62,24 @@ def test_gpu_check_runs_from_a_copy_without_install_or_optional_packages(tmp_pat
     assert run.stderr == ""
 
 
+def test_figures_are_paired_with_ease_user_by_user_and_found_again(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    bench = import_module("bench_recommender_quality")
+    store, base, gain = bench.Store(tmp_path / "cells"), np.linspace(0, 1, 40), np.resize([0.1, 0.3], 40)
+    for deal in range(2):
+        users = {"ease": [base] * 3, "vote": [base + gain * (deal + 1)] * 3}
+        for model, values in users.items():
+            cell = {"seconds": 2.0, "remark": "", "users": [list(value) for value in values]}
+            store.add(data="api", deal=deal, model=model, **cell)
+    again = bench.Store(tmp_path / "cells")
+    assert ("api", 1, "vote") in again and ("api", 2, "vote") not in again
+    error = np.std(gain, ddof=1) / np.sqrt(40)
+    np.testing.assert_allclose(again.less_ease("api", "vote"), [[0.2, error], [0.4, 2 * error]])
+    text = bench.tables(again, ["api"], ["ease", "vote"])
+    assert f"+0.3000 +- {np.sqrt(5) * error / 2:.4f}" in text  # the splits' errors add as those of other users
+    assert f"+0.2000 +- {error:.4f}, +0.4000 +- {2 * error:.4f}" in text
+
+
 @pytest.fixture
 def gpu_check(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")

@@ -9,19 +9,24 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
 
 from skvae import (
     AutoencoderTransformer,
     BernoulliMixtureEM,
+    EASERecommender,
     FactorAnalysisEM,
     GaussianMixtureEM,
     KMeansLite,
+    LOCARecommender,
     MultVAERecommender,
     ProbabilisticPCA,
     VAETransformer,
     VariationalGaussianMixture,
 )
 from skvae._tensors import Table, by_row
+from skvae.metrics import ndcg_at_k
 
 DENSITIES = [
     GaussianMixtureEM(2, random_state=0),
@@ -197,6 +202,28 @@ def test_a_warning_points_to_who_called_fit(estimator):
     assert [warning.filename for warning in caught] == [__file__]
 
 
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        GaussianMixtureEM(2, max_iter=1, tol=1e-9),
+        FactorAnalysisEM(1, max_iter=1, tol=1e-9),
+        ProbabilisticPCA(1, max_iter=1, tol=1e-9),
+        VAETransformer(5, hidden_layer_sizes=(3,), max_iter=1, random_state=0),
+        MultVAERecommender(9, max_iter=1, random_state=0),
+        LOCARecommender(EASERecommender(1.0), training_bandwidth=0.01, bandwidth=0.01, n_anchors=1, random_state=0),
+    ],
+    ids=lambda estimator: type(estimator).__name__,
+)
+def test_a_warning_points_to_the_users_line_whichever_way_it_took(estimator):
+    """`fit_transform` of a recommender pointed into scikit-learn, whose mixin calls `fit`."""
+    X = draw(missing=0.2) if isinstance(estimator, ProbabilisticPCA) else abs(draw())
+    ways = [getattr(clone(estimator), name, None) for name in ("fit_transform", "fit_predict")]
+    for fit in [*filter(None, ways), make_pipeline(estimator).fit, GridSearchCV(estimator, {}, cv=2).fit]:
+        with pytest.warns((ConvergenceWarning, UserWarning)) as caught:
+            fit(X)
+        assert {warning.filename for warning in caught} == {__file__}
+
+
 # -------------------------------------------------------------------------------------------------- rows out of batches
 @pytest.mark.parametrize("size", [7, 100])
 def test_what_is_said_of_batches_comes_back_in_the_order_of_the_rows(size):
@@ -207,6 +234,20 @@ def test_what_is_said_of_batches_comes_back_in_the_order_of_the_rows(size):
     np.testing.assert_array_equal(numbers, np.arange(len(X)))
     assert numbers.dtype == np.int64
     assert by_row(batches, len(X), lambda batch: batch.w, np.float32).dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [*DENSITIES, KMeansLite(2), AutoencoderTransformer(1), MultVAERecommender(2)],
+    ids=lambda e: type(e).__name__,
+)
+def test_what_is_under_a_mask_is_not_read(estimator):
+    """It entered the fit as a number, as it does in scikit-learn."""
+    X = np.ma.array(abs(draw()), mask=np.arange(240).reshape(60, 4) == 13)
+    with pytest.raises(ValueError, match=r"X\[3, 1\] is missing \(masked\); fill it"):
+        clone(estimator).fit(X)
+    with pytest.raises(ValueError, match=r"y_true\[3, 1\] is missing"):
+        ndcg_at_k(X, X.data)
 
 
 # ------------------------------------------------------------------------------------------------------ huge values

@@ -1,10 +1,11 @@
 """Where tensors live, and how arrays get there and back."""
 
 import contextlib
-import warnings
 
 import numpy as np
 import torch
+
+from skvae._compat import warn
 
 
 def resolve_device(device):
@@ -42,7 +43,7 @@ def inference_device(device):
     try:
         return resolve_device(device)
     except ValueError as error:
-        warnings.warn(f"Predicting on the CPU: {error}", UserWarning, stacklevel=3)
+        warn(f"Predicting on the CPU: {error}", UserWarning)
         return torch.device("cpu")
 
 

@@ -12,9 +12,10 @@ thread.
 
 import contextlib
 import threading
-import warnings
 
 import torch
+
+from skvae._compat import warn
 
 _of_thread = threading.local()
 _CELLS_ADDED = 2**20  # of a product that is added to a total: more leave the caches on their way
@@ -157,11 +158,10 @@ def resolve_precision(precision, device, *, pays):
     if multiplies_bfloat16(device):
         return "bfloat16"
     if precision == "bfloat16":
-        warnings.warn(
+        warn(
             f"precision='bfloat16' has no effect: the device {str(device)!r} has no instructions for such products. "
             "float32 is used, as precision='auto' does without a warning.",
             UserWarning,
-            stacklevel=2,
         )
     return "float32"
 

@@ -7,7 +7,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skvae._sparse import canonical_csr
 
-from ._long_table import Catalogue, LongTable, Rules, as_ids, check_choice, encode, factorize, on_types, quoted
+from ._long_table import Catalogue, LongTable, Rules, as_ids, check_choice, encode, entries, factorize, on_types, quoted
 
 
 class InteractionEncoder(BaseEstimator):
@@ -109,9 +109,8 @@ class InteractionEncoder(BaseEstimator):
         self : object
             The encoder, fitted.
         """
-        table, rules = LongTable.of(users, items, values, times), self._rules()
-        interactions = encode(table, *self._given(), rules)
-        return self._remember(interactions.user_ids, interactions.item_ids)
+        self.fit_transform(users, items, values, times=times)
+        return self
 
     def fit_transform(self, users, items, values=None, *, times=None):
         """Remember the ids of a table, and encode it.
@@ -302,7 +301,7 @@ class InteractionEncoder(BaseEstimator):
         unknown = ids[places < 0]
         if len(unknown) and rules.unknown == "error":
             raise ValueError(
-                f"{len(unknown)} of {len(ids)} {name} are not known, the first being {quoted(unknown.tolist())}; with "
+                f"{len(unknown)} of {len(ids)} {name} are not known, the first being {quoted(entries(unknown))}; with "
                 f"handle_unknown='ignore' their place is -1.{on_types(name, unknown, f'the known {name}', known.ids)}"
             )
         return places
@@ -326,5 +325,5 @@ def _named(what, places, ids):
     if len(outside):
         raise ValueError(f"{what} hold {outside[0]}, but run from 0 to {len(ids) - 1}, and -1 stands for none.")
     named = np.empty(len(ids) + 1, dtype=object)  # the last is the one at -1
-    named[:-1] = ids
+    named[:-1] = entries(ids)
     return named[places.astype(np.int64)]

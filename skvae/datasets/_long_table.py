@@ -1,7 +1,6 @@
 """Conversion of a long table of (user, item, value, time) into matrices of users by items."""
 
 import numbers
-import warnings
 from datetime import date, timedelta
 from typing import NamedTuple
 
@@ -9,10 +8,10 @@ import numpy as np
 from scipy.sparse import csr_array
 from sklearn.utils import Bunch
 
+from skvae._compat import refuse_masked, warn
 from skvae._times import as_times, missing_entries
 
 _SHOWN = 3  # unknown or repeated ids named in an error
-_CALLER = 4  # of the public function or method that calls `encode`
 
 
 class Catalogue(NamedTuple):
@@ -28,12 +27,12 @@ class Catalogue(NamedTuple):
             return None
         ids = as_ids(name, ids)
         try:
-            place = {id_: i for i, id_ in enumerate(ids.tolist())}
+            place = {id_: i for i, id_ in enumerate(entries(ids))}
         except TypeError as error:
             raise TypeError(f"{name} must be ids that can be hashed: {error}.") from error
         if len(place) < len(ids):
             seen = set()
-            twice = dict.fromkeys(id_ for id_ in ids.tolist() if id_ in seen or seen.add(id_))
+            twice = dict.fromkeys(id_ for id_ in entries(ids) if id_ in seen or seen.add(id_))
             raise ValueError(f"{name} must not repeat, but {quoted(list(twice))} do.")
         return cls(ids, place)
 
@@ -43,8 +42,8 @@ class Catalogue(NamedTuple):
         kinds = distinct.dtype.kind + self.ids.dtype.kind
         if kinds in ("mm", "MM") and distinct.dtype != self.ids.dtype:  # tolist makes other types of days and seconds
             unit = np.promote_types(distinct.dtype, self.ids.dtype)
-            distinct, place = distinct.astype(unit), {x: i for i, x in enumerate(self.ids.astype(unit).tolist())}
-        return np.fromiter((place.get(x, -1) for x in distinct.tolist()), dtype=np.int64, count=len(distinct))
+            distinct, place = distinct.astype(unit), {x: i for i, x in enumerate(entries(self.ids.astype(unit)))}
+        return np.fromiter((place.get(x, -1) for x in entries(distinct)), dtype=np.int64, count=len(distinct))
 
     def extended(self, name, column):
         """The same with the new ids of a column behind its own, sorted among themselves."""
@@ -57,10 +56,10 @@ class Catalogue(NamedTuple):
         ids = np.concatenate([self.ids, new])
         lossy = ids.dtype.kind == "f" and ids.tolist() != self.ids.tolist() + new.tolist()
         if hint or lossy:
-            raise ValueError(f"The new {name}, such as {quoted(new.tolist())}, are of another type.{hint}")
+            raise ValueError(f"The new {name}, such as {quoted(entries(new))}, are of another type.{hint}")
         if ids.dtype != self.ids.dtype:
             return Catalogue.of(name, ids)
-        return Catalogue(ids, self.place | {id_: i for i, id_ in enumerate(new.tolist(), len(self.ids))})
+        return Catalogue(ids, self.place | {id_: i for i, id_ in enumerate(entries(new), len(self.ids))})
 
 
 class LongTable(NamedTuple):
@@ -182,8 +181,8 @@ def _split_off_negative(cells, negative, user_ids, item_ids):
         first = int(below.argmax())
         raise ValueError(
             f"{int(below.sum())} values are negative, the first being {cells.values[first]:g} of user "
-            f"{quoted(user_ids[[cells.rows[first]]].tolist())} and item "
-            f"{quoted(item_ids[[cells.columns[first]]].tolist())}; negative='ignore' leaves them out, negative='mask' "
+            f"{quoted(entries(user_ids[[cells.rows[first]]]))} and item "
+            f"{quoted(entries(item_ids[[cells.columns[first]]]))}; negative='ignore' leaves them out, negative='mask' "
             "returns them as a mask of dislikes."
         )
     return cells.where(~below), cells.where(below) if negative == "mask" else None
@@ -225,6 +224,7 @@ def _as_values(values, n):
 
 def _as_column(name, column):
     """Return a one-dimensional, non-empty array; never one in which NumPy made strings of numbers."""
+    refuse_masked(column, name, "leave such interactions out")
     array = np.asarray(column)
     # [1, "a"] and ["a", nan] silently become arrays of strings; arrays of objects let the checks see what was given.
     if array.ndim == 1 and array.dtype.kind in "US" and not hasattr(column, "dtype"):
@@ -248,6 +248,17 @@ def as_ids(name, ids):
     return ids
 
 
+def entries(ids):
+    """Ids as a list of Python's objects; dates and durations that these cannot hold remain NumPy's."""
+    found = ids.tolist()  # makes whole numbers of dates in nanoseconds, far years and months of durations
+    if ids.dtype.kind not in "mM" or not any(isinstance(id_, int) for id_ in found):
+        return found
+    if np.datetime_data(ids.dtype)[0] in ("ns", "ps", "fs", "as"):
+        coarse = ids.astype(f"{ids.dtype.kind}8[us]")
+        found = [near if same else 0 for near, same in zip(coarse.tolist(), coarse.astype(ids.dtype) == ids)]
+    return [own if isinstance(id_, int) else id_ for id_, own in zip(found, ids)]
+
+
 def check_choice(name, value, choices):
     """Raise unless `value` is one of the strings."""
     if value not in choices:
@@ -264,16 +275,15 @@ def _locate(name, column, known, rules):
     if len(strange) and rules.unknown == "error":
         raise ValueError(
             f"{len(strange)} of the {len(distinct)} distinct {name} are not in {ids_name}, the first being "
-            f"{quoted(strange.tolist())}; pass {rules.unknown_is}='ignore' to leave their interactions out."
+            f"{quoted(entries(strange))}; pass {rules.unknown_is}='ignore' to leave their interactions out."
             + on_types(name, strange, ids_name, known.ids)
         )
     if len(strange) == len(distinct):
-        warnings.warn(
+        warn(
             f"None of the {len(distinct)} distinct {name} is in {ids_name}, so the matrix is empty: the first are "
-            f"{quoted(strange.tolist())}, and {ids_name} begin with {quoted(known.ids.tolist())}."
+            f"{quoted(entries(strange))}, and {ids_name} begin with {quoted(entries(known.ids[: _SHOWN + 1]))}."
             + on_types(name, strange, ids_name, known.ids),
             UserWarning,
-            stacklevel=_CALLER,
         )
     return position[inverse], known.ids
 
@@ -281,7 +291,7 @@ def _locate(name, column, known, rules):
 def on_types(name, strange, ids_name, ids):
     """A hint where ids are unknown because they are of another type than the known ones: "1" is not 1."""
     given, known = (
-        {"number" if isinstance(id_, numbers.Real) else type(id_).__name__ for id_ in some.tolist()}
+        {"number" if isinstance(id_, numbers.Real) else type(id_).__name__ for id_ in entries(some)}
         for some in (strange, ids)
     )
     if given & known:
@@ -306,5 +316,7 @@ def factorize(name, column):
 
 def quoted(ids):
     """The first few ids, for a message."""
-    shown = [str(x) if isinstance(x, date | timedelta) else repr(x) for x in ids[:_SHOWN]]
+    shown = [
+        str(x) if isinstance(x, date | timedelta | np.datetime64 | np.timedelta64) else repr(x) for x in ids[:_SHOWN]
+    ]
     return ", ".join(shown) + (", ..." if len(ids) > _SHOWN else "")

@@ -25,7 +25,6 @@ of the last epoch, say.
 
 import itertools
 import math
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -34,6 +33,7 @@ import numpy as np
 import torch
 
 from skvae import _reduce
+from skvae._compat import warn
 from skvae._tensors import multiplying_by, products_of
 from skvae.elbo import Bound, FitResult
 from skvae.engines import schedules
@@ -368,10 +368,9 @@ class _ActiveTurn:
                 "lower learning_rate, or look for outliers in X."
             )
         self.factor = 0.5
-        warnings.warn(
+        warn(
             f"{REFUSED} in {steps}. They were left out, and the learning rate is now {self.learning_rate:g}.",
             RuntimeWarning,
-            stacklevel=2,
         )
 
     @property

@@ -3,14 +3,13 @@
 import abc
 import contextlib
 import inspect
-import warnings
 
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import InconsistentVersionWarning
 
 from skvae import _reduce
-from skvae._compat import CALLBACK_STATE, CallbackSupportMixin
+from skvae._compat import CALLBACK_STATE, CallbackSupportMixin, warn
 from skvae._version import __version__
 from skvae.tables.columns import listed
 from skvae.tables.weights import checked_weight
@@ -48,13 +47,12 @@ class Estimator(CallbackSupportMixin, BaseEstimator):
         state = dict(state)
         written_by = state.pop("_skvae_version", None)
         if written_by != __version__:
-            warnings.warn(
+            warn(
                 InconsistentVersionWarning(
                     estimator_name=type(self).__name__,
                     current_sklearn_version=f"(skvae) {__version__}",
                     original_sklearn_version=f"(skvae) {written_by}",
                 ),
-                stacklevel=2,
             )
         super().__setstate__(state)
 
@@ -172,12 +170,11 @@ class LikelihoodScoreMixin:
         changed = self._changed_constants(X) if scores.min(initial=0.0) < _TERRIBLE else []
         if changed:
             columns = listed(changed, getattr(self, "feature_names_in_", None))
-            warnings.warn(
+            warn(
                 f"{type(self).__name__}.score is {score:.3g}, since column(s) {columns} did "
                 "not vary in the rows of the fit and have other values here: their variance is taken to be 1e-12. Drop "
                 "them, or fit to rows in which they vary.",
                 UserWarning,
-                stacklevel=2,
             )
         return score
 

@@ -2,7 +2,6 @@
 
 import math
 import threading
-import warnings
 from itertools import zip_longest
 from numbers import Integral, Real
 
@@ -14,6 +13,7 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import validate_data
 
 from skvae import _reduce
+from skvae._compat import warn
 from skvae.tables.checks import naming_cells
 
 _MAX_SEED = 2**31 - 1
@@ -116,11 +116,10 @@ def seeded_clone(estimator, rng):
 def warn_of_many_components(estimator, columns):
     """Warn where every column, or level of a column, could have a latent dimension of its own; called by `_begin`."""
     if np.ravel(estimator.n_components)[0] > columns.width:
-        warnings.warn(
+        warn(
             f"{type(estimator).__name__}(n_components={estimator.n_components}) does not compress X: its columns that "
             f"vary and their levels are {columns.width} in all. Use fewer components than that.",
             UserWarning,
-            stacklevel=6,  # the caller of `fit`
         )
 
 

@@ -1,10 +1,10 @@
 """Splits of interactions by time: the later ones are hidden, to be ranked given the earlier ones."""
 
-import warnings
 from numbers import Integral
 
 import numpy as np
 
+from skvae._compat import warn
 from skvae._sparse import canonical_csr
 from skvae._times import as_times, missing_entries, stored_times
 from skvae.metrics._holdout import (
@@ -145,12 +145,11 @@ def time_split(X, times, at):
     with_hidden = np.diff(X_after.indptr) > 0
     strangers = with_hidden & (np.diff(X_before.indptr) == 0)
     if strangers.any():
-        warnings.warn(
+        warn(
             f"{strangers.sum()} of the {with_hidden.sum()} users with hidden interactions have no visible ones: their "
             f"first interaction is at {at} or later. To leave them out, take the rows with "
             "np.diff(X_before.indptr) > 0 of both parts.",
             UserWarning,
-            stacklevel=2,
         )
     return X_before, X_after
 

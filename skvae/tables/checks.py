@@ -7,6 +7,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from skvae import _reduce
+from skvae._compat import refuse_masked
 from skvae.tables.columns import cell_label, label, listed
 from skvae.tables.frames import cells_of, dtypes_of, is_frame
 
@@ -33,6 +34,7 @@ def naming_cells(X, who, *, gaps=True):
     TypeError
         If a column holds dates, times or durations; some of them NumPy would silently turn into numbers.
     """
+    refuse_masked(X)
     typed = is_frame(X) or isinstance(X, np.ndarray)
     for j, dtype in enumerate(dtypes_of(X) if typed else []):
         if dtype.kind in "mM":

@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.utils import check_array
 
+from skvae._compat import refuse_masked
 from skvae.tables import polars_frames
 from skvae.tables.polars_frames import is_polars
 
@@ -24,6 +25,7 @@ def as_table(X, who):
     if not is_frame(X):
         if sp.issparse(X):
             check_array(X, estimator=who)
+        refuse_masked(X)
         given, X = X, np.asarray(X)
         if X.dtype.kind in "US" and not isinstance(given, np.ndarray):  # [[1, "a"]]: the 1 should stay a number
             X = np.asarray(given, dtype=object)

@@ -152,6 +152,30 @@ def test_appended_ids_keep_their_type():
     assert InteractionEncoder().partial_fit([1, 1], pairs).item_ids_.tolist() == [("x", 0), ("x", 1)]
 
 
+@pytest.mark.parametrize("unit", ["D", "s", "us", "ns"])
+def test_dates_come_back_as_dates_at_any_resolution(unit):
+    """Those of pandas, in nanoseconds, came back as whole numbers, and whole numbers were found among them."""
+    days = np.array(["2020-01-02", "2020-01-01"], f"M8[{unit}]")
+    encoder = InteractionEncoder().fit(["ann", "bob"], days)
+    (first, second, none), days = encoder.decode_items([0, 1, -1]).tolist(), days.astype("M8[D]").tolist()
+    assert [dt.date(day.year, day.month, day.day) for day in (first, second)] == days[::-1] and none is None
+    assert encoder.encode_items([second, first]).tolist() == [1, 0]
+    assert encoder.encode_items(np.array(["2020-01-02"], "M8[ms]")).tolist() == [1]
+    assert len(encoder.partial_fit(["eve"], np.array(["2020-01-03"], "M8[ns]")).item_ids_) == 3
+    with pytest.raises(ValueError, match="items hold number, the known items dat"):
+        encoder.encode_items([int(encoder.item_ids_.astype("M8[D]").astype("M8[ns]").astype(np.int64)[0])])
+
+
+def test_what_python_cannot_hold_stays_with_numpy():
+    fine = np.array(["2020-01-01T00:00:00.000000001", "2020-01-01"], "M8[ns]")
+    assert InteractionEncoder().fit([0, 1], fine).decode_items([1]).tolist() == [fine[0]]
+    lengths = np.array([3, 2], "m8[M]")
+    assert InteractionEncoder().fit([0, 1], lengths).decode_items([0, 1]).tolist() == [lengths[1], lengths[0]]
+    far = np.array(["20000-01-01"], "M8[D]")
+    encoder = InteractionEncoder().fit([0], far)
+    assert encoder.decode_items([0])[0] == far[0] and encoder.encode_items(far).tolist() == [0]
+
+
 def test_inverse_transform_leads_back():
     users, items, values, _ = draw(0)
     encoder = InteractionEncoder(handle_unknown="ignore").fit(users[:200], items[:200])

@@ -120,11 +120,31 @@ def test_dates_are_midnight_and_whole_numbers_stay_exact():
         ([DAYS[0], 3], "mixes numbers and datetimes"),
         ([DAYS[0], DAYS[1].replace(tzinfo=dt.UTC)], "mixes datetimes with and without a time zone"),
         ([[1, 2]], r"times must be one-dimensional.*\(1, 2\)"),
+        (np.ma.array([5, 6], mask=[False, True]), r"times\[1\] is missing \(masked\)"),
+        (np.array([2**63 - 1, 2**63 + 1], np.uint64), r"times\[0\] = 9223372036854775807, which float64 does not hold"),
+        ([-1, 2**63 + 1], r"times\[1\] = 9223372036854775809, which float64 does not hold exactly; count times from a"),
+        ([1, 2**64 + 1], r"times\[1\] = 18446744073709551617, which float64"),
+        ([0.5, 2**53 + 1], r"times\[1\] = 9007199254740993, which float64"),
     ],
 )
 def test_bad_times_are_refused(times, message):
     with pytest.raises(ValueError, match=message):
         to_interactions([0, 1], [0, 0], times=times)
+
+
+def test_times_that_float64_holds_exactly_may_be_of_any_size():
+    for times in ([2**63, -1], [2**64, 5], [0.5, 2**53 + 2], np.array([2**63, 2**63 + 2048], np.uint64)):
+        found = to_interactions([0, 1], [0, 0], times=times).times.data
+        assert found.dtype == np.float64 and [int(x) if x > 1 else x for x in found.tolist()] == list(times)
+
+
+def test_a_matrix_of_times_may_be_masked_where_there_was_nothing():
+    X, times = np.array([[1, 1], [0, 1]]), np.ma.array([[1, 2], [9, 3]], mask=[[0, 0], [1, 0]])
+    shown, hidden = leave_last_out(X, times)
+    assert hidden.toarray().tolist() == [[0, 1], [0, 0]] and shown.nnz == 2
+    times[1, 1] = np.ma.masked
+    with pytest.raises(ValueError, match=r"times\[1, 1\] is missing \(masked\); X has an interaction there"):
+        leave_last_out(X, times)
 
 
 # --- dislikes ---------------------------------------------------------------------------------------------------------

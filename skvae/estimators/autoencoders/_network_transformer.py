@@ -5,7 +5,6 @@ X -> `Columns` -> `TableRows` -> `FittedRows`: the fitted model and the rows tha
 """
 
 import abc
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from numbers import Real
@@ -17,7 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skvae._compat import Interval, fit_context
+from skvae._compat import Interval, fit_context, warn
 from skvae._tensors import (
     Noise,
     alias,
@@ -404,12 +403,11 @@ def _warn_of_heywood(estimator, columns, places):
     """Warn of columns of the model layout in which factor analysis found no noise."""
     number = np.concatenate([np.asarray(block.columns) for block in columns.blocks])
     low = listed(number[places], column_names(estimator))
-    warnings.warn(
+    warn(
         f"{type(estimator).__name__} keeps factor analysis, which found no noise in column(s) {low} (a Heywood case: "
         f"its variance is at the floor); use fewer than {np.ravel(estimator.n_components)[0]} components, more rows, "
         "or drop columns that repeat others.",
         ConvergenceWarning,
-        stacklevel=6,  # the caller of `fit`
     )
 
 

@@ -1,13 +1,12 @@
 """Compression of a table by a variational autoencoder: non-linear factor analysis."""
 
-import warnings
 from numbers import Integral, Real
 
 import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
-from skvae._compat import Interval, StrOptions
+from skvae._compat import Interval, StrOptions, warn
 from skvae.estimators._checks import (
     check_betas,
     checked_layers,
@@ -448,8 +447,7 @@ class VAETransformer(VAEPrediction):
             said = f"layer(s) {layers} have collapsed: their posterior is next to the prior in every row"
         else:
             said = f"it keeps factor analysis of n_components[0]={sizes[0]} factors, and no layer above the first"
-        warnings.warn(
+        warn(
             f"{type(self).__name__}(n_components={sizes}): {said}. Use fewer layers, or more rows.",
             ConvergenceWarning,
-            stacklevel=6,  # the caller of `fit`
         )

@@ -1,7 +1,6 @@
 """Runs K-means: places rows on the device, finds initial centres, iterates, and returns fitted attributes."""
 
 import math
-import warnings
 
 import numpy as np
 import scipy.sparse as sp
@@ -9,7 +8,7 @@ import torch
 from sklearn.utils import check_array
 
 from skvae import _reduce
-from skvae._compat import nearest_centres
+from skvae._compat import nearest_centres, warn
 from skvae._tensors import Noise, Rows, TableBatch, resolve_device, torch_dtype
 from skvae.engines import em
 from skvae.engines.watching import CONVERGED
@@ -137,11 +136,10 @@ class TrainingRun:
         n_init, init = self.estimator.n_init, self.estimator.init
         if self.given_centres is not None:
             if n_init not in ("auto", 1):
-                warnings.warn(
+                warn(
                     "Explicit initial center position passed: performing only one init in "
                     f"{type(self.estimator).__name__} instead of n_init={n_init}.",
                     RuntimeWarning,
-                    stacklevel=5,  # the caller of `fit`
                 )
             return 1
         if n_init == "auto":

@@ -1,6 +1,5 @@
 """K-means clustering."""
 
-import warnings
 from numbers import Integral, Real
 
 import numpy as np
@@ -10,7 +9,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skvae import _reduce
-from skvae._compat import Interval, StrOptions, fit_context, one_blas_thread
+from skvae._compat import Interval, StrOptions, fit_context, one_blas_thread, warn
 from skvae._sparse import merged
 from skvae._tensors import explain_out_of_memory, inference_device, torch_dtype
 from skvae.estimators._base import Estimator
@@ -200,10 +199,9 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
             checked = self._check_X(X, reset=True)
             self._check_size(checked)
             if self.algorithm == "elkan" and self.n_clusters == 1:
-                warnings.warn(
+                warn(
                     "algorithm='elkan' doesn't make sense for a single cluster. Using 'lloyd' instead.",
                     RuntimeWarning,
-                    stacklevel=3,  # the caller of `fit`
                 )
             with together_if_small(checked, sample_weight) as of_all:
                 run = TrainingRun(self, checked, sample_weight, of_all if of_all[0] is not checked else None)
@@ -214,11 +212,10 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
             found["inertia_"], found["_weights"], counts = _reduce.total((found["inertia_"], found["_weights"], counts))
             n_found = np.count_nonzero(counts)
             if n_found < self.n_clusters:
-                warnings.warn(
+                warn(
                     f"Number of distinct clusters ({n_found}) found smaller than n_clusters ({self.n_clusters}). "
                     "Possibly due to duplicate points in X.",
                     ConvergenceWarning,
-                    stacklevel=3,  # the caller of `fit`
                 )
             return self._set(
                 **found,

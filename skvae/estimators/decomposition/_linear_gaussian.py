@@ -12,7 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
-from skvae._compat import fit_context
+from skvae._compat import fit_context, warn
 from skvae._rounding import CHANGED, CONSTANT_VARIANCE
 from skvae._tensors import (
     Noise,
@@ -525,11 +525,10 @@ def ascend(estimator, model, data, init_params, watch, attributes):
         )
     if not fit.converged and fit.n_iter == estimator.max_iter:
         gain = np.diff(fit.lower_bounds[-3:-1]).sum() * data.n_rows
-        warnings.warn(
+        warn(
             f"{type(estimator).__name__} did not converge: it stopped at max_iter={estimator.max_iter} with the "
             f"log-likelihood rising by {gain:.1e} nats (tol={estimator.tol:g}). Raise either.",
             ConvergenceWarning,
-            stacklevel=5,  # the caller of `fit`
         )
     return fit
 
@@ -584,9 +583,8 @@ def _check_n_components(estimator, n_features):
         raise ValueError(
             f"n_components={asked} asks for more factors than X has columns, n_features={n_features}; lower it."
         )
-    warnings.warn(
+    warn(
         f"n_components={asked} asks for more factors than X has columns; {n_features} are fitted, which explain any "
         "correlations. Use fewer than columns.",
         UserWarning,
-        stacklevel=4,  # the caller of `fit`
     )

@@ -1,6 +1,5 @@
 """Factor analysis: correlations of many columns explained by a few factors."""
 
-import warnings
 from numbers import Integral, Real
 
 import numpy as np
@@ -8,7 +7,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
-from skvae._compat import Interval, StrOptions
+from skvae._compat import Interval, StrOptions, warn
 from skvae._tensors import Noise
 from skvae.estimators._checks import column_names, draw_seed
 from skvae.estimators.decomposition._linear_gaussian import (
@@ -268,12 +267,11 @@ class FactorAnalysisEM(InformationCriteria, Imputation, LinearGaussian):
         low = np.flatnonzero((noise <= _HEYWOOD * data.variance) & (data.variance > 0))
         if len(low):
             K, columns = self._n_components(len(noise), data.n_rows), listed(low, column_names(self))
-            warnings.warn(
+            warn(
                 f"{type(self).__name__} found no noise in column(s) {columns} (a Heywood case: its variance is at the "
                 f"floor, {fa.UNIQUENESS_FLOOR:g} of the column's); use fewer than {K} factors, more rows, or drop "
                 "columns that repeat others.",
                 ConvergenceWarning,
-                stacklevel=5,  # the caller of `fit`
             )
 
     # ---------------------------------------------------------------------------------------------------- prediction

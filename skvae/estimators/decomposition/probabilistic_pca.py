@@ -1,11 +1,10 @@
 """Probabilistic PCA: principal components as a model of the data."""
 
-import warnings
-
 import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
+from skvae._compat import warn
 from skvae._tensors import Noise
 from skvae.estimators._checks import column_names, draw_seed
 from skvae.estimators.decomposition._linear_gaussian import (
@@ -202,12 +201,11 @@ class ProbabilisticPCA(InformationCriteria, Imputation, LinearGaussian):
 
     def _warn_of_no_noise(self, noise, data, n_components):
         if 0 < noise <= 2 * fa.TIED_NOISE_FLOOR * data.variance.mean():
-            warnings.warn(
+            warn(
                 f"{type(self).__name__} found no noise: {n_components} components explain all variance of the rows; "
                 f"the noise variance is at its floor, {fa.TIED_NOISE_FLOOR:g} of the mean variance. The likelihood of "
                 f"other rows then means nothing; use fewer than {n_components} components, or more rows.",
                 ConvergenceWarning,
-                stacklevel=5,  # the caller of `fit`
             )
 
     # ---------------------------------------------------------------------------------------------------- prediction

@@ -11,7 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
 from skvae import _reduce
-from skvae._compat import Interval, StrOptions, fit_context, one_blas_thread
+from skvae._compat import Interval, StrOptions, fit_context, one_blas_thread, warn
 from skvae._tensors import Noise, by_row, explain_out_of_memory, inference_device, resolve_device
 from skvae.elbo import EvidenceTerms
 from skvae.engines import em
@@ -248,14 +248,13 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
         if fit.converged or not self.max_iter:
             return
         gain = fit.lower_bounds[-1] - fit.lower_bounds[-2] if fit.n_iter > 1 else np.inf
-        warnings.warn(
+        warn(
             # The first two sentences are scikit-learn's: scripts look for them.
             "Best performing initialization did not converge. Try different init parameters, or increase max_iter, "
             f"tol, or check for degenerate data. {type(self).__name__} did not converge: the best start stopped at "
             f"iteration {fit.n_iter} (max_iter={self.max_iter}) with the bound rising by {gain:.1e} nats/sample "
             f"(tol={self.tol:g}{self._tol_is_in}).",
             ConvergenceWarning,
-            stacklevel=6,  # who called `fit`
         )
 
     def _stepped(self, X, sample_weight):

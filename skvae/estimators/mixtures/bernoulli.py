@@ -2,7 +2,6 @@
 
 import functools
 import math
-import warnings
 from numbers import Real
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from skvae import _reduce
-from skvae._compat import Interval, StrOptions
+from skvae._compat import Interval, StrOptions, warn
 from skvae._tensors import rows_a_batch
 from skvae.engines import em
 from skvae.estimators.mixtures._mixture import BaseMixture
@@ -21,7 +20,6 @@ from skvae.tables.checks import columns_of
 from skvae.tables.columns import listed
 from skvae.tables.frames import imputed
 
-_CALLER_OF_FIT = 7  # how many calls above a warning of `_learn` its cause is
 _MOST_RESTARTS = 10
 _WORK_OF_RESTARTS = 2**24  # rows x indicators x components of all restarts together, an iteration
 _TO_MARGINAL = {"kmeans": 0.05, "k-means++": 0.5, "random_from_data": 0.5}  # how far first means are drawn to it
@@ -266,13 +264,12 @@ class BernoulliMixtureEM(BaseMixture):
             return
         names = getattr(self, "feature_names_in_", np.arange(X.shape[1]))[lost].tolist()
         first = lost[0]
-        warnings.warn(
+        warn(
             f"binarize={self.binarize:g} makes {len(lost)} of {X.shape[1]} columns constant: {listed(names)}; column "
             f"{names[0]!r} holds values from {least[first]:g} to {greatest[first]:g}. If numbers are codes of "
             "categories, pass categorical_features='all' or these columns; else pass a threshold that lies between "
             "the values.",
             UserWarning,
-            stacklevel=_CALLER_OF_FIT,
         )
 
     def _learnt(self):

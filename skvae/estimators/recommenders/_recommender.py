@@ -11,6 +11,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skvae import _reduce
+from skvae._compat import refuse_masked
 from skvae._sparse import merged
 from skvae._tensors import block_rows, explain_out_of_memory, inference_device, placed, top_k_of_blocks, torch_dtype
 from skvae.estimators._checks import agree_in_columns
@@ -67,6 +68,7 @@ class RecommenderMixin(abc.ABC):
         form["ensure_min_samples"] = 0 if _reduce.is_shared() else 1
         if sp.issparse(X) and X.ndim == 2:  # a purchase and its refund in one cell are what is left of both
             X = merged(X, sp.csr_array)
+        refuse_masked(X)
         try:
             X = validate_data(self, X, reset=reset, **form)
         except ValueError as error:

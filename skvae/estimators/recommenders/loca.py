@@ -1,6 +1,5 @@
 """Recommendation by local models, each trained around an anchor user."""
 
-import warnings
 from numbers import Integral, Real
 
 import numpy as np
@@ -10,7 +9,7 @@ from joblib import Parallel, delayed
 from sklearn.base import MetaEstimatorMixin, clone
 from sklearn.utils.validation import has_fit_parameter
 
-from skvae._compat import Interval, StrOptions, fit_context
+from skvae._compat import Interval, StrOptions, fit_context, warn
 from skvae.estimators._base import Estimator
 from skvae.estimators._checks import draw_seed, seeded_clone
 from skvae.estimators.clustering.kmeans_lite import KMeansLite
@@ -260,12 +259,11 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
 
     def _warn_of_few_served(self, coverage):
         if coverage < _WARNS_BELOW and self.alpha < 1:
-            warnings.warn(
+            warn(
                 f"The local models of {type(self).__name__} speak for {coverage:.0%} of the training users; all others "
                 f'get the global score. Use bandwidth="auto" or a wider one than {self.bandwidth!r}, more anchors than '
                 f"{self.n_anchors}, or an embedding of fewer components.",
                 UserWarning,
-                stacklevel=4,  # the caller of `fit`
             )
 
     def _embedding(self, X):

@@ -115,17 +115,18 @@ class PopularityRecommender(RecommenderMixin, Estimator):
         X = self._check_to_fit(X, sample_weight, reset=not fitted)
         if fitted:
             agree_in_state(self, "popularity_", "last_time_")
-        counted, weight = drop_weightless(X.astype(np.float64), sample_weight)
+        rows, weight = drop_weightless(np.arange(X.shape[0]), sample_weight)
+        counted = X.astype(np.float64)[rows]
         self._refuse_unknown_ages(times, fitted)
         last, aged = None, 1.0
         if self.half_life is not None:
             times = sp.csr_array((stored_times(X, times).astype(np.float64), X.indices, X.indptr), shape=X.shape)
-            at = drop_weightless(times, sample_weight)[0].data
+            at = times[rows].data
             before = self.last_time_ if fitted else -np.inf
             last = float(max(_reduce.largest(at.max(initial=-np.inf)), before))
             counted.data *= self._left(at - last)
             aged = self._left(before - last) if last > before else 1.0
-        weight = np.ones(counted.shape[0]) if weight is None else weight
+        weight = np.ones(len(rows)) if weight is None else weight
         popularity = _reduce.count(weight @ counted)
         if fitted:
             popularity = popularity + aged * widened(self.popularity_, X.shape[1])

@@ -2,7 +2,6 @@
 
 import abc
 import math
-import warnings
 from dataclasses import replace
 from functools import partial
 
@@ -12,7 +11,7 @@ import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
 from skvae import _reduce
-from skvae._compat import fit_context
+from skvae._compat import fit_context, warn
 from skvae._sparse import entry
 from skvae._tensors import (
     Noise,
@@ -166,7 +165,7 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
             agree_in_state(self, "parameters_", "_optimizer_state", "n_iter_", "n_samples_seen_")
         _reduce.agree(X_val="no X_val" if X_val is None else "X_val")
         for text in advice(self, X):
-            warnings.warn(text, UserWarning, stacklevel=4)  # the caller of `fit`
+            warn(text, UserWarning)
         given, (X, weight) = X, drop_weightless(X, sample_weight)
         users = UserStatistics(self.items_per_user_, self.similarity_) if fitted else UserStatistics.of(X, weight)
         architecture = self._architecture_of(X, users)
