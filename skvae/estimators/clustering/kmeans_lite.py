@@ -18,7 +18,7 @@ from skvae.estimators._checks import agree_in_columns, refuse_another_number
 from skvae.estimators.clustering._lloyd import InertiaWatcher, TrainingRun, nearest, placed_in_turn
 from skvae.models.clustering import kmeans
 from skvae.tables.checks import naming_cells
-from skvae.tables.weights import checked_weight, together_if_small
+from skvae.tables.weights import agree_in_weights, checked_weight, together_if_small
 from skvae.training.continuation import Continuation
 
 
@@ -370,6 +370,7 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         """
         with self._shared():
             X = self._check_fitted_X(X)
+            agree_in_weights(sample_weight)
             weight = checked_weight(sample_weight, X)
             with one_blas_thread():
                 _, distances = nearest(X, self._centres_for(X), inference_device(self.device))
