@@ -226,7 +226,7 @@ class CrossValidatedNetwork(Training):
     # -------------------------------------------------------------------------------------------- the held-out score
     def _validation(self, Z, n_draws):
         """The score of all copies that some rows are held out from, for every restart."""
-        self.scored = scored = [copy for copy, rows in enumerate(self.folds.held_out) if len(rows.index)]
+        self.scored = scored = [c for c, rows in enumerate(self.folds.held_out) if _reduce.count(len(rows.index))]
         self.held_out = held_out = self._held_out(Z, scored)
         batch = self._held_out_batch(scored, held_out)
         members = [restart * len(self.weight) + copy for restart in range(len(self.restarts)) for copy in scored]
