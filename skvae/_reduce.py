@@ -71,9 +71,9 @@ class Processes:
         """Add up a contiguous tensor on the CPU over the processes, in place."""
         self._together(dist.all_reduce, tensor)
 
-    def _together(self, collective, *arguments):
+    def _together(self, collective, *arguments, **settings):
         try:
-            collective(*arguments, group=self.group)
+            collective(*arguments, group=self.group, **settings)
         except RuntimeError as error:
             raise LostProcessError(
                 f"Process {self.rank} of {self.size} that share this fit has lost another one, which ended or does not "
@@ -94,6 +94,33 @@ class Processes:
         if group is not None:
             with contextlib.suppress(RuntimeError, ValueError):
                 dist.destroy_process_group(group)
+
+    # Messages of an algorithm's own, also in a block that sums nothing. All have the same shapes for them.
+    def add_in_step(self, tensor):
+        """Add up a contiguous tensor on the CPU over the processes, in place, once all are well."""
+        self.meet(_WELL)
+        self.add(tensor)
+
+    def largest_in_step(self, tensor):
+        """Put the largest of all processes' values into each cell of a contiguous tensor on the CPU."""
+        self.meet(_WELL)
+        self._together(dist.all_reduce, tensor, dist.ReduceOp.MAX)
+
+    def broadcast(self, tensor, rank):
+        """Overwrite a contiguous tensor on the CPU by that of one process."""
+        self.meet(_WELL)
+        self._together(dist.broadcast, tensor, src=rank)
+
+    def exchange(self, parts):
+        """Send an array of bytes to each process, in their order; return what each has sent to this one."""
+        sent = [torch.from_numpy(part) for part in parts]
+        self.meet(_WELL)
+        sizes = torch.tensor([len(part) for part in sent])
+        coming = torch.empty_like(sizes)
+        self._together(dist.all_to_all_single, coming, sizes)
+        received = torch.empty(int(coming.sum()), dtype=torch.uint8)
+        self._together(dist.all_to_all_single, received, torch.cat(sent), coming.tolist(), sizes.tolist())
+        return [part.numpy() for part in received.split(coming.tolist())]
 
     def _raise_the_first(self, errors):
         rank, (kind, name, text) = next((rank, error) for rank, error in enumerate(errors) if error is not None)
@@ -169,6 +196,11 @@ def by_itself():
     """A block that this process runs by itself: it shares nothing, nor does what it calls, whatever they ask for."""
     with _set(_fit, None), _set(_rows, None), _set(_by_itself, True):
         yield
+
+
+def company():
+    """The processes that share the fit, also in a block that sums nothing; None without others."""
+    return _fit.get()
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from skvae._tensors._linear_algebra import cholesky
 from skvae._tensors._noise import Noise, content_keys, normal_at, uniform_at
 from skvae._tensors._products import dtype_of, multiplying_by, products, products_of, resolve_precision
 from skvae._tensors._rows import Cells, Rows, binned
+from skvae._tensors._split import Split, SplitRows, WholeRows
 from skvae._tensors._tables import Table, TableBatch, Workspace
 from skvae._tensors._workers import Workers, threads_to_share
 
@@ -29,8 +30,11 @@ __all__ = [
     "Noise",
     "RowGradient",
     "Rows",
+    "Split",
+    "SplitRows",
     "Table",
     "TableBatch",
+    "WholeRows",
     "Workers",
     "Workspace",
     "alias",

@@ -61,6 +61,8 @@ class BatchSource(Protocol):
     A batch has `w`, the weights of its rows, of mean 1 over all rows, and `counted`, those by which the rows enter sums
     over batches. What else it has is between the rows and the model. In a fit that processes share, each has its own
     rows of every batch, perhaps none; `n_rows` is then how many the batch has in all processes.
+
+    Where processes hold parts of the parameters, rows have a method `joined`: the sum of a Tensor over them all.
     """
 
     def n_batches(self, batch_size) -> int:
@@ -317,6 +319,7 @@ class _ActiveTurn:
         self.n_batches = rows.n_batches(self.batch_size)
         self.n_steps = turn.n_steps or turn.n_passes * self.n_batches  # of a round
         self.products = products_of(plan.precision)
+        self.joined = getattr(rows, "joined", lambda total: total)
         self.factor = 1.0  # of the learning rate
 
     def begin_epoch(self, noise):
@@ -345,7 +348,7 @@ class _ActiveTurn:
         sums = (torch.stack([log_prob, kl, torch.ones_like(kl)]) * batch.counted).sum(-1)
         gradient, sums = _reduce.total((self.optimizer.gradient, sums))  # so that all refuse the same steps
         self.optimizer.gradient.copy_(gradient)
-        total = sums.sum() + self.optimizer.sum_of_gradients()
+        total = self.joined(sums.sum() + self.optimizer.sum_of_gradients())
         refused = (total - total).nan_to_num_(1.0).float()  # 1 where that is not finite, else 0
         self.optimizer.step(self.factor * multiplier, refused)
         self.sums.append(sums)

@@ -10,7 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skvae import FactorAnalysisEM, GaussianMixtureEM, KMeansLite, _reduce
+from skvae import (
+    EASERecommender,
+    FactorAnalysisEM,
+    GaussianMixtureEM,
+    KMeansLite,
+    MultVAERecommender,
+    PopularityRecommender,
+    _reduce,
+)
 
 SCRIPT = Path(__file__).with_name("shared_fits.py")
 
@@ -64,6 +72,7 @@ def test_the_mistake_of_one_process_is_told_to_all(tmp_path):
         assert each["timeout"] == 40  # of `init_process_group`
         assert "feature_names, but process 0 has ['a0', " in each["items"]
         assert "must agree in the earlier fit (by a hash of popularity_, last_time_)" in each["other counts"]
+        assert "the earlier fit (by a hash of parameters_" in each["other network"]
         assert "process [1] has not. All must call the same methods" in each["state"]
     assert first["parameter"].startswith("ValueError")
     assert first["interrupted"].startswith("LostProcessError") and second["interrupted"].startswith("KeyboardInterrupt")
@@ -80,10 +89,18 @@ def test_the_others_do_not_wait_for_a_dead_process(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "estimator", [KMeansLite(2, random_state=0), GaussianMixtureEM(2, random_state=0), FactorAnalysisEM(1)]
+    "estimator",
+    [
+        KMeansLite(2, random_state=0),
+        GaussianMixtureEM(2, random_state=0),
+        FactorAnalysisEM(1),
+        EASERecommender(),
+        PopularityRecommender(),
+        MultVAERecommender(2, max_iter=1, random_state=0),
+    ],
 )
 def test_without_other_processes_nothing_changes(estimator):
-    X = np.random.default_rng(0).normal(size=(200, 3))
+    X = abs(np.random.default_rng(0).normal(size=(200, 3)))
     alone = estimator.fit(X).score(X)
     assert estimator.set_params(data_parallel=True).fit(X).score(X) == alone
     assert not _reduce.is_shared() and _reduce.is_first()

@@ -240,7 +240,7 @@ class RecommenderMixin(abc.ABC):
         towards = towards.T.to(users)
         # Rounding leaves a user at more than 1 from itself, of which no angle can be taken.
         blocks = ((rows, (users[rows] @ towards).clamp_(-1, 1)) for rows in _blocks_of(X.shape[0], others.shape[0]))
-        return _best(blocks, filters, k, others.shape[0], X.dtype)
+        return best(blocks, filters, k, others.shape[0], X.dtype)
 
     def explain(self, X, items):
         """Say which of a user's items raised the score of an item.
@@ -332,10 +332,10 @@ class RecommenderMixin(abc.ABC):
 def rank(scorer, X, k, *, exclude_seen=True, filters=None):
     """List the k best allowed items of each row of X, block by block: `(ids, scores)` as `recommend` returns them."""
     every = [seen(X)] if exclude_seen else []
-    return _best(_score_blocks(scorer, X), every + ([filters] if filters else []), k, X.shape[1], X.dtype)
+    return best(_score_blocks(scorer, X), every + ([filters] if filters else []), k, X.shape[1], X.dtype)
 
 
-def _best(blocks, filters, k, n_columns, dtype):
+def best(blocks, filters, k, n_columns, dtype):
     """List the k best allowed columns of each row: their numbers, and their scores in a dtype.
 
     Parameters

@@ -92,6 +92,9 @@ class MultVAERecommender(AutoencoderRecommender):
         instructions for it and the network is large enough to gain. See :doc:`/user_guide/devices`.
     device : str, default="auto"
         Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
+    data_parallel : bool, default=False
+        Whether the processes of `torch.distributed` share the fit. Each passes users of its own, with all items; in the
+        fit each holds the weights of a part of the items. See :doc:`/scaling`.
     random_state : int, RandomState instance or None, default=None
         Seed of initial weights, order, dropout and draws. An int gives bit-equal fits on the CPU of one machine with
         one number of threads. None draws a fresh seed from the system, without touching NumPy's global generator.
@@ -196,6 +199,7 @@ class MultVAERecommender(AutoencoderRecommender):
         warm_start=False,
         precision="float32",
         device="auto",
+        data_parallel=False,
         random_state=None,
         verbose=0,
     ):
@@ -221,6 +225,7 @@ class MultVAERecommender(AutoencoderRecommender):
         self.warm_start = warm_start
         self.precision = precision
         self.device = device
+        self.data_parallel = data_parallel
         self.random_state = random_state
         self.verbose = verbose
 
