@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 import torch.distributed as dist
+from shared_tables import errors_of_networks, networks_go_on, networks_of_tables
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -41,6 +42,7 @@ from skvae.datasets import make_interactions
 from skvae.estimators.clustering import _lloyd
 from skvae.estimators.mixtures import _starts
 from skvae.tables import weights
+from skvae.training import defaults
 
 SHARES = {1: [0, 1], 2: [0, 0.65, 1], 3: [0, 0, 0.35, 1]}  # uneven; of three processes the first has no rows
 
@@ -104,6 +106,7 @@ def cases():
     yield "EASE, float32", EASERecommender(20.0), clicks.astype(np.float32), ease, False
     yield "popularity", PopularityRecommender(), clicks, ("popularity_",), True
     yield from networks_of_clicks(clicks)
+    yield from networks_of_tables(X, with_gaps(rows(2100, 3)), rows(60, 100))
     yield "in a pipeline", make_pipeline(FunctionTransformer(), ProbabilisticPCA(2)), X, (), False
 
 
@@ -129,12 +132,15 @@ def compare(name, estimator, X, attributes, weighs, own):
     )
     last = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
     last.set_params(data_parallel=True)
-    shared = clone(estimator).fit(X[own], **given)
+    mine = X.iloc[own] if hasattr(X, "iloc") else X[own]
+    shared = clone(estimator).fit(mine, **given)
     last.set_params(data_parallel=False)
     alone = clone(estimator).fit(X, **all_given)
     if hasattr(alone, "recommend"):  # their scores take no weights
         given = all_given = {}
-    found = {"score": (shared.set_params(**{}).score(X[own], **given), alone.score(X, **all_given))}
+    found = {}
+    if hasattr(alone, "score"):
+        found = {"score": (shared.set_params(**{}).score(mine, **given), alone.score(X, **all_given))}
     found |= {attribute: (getattr(shared, attribute), getattr(alone, attribute)) for attribute in attributes}
     gaps = {key: _gap(*pair) for key, pair in found.items()}
     if hasattr(alone, "parameters_"):
@@ -148,7 +154,11 @@ def _gap(found, wanted):
     """Largest difference, relative to the largest value; infinite between arrays of other lengths."""
     if np.shape(found) != np.shape(wanted):
         return np.inf
-    return float(np.abs(np.subtract(found, wanted)).max() / np.abs(wanted).max())
+    if not np.size(wanted):
+        return 0.0
+    found, wanted = np.asarray(found, dtype=float), np.asarray(wanted, dtype=float)
+    largest = max(np.abs(wanted).max(), 1e-3)  # less is rounding: of the means of centred columns, say
+    return float(np.abs(found - wanted).max() / largest)
 
 
 def equal(rank, size):
@@ -170,6 +180,11 @@ def equal(rank, size):
         ]
         found[f"partial_fit of {type(estimator).__name__}"] = {"gap": float(np.abs(np.subtract(*centres)).max())}
     found["partial_fit of recommenders"] = recommenders_go_on(rank, size)
+
+    def share(part):
+        return part[slice(*(int(share * len(part)) for share in SHARES[size][rank : rank + 2]))]
+
+    found |= {f"{name} goes on": gaps for name, gaps in networks_go_on([X[:300], X], share, _gaps_of_networks)}
     return found
 
 
@@ -276,6 +291,7 @@ def errors(rank, size):
         "interrupted": error_of(Interrupted(2, random_state=0, data_parallel=True).fit, X[own]),
         "after all": clone(estimator).fit(X[own]).means_.tolist(),
     }
+    found |= {"networks": errors_of_networks(X[own], rank, error_of)}
     found["timeout"] = _reduce._timeout_of(next(iter(_reduce._own_groups.values()))).total_seconds()
     if rank == 0:  # who does not ask for a shared fit has none, whatever the others do
         found["alone"] = GaussianMixtureEM(2, random_state=0).fit(X[own]).n_samples_seen_
@@ -302,6 +318,7 @@ if __name__ == "__main__":
     _starts._SEEDING_ROWS, _lloyd._FEWEST_SAMPLED, _lloyd._SAMPLED_A_CLUSTER = 1500, 300, 20
     _block_sizes._WHOLE_CELLS["cpu"], _block_sizes._CELLS_OF_A_BLOCK["cpu"] = 2000, 1
     _split._SENT_AT_ONCE = 500
+    defaults._FOLD_ROWS = 1000
     task, folder = sys.argv[1:]
     dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=40))
     rank = dist.get_rank()
