@@ -28,6 +28,7 @@ from skvae import (
     FactorAnalysisEM,
     GaussianMixtureEM,
     KMeansLite,
+    LOCARecommender,
     MultDAERecommender,
     MultVAERecommender,
     PopularityRecommender,
@@ -35,6 +36,7 @@ from skvae import (
     RecVAERecommender,
     VariationalFactorAnalysis,
     VariationalGaussianMixture,
+    VotingRecommender,
     _reduce,
 )
 from skvae._tensors import _block_sizes, _split
@@ -100,7 +102,7 @@ def cases():
     yield "bernoulli mixture", BernoulliMixtureEM(3, binarize=1.0, max_iter=10, **seeded), X, mixture, True
     levels = BernoulliMixtureEM(3, categorical_features="all", max_iter=10, **seeded)
     yield "bernoulli mixture, levels", levels, answers, mixture, True
-    clicks = sp.csr_array(make_interactions(500, 60, random_state=0))
+    clicks = sp.csr_array(make_interactions(400, 60, random_state=0)).astype(np.float64)
     ease = ("item_weights_", "l2_", "n_samples_seen_")
     yield "EASE", EASERecommender(), clicks, ease, True
     yield "EASE, float32", EASERecommender(20.0), clicks.astype(np.float32), ease, False
@@ -120,6 +122,10 @@ def networks_of_clicks(clicks):
     binary = MultVAERecommender(4, hidden_layer_sizes=(6,), likelihood="bernoulli", **given)
     yield "Mult-VAE, bernoulli", binary, clicks, found, False
     yield "Mult-DAE, gaussian", MultDAERecommender(4, likelihood="gaussian", **given), clicks, found, True
+    network, ease = MultDAERecommender(3, decoder_units=0, **given), EASERecommender(10.0)
+    yield "voting", VotingRecommender([("dae", network), ("ease", ease)]), clicks, ("weights_",), False
+    anchors = ("anchor_embeddings_", "training_bandwidths_", "bandwidths_", "coverage_")
+    yield "LOCA", LOCARecommender(ease, embedding=network, n_anchors=2, random_state=0), clicks, anchors, True
     wide = sp.csr_array(make_interactions(100, 200, random_state=0))  # 66 items a process: two blocks of them
     yield "RecVAE, blocks", RecVAERecommender(4, hidden_size=6, n_layers=2, **given), wide, found, False
 
