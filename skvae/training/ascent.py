@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from skvae import _reduce
 from skvae._tensors import Cells, Noise
 from skvae.elbo import FitResult
 from skvae.engines import gradient, schedules
@@ -75,9 +76,10 @@ def ascent_of_members(model, params, stream, plan, *, validation=None, optimizer
 
 
 def mean_log_base(model, table, weight):
-    """Weighted mean over rows of `likelihood.log_base`, a number for each row of `weight` (n_members or 1, n_rows)."""
+    """Weighted mean over all rows of `likelihood.log_base`, one for each row of `weight` (n_members or 1, n_rows)."""
     log_base = model.likelihood.log_base(Cells(table.x, table.observed)).double()
-    return (weight.double() @ log_base / weight.double().sum(1)).cpu().numpy()
+    total, n = _reduce.total((weight.double() @ log_base, weight.double().sum(1)))
+    return (total / n).cpu().numpy()
 
 
 @dataclass
@@ -198,7 +200,7 @@ class SingleNetwork(Training):
             self.initial_score = validation(params)
         weight = torch.from_numpy(rows.weight)[None].to(device=rows.device, dtype=rows.dtype)
         heads = heads_of_path(linear_path, rows, model)
-        stream = Stream(rows.encoded(linear_path), noise, 1, weight, heads)
+        stream = Stream(rows.encoded(linear_path), noise, 1, weight, heads).among_all()
         self.ascent = ascent_of_members(
             model, params, stream, plan, validation=validation, optimizer_state=optimizer_state
         )
@@ -246,8 +248,9 @@ def fit_row_posteriors(model, rows, params, linear_path):
     n = len(rows)
     summed = replace(rows, weight=np.full(n, float(n)))  # not a mean: no row's steps depend on the others
     plan = gradient.Plan(_SVI_STEPS, n, _SVI_RATE, rate_schedule=schedules.cosine)
-    single = SingleNetwork(model, summed, Noise(0), plan, params, linear_path=linear_path)
-    return single.ascent.run().params
+    with _reduce.by_itself():
+        single = SingleNetwork(model, summed, Noise(0), plan, params, linear_path=linear_path)
+        return single.ascent.run().params if n else params
 
 
 def member_result(result, member, linear_path, validation_scores):

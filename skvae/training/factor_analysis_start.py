@@ -3,11 +3,13 @@
 It runs the same engine and model as `FactorAnalysisEM`, without that estimator.
 """
 
+import contextlib
 import math
 
 import numpy as np
 import torch
 
+from skvae import _reduce
 from skvae._rounding import is_constant
 from skvae._tensors import Noise, Table, by_row
 from skvae.engines import em
@@ -46,12 +48,13 @@ def factor_analysis(Z, weight, n_components, *, tied=False, floor=None, beta=1.0
     params : Params of float64 Tensors
     """
     Z, weight = Z[weight > 0], weight[weight > 0]
-    mean, variance = column_means_and_variances(Z, weight, _seen(Z))
+    seen = _seen(Z)
+    mean, variance = column_means_and_variances(Z, weight, seen)
     constant = is_constant(variance, mean)
     variance = np.where(constant, 0.0, variance)  # without what rounding of the mean leaves
     model = _WeighedKL(min(n_components, Z.shape[1]), torch.from_numpy(variance), tied, floor)
     model.beta = beta
-    complete = not np.isnan(Z).any()
+    complete = seen is None
     origin = torch.from_numpy(mean)
     mu = torch.zeros_like(origin) if complete else origin  # the statistics of complete rows are about the mean
     if init_params is None:
@@ -60,18 +63,20 @@ def factor_analysis(Z, weight, n_components, *, tied=False, floor=None, beta=1.0
         mu = mu if complete else init_params.mu
         where_constant = mu if complete else origin
         init_params = _of_other_rows(init_params, mu, where_constant, model.floor, torch.from_numpy(constant))
-    total = float(weight.sum())
+    total, known = float(_reduce.count(weight.sum())), contextlib.nullcontext()
     if not complete:
         batches = _batches(Table(Z, _CPU, _FLOAT, weight=weight), model.n_components)
-    elif len(Z) < Z.shape[1]:  # a covariance would be larger than the rows
+    elif _reduce.count(len(Z)) < Z.shape[1]:  # a covariance would be larger than the rows
         batches = list(Table(Z - mean, _CPU, _FLOAT, weight=weight).batches(_ROWS))
     else:
         centred = (Z - mean) * np.sqrt(weight)[:, None]
         n = torch.tensor(total, dtype=_FLOAT)
-        S = torch.from_numpy(centred.T @ centred) / n
+        S = torch.from_numpy(_reduce.count(centred.T @ centred)) / n
         batches = [fa.SufficientStatistics(n, torch.zeros(Z.shape[1], dtype=_FLOAT), S)]
+        known = _reduce.alone()  # by every process
     plan = em.Plan(1000, lambda step: step.gain * total < _TOL, total, accelerate=True)
-    found = em.ascend(model, batches, [init_params], plan=plan).params
+    with known:
+        found = em.ascend(model, batches, [init_params], plan=plan).params
     return fa.principal(found._replace(mu=origin + found.mu) if complete else found)
 
 
@@ -125,8 +130,9 @@ def constant_columns(Z, weight):
 
 
 def _seen(Z):
+    """Which cells were seen; None where all were, in the rows of all processes."""
     missing = np.isnan(Z)
-    return ~missing if missing.any() else None
+    return ~missing if _reduce.largest(bool(missing.any())) else None
 
 
 def _of_other_rows(params, mu, mean, floor, constant):
@@ -144,7 +150,8 @@ def _batches(table, n_components):
 
 def evaluate(function, params, Z):
     """Apply `function(batch, params)` to the rows of Z; the results come as a float64 ndarray."""
-    batches = _batches(Table(Z, _CPU, _FLOAT), params.W.shape[1])
+    table = Table(Z, _CPU, _FLOAT)
+    batches = _batches(table, params.W.shape[1]) if len(Z) else [table.whole]
     return by_row(batches, len(Z), lambda batch: function(batch, params))
 
 

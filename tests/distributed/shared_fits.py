@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 import torch.distributed as dist
+from shared_tables import errors_of_networks, networks_go_on, networks_of_tables
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -27,6 +28,7 @@ from skvae import (
     FactorAnalysisEM,
     GaussianMixtureEM,
     KMeansLite,
+    LOCARecommender,
     MultDAERecommender,
     MultVAERecommender,
     PopularityRecommender,
@@ -34,6 +36,7 @@ from skvae import (
     RecVAERecommender,
     VariationalFactorAnalysis,
     VariationalGaussianMixture,
+    VotingRecommender,
     _reduce,
 )
 from skvae._tensors import _block_sizes, _split
@@ -41,6 +44,7 @@ from skvae.datasets import make_interactions
 from skvae.estimators.clustering import _lloyd
 from skvae.estimators.mixtures import _starts
 from skvae.tables import weights
+from skvae.training import defaults
 
 SHARES = {1: [0, 1], 2: [0, 0.65, 1], 3: [0, 0, 0.35, 1]}  # uneven; of three processes the first has no rows
 
@@ -98,12 +102,13 @@ def cases():
     yield "bernoulli mixture", BernoulliMixtureEM(3, binarize=1.0, max_iter=10, **seeded), X, mixture, True
     levels = BernoulliMixtureEM(3, categorical_features="all", max_iter=10, **seeded)
     yield "bernoulli mixture, levels", levels, answers, mixture, True
-    clicks = sp.csr_array(make_interactions(500, 60, random_state=0))
+    clicks = sp.csr_array(make_interactions(400, 60, random_state=0)).astype(np.float64)
     ease = ("item_weights_", "l2_", "n_samples_seen_")
     yield "EASE", EASERecommender(), clicks, ease, True
     yield "EASE, float32", EASERecommender(20.0), clicks.astype(np.float32), ease, False
     yield "popularity", PopularityRecommender(), clicks, ("popularity_",), True
     yield from networks_of_clicks(clicks)
+    yield from networks_of_tables(X, with_gaps(rows(2100, 3)), rows(60, 100))
     yield "in a pipeline", make_pipeline(FunctionTransformer(), ProbabilisticPCA(2)), X, (), False
 
 
@@ -117,6 +122,10 @@ def networks_of_clicks(clicks):
     binary = MultVAERecommender(4, hidden_layer_sizes=(6,), likelihood="bernoulli", **given)
     yield "Mult-VAE, bernoulli", binary, clicks, found, False
     yield "Mult-DAE, gaussian", MultDAERecommender(4, likelihood="gaussian", **given), clicks, found, True
+    network, ease = MultDAERecommender(3, decoder_units=0, **given), EASERecommender(10.0)
+    yield "voting", VotingRecommender([("dae", network), ("ease", ease)]), clicks, ("weights_",), False
+    anchors = ("anchor_embeddings_", "training_bandwidths_", "bandwidths_", "coverage_")
+    yield "LOCA", LOCARecommender(ease, embedding=network, n_anchors=2, random_state=0), clicks, anchors, True
     wide = sp.csr_array(make_interactions(100, 200, random_state=0))  # 66 items a process: two blocks of them
     yield "RecVAE, blocks", RecVAERecommender(4, hidden_size=6, n_layers=2, **given), wide, found, False
 
@@ -129,12 +138,15 @@ def compare(name, estimator, X, attributes, weighs, own):
     )
     last = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
     last.set_params(data_parallel=True)
-    shared = clone(estimator).fit(X[own], **given)
+    mine = X.iloc[own] if hasattr(X, "iloc") else X[own]
+    shared = clone(estimator).fit(mine, **given)
     last.set_params(data_parallel=False)
     alone = clone(estimator).fit(X, **all_given)
     if hasattr(alone, "recommend"):  # their scores take no weights
         given = all_given = {}
-    found = {"score": (shared.set_params(**{}).score(X[own], **given), alone.score(X, **all_given))}
+    found = {}
+    if hasattr(alone, "score"):
+        found = {"score": (shared.set_params(**{}).score(mine, **given), alone.score(X, **all_given))}
     found |= {attribute: (getattr(shared, attribute), getattr(alone, attribute)) for attribute in attributes}
     gaps = {key: _gap(*pair) for key, pair in found.items()}
     if hasattr(alone, "parameters_"):
@@ -148,7 +160,11 @@ def _gap(found, wanted):
     """Largest difference, relative to the largest value; infinite between arrays of other lengths."""
     if np.shape(found) != np.shape(wanted):
         return np.inf
-    return float(np.abs(np.subtract(found, wanted)).max() / np.abs(wanted).max())
+    if not np.size(wanted):
+        return 0.0
+    found, wanted = np.asarray(found, dtype=float), np.asarray(wanted, dtype=float)
+    largest = max(np.abs(wanted).max(), 1e-3)  # less is rounding: of the means of centred columns, say
+    return float(np.abs(found - wanted).max() / largest)
 
 
 def equal(rank, size):
@@ -170,6 +186,11 @@ def equal(rank, size):
         ]
         found[f"partial_fit of {type(estimator).__name__}"] = {"gap": float(np.abs(np.subtract(*centres)).max())}
     found["partial_fit of recommenders"] = recommenders_go_on(rank, size)
+
+    def share(part):
+        return part[slice(*(int(share * len(part)) for share in SHARES[size][rank : rank + 2]))]
+
+    found |= {f"{name} goes on": gaps for name, gaps in networks_go_on([X[:300], X], share, _gaps_of_networks)}
     return found
 
 
@@ -276,6 +297,7 @@ def errors(rank, size):
         "interrupted": error_of(Interrupted(2, random_state=0, data_parallel=True).fit, X[own]),
         "after all": clone(estimator).fit(X[own]).means_.tolist(),
     }
+    found |= {"networks": errors_of_networks(X[own], rank, error_of)}
     found["timeout"] = _reduce._timeout_of(next(iter(_reduce._own_groups.values()))).total_seconds()
     if rank == 0:  # who does not ask for a shared fit has none, whatever the others do
         found["alone"] = GaussianMixtureEM(2, random_state=0).fit(X[own]).n_samples_seen_
@@ -302,6 +324,7 @@ if __name__ == "__main__":
     _starts._SEEDING_ROWS, _lloyd._FEWEST_SAMPLED, _lloyd._SAMPLED_A_CLUSTER = 1500, 300, 20
     _block_sizes._WHOLE_CELLS["cpu"], _block_sizes._CELLS_OF_A_BLOCK["cpu"] = 2000, 1
     _split._SENT_AT_ONCE = 500
+    defaults._FOLD_ROWS = 1000
     task, folder = sys.argv[1:]
     dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=40))
     rank = dist.get_rank()

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from skvae import (
+    AutoencoderTransformer,
     EASERecommender,
     FactorAnalysisEM,
     GaussianMixtureEM,
     KMeansLite,
     MultVAERecommender,
     PopularityRecommender,
+    VAETransformer,
     _reduce,
 )
 
@@ -74,6 +76,22 @@ def test_the_mistake_of_one_process_is_told_to_all(tmp_path):
         assert "must agree in the earlier fit (by a hash of popularity_, last_time_)" in each["other counts"]
         assert "the earlier fit (by a hash of parameters_" in each["other network"]
         assert "process [1] has not. All must call the same methods" in each["state"]
+        of_networks = each["networks"]
+        assert "agree in weights, but process 0 has no sample_weight" in of_networks["score"]
+        assert "agree in weights, but process 0 has no sample_weight" in of_networks["score of k-means"]
+        assert "must agree in the earlier fit (by a hash of parameters_" in of_networks["other state"]
+        assert "must agree in the earlier fit (by a hash of weights_" in of_networks["other mixture"]
+        assert "which only the process that has the row would know" in of_networks["svi"]
+        assert "agree in X_val, but process 0 has no X_val" in of_networks["X_val"]
+        assert "column 'b' is 'gaussian' in process 0 and 'categorical' in process 1" in of_networks["kinds"]
+        assert "Found 0 sample(s) in all processes" in of_networks["no rows"]
+        assert "though the learning rate had been halved" in of_networks["diverges"]
+        assert "RuntimeError: no decoder here" in of_networks["module"]
+        assert of_networks["callback fails"].startswith("ValueError: no more")
+        assert of_networks["callback of a mixture"].startswith("ValueError: no more")
+        assert of_networks["callback scores"] == of_networks["callback stops"] == "no error"
+    assert first["networks"]["bounds"] == second["networks"]["bounds"]
+    assert "process 0 of 2" in second["networks"]["callback fails"] and "process 1" in first["networks"]["module"]
     assert first["parameter"].startswith("ValueError")
     assert first["interrupted"].startswith("LostProcessError") and second["interrupted"].startswith("KeyboardInterrupt")
     assert first["seeds"] == second["seeds"]  # the first draws one for both
@@ -97,6 +115,8 @@ def test_the_others_do_not_wait_for_a_dead_process(tmp_path):
         EASERecommender(),
         PopularityRecommender(),
         MultVAERecommender(2, max_iter=1, random_state=0),
+        VAETransformer(2, max_iter=2, random_state=0),
+        AutoencoderTransformer(2, max_iter=2, random_state=0),
     ],
 )
 def test_without_other_processes_nothing_changes(estimator):
