@@ -18,6 +18,7 @@ from skvae._tensors._devices import (
 from skvae._tensors._gradients import RowGradient, and_back, keep_gradient, keep_rows_of_gradient, kept, kept_gradient
 from skvae._tensors._libraries import as_tensors, at_least, concatenated, library, on_host
 from skvae._tensors._linear_algebra import cholesky
+from skvae._tensors._memory_maps import MOST_CELLS, any_nan, entry_slices, is_mapped, row_slices
 from skvae._tensors._noise import Noise, content_keys, normal_at, uniform_at
 from skvae._tensors._products import multiplying_by, products, products_of, resolve_precision
 from skvae._tensors._rows import Cells, Rows, binned
@@ -26,6 +27,7 @@ from skvae._tensors._workers import Workers, threads_to_share
 
 __all__ = [
     "Cells",
+    "MOST_CELLS",
     "Noise",
     "RowGradient",
     "Rows",
@@ -35,6 +37,7 @@ __all__ = [
     "Workspace",
     "alias",
     "and_back",
+    "any_nan",
     "as_tensors",
     "at_least",
     "binned",
@@ -44,8 +47,10 @@ __all__ = [
     "column_blocks",
     "concatenated",
     "content_keys",
+    "entry_slices",
     "explain_out_of_memory",
     "inference_device",
+    "is_mapped",
     "keep_gradient",
     "keep_rows_of_gradient",
     "kept",
@@ -61,6 +66,7 @@ __all__ = [
     "resolve_device",
     "resolve_precision",
     "rounded",
+    "row_slices",
     "threads_to_share",
     "to_device",
     "to_numpy",
