@@ -70,9 +70,9 @@ class Processes:
         """Add up a contiguous tensor on the CPU over the processes, in place."""
         self._together(dist.all_reduce, tensor)
 
-    def _together(self, collective, *arguments):
+    def _together(self, collective, *arguments, **settings):
         try:
-            collective(*arguments, group=self.group)
+            collective(*arguments, group=self.group, **settings)
         except RuntimeError as error:
             raise LostProcessError(
                 f"Process {self.rank} of {self.size} that share this fit has lost another one, which ended or does not "
@@ -93,6 +93,33 @@ class Processes:
         if group is not None:
             with contextlib.suppress(RuntimeError, ValueError):
                 dist.destroy_process_group(group)
+
+    # Messages of an algorithm's own, also in a block that sums nothing. All have the same shapes for them.
+    def add_in_step(self, tensor):
+        """Add up a contiguous tensor on the CPU over the processes, in place, once all are well."""
+        self.meet(_WELL)
+        self.add(tensor)
+
+    def largest_in_step(self, tensor):
+        """Put the largest of all processes' values into each cell of a contiguous tensor on the CPU."""
+        self.meet(_WELL)
+        self._together(dist.all_reduce, tensor, dist.ReduceOp.MAX)
+
+    def broadcast(self, tensor, rank):
+        """Overwrite a contiguous tensor on the CPU by that of one process."""
+        self.meet(_WELL)
+        self._together(dist.broadcast, tensor, src=rank)
+
+    def exchange(self, parts):
+        """Send an array of bytes to each process, in their order; return what each has sent to this one."""
+        sent = [torch.from_numpy(part) for part in parts]
+        self.meet(_WELL)
+        sizes = torch.tensor([len(part) for part in sent])
+        coming = torch.empty_like(sizes)
+        self._together(dist.all_to_all_single, coming, sizes)
+        received = torch.empty(int(coming.sum()), dtype=torch.uint8)
+        self._together(dist.all_to_all_single, received, torch.cat(sent), coming.tolist(), sizes.tolist())
+        return [part.numpy() for part in received.split(coming.tolist())]
 
     def _raise_the_first(self, errors):
         rank, (kind, name, text) = next((rank, error) for rank, error in enumerate(errors) if error is not None)
@@ -151,6 +178,16 @@ def shared(data_parallel=True):
 def alone():
     """A block that sums nothing: in it all processes compute the same, of the same numbers."""
     return _set(_rows, None)
+
+
+def together():
+    """A block in `alone` that sums over all processes again."""
+    return _set(_rows, _fit.get())
+
+
+def company():
+    """The processes that share the fit, also in a block that sums nothing; None without others."""
+    return _fit.get()
 
 
 @contextlib.contextmanager
@@ -277,7 +314,7 @@ def places_of_least(values, n):
 
 def of_first(own):
     """What the first process gives, also in a block that sums nothing."""
-    with _set(_rows, _fit.get()):
+    with together():
         return gathered(own if is_first() else None)[0]
 
 

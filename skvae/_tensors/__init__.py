@@ -3,7 +3,20 @@
 Engines and models see tensors only, and never ask whether rows are sparse or where they live.
 """
 
-from skvae._tensors._block_sizes import block_rows, by_row, column_blocks, rounded, rows_a_batch, top_k, top_k_of_blocks
+from skvae._tensors._block_sizes import (
+    MOST_CELLS,
+    any_nan,
+    block_rows,
+    by_row,
+    column_blocks,
+    entry_slices,
+    is_mapped,
+    rounded,
+    row_slices,
+    rows_a_batch,
+    top_k,
+    top_k_of_blocks,
+)
 from skvae._tensors._devices import (
     alias,
     explain_out_of_memory,
@@ -18,10 +31,10 @@ from skvae._tensors._devices import (
 from skvae._tensors._gradients import RowGradient, and_back, keep_gradient, keep_rows_of_gradient, kept, kept_gradient
 from skvae._tensors._libraries import as_tensors, at_least, concatenated, library, on_host
 from skvae._tensors._linear_algebra import cholesky
-from skvae._tensors._memory_maps import MOST_CELLS, any_nan, entry_slices, is_mapped, row_slices
 from skvae._tensors._noise import Noise, content_keys, normal_at, uniform_at
-from skvae._tensors._products import multiplying_by, products, products_of, resolve_precision
+from skvae._tensors._products import dtype_of, multiplying_by, products, products_of, resolve_precision
 from skvae._tensors._rows import Cells, Rows, binned
+from skvae._tensors._split import Split, SplitRows, WholeRows
 from skvae._tensors._tables import Table, TableBatch, Workspace
 from skvae._tensors._workers import Workers, threads_to_share
 
@@ -31,8 +44,11 @@ __all__ = [
     "Noise",
     "RowGradient",
     "Rows",
+    "Split",
+    "SplitRows",
     "Table",
     "TableBatch",
+    "WholeRows",
     "Workers",
     "Workspace",
     "alias",
@@ -47,6 +63,7 @@ __all__ = [
     "column_blocks",
     "concatenated",
     "content_keys",
+    "dtype_of",
     "entry_slices",
     "explain_out_of_memory",
     "inference_device",

@@ -9,8 +9,8 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from skvae._tensors._block_sizes import any_nan, is_mapped, row_slices
 from skvae._tensors._devices import alias
-from skvae._tensors._memory_maps import any_nan, is_mapped, row_slices
 
 _FEW_COLUMNS = 32  # of a product with a tall matrix
 _FEW_PRODUCTS = 2**24  # multiplications that NumPy's one thread ends before torch has woken up others

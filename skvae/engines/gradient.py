@@ -60,6 +60,8 @@ class BatchSource(Protocol):
 
     A batch has `w`, the weights of its rows, of mean 1 over all rows, and `counted`, those by which the rows enter sums
     over batches. What else it has is between the rows and the model.
+
+    Where processes hold parts of the parameters, rows have a method `joined`: the sum of a Tensor over them all.
     """
 
     def n_batches(self, batch_size) -> int:
@@ -150,8 +152,8 @@ class Plan:
         The fit that each member belongs to; None: the tensors have no axis of members.
     turns : tuple of Turn
         In their order; none: all parameters move in every step.
-    precision : {"float32", "bfloat16"}
-        Of the factors of matrix products.
+    precision : {"float32", "float64", "bfloat16"}
+        Of the factors of matrix products; rows and parameters come in the dtype that goes with it.
     """
 
     max_iter: int
@@ -272,7 +274,7 @@ def _run_epochs(turns, plan, noise, log_base, validate, watcher):
         if score is not None:
             fit.validation_scores.append(score)
         of_turn = {name: bounds[-1] for name, bounds in fit.lower_bounds_of_turn.items()}
-        stop = watcher.ends(Epoch(number, fit.lower_bounds[-1], *terms[0], score, params, of_turn))
+        stop = _reduce.of_first(watcher.ends(Epoch(number, fit.lower_bounds[-1], *terms[0], score, params, of_turn)))
         early = best.should_stop(params, score, (number + 1) / plan.max_iter)
         if early or stop or number + 1 == plan.max_iter:
             watcher.concludes(EARLY if early else STOPPED if stop else LIMIT)
@@ -317,6 +319,7 @@ class _ActiveTurn:
         self.n_batches = rows.n_batches(self.batch_size)
         self.n_steps = turn.n_steps or turn.n_passes * self.n_batches  # of a round
         self.products = products_of(plan.precision)
+        self.joined = getattr(rows, "joined", lambda total: total)
         self.factor = 1.0  # of the learning rate
 
     def begin_epoch(self, noise):
@@ -343,7 +346,7 @@ class _ActiveTurn:
             bound.descend(beta, batch.w)
         log_prob, kl = bound.log_prob.detach(), bound.kl.detach().sum(-1)
         sums = (torch.stack([log_prob, kl, torch.ones_like(kl)]) * batch.counted).sum(-1)
-        total = sums.sum() + self.optimizer.sum_of_gradients()
+        total = self.joined(sums.sum() + self.optimizer.sum_of_gradients())
         refused = (total - total).nan_to_num_(1.0).float()  # 1 where that is not finite, else 0
         self.optimizer.step(self.factor * multiplier, refused)
         self.sums.append(sums)

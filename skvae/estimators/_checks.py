@@ -48,6 +48,8 @@ def _validated(estimator, X, reset, others):
 
 def agree_in_columns(estimator, checked):
     """Refuse a shared fit whose processes have other columns, names of columns, dtypes, or sparse and dense rows."""
+    if not _reduce.is_shared():
+        return
     names = column_names(estimator)
     _reduce.agree(
         n_features=checked.shape[1],
@@ -55,6 +57,13 @@ def agree_in_columns(estimator, checked):
         dtype=str(checked.dtype),
         layout="sparse rows" if sp.issparse(checked) else "dense rows",
     )
+
+
+def agree_in_state(estimator, *attributes):
+    """Refuse a shared fit that is to go on from fits which differ: of these attributes, a hash must be the same."""
+    if _reduce.is_shared():
+        state = joblib.hash([getattr(estimator, name, None) for name in attributes])
+        _reduce.agree(**{f"the earlier fit (by a hash of {', '.join(attributes)})": state})
 
 
 def column_names(estimator):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from skvae._compat import Interval, StrOptions
-from skvae._tensors import explain_out_of_memory, resolve_device, resolve_precision, to_numpy
+from skvae._tensors import dtype_of, explain_out_of_memory, resolve_device, resolve_precision, to_numpy
 from skvae.estimators._base import Estimator
 from skvae.estimators._checks import checked_sizes
 from skvae.estimators._progress import EpochWatcher, say
@@ -77,7 +77,7 @@ class NetworkEstimator(Estimator, abc.ABC):
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "warm_start": ["boolean"],
-        "precision": [StrOptions({"float32", "bfloat16", "auto"})],
+        "precision": [StrOptions({"float32", "float64", "bfloat16", "auto"})],
         "device": [str],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -86,7 +86,6 @@ class NetworkEstimator(Estimator, abc.ABC):
     _watcher = EpochWatcher
     _iteration = "epoch"
 
-    precision = "float32"  # of a subclass without the parameter
     _beta_is_of_kl = True  # whether the `beta` of the plan is the weight of a KL term
 
     @abc.abstractmethod
@@ -180,7 +179,7 @@ class NetworkEstimator(Estimator, abc.ABC):
         return {
             "parameters_": to_numpy(kept.params),
             "device_": str(prepared.device),
-            "precision_": "float32" if plan is None else plan.precision,
+            "precision_": str(dtype_of(self.precision)).removeprefix("torch.") if plan is None else plan.precision,
             "_architecture": prepared.architecture,
             "_optimizer_state": to_numpy(kept.optimizer_state) if prepared.earlier.may_go_on else {},
             **prepared.known,

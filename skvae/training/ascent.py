@@ -14,7 +14,7 @@ from skvae._tensors import Cells, Noise
 from skvae.elbo import FitResult
 from skvae.engines import gradient, schedules
 from skvae.models.autoencoders.vae import PerRowVAE
-from skvae.training.factor_analysis_start import statistics_of
+from skvae.training.factor_analysis_start import random_network
 from skvae.training.members import MemberNoise, MemberRows, Stream, of_member, one_member
 from skvae.training.rows import LinearPath, heads_of_path
 
@@ -171,7 +171,6 @@ class SingleNetwork(Training):
     linear_path : LinearPath or None, default=None
     optimizer_state : dict of Tensor or None, default=None
         Of an earlier fit, with an axis of members.
-    dtype : torch.dtype, default=torch.float32
     validation : Validation or None, default=None
         The parameters with the best score are kept, the initial ones among them.
     """
@@ -186,21 +185,20 @@ class SingleNetwork(Training):
         *,
         linear_path=None,
         optimizer_state=None,
-        dtype=torch.float32,
         validation=None,
     ):
         if params is None:
-            params = one_member(model.init(noise.fold("init"), statistics_of(rows.columns)))
+            params = one_member(random_network(model, rows, noise))
             if isinstance(model, PerRowVAE):
-                params |= model.init_rows(len(rows))
+                params |= model.init_rows(len(rows), rows.dtype)
         params = {name: tensor.to(rows.device) for name, tensor in params.items()}
         self.linear_path, self.initial, self.initial_score = linear_path, None, None
         if validation is not None:  # the engine scores only what its epochs come to, and moves the parameters in place
             self.initial = {name: tensor.clone() for name, tensor in params.items()}
             self.initial_score = validation(params)
-        weight = torch.from_numpy(rows.weight)[None].to(device=rows.device, dtype=dtype)
-        heads = heads_of_path(linear_path, rows, model, dtype)
-        stream = Stream(rows.encoded(linear_path, dtype), noise, 1, weight, heads)
+        weight = torch.from_numpy(rows.weight)[None].to(device=rows.device, dtype=rows.dtype)
+        heads = heads_of_path(linear_path, rows, model)
+        stream = Stream(rows.encoded(linear_path), noise, 1, weight, heads)
         self.ascent = ascent_of_members(
             model, params, stream, plan, validation=validation, optimizer_state=optimizer_state
         )
@@ -233,7 +231,7 @@ def kept_epoch(result, plan):
     return f"kept the network of epoch {min((best + 1) * plan.validate_every, result.n_iter)}"
 
 
-def fit_row_posteriors(model, rows, params, linear_path, dtype):
+def fit_row_posteriors(model, rows, params, linear_path):
     """Raise the bound of each row over a posterior of its own, while the decoder stays; returns the posteriors.
 
     Parameters
@@ -244,12 +242,11 @@ def fit_row_posteriors(model, rows, params, linear_path, dtype):
     params : dict of Tensor
         Initial posteriors, with an axis of one member.
     linear_path : LinearPath or None
-    dtype : torch.dtype
     """
     n = len(rows)
     summed = replace(rows, weight=np.full(n, float(n)))  # not a mean: no row's steps depend on the others
     plan = gradient.Plan(_SVI_STEPS, n, _SVI_RATE, rate_schedule=schedules.cosine)
-    single = SingleNetwork(model, summed, Noise(0), plan, params, linear_path=linear_path, dtype=dtype)
+    single = SingleNetwork(model, summed, Noise(0), plan, params, linear_path=linear_path)
     return single.ascent.run().params
 
 

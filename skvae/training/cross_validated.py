@@ -32,7 +32,7 @@ from skvae.training.factor_analysis_start import (
     factor_analysis,
     factor_analysis_network,
     posterior,
-    statistics_of,
+    random_network,
     tempered,
     without_noise,
     zero_skips,
@@ -195,9 +195,9 @@ class CrossValidatedNetwork(Training):
 
     def _initial_params(self):
         """Initial parameters of all members: the copies of the first restart, then those of the second."""
-        random = self.model.init(self.noise.fold("init"), statistics_of(self.rows.columns))
+        random = random_network(self.model, self.rows, self.noise)
         if self.fa_params is not None:
-            random |= zero_skips(self.model)
+            random |= zero_skips(self.model, self.rows)
         random = {name: tensor.to(self.rows.device) for name, tensor in random.items()}
         networks = [
             random if found is None else factor_analysis_network(self.model, self.rows, self.noise, found)
@@ -208,7 +208,7 @@ class CrossValidatedNetwork(Training):
 
     def _stream(self):
         """The rows that some copy learns from, with the weights of all members."""
-        weight = torch.from_numpy(self.weight).float().to(self.rows.device).repeat(len(self.restarts), 1)
+        weight = self._placed(self.weight).repeat(len(self.restarts), 1)
         heads = None
         if self.fa_params is not None:
             heads = torch.stack(
@@ -243,7 +243,7 @@ class CrossValidatedNetwork(Training):
             value = bound_of_rows(fa_params[copy], rows.Z, self.linear_beta)
             if self.model.free_bits:
                 q = evaluate(posterior, tempered(fa_params[copy], self.linear_beta), rows.Z)
-                q = with_heads(torch.from_numpy(q), self.model.n_components).float().double()
+                q = with_heads(torch.from_numpy(q), self.model.n_components).to(self.rows.dtype).double()
                 kl, w = kl_to_standard_normal(*q.chunk(2, -1)), torch.from_numpy(rows.weight)
                 value += self.beta * (self.model.weighted(kl).sum(-1) - cost_of_rows(self.model, kl, w)).numpy()
             values.append(value)
@@ -285,7 +285,10 @@ class CrossValidatedNetwork(Training):
 
     def _by_row(self, arrays):
         """Numbers of the held-out rows of every scored copy, on the device of the rows, for every restart."""
-        return self._stacked_for_restarts([torch.from_numpy(part).float().to(self.rows.device) for part in arrays])
+        return self._stacked_for_restarts(map(self._placed, arrays))
+
+    def _placed(self, array):
+        return torch.from_numpy(array).to(device=self.rows.device, dtype=self.rows.dtype)
 
     def _stacked_for_restarts(self, parts):
         """One tensor of the parts of the copies, repeated for every restart."""

@@ -174,14 +174,14 @@ def factor_analysis_network(model, rows, noise, found, floor=None):
         Of the layers' random weights; those of each network's last layer are zero.
     found : factor_analysis.Params
     floor : float or None, default=None
-        0: in float64, with the noise as it is. None: in float32, with the noise that the likelihood can learn.
+        0: in float64, with the noise as it is. None: with the noise that the likelihood can learn.
 
     Returns
     -------
     params : dict of Tensor
         Of one network, on the device of the rows.
     """
-    params = model.init(noise.fold("init"), statistics_of(rows.columns)) | zero_skips(model)
+    params = random_network(model, rows, noise) | zero_skips(model, rows)
     K, last = model.n_factors, model.last
     W = torch.nn.functional.pad(found.W.mT, (0, 0, 0, K - found.W.shape[1]))  # (K, D)
     for name in (f"encoder.{last}", f"decoder.{last}"):
@@ -192,15 +192,21 @@ def factor_analysis_network(model, rows, noise, found, floor=None):
     psi = found.psi if len(params["likelihood.noise"]) > 1 else found.psi[:1]
     params["likelihood.noise"] = psi.log() if floor == 0 else model.likelihood.raw(psi)
     params = model.without_upper_layers(params) if floor == 0 else model.with_factors(params, W, found.mu, found.psi)
-    dtype = torch.float64 if floor == 0 else torch.float32
+    dtype = torch.float64 if floor == 0 else rows.dtype
     return {name: tensor.to(device=rows.device, dtype=dtype) for name, tensor in params.items()}
 
 
-def zero_skips(model):
+def random_network(model, rows, noise):
+    """Random weights of a network for the columns of some rows, in their dtype; the same draws in each dtype."""
+    params = model.init(noise.fold("init"), statistics_of(rows.columns))
+    return {name: tensor.to(rows.dtype) for name, tensor in params.items()}
+
+
+def zero_skips(model, rows):
     """Parameters of linear paths past the layers that add nothing yet."""
     shapes = {"encoder.skip.weight": (model.encoder_sizes[0], model.n_components)}
     shapes |= {"decoder.skip.weight": (model.n_factors, model.n_outputs)} if model.last else {}
-    return {name: torch.zeros(shape, dtype=torch.float32) for name, shape in shapes.items()}
+    return {name: torch.zeros(shape, dtype=rows.dtype) for name, shape in shapes.items()}
 
 
 def statistics_of(columns):

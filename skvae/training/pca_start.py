@@ -10,7 +10,7 @@ import torch
 from skvae.models.decomposition import factor_analysis as fa
 from skvae.models.decomposition import ppca
 from skvae.training.ascent import NetworkResult
-from skvae.training.factor_analysis_start import factor_analysis, statistics_of
+from skvae.training.factor_analysis_start import factor_analysis, random_network
 from skvae.training.members import one_member
 from skvae.training.rows import LinearPath
 from skvae.training.validation import mean_error
@@ -72,13 +72,14 @@ def coder(params):
     return encoder, ((squared + params.psi[0]) / squared * params.W).mT
 
 
-def principal_network(model, rows, noise, found, dtype=torch.float32):
+def principal_network(model, rows, noise, found, dtype=None):
     """Parameters of a network that is these components: its layers add next to nothing to a linear path.
 
     Not nothing: no gradient would reach the encoder, and an optimizer that divides by its size would follow rounding.
-    Components that the dtype cannot tell from rounding are spare dimensions, as are those beyond the rank of the table.
+    Components that the dtype (that of the rows or another one) cannot tell from rounding are spare dimensions, as are
+    those beyond the rank of the table.
     """
-    params = model.init(noise.fold("init"), statistics_of(rows.columns))
+    params, dtype = random_network(model, rows, noise), dtype or rows.dtype
     into, back = coder(found._replace(W=found.W[:, _told_apart(found.W.square().sum(0), dtype)]))
     spare = model.n_components - into.shape[1]
     into = torch.nn.functional.pad(into, (0, spare, 0, model.encoder_sizes[0] - len(into)))
@@ -106,7 +107,7 @@ def pca_result(model, rows, noise, found):
 def column_ranges(rows):
     """Range of each column, as parameters of the network that no gradient moves."""
     ends = zip(("low", "high"), _ends(rows), strict=True)
-    return {f"corruption.{name}": torch.from_numpy(end).float().to(rows.device) for name, end in ends}
+    return {f"corruption.{name}": torch.from_numpy(end).to(device=rows.device, dtype=rows.dtype) for name, end in ends}
 
 
 def rows_vary(rows):

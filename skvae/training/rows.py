@@ -45,6 +45,8 @@ class TableRows:
     weight : float64 ndarray of shape (n_rows,)
         With mean 1.
     device : torch.device
+    dtype : torch.dtype
+        Of the tensors that a network is trained on.
     with_mask : bool
         Whether the encoder also reads which cells were seen.
     custom : dict or None
@@ -58,6 +60,7 @@ class TableRows:
     observed: np.ndarray | None
     weight: np.ndarray
     device: object
+    dtype: torch.dtype = torch.float32
     with_mask: bool = False
     custom: dict | None = None
     count: np.ndarray | None = None
@@ -94,14 +97,14 @@ class TableRows:
         x, weight = np.concatenate([self.x, others.x]), np.concatenate([self.weight, others.weight])
         return replace(self, x=x, observed=observed, weight=weight, count=_joined(self, others))
 
-    def encoded(self, linear_path=None, dtype=torch.float32):
-        """Turn the rows into `Encoded` tensors on their device.
+    def encoded(self, linear_path=None, dtype=None):
+        """Turn the rows into `Encoded` tensors on their device, in their dtype or in another one.
 
         The encoder reads zeros in missing cells or, with a `LinearPath`, what its `fill` expects of them.
         """
 
         def place(array):
-            return placed(array, self.device, dtype)
+            return placed(array, self.device, dtype or self.dtype)
 
         cells = place(self.x)
         observed = None if self.observed is None else place(self.observed)
@@ -116,18 +119,19 @@ class TableRows:
         return Encoded(cells, observed, u)
 
 
-def linear_heads(params, rows, model, dtype=torch.float32):
+def linear_heads(params, rows, model, dtype=None):
     """The heads of a model whose posterior of each row is that of factor analysis, (n_rows, 2 K).
 
-    Without parameters (None), they are zeros.
+    Without parameters (None), they are zeros. They come in the dtype of the rows or in another one.
     """
+    dtype = dtype or rows.dtype
     if params is None:
         return torch.zeros(len(rows), 2 * model.n_components, dtype=dtype, device=rows.device)
     heads = factor_analysis_start.evaluate(factor_analysis_start.posterior, params, rows.Z)
     return model.heads_of_factors(torch.from_numpy(heads)).to(device=rows.device, dtype=dtype)
 
 
-def heads_of_path(linear_path, rows, model, dtype=torch.float32):
+def heads_of_path(linear_path, rows, model, dtype=None):
     """`linear_heads` of a `LinearPath` with an axis of members; None where the encoder's output is added to nothing."""
     if linear_path is None or linear_path.posterior is None:
         return None

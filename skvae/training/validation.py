@@ -79,7 +79,7 @@ class HeldOutError(Validation):
 
     def __init__(self, model, rows, linear_path, share):
         self.model, self.weight = model, rows.weight
-        self.batches = list(batches(rows, linear_path, model, torch.float32))
+        self.batches = list(batches(rows, linear_path, model, rows.dtype))
         self.factor = share / max(observed_share(rows), 1 / rows.x.size)  # rows without any cell: an error of 0
 
     def measure(self, params):
@@ -90,7 +90,7 @@ class HeldOutError(Validation):
         return -_mean_error(measured, self.batches, self.weight) * self.factor
 
 
-def mean_error(model, params, rows, linear_path, dtype=torch.float32):
+def mean_error(model, params, rows, linear_path, dtype):
     """Weighted mean over rows of |x - f|^2 / D over the observed cells."""
     numbered = list(batches(rows, linear_path, model, dtype))
     return _mean_error(_log_prob(model, params, numbered).cpu().numpy(), numbered, rows.weight)

@@ -23,14 +23,17 @@ from sklearn.preprocessing import FunctionTransformer
 
 from skvae import (
     BernoulliMixtureEM,
+    EASERecommender,
     FactorAnalysisEM,
     GaussianMixtureEM,
     KMeansLite,
+    PopularityRecommender,
     ProbabilisticPCA,
     VariationalFactorAnalysis,
     VariationalGaussianMixture,
     _reduce,
 )
+from skvae.datasets import make_interactions
 from skvae.estimators.clustering import _lloyd
 from skvae.estimators.mixtures import _starts
 from skvae.tables import weights
@@ -91,6 +94,11 @@ def cases():
     yield "bernoulli mixture", BernoulliMixtureEM(3, binarize=1.0, max_iter=10, **seeded), X, mixture, True
     levels = BernoulliMixtureEM(3, categorical_features="all", max_iter=10, **seeded)
     yield "bernoulli mixture, levels", levels, answers, mixture, True
+    clicks = sp.csr_array(make_interactions(500, 60, random_state=0))
+    ease = ("item_weights_", "l2_", "n_samples_seen_")
+    yield "EASE", EASERecommender(), clicks, ease, True
+    yield "EASE, float32", EASERecommender(20.0), clicks.astype(np.float32), ease, False
+    yield "popularity", PopularityRecommender(), clicks, ("popularity_",), True
     yield "in a pipeline", make_pipeline(FunctionTransformer(), ProbabilisticPCA(2)), X, (), False
 
 
@@ -105,6 +113,8 @@ def compare(name, estimator, X, attributes, weighs, own):
     shared = clone(estimator).fit(X[own], **given)
     last.set_params(data_parallel=False)
     alone = clone(estimator).fit(X, **all_given)
+    if hasattr(alone, "recommend"):  # their scores take no weights
+        given = all_given = {}
     found = {"score": (shared.set_params(**{}).score(X[own], **given), alone.score(X, **all_given))}
     found |= {attribute: (getattr(shared, attribute), getattr(alone, attribute)) for attribute in attributes}
     gaps = {key: _gap(*pair) for key, pair in found.items()}
@@ -138,7 +148,26 @@ def equal(rank, size):
             for each in (shared, alone)
         ]
         found[f"partial_fit of {type(estimator).__name__}"] = {"gap": float(np.abs(np.subtract(*centres)).max())}
+    found["partial_fit of recommenders"] = recommenders_go_on(rank, size)
     return found
+
+
+def recommenders_go_on(rank, size):
+    """Gaps after new users with new items, and of counts that decay with time."""
+    clicks = sp.csr_array(make_interactions(400, 50, random_state=0))
+    times = clicks.copy()
+    times.data = np.random.default_rng(3).uniform(1, 100, clicks.nnz)
+    ease, counts = EASERecommender(10.0), PopularityRecommender(half_life=20.0)
+    pairs = [(clone(each).set_params(data_parallel=True), clone(each)) for each in (ease, counts)]
+    for users, n_items, new in ((slice(0, 200), 40, None), (slice(200, 400), 50, range(40, 50))):
+        X, when = clicks[users, :n_items], times[users, :n_items]
+        own = slice(*(int(share * X.shape[0]) for share in SHARES[size][rank : rank + 2]))
+        for (shared, alone), given in zip(pairs, ({}, {"times": when})):
+            shared.partial_fit(X[own], new_items=new, **{name: each[own] for name, each in given.items()})
+            alone.partial_fit(X, new_items=new, **given)
+    names = ("item_weights_", "popularity_", "last_time_")
+    found = [(name, *pair) for pair in pairs for name in names if hasattr(pair[0], name)]
+    return {name: _gap(getattr(shared, name), getattr(alone, name)) for name, shared, alone in found}
 
 
 def error_of(fit, *arguments):
@@ -186,6 +215,10 @@ def errors(rank, size):
         "names": error_of(estimator.fit, pd.DataFrame(X[own], columns=names)),
         "layout": error_of(KMeansLite(3, data_parallel=True).fit, [X[own], sp.csr_array(X[own])][rank]),
         "state": error_of([new, clone(new).fit(X[own])][rank].set_params(data_parallel=True).partial_fit, X[own]),
+        "items": error_of(EASERecommender(data_parallel=True).fit, pd.DataFrame(abs(X[own]), columns=names)),
+        "other counts": error_of(
+            PopularityRecommender().fit(abs(X[own])).set_params(data_parallel=True).partial_fit, abs(X[own])
+        ),
         "interrupted": error_of(Interrupted(2, random_state=0, data_parallel=True).fit, X[own]),
         "after all": clone(estimator).fit(X[own]).means_.tolist(),
     }

@@ -62,6 +62,8 @@ def test_the_mistake_of_one_process_is_told_to_all(tmp_path):
         assert "feature_names, but process 0 has ['a0', " in each["names"]
         assert "layout, but process 0 has dense rows and process 1 has sparse rows" in each["layout"]
         assert each["timeout"] == 40  # of `init_process_group`
+        assert "feature_names, but process 0 has ['a0', " in each["items"]
+        assert "must agree in the earlier fit (by a hash of popularity_, last_time_)" in each["other counts"]
         assert "process [1] has not. All must call the same methods" in each["state"]
     assert first["parameter"].startswith("ValueError")
     assert first["interrupted"].startswith("LostProcessError") and second["interrupted"].startswith("KeyboardInterrupt")

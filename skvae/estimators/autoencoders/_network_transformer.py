@@ -18,7 +18,17 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skvae._compat import Interval, fit_context
-from skvae._tensors import Noise, alias, inference_device, placed, resolve_device, to_numpy, to_read, torch_dtype
+from skvae._tensors import (
+    Noise,
+    alias,
+    dtype_of,
+    inference_device,
+    placed,
+    resolve_device,
+    to_numpy,
+    to_read,
+    torch_dtype,
+)
 from skvae.estimators._checks import (
     checked_layers,
     checked_sizes,
@@ -142,7 +152,7 @@ class TableNetwork(NetworkEstimator):
 
     def _params_to_go_on(self, model, earlier, rows):
         """The parameters of an earlier fit, as tensors that an ascent may move."""
-        return earlier.params_on(rows.device)
+        return earlier.params_on(rows.device, rows.dtype)
 
     # ---------------------------------------------------------------------------------------------------------- fitting
     @fit_context(prefer_skip_nested_validation=True)
@@ -207,7 +217,7 @@ class TableNetwork(NetworkEstimator):
         self._check_consistent()
         fitted = self._goes_on(continuation)
         columns = self._columns if fitted else self._read_columns(X)
-        numbers = _checked_numbers(self, columns, X, reset=not fitted, min_samples=1 if fitted else self._fewest_rows)
+        numbers = self._numbers_to_learn(columns, X, reset=not fitted, min_samples=1 if fitted else self._fewest_rows)
         if fitted:
             encoding.refuse_changed_constants(numbers, columns)
         noise = Noise(draw_seed(self.random_state))
@@ -217,8 +227,8 @@ class TableNetwork(NetworkEstimator):
         if not fitted:
             columns = measure_columns(columns, numbers, weight, custom)
         x, observed = encoding.encode(numbers, columns)
-        device = resolve_device(self.device)
-        rows = TableRows(columns, x, observed, weight / weight.mean(), device, custom=custom, count=count)
+        device, dtype = resolve_device(self.device), dtype_of(self.precision)
+        rows = TableRows(columns, x, observed, weight / weight.mean(), device, dtype, custom=custom, count=count)
         earlier = self._earlier(continuation, weight.sum())
         if fitted:
             with_mask = self._architecture["with_mask"]
@@ -243,6 +253,11 @@ class TableNetwork(NetworkEstimator):
         in_units = self._units(columns, numbers, weight)
         return PreparedFit(training, architecture, earlier, device, rows, in_units)
 
+    def _numbers_to_learn(self, columns, X, **checks):
+        """Rows of a fit, checked here; in float64 if the fit is."""
+        numbers = _checked_numbers(self, columns, X, **checks)
+        return numbers.astype(np.float64, copy=False) if self.precision == "float64" else numbers
+
     def _held_out(self, rows, X_val):
         """Rows that were given to decide when to stop, as `TableRows`."""
         if not self.early_stopping:
@@ -250,7 +265,7 @@ class TableNetwork(NetworkEstimator):
                 "X_val decides when to stop, but early_stopping=False never asks; leave X_val out, or use "
                 "early_stopping=True."
             )
-        numbers = _checked_numbers(self, rows.columns, X_val, reset=False)
+        numbers = self._numbers_to_learn(rows.columns, X_val, reset=False)
         if np.isnan(numbers).all():
             raise ValueError("X_val has no observed cell to judge by; leave it out, or give rows with values.")
         x, observed = encoding.encode(numbers, rows.columns)
@@ -259,7 +274,7 @@ class TableNetwork(NetworkEstimator):
     def _go_on(self, model, rows, noise, earlier, continuation):
         """The `Training` of an estimator that goes on from an earlier fit."""
         params = one_member(self._params_to_go_on(model, earlier, rows))
-        optimizer_state = earlier.optimizer_state_on(rows.device)
+        optimizer_state = earlier.optimizer_state_on(rows.device, rows.dtype)
         optimizer_state = None if optimizer_state is None else one_member(optimizer_state)
         path = linear_path_of(self)
         from_linear = path is not None and path.posterior is not None
@@ -314,7 +329,7 @@ class TableNetwork(NetworkEstimator):
         if x.dtype == np.float32 and max(x.max(), -x.min()) > _HUGE:
             x, observed = encoding.encode(numbers.astype(np.float64), self._columns)
         device, dtype = inference_device(self.device), torch_dtype(x.dtype)
-        rows = TableRows(self._columns, x, observed, np.ones(len(x)), device, with_mask, custom)
+        rows = TableRows(self._columns, x, observed, np.ones(len(x)), device, dtype, with_mask, custom)
         model, params = model_on(self, device, dtype)
         return FittedRows(model, params, rows, linear_path_of(self), dtype, numbers)
 

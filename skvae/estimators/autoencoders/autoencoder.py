@@ -17,7 +17,7 @@ from skvae.tables.decoding import decode, fill_missing
 from skvae.tables.learning import read_columns
 from skvae.training import defaults
 from skvae.training.ascent import KnownResult, SingleNetwork
-from skvae.training.factor_analysis_start import statistics_of
+from skvae.training.factor_analysis_start import random_network
 from skvae.training.members import one_member
 from skvae.training.pca_start import column_ranges, pca_result, principal_components, principal_network, rows_vary
 from skvae.training.rows import LinearPath, squared_units_of_data
@@ -85,9 +85,10 @@ class AutoencoderTransformer(NetworkTransformer):
     warm_start : bool, default=False
         Whether `fit` goes on from the network of the last fit and, from the second call on, from its optimizer state.
         There is no early stopping then.
-    precision : {"float32", "bfloat16", "auto"}, default="float32"
-        What matrix products of training are made in; weights and sums are float32. "auto": bfloat16 where the device
-        has instructions for it and the network is large enough to gain. See :doc:`/user_guide/devices`.
+    precision : {"float32", "float64", "bfloat16", "auto"}, default="float32"
+        What training computes in. "float64" rounds to 16 digits in place of 7, and takes longer. "bfloat16" is for
+        the factors of matrix products; weights and sums stay float32. "auto": bfloat16 where the device has
+        instructions for it and the network is large enough to gain. See :doc:`/user_guide/devices`.
     device : str, default="auto"
         Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
     random_state : int, RandomState instance or None, default=None
@@ -117,8 +118,8 @@ class AutoencoderTransformer(NetworkTransformer):
         Weight of the rows that `fit`, or all calls of `partial_fit`, learnt from.
     device_ : str
         Where the fit ran.
-    precision_ : {"float32", "bfloat16"}
-        What products of training were made in.
+    precision_ : {"float32", "float64", "bfloat16"}
+        What training computed in.
     n_features_in_ : int
         Number of columns.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -291,7 +292,7 @@ class AutoencoderTransformer(NetworkTransformer):
         if found is not None:
             params = principal_network(model, rows, noise, found)
         else:
-            params = model.init(noise.fold("init"), statistics_of(rows.columns))
+            params = random_network(model, rows, noise)
         params = one_member(params | self._ranges(rows))
         plan = self._plan(len(rows), validates=validates, continuation=continuation)
         return SingleNetwork(model, rows, noise, plan, params, linear_path=linear_path, validation=validation)

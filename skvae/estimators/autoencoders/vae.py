@@ -130,9 +130,10 @@ class VAETransformer(VAEPrediction):
     warm_start : bool, default=False
         Whether `fit` goes on from the network of the last fit and, from the second call on, from its optimizer state.
         There is no early stopping then.
-    precision : {"float32", "bfloat16", "auto"}, default="float32"
-        What matrix products of training are made in; weights and sums are float32. "auto": bfloat16 where the device
-        has instructions for it and the network is large enough to gain. See :doc:`/user_guide/devices`.
+    precision : {"float32", "float64", "bfloat16", "auto"}, default="float32"
+        What training computes in. "float64" rounds to 16 digits in place of 7, and takes longer. "bfloat16" is for
+        the factors of matrix products; weights and sums stay float32. "auto": bfloat16 where the device has
+        instructions for it and the network is large enough to gain. See :doc:`/user_guide/devices`.
     device : str, default="auto"
         Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
     random_state : int, RandomState instance or None, default=None
@@ -172,8 +173,8 @@ class VAETransformer(VAEPrediction):
         Weight of the rows that `fit`, or all calls of `partial_fit`, learnt from.
     device_ : str
         Where the fit ran.
-    precision_ : {"float32", "bfloat16"}
-        What products of training were made in.
+    precision_ : {"float32", "float64", "bfloat16"}
+        What training computed in.
     n_features_in_ : int
         Number of columns.
     feature_names_in_ : ndarray of shape (n_features,)

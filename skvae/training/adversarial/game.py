@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import torch
 
 from skvae._tensors import placed
 from skvae.engines.gradient import Turn
@@ -56,7 +55,7 @@ class AdversarialTraining(Training):
     def __init__(self, model, rows, noise, plan, params, test, *, optimizer_state=None):
         self.test, self.plan = test, replace(plan, fit_of_member=np.zeros(1, dtype=np.int64))
         params = {name: tensor.to(rows.device) for name, tensor in params.items()}
-        weight = placed(rows.weight[None], rows.device, torch.float32)
+        weight = placed(rows.weight[None], rows.device, rows.dtype)
         stream = Stream(rows.encoded(), noise, 1, weight)
         self.ascent = Ascent(
             model,

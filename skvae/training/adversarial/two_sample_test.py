@@ -47,7 +47,7 @@ class TwoSampleTest(Validation):
         self.factor = _factors(rows.columns)
         self.x = rows.x * self.factor
         self.within = mean_within(self.x, self.weight, self.squares)
-        self.on_device = placed(rows.x, rows.device, torch.float32)[None]
+        self.on_device = placed(rows.x, rows.device, rows.dtype)[None]
         self.row = torch.arange(_N_DRAWS)[None].to(rows.device, non_blocking=True)
         self.forget()
 
