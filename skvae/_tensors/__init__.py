@@ -33,7 +33,7 @@ from skvae._tensors._libraries import as_tensors, at_least, concatenated, librar
 from skvae._tensors._linear_algebra import cholesky
 from skvae._tensors._noise import Noise, content_keys, normal_at, uniform_at
 from skvae._tensors._products import dtype_of, multiplying_by, products, products_of, resolve_precision
-from skvae._tensors._rows import Cells, Rows, binned
+from skvae._tensors._rows import Cells, Rows, SomeRows, binned, some_rows
 from skvae._tensors._split import Split, SplitRows, WholeRows
 from skvae._tensors._tables import Table, TableBatch, Workspace
 from skvae._tensors._workers import Workers, threads_to_share
@@ -44,6 +44,7 @@ __all__ = [
     "Noise",
     "RowGradient",
     "Rows",
+    "SomeRows",
     "Split",
     "SplitRows",
     "Table",
@@ -84,6 +85,7 @@ __all__ = [
     "resolve_precision",
     "rounded",
     "row_slices",
+    "some_rows",
     "threads_to_share",
     "to_device",
     "to_numpy",

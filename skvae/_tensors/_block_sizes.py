@@ -3,7 +3,6 @@
 import mmap
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 
 from skvae._topk import top_k as _numpy_top_k
@@ -15,11 +14,11 @@ _BLOCK_CELLS = 2**23  # rows x columns handled at once when scoring: 32 MB of fl
 
 
 def is_mapped(X):
-    """Tell whether the cells of an array, or of a CSR matrix, are those of a large memory map.
+    """Tell whether the cells of an array, or of a CSR matrix or `SomeRows` of one, are those of a large memory map.
 
     To copy them as a whole may take more memory than there is: they are read in blocks, each time they are needed.
     """
-    array = X.data if sp.issparse(X) else X
+    array = X.data if hasattr(X, "nnz") else X
     if not isinstance(array, np.ndarray) or array.nbytes < _LEAST_BYTES:
         return False
     while isinstance(array, np.ndarray):
@@ -28,9 +27,9 @@ def is_mapped(X):
 
 
 def row_slices(X):
-    """Cut the rows of a matrix, dense or CSR, into slices that are handled at once."""
+    """Cut the rows of an array, a CSR matrix or `SomeRows` of one into slices that are handled at once."""
     n_rows, cells_a_row = X.shape
-    if sp.issparse(X):
+    if hasattr(X, "nnz"):
         cells_a_row = X.nnz // max(1, n_rows)
     size = max(1, _CELLS_AT_ONCE // max(1, cells_a_row))
     return [slice(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]

@@ -10,7 +10,7 @@ from sklearn.utils import check_array
 
 from skvae import _reduce
 from skvae._compat import nearest_centres
-from skvae._tensors import MOST_CELLS, Noise, Rows, TableBatch, is_mapped, resolve_device, torch_dtype
+from skvae._tensors import MOST_CELLS, Noise, Rows, TableBatch, resolve_device, torch_dtype
 from skvae.engines import em
 from skvae.engines.watching import CONVERGED
 from skvae.estimators._checks import draw_seed

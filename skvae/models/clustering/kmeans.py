@@ -115,7 +115,7 @@ class KMeans:
     relocate : bool, default=True
         Move the rows farthest from their centres to clusters without any row.
     remembers : bool, default=True
-        Whether to remember facts about the rows, which takes up to 32 bytes a row; else all rows are compared each time.
+        Whether to remember facts about the rows, up to 32 bytes of each; else all rows are compared each time.
     """
 
     def __init__(self, n_clusters, relocate=True, remembers=True):
