@@ -14,11 +14,11 @@ _BLOCK_CELLS = 2**23  # rows x columns handled at once when scoring: 32 MB of fl
 
 
 def is_mapped(X):
-    """Tell whether the cells of an array, or of a CSR matrix or `SomeRows` of one, are those of a large memory map.
+    """Tell whether the cells of an array, a CSR matrix, `SomeRows` or `MappedCells` are those of a large memory map.
 
     To copy them as a whole may take more memory than there is: they are read in blocks, each time they are needed.
     """
-    array = X.data if hasattr(X, "nnz") else X
+    array = X.data if hasattr(X, "nnz") else getattr(X, "numbers", X)
     if not isinstance(array, np.ndarray) or array.nbytes < _LEAST_BYTES:
         return False
     while isinstance(array, np.ndarray):

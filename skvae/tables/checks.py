@@ -139,13 +139,18 @@ def refuse_gaps(numbers, columns):
         )
 
 
+def largest_magnitude(X):
+    """The largest absolute value of the cells that are not NaN."""
+    parts = (np.asarray(X[part]) for part in row_slices(X)) if is_mapped(X) else [X]
+    return max(max(float(np.fmax.reduce(x, axis=None)), -float(np.fmin.reduce(x, axis=None))) for x in parts)
+
+
 def refuse_overflow(X, dtype=None):
     """Complain of values whose squares a dtype, by default that of X, does not hold."""
     dtype = X.dtype if dtype is None else np.dtype(dtype)
     if not X.size:
         return
-    parts = (X[part] for part in row_slices(X)) if is_mapped(X) else [X]
-    largest = max(max(float(np.fmax.reduce(x, axis=None)), -float(np.fmin.reduce(x, axis=None))) for x in parts)
+    largest = largest_magnitude(X)
     if largest > _LARGEST[dtype]:
         wider = " or give float64" if dtype == np.float32 else ""
         raise ValueError(f"X holds values whose squares overflow in {dtype}, such as {largest:g}; scale it{wider}.")

@@ -6,6 +6,7 @@ rows nor seed. With a single stream, batches have a leading axis of length 1, wh
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -51,9 +52,49 @@ class Encoded(NamedTuple):
     observed: Tensor | None
     u: Tensor
 
+    @property
+    def n_rows(self):
+        return len(self.x)
+
+    @property
+    def device(self):
+        return self.x.device
+
     def take(self, index):
         """Some of the rows."""
-        return Encoded(*(None if part is None else part.index_select(0, index) for part in self))
+        x = self.x.index_select(0, index)
+        observed = None if self.observed is None else self.observed.index_select(0, index)
+        return Encoded(x, observed, x if self.u is self.x else self.u.index_select(0, index))
+
+    def parts(self):
+        """The rows, some at a time."""
+        yield slice(0, self.n_rows), self
+
+
+class EncodedLater:
+    """Rows of a table that stay in a memory map, and become tensors when they are asked for.
+
+    Parameters
+    ----------
+    encoded : callable
+        int64 ndarray or slice -> `Encoded` of these rows.
+    slices : list of slice
+        All rows, some at a time.
+    device : torch.device
+    """
+
+    def __init__(self, encoded, slices, device):
+        self._encoded, self._slices, self.device = encoded, slices, device
+        self.n_rows = slices[-1].stop
+
+    def take(self, index):
+        """Some of the rows, as `Encoded`."""
+        return self._encoded(index.cpu().numpy())
+
+    def parts(self):
+        """The rows, some at a time."""
+        for part in self._slices:
+            yield part, self._encoded(part)
 
 
 class MemberBatch(NamedTuple):
@@ -91,21 +132,21 @@ class Stream(NamedTuple):
 
     Attributes
     ----------
-    table : Encoded
+    table : Encoded or EncodedLater
     noise : Noise
         Its seed orders the rows.
     n_members : int
     weight : Tensor of shape (n_members or 1, n_rows)
         With mean 1 for each member.
-    linear_heads : Tensor of shape (n_members or 1, n_rows, 2 * n_components) or None
-        As of `MemberBatch`.
+    linear_heads : Tensor of shape (n_members or 1, n_rows, 2 * n_components), callable or None
+        As of `MemberBatch`; or a function from places of rows to those of these rows.
     """
 
-    table: Encoded
+    table: Encoded | EncodedLater
     noise: object
     n_members: int
     weight: Tensor
-    linear_heads: Tensor | None = None
+    linear_heads: Tensor | Callable | None = None
 
 
 class MemberRows:
@@ -119,12 +160,12 @@ class MemberRows:
 
     def __init__(self, streams):
         self.streams = streams
-        device = streams[0].table.x.device
+        device = streams[0].table.device
         counts = [stream.n_members for stream in streams]
         self.stream_of_member = torch.from_numpy(np.repeat(np.arange(len(streams)), counts)).to(device)
 
     def __len__(self):
-        return max(len(stream.table.x) for stream in self.streams)
+        return max(stream.table.n_rows for stream in self.streams)
 
     def n_batches(self, batch_size):
         """How many batches one pass takes."""
@@ -133,7 +174,7 @@ class MemberRows:
     def shuffled(self, batch_size, noise):
         """The batches of one pass, each stream in an order of its own."""
         n_batches = self.n_batches(batch_size)
-        orders = [own.permutation(len(stream.table.x)) for own, stream in zip(noise.streams, self.streams, strict=True)]
+        orders = [own.permutation(stream.table.n_rows) for own, stream in zip(noise.streams, self.streams, strict=True)]
         if len(orders) == 1:
             yield from self._of_one_stream(orders[0], n_batches, noise.ahead)
             return
@@ -187,12 +228,13 @@ class MemberRows:
 
 
 def _of_stream(stream, index):
-    table = stream.table
-    x = table.x.index_select(0, index)[None]
-    observed = None if table.observed is None else table.observed.index_select(0, index)[None]
-    u = x if table.u is table.x else table.u.index_select(0, index)[None]
-    linear_heads = None if stream.linear_heads is None else stream.linear_heads.index_select(1, index)
-    return MemberBatch(Cells(x, observed), u, stream.weight.index_select(1, index), index[None], linear_heads)
+    table, heads = stream.table.take(index), stream.linear_heads
+    x = table.x[None]
+    observed = None if table.observed is None else table.observed[None]
+    u = x if table.u is table.x else table.u[None]
+    if heads is not None:
+        heads = heads(index) if callable(heads) else heads.index_select(1, index)
+    return MemberBatch(Cells(x, observed), u, stream.weight.index_select(1, index), index[None], heads)
 
 
 def _padded(batch, size):
