@@ -25,44 +25,46 @@ import scipy.sparse as sp
 
 from skvae import FactorAnalysisEM, GaussianMixtureEM, KMeansLite, MultVAERecommender, VAETransformer
 
-N_COLUMNS, N_GROUPS = 256, 16
-N_ITEMS, CLICKS = 2000, 200
+N_COLUMNS, N_GROUPS, N_FACTORS = 512, 8, 4
+N_ITEMS, CLICKS = 1000, 200
 BLOCK = 2**15  # rows that partial_fit is given at once
-
-
-def passes_of_mixture(model):
-    return 5 + model.n_iter_  # finite cells, gaps, means, variances, first guesses; then one an iteration
 
 
 # name: the rows that it reads, the estimator, and what is done with it
 MODELS = {
+    "FactorAnalysisEM": ("table", lambda: FactorAnalysisEM(N_FACTORS), "fit"),
     "KMeansLite": ("table", lambda: KMeansLite(N_GROUPS, max_iter=3, random_state=0), "fit"),
     "GaussianMixtureEM": (
         "table",
         lambda: GaussianMixtureEM(N_GROUPS, covariance_type="diag", max_iter=2, random_state=0),
         "fit",
     ),
-    "FactorAnalysisEM": ("table", lambda: FactorAnalysisEM(8), "fit"),
-    "VAETransformer": ("table", lambda: VAETransformer(8, max_iter=1, random_state=0), "fit"),
+    "VAETransformer": ("table", lambda: VAETransformer(N_FACTORS, max_iter=1, random_state=0), "fit"),
     "KMeansLite, blocks": ("table", lambda: KMeansLite(N_GROUPS, random_state=0), "partial_fit"),
-    "FactorAnalysisEM, blocks": ("table", lambda: FactorAnalysisEM(8), "partial_fit"),
-    "MultVAERecommender": ("clicks", lambda: MultVAERecommender(16, max_iter=1, random_state=0), "fit"),
+    "MultVAERecommender": (
+        "clicks",
+        lambda: MultVAERecommender(16, decoder_units=0, max_iter=1, random_state=0),
+        "fit",
+    ),
 }
 
 
 # ---------------------------------------------------------------------------------------------------------- the files
 def write_table(folder, n_bytes):
-    """Rows of float32 around 16 centres that lie in a space of 8 dimensions, as `table.npy`."""
+    """Rows of float32 around a few centres that lie in a plane of some dimensions, as `table.npy`.
+
+    The noise of a block of rows is that of the first block, to write the file at the speed of the disk.
+    """
     n_rows = n_bytes // (4 * N_COLUMNS)
     rng = np.random.default_rng(0)
-    loadings = rng.normal(size=(8, N_COLUMNS)).astype(np.float32)
-    centres = (3 * rng.normal(size=(N_GROUPS, 8)).astype(np.float32)) @ loadings
+    loadings = rng.standard_normal((N_FACTORS, N_COLUMNS), dtype=np.float32)
+    centres = 3 * rng.standard_normal((N_GROUPS, N_FACTORS), dtype=np.float32)
+    noise = rng.standard_normal((BLOCK, N_COLUMNS), dtype=np.float32)
     out = np.lib.format.open_memmap(Path(folder, "table.npy"), "w+", np.float32, (n_rows, N_COLUMNS))
     for start in range(0, n_rows, BLOCK):
         n = min(BLOCK, n_rows - start)
-        rows = rng.standard_normal((n, N_COLUMNS), dtype=np.float32)
-        rows += rng.standard_normal((n, 8), dtype=np.float32) @ loadings + centres[rng.integers(0, N_GROUPS, n)]
-        out[start : start + n] = rows
+        scores = rng.standard_normal((n, N_FACTORS), dtype=np.float32) + centres[rng.integers(0, N_GROUPS, n)]
+        np.add(scores @ loadings, noise[:n], out=out[start : start + n])
     out.flush()
 
 
@@ -71,7 +73,7 @@ def read_table(folder):
 
 
 def write_clicks(folder, n_bytes):
-    """Users with 200 clicks on 2,000 items, in three files; a click takes 12 bytes."""
+    """Users with 200 clicks on 1,000 items, in three files; a click takes 12 bytes."""
     n_users = n_bytes // (12 * CLICKS)
     rng = np.random.default_rng(0)
     shapes = {"indptr": n_users + 1, "indices": n_users * CLICKS, "data": n_users * CLICKS}
@@ -81,13 +83,14 @@ def write_clicks(folder, n_bytes):
         for name, n in shapes.items()
     }
     files["indptr"][:] = np.arange(n_users + 1) * CLICKS
-    gaps = N_ITEMS // CLICKS
-    for start in range(0, n_users, BLOCK):  # one item of each ten, more often one of the first in some of the tens
+    step = N_ITEMS // CLICKS  # one item of each five, half of them by the taste of the user
+    chance = rng.integers(0, step, (BLOCK, CLICKS), dtype=np.int32) + step * np.arange(CLICKS, dtype=np.int32)
+    by_taste = rng.random((BLOCK, CLICKS)) < 0.5
+    for start in range(0, n_users, BLOCK):
         n = min(BLOCK, n_users - start)
-        taste = rng.integers(0, gaps, (n, 1))
-        items = np.where(rng.random((n, CLICKS)) < 0.5, taste, rng.integers(0, gaps, (n, CLICKS)))
+        taste = rng.integers(0, step, (n, 1), dtype=np.int32) + step * np.arange(CLICKS, dtype=np.int32)
         span = slice(start * CLICKS, (start + n) * CLICKS)
-        files["indices"][span] = (items + gaps * np.arange(CLICKS)).ravel()
+        files["indices"][span] = np.where(by_taste[:n], taste, chance[:n]).ravel()
         files["data"][span] = 1
     for file in files.values():
         file.flush()

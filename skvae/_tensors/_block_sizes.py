@@ -9,6 +9,7 @@ from skvae._topk import top_k as _numpy_top_k
 
 _LEAST_BYTES = 2**25  # of a file that is read in blocks; smaller ones are handled as arrays
 _CELLS_AT_ONCE = 2**20  # of a block: they stay in the caches while they are gone through
+_MEMORY_OF_AN_ENTRY = 4  # in cells: a stored entry has a place, and copies of both are made
 MOST_CELLS = 2**25  # of the rows of a map that are kept in memory, such as held-out ones: 128 MB of float32
 _BLOCK_CELLS = 2**23  # rows x columns handled at once when scoring: 32 MB of float32
 
@@ -30,7 +31,7 @@ def row_slices(X):
     """Cut the rows of an array, a CSR matrix or `SomeRows` of one into slices that are handled at once."""
     n_rows, cells_a_row = X.shape
     if hasattr(X, "nnz"):
-        cells_a_row = X.nnz // max(1, n_rows)
+        cells_a_row = _MEMORY_OF_AN_ENTRY * X.nnz // max(1, n_rows)
     size = max(1, _CELLS_AT_ONCE // max(1, cells_a_row))
     return [slice(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]
 

@@ -65,7 +65,7 @@ def summary_of(Z, weight):
     """
     if not (weight > 0).all():
         Z, weight = Z[np.flatnonzero(weight > 0)], weight[weight > 0]
-    mapped = is_mapped(Z)
+    weight, mapped = np.ascontiguousarray(weight), is_mapped(Z)
     seen = None if mapped else _seen(Z)
     mean, variance = column_means_and_variances(Z, weight, seen)
     constant = is_constant(variance, mean)

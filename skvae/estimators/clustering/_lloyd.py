@@ -10,7 +10,7 @@ from sklearn.utils import check_array
 
 from skvae import _reduce
 from skvae._compat import nearest_centres
-from skvae._tensors import MOST_CELLS, Noise, Rows, TableBatch, resolve_device, torch_dtype
+from skvae._tensors import MOST_CELLS, Noise, Rows, TableBatch, is_mapped, resolve_device, torch_dtype
 from skvae.engines import em
 from skvae.engines.watching import CONVERGED
 from skvae.estimators._checks import draw_seed
@@ -313,6 +313,7 @@ def placed_in_turn(X, centres, device):
     Distances are the more precise the nearer the rows are to the origin.
     """
     size = max(256, _CELLS_AT_ONCE * X.shape[0] // max(1, X.nnz) if sp.issparse(X) else _CELLS_AT_ONCE // X.shape[1])
+    size = max(1, size // 4) if is_mapped(X) else size
     middle = np.zeros(1) if sp.issparse(X) else centres.mean(axis=0, dtype=np.float64).astype(X.dtype)
     placed = torch.from_numpy(centres - middle).to(device)  # of sparse rows in float64: they may lie far from 0
     for start in range(0, X.shape[0], size):

@@ -6,7 +6,7 @@ import torch
 
 from skvae._tensors import Rows, TableBatch, torch_dtype
 
-_CELLS_A_BATCH = 2**20  # cells, or stored entries
+_CELLS_A_BATCH, _ENTRIES_A_BATCH = 2**20, 2**18  # a stored entry takes four times the memory of a cell
 
 
 class MappedRows:
@@ -63,7 +63,8 @@ class MappedRows:
     def batches(self, size="auto", n_clusters=1):
         """All rows in batches of so many, for `engines.em`."""
         if size == "auto":
-            size = max(_CELLS_A_BATCH // self.cells_a_row, 16 * n_clusters)
+            at_once = _ENTRIES_A_BATCH if self.sparse else _CELLS_A_BATCH
+            size = max(1, at_once // self.cells_a_row, 16 * n_clusters)
         return _Batches(self, [slice(start, min(start + size, len(self))) for start in range(0, len(self), size)])
 
 
