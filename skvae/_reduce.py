@@ -23,6 +23,7 @@ _WELL, _DONE, _FAILED = range(3)
 _KINDS = {kind.__name__: kind for kind in (ValueError, TypeError, FloatingPointError)}  # that others raise, too
 _fit = ContextVar("the processes that share the fit", default=None)
 _rows = ContextVar("the processes whose rows are summed", default=None)  # those of the fit, or None: see `alone`
+_by_itself = ContextVar("whether this process shares nothing for now", default=False)
 _own_groups = {}  # the user's default group -> ours
 
 
@@ -146,13 +147,18 @@ class _OfAnother(Exception):
         self.error = kind(text)
 
 
+def there_are_others():
+    """Whether there are processes that could share a fit."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
 @contextlib.contextmanager
 def shared(data_parallel=True):
     """Share a block with the other processes; with the present one alone, if they are not wanted or there are none.
 
     An error on the way is raised on all processes.
     """
-    if not (data_parallel and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    if not data_parallel or _by_itself.get() or not there_are_others():
         with _set(_fit, None), _set(_rows, None):
             yield
         return
@@ -183,6 +189,13 @@ def alone():
 def together():
     """A block in `alone` that sums over all processes again."""
     return _set(_rows, _fit.get())
+
+
+@contextlib.contextmanager
+def by_itself():
+    """A block that this process runs by itself: it shares nothing, nor does what it calls, whatever they ask for."""
+    with _set(_fit, None), _set(_rows, None), _set(_by_itself, True):
+        yield
 
 
 def company():
@@ -233,9 +246,7 @@ def total(sums):
     tensors = [] if sums is None else [_as_tensor(each) for each in sums]
     shapes = str([None if each is None else (each.dtype, each.shape) for each in tensors])
     if processes.meet(_WELL, crc32(shapes.encode()) if sums is not None else -1 - processes.rank):
-        for tensor in tensors:
-            if tensor is not None:
-                processes.add(tensor)
+        tensors = _added_in_one(processes, tensors)
         odd = [place for place, tensor in enumerate(tensors) if tensor is None]
         found = [None if tensor is None else _placed_like(tensor, own) for tensor, own in zip(tensors, sums)]
         for place, each in zip(odd, _added(processes.objects([sums[place] for place in odd]) if odd else [])):
@@ -243,6 +254,45 @@ def total(sums):
         return _made_like(sums, found)
     added = _added([each for each in processes.objects(_on_cpu(sums)) if each is not None])
     return added if sums is None else _made_like(added, map(_placed_like, added, sums))
+
+
+def _added_in_one(processes, tensors):
+    """Add up tensors over the processes, those of one dtype in one message; None stays None."""
+    tensors = list(tensors)
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors if tensor is not None):
+        places = [place for place, tensor in enumerate(tensors) if tensor is not None and tensor.dtype == dtype]
+        flat = torch.cat([tensors[place].reshape(-1) for place in places])
+        processes.add(flat)
+        for place, part in zip(places, flat.split([tensors[place].numel() for place in places]), strict=True):
+            tensors[place] = part.view(tensors[place].shape)
+    return tensors
+
+
+def summed(tensor):
+    """Sum a tensor over all processes; its gradient is the sum of theirs. To be called by all of them alike."""
+    processes = _rows.get()
+    return tensor if processes is None else _Summed.apply(tensor, processes)
+
+
+class _Summed(torch.autograd.Function):
+    """The sum over processes, forward and back."""
+
+    @staticmethod
+    def forward(ctx, tensor, processes):
+        ctx.processes = processes
+        return _of_step(processes, tensor)
+
+    @staticmethod
+    def backward(ctx, of_sum):
+        return _of_step(ctx.processes, of_sum), None
+
+
+def _of_step(processes, tensor):
+    """The sum of a tensor of one shape over the processes; torch may ask for it in another thread."""
+    total = tensor.detach().to("cpu", copy=True).contiguous()
+    processes.meet(_WELL)
+    processes.add(total)
+    return total.to(tensor.device)
 
 
 def _added(parts):

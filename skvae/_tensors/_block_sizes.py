@@ -28,12 +28,12 @@ def is_mapped(X):
 
 
 def row_slices(X):
-    """Cut the rows of an array, a CSR matrix or `SomeRows` of one into slices that are handled at once."""
+    """Cut the rows of an array, CSR matrix or `SomeRows` of one into slices that are handled at once; at least one."""
     n_rows, cells_a_row = X.shape
     if hasattr(X, "nnz"):
         cells_a_row = _MEMORY_OF_AN_ENTRY * X.nnz // max(1, n_rows)
     size = max(1, _CELLS_AT_ONCE // max(1, cells_a_row))
-    return [slice(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]
+    return [slice(start, min(start + size, n_rows)) for start in range(0, max(1, n_rows), size)]
 
 
 def entry_slices(n):

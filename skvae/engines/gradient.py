@@ -59,7 +59,8 @@ class BatchSource(Protocol):
     """What `ascend` asks of rows.
 
     A batch has `w`, the weights of its rows, of mean 1 over all rows, and `counted`, those by which the rows enter sums
-    over batches. What else it has is between the rows and the model.
+    over batches. What else it has is between the rows and the model. In a fit that processes share, each has its own
+    rows of every batch, perhaps none; `n_rows` is then how many the batch has in all processes.
 
     Where processes hold parts of the parameters, rows have a method `joined`: the sum of a Tensor over them all.
     """
@@ -295,8 +296,7 @@ def _sums_of_epoch(turns):
     for turn, record in zip(turns, on_host.split([record.numel() for record in records]), strict=True):
         sums, refused = record.view(len(turn.sums), -1).tensor_split([-1], 1)
         sums = torch.where(refused > 0, 0, sums).reshape(-1, *turn.sums[0].shape).sum(0)
-        sums, n_refused = _reduce.total((sums, refused.sum()))
-        yield *sums.numpy(), int(n_refused)
+        yield *sums.numpy(), int(refused.sum())
 
 
 class _ActiveTurn:
@@ -343,9 +343,11 @@ class _ActiveTurn:
         batch, noise = next(self.batches)
         with multiplying_by(self.products):
             bound = self.bound(self.seen, batch, noise)
-            bound.descend(beta, batch.w)
+            bound.descend(beta, batch.w, getattr(batch, "n_rows", None))
         log_prob, kl = bound.log_prob.detach(), bound.kl.detach().sum(-1)
         sums = (torch.stack([log_prob, kl, torch.ones_like(kl)]) * batch.counted).sum(-1)
+        gradient, sums = _reduce.total((self.optimizer.gradient, sums))  # so that all refuse the same steps
+        self.optimizer.gradient.copy_(gradient)
         total = self.joined(sums.sum() + self.optimizer.sum_of_gradients())
         refused = (total - total).nan_to_num_(1.0).float()  # 1 where that is not finite, else 0
         self.optimizer.step(self.factor * multiplier, refused)

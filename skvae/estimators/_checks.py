@@ -26,9 +26,7 @@ def validated(estimator, X, *, reset, ensure_all_finite="allow-nan", **others):
     if _reduce.is_shared():  # a process may have no rows, but not all of them
         fewest = others.pop("ensure_min_samples", 1)
         checked = _validated(estimator, X, reset, {**others, "ensure_min_samples": 0})
-        n = _reduce.count(len(checked))
-        if n < fewest:
-            raise ValueError(f"Found {n} sample(s) in all processes while a minimum of {fewest} is required.")
+        refuse_too_few(checked, fewest)
         agree_in_columns(estimator, checked)
         return checked
     return _validated(estimator, X, reset, others)
@@ -44,6 +42,13 @@ def _validated(estimator, X, reset, others):
             if getattr(estimator, "n_features_in_", None) == checked.shape[1]:
                 return checked
         return validate_data(estimator, X, reset=reset, **others)
+
+
+def refuse_too_few(rows, fewest):
+    """Complain if the processes of a shared fit have fewer rows than that together."""
+    n = _reduce.count(len(rows))
+    if n < fewest:
+        raise ValueError(f"Found {n} sample(s) in all processes while a minimum of {fewest} is required.")
 
 
 def agree_in_columns(estimator, checked):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from skvae import _reduce
 from skvae._tensors import Cells, Noise
 from skvae.elbo import FitResult
 from skvae.engines import gradient, schedules
@@ -75,12 +76,13 @@ def ascent_of_members(model, params, stream, plan, *, validation=None, optimizer
 
 
 def mean_log_base(model, table, weight):
-    """Weighted mean over rows of `likelihood.log_base`, a number for each row of `weight` (n_members or 1, n_rows)."""
+    """Weighted mean over all rows of `likelihood.log_base`, one for each row of `weight` (n_members or 1, n_rows)."""
     total = mass = 0
     for part, rows in table.parts():
         log_base, w = model.likelihood.log_base(Cells(rows.x, rows.observed)).double(), weight[:, part].double()
         total, mass = total + w @ log_base, mass + w.sum(1)
-    return (total / mass).cpu().numpy()
+    total, n = _reduce.total((total, mass))
+    return (total / n).cpu().numpy()
 
 
 @dataclass
@@ -201,7 +203,8 @@ class SingleNetwork(Training):
             self.initial_score = validation(params)
         weight = torch.from_numpy(rows.weight)[None].to(device=rows.device, dtype=rows.dtype)
         posteriors = None if linear_path is None or linear_path.posterior is None else [linear_path.posterior]
-        stream = Stream(rows.table(linear_path), noise, 1, weight, heads_of_all(posteriors, rows, model))
+        heads = heads_of_all(posteriors, rows, model)
+        stream = Stream(rows.table(linear_path), noise, 1, weight, heads).among_all()
         self.ascent = ascent_of_members(
             model, params, stream, plan, validation=validation, optimizer_state=optimizer_state
         )
@@ -249,8 +252,9 @@ def fit_row_posteriors(model, rows, params, linear_path):
     n = len(rows)
     summed = replace(rows, weight=np.full(n, float(n)))  # not a mean: no row's steps depend on the others
     plan = gradient.Plan(_SVI_STEPS, n, _SVI_RATE, rate_schedule=schedules.cosine)
-    single = SingleNetwork(model, summed, Noise(0), plan, params, linear_path=linear_path)
-    return single.ascent.run().params
+    with _reduce.by_itself():
+        single = SingleNetwork(model, summed, Noise(0), plan, params, linear_path=linear_path)
+        return single.ascent.run().params if n else params
 
 
 def member_result(result, member, linear_path, validation_scores):

@@ -12,10 +12,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from skvae import _reduce
 from skvae._tensors import Cells
 from skvae.elbo import kl_to_standard_normal
 from skvae.models.autoencoders.encoder_decoder import with_heads
 from skvae.models.decomposition import factor_analysis as fa
+from skvae.tables.weights import weighted_mean
 from skvae.training import defaults
 from skvae.training.ascent import (
     NetworkResult,
@@ -74,7 +76,7 @@ def factor_analysis_result(model, rows, summary, noise, found, beta=1.0, noise_f
     """
     tied = model.likelihood.noise == "isotropic"
     params = factor_analysis_network(model, rows, noise, found, floor=0.0)
-    bound = np.average(evaluate(fa.log_prob, found, rows.Z), weights=rows.weight)
+    bound = weighted_mean(evaluate(fa.log_prob, found, rows.Z), rows.weight)
     return NetworkResult(
         params,
         lower_bounds=np.array([bound]),
@@ -104,11 +106,11 @@ def folds_of(rows, held_out, noise, fraction):
     -------
     folds : Folds
     """
-    n = len(rows)
     if held_out is not None:
-        weight = np.concatenate([rows.weight, np.zeros(len(held_out))])
-        return Folds(weight[None], [HeldOutRows.once(np.arange(n, n + len(held_out)))])
-    folds = deal_folds(rows, noise, defaults.n_folds(n, rows.x.size, rows.n_observations), fraction)
+        weight, first = np.concatenate([rows.weight, np.zeros(len(held_out))]), len(rows)
+        return Folds(weight[None], [HeldOutRows.once(np.arange(first, first + len(held_out)))])
+    n = rows.n_all
+    folds = deal_folds(rows, noise, defaults.n_folds(n, n * rows.x.shape[1], rows.n_observations), fraction)
     return folds if n < defaults.MANY_ROWS else Folds(folds.weight[1:], folds.held_out[1:])
 
 
@@ -162,7 +164,7 @@ class CrossValidatedNetwork(Training):
         seen = (folds.weight > 0).any(0)
         self.seen = rows if seen.all() else rows.rows(np.flatnonzero(seen))
         weight = folds.weight[:, seen]
-        self.weight = weight / weight.mean(1, keepdims=True)
+        self.weight = weight / (_reduce.count(weight.sum(1, keepdims=True)) / self.seen.n_all)
         Z, self.fa_params = self.seen.Z, None
         summaries = [summary_of(Z, weight) for weight in self.weight]
         self.kept_summaries = summaries if self.seen.mapped else None  # others hold copies of the rows
@@ -216,7 +218,7 @@ class CrossValidatedNetwork(Training):
         if self.fa_params is not None:
             posteriors = [self._tempered(found) for restart in self.restarts for found in restart]
         heads = heads_of_all(posteriors, self.seen, self.model)
-        return Stream(self.seen.table(self.linear_path), self.noise, len(weight), weight, heads)
+        return Stream(self.seen.table(self.linear_path), self.noise, len(weight), weight, heads).among_all()
 
     def _tempered(self, found):
         """Parameters of the posterior of factor analysis, or None: of the prior."""
@@ -225,7 +227,7 @@ class CrossValidatedNetwork(Training):
     # -------------------------------------------------------------------------------------------- the held-out score
     def _validation(self, constant, n_draws):
         """The score of all copies that some rows are held out from, for every restart."""
-        self.scored = scored = [copy for copy, rows in enumerate(self.folds.held_out) if len(rows.index)]
+        self.scored = scored = [c for c, rows in enumerate(self.folds.held_out) if _reduce.count(len(rows.index))]
         self.held_out = held_out = self._held_out(constant, scored)
         batch = self._held_out_batch(scored, held_out)
         members = [restart * len(self.weight) + copy for restart in range(len(self.restarts)) for copy in scored]
@@ -324,7 +326,7 @@ class CrossValidatedNetwork(Training):
         rows = self.rows.rows(np.flatnonzero(self.fallback_weight))
         summary = summary_of(rows.Z, self.fallback_weight[self.fallback_weight > 0])
         floor, found = self._fallback_floor(), self.fa_params[0]
-        if floor is not None or not np.array_equal(self.fallback_weight, self.folds.weight[0]):
+        if floor is not None or _reduce.largest(not np.array_equal(self.fallback_weight, self.folds.weight[0])):
             found = self._factor_analysis(summary, floor=floor, init_params=found)
         return factor_analysis_result(self.model, rows, summary, self.noise, found, self.linear_beta, floor)
 

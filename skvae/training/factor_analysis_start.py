@@ -3,6 +3,7 @@
 It runs the same engine and model as `FactorAnalysisEM`, without that estimator.
 """
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from skvae import _reduce
 from skvae._rounding import is_constant
 from skvae._tensors import Noise, Table, by_row, is_mapped, row_slices
 from skvae.engines import em
@@ -36,8 +38,8 @@ class RowSummary(NamedTuple):
     weight : float
         Of all rows.
     batches : callable
-        Number of factors -> batches for the EM engine, which are kept; those of complete rows are measured from the
-        mean.
+        Number of factors -> batches for the EM engine, which are kept, and whether they are of the rows of all
+        processes; those of complete rows are measured from the mean.
     complete : bool
         Whether no cell is missing.
     """
@@ -70,6 +72,7 @@ def summary_of(Z, weight):
     mean, variance = column_means_and_variances(Z, weight, seen)
     constant = is_constant(variance, mean)
     variance = np.where(constant, 0.0, variance)  # without what rounding of the mean leaves
+    total = float(_reduce.count(weight.sum()))
 
     @functools.cache
     def table():
@@ -77,19 +80,20 @@ def summary_of(Z, weight):
 
     @functools.cache
     def complete_batches():
-        if len(Z) < Z.shape[1]:  # a covariance would be larger than the rows
-            return list(Table(np.asarray(Z) - mean, _CPU, _FLOAT, weight=weight).batches(_ROWS))
+        if _reduce.count(len(Z)) < Z.shape[1]:  # a covariance would be larger than the rows
+            return list(Table(np.asarray(Z) - mean, _CPU, _FLOAT, weight=weight).batches(_ROWS)), False
         squares = 0
         for part in row_slices(Z) if mapped else [slice(0, len(Z))]:
             centred = (np.asarray(Z[part]) - mean) * np.sqrt(weight[part])[:, None]
             squares = squares + centred.T @ centred
-        n = torch.tensor(float(weight.sum()), dtype=_FLOAT)
-        return [fa.SufficientStatistics(n, torch.zeros(Z.shape[1], dtype=_FLOAT), torch.from_numpy(squares) / n)]
+        n = torch.tensor(total, dtype=_FLOAT)
+        S = torch.from_numpy(_reduce.count(squares)) / n
+        return [fa.SufficientStatistics(n, torch.zeros(Z.shape[1], dtype=_FLOAT), S)], True
 
     def batches(n_components):
-        return complete_batches() if seen is None else _batches(table(), n_components)
+        return complete_batches() if seen is None else (_batches(table(), n_components), False)
 
-    return RowSummary(mean, variance, constant, float(weight.sum()), batches, seen is None)
+    return RowSummary(mean, variance, constant, total, batches, seen is None)
 
 
 def factor_analysis(rows, n_components, *, tied=False, floor=None, beta=1.0, init_params=None):
@@ -125,7 +129,9 @@ def factor_analysis(rows, n_components, *, tied=False, floor=None, beta=1.0, ini
         where_constant = mu if rows.complete else origin
         init_params = _of_other_rows(init_params, mu, where_constant, model.floor, torch.from_numpy(rows.constant))
     plan = em.Plan(1000, lambda step: step.gain * rows.weight < _TOL, rows.weight, accelerate=True)
-    found = em.ascend(model, rows.batches(model.n_components), [init_params], plan=plan).params
+    batches, known = rows.batches(model.n_components)
+    with _reduce.alone() if known else contextlib.nullcontext():
+        found = em.ascend(model, batches, [init_params], plan=plan).params
     return fa.principal(found._replace(mu=origin + found.mu) if rows.complete else found)
 
 
@@ -172,8 +178,9 @@ def without_noise(params, rows, floor=None):
 
 
 def _seen(Z):
+    """Which cells were seen; None where all were, in the rows of all processes."""
     missing = np.isnan(Z)
-    return ~missing if missing.any() else None
+    return ~missing if _reduce.largest(bool(missing.any())) else None
 
 
 def _of_other_rows(params, mu, mean, floor, constant):
@@ -193,7 +200,8 @@ def evaluate(function, params, Z):
     """Apply `function(batch, params)` to the rows of Z; the results come as a float64 ndarray."""
     if is_mapped(Z):
         return np.concatenate([evaluate(function, params, np.asarray(Z[part])) for part in row_slices(Z)])
-    batches = _batches(Table(Z, _CPU, _FLOAT), params.W.shape[1])
+    table = Table(Z, _CPU, _FLOAT)
+    batches = _batches(table, params.W.shape[1]) if len(Z) else [table.whole]
     return by_row(batches, len(Z), lambda batch: function(batch, params))
 
 

@@ -7,8 +7,10 @@ to expect of missing cells. Its noise is kept below the variance of every axis, 
 import numpy as np
 import torch
 
+from skvae import _reduce
 from skvae.models.decomposition import factor_analysis as fa
 from skvae.models.decomposition import ppca
+from skvae.tables.weights import weighted_mean
 from skvae.training.ascent import NetworkResult
 from skvae.training.factor_analysis_start import factor_analysis, random_network, summary_of
 from skvae.training.members import one_member
@@ -21,7 +23,7 @@ _ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-6}
 
 
 def principal_components(Z, weight, n_components):
-    """Fit probabilistic PCA; its axes are the principal ones.
+    """Fit probabilistic PCA to the rows of all processes; its axes are the principal ones.
 
     Parameters
     ----------
@@ -36,16 +38,16 @@ def principal_components(Z, weight, n_components):
     params : factor_analysis.Params
     """
     n = min(n_components, Z.shape[1])
-    if np.isnan(Z).any():
+    if _reduce.largest(bool(np.isnan(Z).any())):
         found = factor_analysis(summary_of(Z, weight), n, tied=True)
         mu, axes = found.mu, ppca.axes_of(found)
     else:
-        mean = np.average(Z, axis=0, weights=weight)
-        centred = (Z - mean) * np.sqrt(weight / weight.sum())[:, None]
-        if len(Z) < Z.shape[1]:  # a covariance would be larger than the rows
-            axes = ppca.closed_form_of_rows(torch.from_numpy(centred), n)
+        mean = weighted_mean(Z, weight)
+        centred = (Z - mean) * np.sqrt(weight / _reduce.count(weight.sum()))[:, None]
+        if _reduce.count(len(Z)) < Z.shape[1]:  # a covariance would be larger than the rows
+            axes = ppca.closed_form_of_rows(torch.from_numpy(np.concatenate(_reduce.gathered(centred))), n)
         else:
-            axes = ppca.closed_form(torch.from_numpy(centred.T @ centred), n)
+            axes = ppca.closed_form(torch.from_numpy(_reduce.count(centred.T @ centred)), n)
         mu = torch.from_numpy(mean)
     told_apart = _told_apart(axes.values, torch.float64)
     axes = axes._replace(axes=axes.axes[:, told_apart], values=axes.values[told_apart])
@@ -120,4 +122,5 @@ def _ends(rows):
     """The least and the greatest observed value of each column, 0 where none was, without a copy of the rows."""
     seen = True if rows.observed is None else rows.observed
     low, high = (f(rows.x, axis=0, where=seen, initial=end) for f, end in ((np.min, np.inf), (np.max, -np.inf)))
+    low, high = (f(parts, axis=0) for f, parts in zip((np.min, np.max), zip(*_reduce.gathered((low, high)))))
     return np.where(low > high, 0, low), np.where(low > high, 0, high)

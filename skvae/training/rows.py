@@ -6,11 +6,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from skvae import _reduce
 from skvae._tensors import Cells, placed, row_slices
 from skvae.elbo import kl_to_standard_normal
 from skvae.models.autoencoders.vae_evaluation import draws_for_means
 from skvae.models.decomposition import factor_analysis as fa
 from skvae.tables.encoding import MappedCells, encoder_inputs, log_jacobian
+from skvae.tables.weights import scaled, weighted_mean
 from skvae.training import factor_analysis_start
 from skvae.training.members import Encoded, EncodedLater, MemberBatch
 
@@ -86,9 +88,14 @@ class TableRows:
         return x if self.observed is None else np.where(self.observed, x, np.nan)
 
     @property
+    def n_all(self):
+        """Number of rows of all processes, to be asked for by all of them alike; so are the other sums over rows."""
+        return _reduce.count(len(self))
+
+    @property
     def n_observations(self):
-        """Number of rows before equal ones were merged; a row of weight w counts as w, rounded up."""
-        return len(self) if self.count is None else int(np.ceil(self.count).sum())
+        """Number of rows of all before equal ones were merged; a row of weight w counts as w, rounded up."""
+        return _reduce.count(len(self) if self.count is None else int(np.ceil(self.count).sum()))
 
     def rows(self, index):
         """Take some of the rows."""
@@ -97,7 +104,7 @@ class TableRows:
 
     def with_weight(self, weight):
         """The same rows, one observation each, with these weights; they are scaled to mean 1."""
-        return replace(self, weight=weight / weight.mean(), count=None)
+        return replace(self, weight=scaled(weight), count=None)
 
     def followed_by(self, others):
         """Append other rows to these."""
@@ -177,8 +184,8 @@ def heads_of_path(linear_path, rows, model, dtype=None):
 
 
 def batches(rows, linear_path, model, dtype, size=_ROWS_AT_ONCE):
-    """Yield the rows in batches for one member, each with the places of its rows."""
-    for first in range(0, len(rows), size):
+    """Yield the rows in batches for one member, each with the places of its rows; one empty batch of no rows."""
+    for first in range(0, max(1, len(rows)), size):
         index = torch.arange(first, min(first + size, len(rows)))
         part = rows.rows(slice(first, first + size) if rows.mapped else index.numpy())
         part = part.in_memory() if rows.mapped else part
@@ -192,7 +199,7 @@ def batches(rows, linear_path, model, dtype, size=_ROWS_AT_ONCE):
 
 @torch.no_grad()
 def posterior_summary(model, params, rows, linear_path):
-    """Summarise the posteriors of the rows, by their weights.
+    """Summarise the posteriors of the rows of all processes, by their weights.
 
     Returns
     -------
@@ -202,7 +209,7 @@ def posterior_summary(model, params, rows, linear_path):
         Variance of the posterior means.
     """
     dtype = next(iter(params.values())).dtype
-    share = torch.from_numpy(rows.weight / rows.weight.sum())
+    share = torch.from_numpy(rows.weight / _reduce.count(rows.weight.sum()))
     kl, first, second = 0.0, 0.0, 0.0
     epsilon = draws_for_means(model, dtype).to(rows.device)
     for index, batch in batches(rows, linear_path, model, dtype):
@@ -210,6 +217,7 @@ def posterior_summary(model, params, rows, linear_path):
         mean, w = q.mean.mean(1)[0], share[index].to(dtype=q.mean.dtype, device=rows.device)
         kl = kl + w @ kl_to_standard_normal(*q).mean(1)[0]
         first, second = first + w @ mean, second + w @ mean.square()
+    kl, first, second = _reduce.total((kl, first, second))
     return kl.cpu().double().numpy(), (second - first.square()).cpu().double().numpy()
 
 
@@ -220,13 +228,13 @@ def rows_at_once(cells_a_row):
 
 def nats_of_data(columns, numbers, weight):
     """Give the function from mean nats of the model layout to those of the data as given."""
-    jacobian = float(np.average(log_jacobian(numbers, columns), weights=weight))
+    jacobian = float(weighted_mean(log_jacobian(numbers, columns), weight))
     return lambda log_prob: log_prob + jacobian
 
 
 def squared_units_of_data(columns, numbers, weight):
     """Give the function from mean errors of all cells of the model layout to those of observed cells, as X squared."""
-    share = float(np.average((~np.isnan(numbers)).mean(1), weights=weight))
+    share = float(weighted_mean((~np.isnan(numbers)).mean(1), weight))
     factor = columns.scale[0] ** 2 / share
     return lambda error: error * factor
 

@@ -91,6 +91,9 @@ class AutoencoderTransformer(NetworkTransformer):
         instructions for it and the network is large enough to gain. See :doc:`/user_guide/devices`.
     device : str, default="auto"
         Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
+    data_parallel : bool, default=False
+        Whether the processes of `torch.distributed` share the fit, each with rows of its own. See
+        :doc:`/scaling`.
     random_state : int, RandomState instance or None, default=None
         Seed of initial weights, order, corruption and held-out rows. An int gives bit-equal fits on the CPU of one
         machine with one number of threads. None draws a fresh seed from the system, without touching NumPy's global
@@ -197,6 +200,7 @@ class AutoencoderTransformer(NetworkTransformer):
         warm_start=False,
         precision="float32",
         device="auto",
+        data_parallel=False,
         random_state=None,
         verbose=0,
     ):
@@ -221,6 +225,7 @@ class AutoencoderTransformer(NetworkTransformer):
         self.warm_start = warm_start
         self.precision = precision
         self.device = device
+        self.data_parallel = data_parallel
         self.random_state = random_state
         self.verbose = verbose
 
@@ -294,7 +299,7 @@ class AutoencoderTransformer(NetworkTransformer):
         else:
             params = random_network(model, rows, noise)
         params = one_member(params | self._ranges(rows))
-        plan = self._plan(len(rows), validates=validates, continuation=continuation)
+        plan = self._plan(rows.n_all, validates=validates, continuation=continuation)
         return SingleNetwork(model, rows, noise, plan, params, linear_path=linear_path, validation=validation)
 
     def _components(self, rows):
@@ -379,7 +384,8 @@ class AutoencoderTransformer(NetworkTransformer):
         score : float
             Mean of `score_samples`; higher is better.
         """
-        return mean_score(self.score_samples(X), sample_weight)
+        with self._shared():
+            return mean_score(self.score_samples(X), sample_weight)
 
     def anomaly_score(self, X):
         """How badly each row is given back: its mean squared error.

@@ -107,6 +107,9 @@ class GANGenerator(TableNetwork):
         What the game is played in. "float64" rounds to 16 digits in place of 7, and takes longer.
     device : str, default="auto"
         Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
+    data_parallel : bool, default=False
+        Whether the processes of `torch.distributed` share the fit, each with rows of its own. See
+        :doc:`/scaling`.
     random_state : int, RandomState instance or None, default=None
         Seed of initial weights, order and draws. An int gives bit-equal fits on the CPU of one machine with one number
         of threads. None draws a fresh seed from the system, without touching NumPy's global generator.
@@ -225,6 +228,7 @@ class GANGenerator(TableNetwork):
         warm_start=False,
         precision="float32",
         device="auto",
+        data_parallel=False,
         random_state=None,
         verbose=0,
     ):
@@ -249,6 +253,7 @@ class GANGenerator(TableNetwork):
         self.warm_start = warm_start
         self.precision = precision
         self.device = device
+        self.data_parallel = data_parallel
         self.random_state = random_state
         self.verbose = verbose
 
@@ -354,12 +359,12 @@ class GANGenerator(TableNetwork):
         squares = None
         if validates and held_out is None:
             rows, held_out, squares = split_off(rows, noise, self.validation_fraction)
-        plan = self._plan(len(rows), validates=validates, continuation=continuation)
+        plan = self._plan(rows.n_all, validates=validates, continuation=continuation)
         return self._training(model, rows, held_out, squares, noise, plan, params, n_seen=rows.n_observations)
 
     def _go_on(self, model, rows, noise, earlier, continuation):
         params, state = earlier.params_on(rows.device, rows.dtype), earlier.optimizer_state_on(rows.device, rows.dtype)
-        plan = self._plan(len(rows), continuation=continuation, first_epoch=earlier.n_iter)
+        plan = self._plan(rows.n_all, continuation=continuation, first_epoch=earlier.n_iter)
         state = None if state is None else one_member(state)
         n_seen = earlier.n_samples_seen
         return self._training(model, rows, None, None, noise, plan, one_member(params), n_seen=n_seen, state=state)

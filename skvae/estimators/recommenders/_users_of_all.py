@@ -2,6 +2,7 @@
 
 import numpy as np
 import scipy.sparse as sp
+from sklearn.frozen import FrozenEstimator
 
 from skvae import _reduce
 from skvae._sparse import canonical_csr
@@ -51,3 +52,28 @@ def mean_ranking(scorer, estimator, X, y, k):
     if not n:
         raise scorer.no_truth(y)
     return total / n
+
+
+def passed_on(estimator, member):
+    """A member of an estimator that is to be fitted with its `data_parallel`; complain where it has no such parameter.
+
+    A frozen one is fitted already.
+    """
+    if not estimator.data_parallel or isinstance(member, FrozenEstimator):
+        return member
+    if "data_parallel" not in member.get_params(deep=False):
+        raise TypeError(
+            f"{type(estimator).__name__}(data_parallel=True) fits its members to the users of all processes, but "
+            f"{type(member).__name__} has no parameter data_parallel; fit it to all users first, and pass "
+            "FrozenEstimator of it."
+        )
+    return member.set_params(data_parallel=True)
+
+
+def refuse_jobs(estimator):
+    """Complain of jobs beside the processes of a shared fit."""
+    if _reduce.is_shared() and estimator.n_jobs not in (None, 1):
+        raise ValueError(
+            f"n_jobs={estimator.n_jobs} starts processes of its own, which cannot share a fit with others; use "
+            "n_jobs=None with data_parallel=True."
+        )

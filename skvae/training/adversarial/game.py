@@ -56,7 +56,7 @@ class AdversarialTraining(Training):
         self.test, self.plan = test, replace(plan, fit_of_member=np.zeros(1, dtype=np.int64))
         params = {name: tensor.to(rows.device) for name, tensor in params.items()}
         weight = placed(rows.weight[None], rows.device, rows.dtype)
-        stream = Stream(rows.encoded(), noise, 1, weight)
+        stream = Stream(rows.encoded(), noise, 1, weight).among_all()
         self.ascent = Ascent(
             model,
             params,
