@@ -3,7 +3,20 @@
 Engines and models see tensors only, and never ask whether rows are sparse or where they live.
 """
 
-from skvae._tensors._block_sizes import block_rows, by_row, column_blocks, rounded, rows_a_batch, top_k, top_k_of_blocks
+from skvae._tensors._block_sizes import (
+    MOST_CELLS,
+    any_nan,
+    block_rows,
+    by_row,
+    column_blocks,
+    entry_slices,
+    is_mapped,
+    rounded,
+    row_slices,
+    rows_a_batch,
+    top_k,
+    top_k_of_blocks,
+)
 from skvae._tensors._devices import (
     alias,
     explain_out_of_memory,
@@ -20,16 +33,18 @@ from skvae._tensors._libraries import as_tensors, at_least, concatenated, librar
 from skvae._tensors._linear_algebra import cholesky
 from skvae._tensors._noise import Noise, content_keys, normal_at, uniform_at
 from skvae._tensors._products import dtype_of, multiplying_by, products, products_of, resolve_precision
-from skvae._tensors._rows import Cells, Rows, binned
+from skvae._tensors._rows import Cells, Rows, SomeRows, binned, some_rows
 from skvae._tensors._split import Split, SplitRows, WholeRows
 from skvae._tensors._tables import Table, TableBatch, Workspace
 from skvae._tensors._workers import Workers, threads_to_share
 
 __all__ = [
     "Cells",
+    "MOST_CELLS",
     "Noise",
     "RowGradient",
     "Rows",
+    "SomeRows",
     "Split",
     "SplitRows",
     "Table",
@@ -39,6 +54,7 @@ __all__ = [
     "Workspace",
     "alias",
     "and_back",
+    "any_nan",
     "as_tensors",
     "at_least",
     "binned",
@@ -49,8 +65,10 @@ __all__ = [
     "concatenated",
     "content_keys",
     "dtype_of",
+    "entry_slices",
     "explain_out_of_memory",
     "inference_device",
+    "is_mapped",
     "keep_gradient",
     "keep_rows_of_gradient",
     "kept",
@@ -66,6 +84,8 @@ __all__ = [
     "resolve_device",
     "resolve_precision",
     "rounded",
+    "row_slices",
+    "some_rows",
     "threads_to_share",
     "to_device",
     "to_numpy",

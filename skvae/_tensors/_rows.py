@@ -9,8 +9,52 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
+from skvae._tensors._block_sizes import is_mapped
 from skvae._tensors._devices import placed
 from skvae._tensors._gradients import kept_gradient
+
+
+class SomeRows:
+    """Some rows of a CSR matrix, without a copy of them.
+
+    Parameters
+    ----------
+    X : CSR matrix or array
+        It may be a memory map.
+    number : int64 ndarray of shape (n_rows,)
+        Numbers of the rows in X.
+
+    Attributes
+    ----------
+    data : ndarray
+        Values of all rows of X.
+    indptr : int64 ndarray of shape (n_rows + 1,)
+        Where each row would begin, and the last one end, in a copy.
+    """
+
+    def __init__(self, X, number):
+        self.X, self.number, self.data = X, number, X.data
+        self.shape, self.dtype = (len(number), X.shape[1]), X.dtype
+        self.indptr = np.append(0, (X.indptr[number + 1] - X.indptr[number]).cumsum(dtype=np.int64))
+
+    @property
+    def nnz(self):
+        return int(self.indptr[-1])
+
+    def __getitem__(self, index):
+        """Some of the rows, as a CSR matrix of their own."""
+        return self.X[self.number[index]]
+
+    def some(self, index):
+        """Some of the rows, without a copy."""
+        return SomeRows(self.X, self.number[index])
+
+
+def some_rows(X, index):
+    """Rows of a CSR matrix: a copy or, of a memory map, `SomeRows`."""
+    if isinstance(X, SomeRows):
+        return X.some(index)
+    return SomeRows(X, index) if is_mapped(X) else X[index]
 
 
 class Rows:
@@ -20,7 +64,7 @@ class Rows:
 
     Parameters
     ----------
-    X : CSR matrix or array of shape (n_rows, n_columns)
+    X : {CSR matrix or array, SomeRows} of shape (n_rows, n_columns)
         Canonical: indices sorted, no duplicates, no stored zeros.
     device : torch.device
     dtype : torch.dtype, default=torch.float32
@@ -29,7 +73,8 @@ class Rows:
     """
 
     def __init__(self, X, device, dtype=torch.float32, weight=None):
-        self.indptr, self.indices, self.data = X.indptr, X.indices, X.data
+        stored, self.number = (X.X, X.number) if isinstance(X, SomeRows) else (X, None)
+        self.indptr, self.indices, self.data = stored.indptr, stored.indices, stored.data
         self.shape, self.device, self.dtype, self.weight = X.shape, device, dtype, weight
 
     def __len__(self):
@@ -37,8 +82,9 @@ class Rows:
 
     def batch(self, index):
         """Return the rows numbered `index` (int array), in that order."""
-        start = self.indptr[index].astype(np.int64)
-        count = self.indptr[np.asarray(index) + 1] - start
+        stored = np.asarray(index) if self.number is None else self.number[index]
+        start = self.indptr[stored].astype(np.int64)
+        count = self.indptr[stored + 1] - start
         offset = np.cumsum(count) - count
         position = np.repeat(start - offset, count) + np.arange(count.sum())
         ends = np.append(offset, count.sum())
@@ -46,6 +92,8 @@ class Rows:
 
     def whole(self):
         """Return all rows in one batch, without the cost of picking them."""
+        if self.number is not None:
+            return self.batch(np.arange(len(self)))
         return self._batch(np.arange(len(self)), self.indices, self.data, np.diff(self.indptr), self.indptr)
 
     def _batch(self, index, item, value, count, ends):

@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from skvae._tensors._block_sizes import any_nan, is_mapped, row_slices
 from skvae._tensors._devices import alias
 
 _FEW_COLUMNS = 32  # of a product with a tall matrix
@@ -21,7 +22,8 @@ class Table:
 
     The matrix stays where it is and is not copied as a whole (on the CPU): a batch copies its own rows only, and is
     made anew each time it is asked for. Complete rows come first, then the others sorted by which cells they miss, so
-    that few patterns meet in one batch.
+    that few patterns meet in one batch. On another device the rows are placed as a whole, those of a memory map batch
+    by batch.
 
     Parameters
     ----------
@@ -46,7 +48,7 @@ class Table:
         self.n_complete = len(X)
         if allow_missing:
             self._sort_by_pattern()
-        self.placed = None if device.type == "cpu" else self._place()
+        self.placed = None if device.type == "cpu" or is_mapped(X) else self._place()
 
     def __len__(self):
         return self.shape[0]
@@ -57,11 +59,12 @@ class Table:
         return self.batch(0, len(self))
 
     def _sort_by_pattern(self):
-        missing = np.isnan(self.X)
-        if not missing.any():
+        if not any_nan(self.X):
             return
-        incomplete = np.flatnonzero(missing.any(axis=1))
-        patterns, which = np.unique(missing[incomplete], axis=0, return_inverse=True)
+        incomplete = np.concatenate(
+            [part.start + np.flatnonzero(np.isnan(self.X[part]).any(axis=1)) for part in row_slices(self.X)]
+        )
+        patterns, which = np.unique(np.isnan(self.X[incomplete]), axis=0, return_inverse=True)
         which = which.reshape(-1)
         by_pattern = np.argsort(which, kind="stable")
         complete = np.delete(np.arange(len(self)), incomplete)
@@ -98,6 +101,7 @@ class Table:
             X = X.to(self.dtype) if self.shift is None else X
             w = self.weight[index].to(self.dtype)
             row = torch.arange(start, stop) if self.order is None else torch.from_numpy(index)
+            X, w, row = (part.to(self.device) for part in (X, w, row))
         if self.shift is not None:
             X = torch.sub(X, self.shift, out=None if space is None else space.empty("X", X.shape, self.shift))
         if stop <= self.n_complete:
@@ -106,6 +110,7 @@ class Table:
         which = self.pattern[places]
         first, last = int(which[0]), int(which[-1]) + 1
         which = torch.from_numpy(which - first) if self.placed is None else self.placed[3][places] - first
+        which = which.to(self.device)
         patterns = self.patterns[first:last]
         return TableBatch(X.nan_to_num(nan=0.0), w, row, patterns[which].to(self.dtype), patterns, which)
 
@@ -267,7 +272,7 @@ class _Batches:
     @property
     def on_cpu(self):
         """Whether the batches lie on the CPU."""
-        return self.table.placed is None
+        return self.table.device.type == "cpu"
 
     def __len__(self):
         return len(self.bounds)

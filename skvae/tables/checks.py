@@ -8,6 +8,7 @@ import scipy.sparse as sp
 
 from skvae import _reduce
 from skvae._compat import refuse_masked
+from skvae._tensors import any_nan, is_mapped, row_slices
 from skvae.tables.columns import cell_label, label, listed
 from skvae.tables.frames import cells_of, dtypes_of, is_frame
 
@@ -114,7 +115,7 @@ def _is_finite(value):
 
 def refuse_empty_columns(X, who, weight=None, names=None):
     """Complain of columns in which no cell was observed, in rows of some weight: nothing can be learnt of them."""
-    if not _reduce.largest(bool(np.isnan(X).any())):
+    if not _reduce.largest(any_nan(X)):
         return
     counts = slice(None) if weight is None or np.all(weight) else np.asarray(weight) > 0
     empty = np.flatnonzero(_reduce.count((~np.isnan(X[counts])).sum(axis=0)) == 0)
@@ -128,13 +129,22 @@ def refuse_empty_columns(X, who, weight=None, names=None):
 
 def refuse_gaps(numbers, columns):
     """Complain of the first missing cell, for an estimator that needs them all."""
-    missing = np.isnan(numbers)
-    if missing.any():
+    for part in row_slices(numbers):
+        missing = np.isnan(numbers[part])
+        if not missing.any():
+            continue
         row, j = np.unravel_index(missing.argmax(), missing.shape)
+        row += part.start
         raise ValueError(  # in scikit-learn's words first
             f"Input X contains NaN: {columns.who} needs every cell, but {columns.cell(row, j)} is missing; impute it, "
             "for example by VAETransformer.impute, or drop such rows."
         )
+
+
+def largest_magnitude(X):
+    """The largest absolute value of the cells that are not NaN."""
+    parts = (np.asarray(X[part]) for part in row_slices(X)) if is_mapped(X) else [X]
+    return max(max(float(np.fmax.reduce(x, axis=None)), -float(np.fmin.reduce(x, axis=None))) for x in parts)
 
 
 def refuse_overflow(X, dtype=None):
@@ -142,7 +152,7 @@ def refuse_overflow(X, dtype=None):
     dtype = X.dtype if dtype is None else np.dtype(dtype)
     if not X.size:
         return
-    largest = max(float(np.fmax.reduce(X, axis=None)), -float(np.fmin.reduce(X, axis=None)))
+    largest = largest_magnitude(X)
     if largest > _LARGEST[dtype]:
         wider = " or give float64" if dtype == np.float32 else ""
         raise ValueError(f"X holds values whose squares overflow in {dtype}, such as {largest:g}; scale it{wider}.")

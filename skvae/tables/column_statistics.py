@@ -5,6 +5,7 @@ import scipy.sparse as sp
 
 from skvae import _reduce
 from skvae._rounding import is_constant
+from skvae._tensors import is_mapped, row_slices
 
 _CELLS_AT_ONCE = 2**22  # in float64: a large table of float32 is never copied as a whole
 _FAR = 100  # times as large are squared norms as variances where rows are far from 0
@@ -31,6 +32,8 @@ def column_means_and_variances(X, weight=None, seen=None):
         0 in columns of which no cell was seen.
     """
     weight = np.ones(len(X)) if weight is None else weight
+    if _reduce.largest(is_mapped(X)):
+        return _of_blocks(X, weight, seen)
     parts = slices(X.shape[1], _CELLS_AT_ONCE // max(1, _reduce.largest(len(X))))
     found = [_mean_and_variance(X[:, part], weight, None if seen is None else seen[:, part]) for part in parts]
     return tuple(map(np.concatenate, zip(*found)))
@@ -67,11 +70,14 @@ def centred(X, weight, dtype):
 
     Returns
     -------
-    rows : {ndarray, sparse array} of shape (n_rows, n_columns)
+    rows : {ndarray, sparse array} of shape (n_rows, n_columns), or None
+        None of a memory map, which is not copied.
     centre : float64 ndarray of shape (n_columns,), or (1,) for sparse rows
         The means rounded to the dtype of X; 0 for sparse rows, which stay sparse.
     mean_variance : float
     """
+    if _reduce.largest(is_mapped(X)):
+        return None, *_centre_of_blocks(X, weight)
     if sp.issparse(X):
         rows = X.astype(dtype, copy=False)
         total = _reduce.count(weight.sum())
@@ -88,11 +94,28 @@ def centred(X, weight, dtype):
 
 def far_from_zero(X):
     """Whether the rows of a sparse array are nearly alike for their norms, so that distances need more digits."""
-    X = X.astype(np.float64, copy=False)
-    n = _reduce.count(X.shape[0])
-    squares = _reduce.count(X.multiply(X).sum()) / n
-    middle = np.square(_reduce.count(X.sum(axis=0)) / n).sum()
+    parts = (X[part] for part in row_slices(X)) if is_mapped(X) else [X]
+    n, squares, total = _reduce.count(X.shape[0]), 0.0, 0.0
+    for x in (part.astype(np.float64, copy=False) for part in parts):
+        squares, total = squares + x.multiply(x).sum(), total + x.sum(axis=0)
+    squares = _reduce.count(squares) / n
+    middle = np.square(_reduce.count(total) / n).sum()
     return bool(squares - middle < squares / _FAR)
+
+
+def _centre_of_blocks(X, weight):
+    """Centre and mean variance of a column of a memory map, as of `centred`."""
+    if not sp.issparse(X):
+        mean, variance = column_means_and_variances(X, weight)
+        return mean.astype(X.dtype).astype(np.float64), float(variance.mean())
+    sums, squares = np.zeros(X.shape[1]), np.zeros(X.shape[1])
+    for part in row_slices(X):
+        rows = X[part].astype(np.float64, copy=False)
+        sums += rows.T @ weight[part]
+        squares += rows.multiply(rows).T @ weight[part]
+    total = _reduce.count(weight.sum())
+    mean, squares = (_reduce.count(each) / total for each in (sums, squares))
+    return np.zeros(1), float((squares - mean**2).mean())
 
 
 def _mean_and_variance(x, weight, seen):
@@ -105,6 +128,29 @@ def _mean_and_variance(x, weight, seen):
     slip = _reduce.count(weight @ x) / n  # what rounding left of a large mean
     x = _less(x, slip, seen)
     return mean + slip, _reduce.count(weight @ np.square(x, out=x)) / n
+
+
+def _of_blocks(X, weight, seen):
+    """Means and variances from rows that are read twice, in blocks: columns of a memory map lie all over the file."""
+
+    def blocks():
+        for part in row_slices(X):
+            yield X[part].astype(np.float64), weight[part], None if seen is None else seen[part]
+
+    nothing = np.zeros(X.shape[1])
+    n, total = nothing.copy(), nothing.copy()
+    for x, w, cells in blocks():
+        n += w.sum() if cells is None else w @ cells.astype(np.float64)
+        total += w @ (_less(x, 0.0, cells))
+    n, total = _reduce.count(n), _reduce.count(total)
+    n = np.maximum(n, np.finfo(np.float64).tiny)
+    mean, slip, squares = total / n, nothing.copy(), nothing.copy()
+    for x, w, cells in blocks():
+        x = _less(x, mean, cells)
+        slip += w @ x  # what rounding left of a large mean
+        squares += w @ np.square(x, out=x)
+    slip, squares = _reduce.count(slip) / n, _reduce.count(squares) / n
+    return mean + slip, squares - slip**2
 
 
 def _less(x, mean, seen):

@@ -3,6 +3,7 @@
 import numpy as np
 
 from skvae._rounding import CONSTANT_VARIANCE
+from skvae._tensors import any_nan, is_mapped, row_slices
 from skvae.tables.categories import codes_of
 from skvae.tables.checks import is_date, no_dates
 from skvae.tables.column_likelihoods import likelihood_of
@@ -54,14 +55,13 @@ def as_numbers(X, columns, custom=None):
                 values = _codes(values, missing, j, columns)
             numbers[:, j] = _floats(values, missing, j, columns, custom) if values.dtype == object else values
     asked = "expects finite values, NaN where a cell is missing"
-    _refuse(columns, numbers, np.isinf(numbers), asked, "correct it, or make such cells missing")
+    _refuse(columns, numbers, np.isinf, asked, "correct it, or make such cells missing")
     for block in columns.blocks:
         likelihood = likelihood_of(block, columns, custom)
         if likelihood.outside is not None and len(numbers):
-            x = numbers[:, block.of_table]
             asked = f"with likelihood '{likelihood.label}' expects {likelihood.domain}"
             remedy = f"{likelihood.remedy} it, or give this column another likelihood"
-            _refuse(columns, x, likelihood.outside(x), asked, remedy, block.columns)
+            _refuse(columns, numbers, likelihood.outside, asked, remedy, block)
     return numbers
 
 
@@ -99,13 +99,16 @@ def _floats(values, missing, j, columns, custom):
     return numbers
 
 
-def _refuse(columns, x, bad, asked, remedy, numbers=None):
-    """Complain of the first bad cell of x, if there is one; `numbers` has those of its columns in the table."""
-    if bad is None or not bad.any():
-        return
-    row, place = np.unravel_index(bad.argmax(), bad.shape)
-    cell = columns.cell(row, place if numbers is None else numbers[place])
-    raise ValueError(f"{columns.who} {asked}, but {cell} = {x[row, place]:g}; {remedy}.")
+def _refuse(columns, numbers, find_bad, asked, remedy, block=None):
+    """Complain of the first cell that is bad, as `find_bad` tells of some rows; `block`: in its columns only."""
+    for part in row_slices(numbers):
+        x = numbers[part] if block is None else numbers[part, block.of_table]
+        bad = find_bad(x)
+        if bad is None or not bad.any():
+            continue
+        row, place = np.unravel_index(bad.argmax(), bad.shape)
+        cell = columns.cell(part.start + row, place if block is None else block.columns[place])
+        raise ValueError(f"{columns.who} {asked}, but {cell} = {x[row, place]:g}; {remedy}.")
 
 
 def refuse_changed_constants(numbers, columns):
@@ -121,6 +124,55 @@ def refuse_changed_constants(numbers, columns):
 
 
 # -------------------------------------------------------------------------------------------------- to the model
+class MappedCells:
+    """Complete rows of a memory map in the model layout, laid out when they are asked for: an array for reading.
+
+    Parameters
+    ----------
+    numbers : float ndarray of shape (n_samples, n_features)
+        From `as_numbers`; a memory map without missing cells.
+    columns : Columns
+    index : int64 ndarray of shape (n_rows,), slice or None, default=None
+        Which rows these are; None: all.
+    """
+
+    def __init__(self, numbers, columns, index=None):
+        self.numbers, self.columns = numbers, columns
+        self.index = slice(0, len(numbers)) if index is None else index
+        n = self.index.stop - self.index.start if isinstance(self.index, slice) else len(self.index)
+        self.shape, self.dtype = (n, columns.width), numbers.dtype
+        self.size = n * columns.width
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, index):
+        """Some of the rows, not laid out yet; `index` is a slice or an array of places."""
+        if not isinstance(self.index, slice):
+            own = self.index[index]
+        elif isinstance(index, slice):
+            start, stop, _ = index.indices(len(self))
+            own = slice(self.index.start + start, self.index.start + stop)
+        else:
+            own = self.index.start + np.asarray(index)
+        return MappedCells(self.numbers, self.columns, own)
+
+    def __array__(self, dtype=None, copy=None):
+        x, _ = encode(self.numbers[self.index], self.columns)
+        return x if dtype is None else x.astype(dtype, copy=False)
+
+    def astype(self, dtype):
+        """The rows as an array."""
+        return self.__array__(dtype)
+
+
+def laid_out(numbers, columns):
+    """Lay numbers out as `encode` does; complete rows of a memory map as `MappedCells`, without a copy."""
+    if is_mapped(numbers) and not any_nan(numbers):
+        return MappedCells(numbers, columns), None
+    return encode(numbers, columns)
+
+
 def encode(numbers, columns):
     """Lay numbers out as the model reads them.
 
@@ -214,9 +266,15 @@ def log_jacobian(numbers, columns):
         if block.scaled:
             log_scale[block.of_table] = np.log(columns.scale[block.span])
     total = np.full(len(numbers), -log_scale.sum())
+    for part in row_slices(numbers):
+        _add_to_jacobian(total[part], numbers[part], columns, log_scale)
+    return total
+
+
+def _add_to_jacobian(total, numbers, columns, log_scale):
+    """Add what missing cells and constant columns change."""
     for j in np.flatnonzero(np.isnan(numbers).any(axis=0)):
         total += np.isnan(numbers[:, j]) * log_scale[j]
     for j, value in columns.constants.items():
         away = (numbers[:, j].astype(np.float64) - value) ** 2 / CONSTANT_VARIANCE
         total -= 0.5 * np.nan_to_num(away + np.log(2 * np.pi * CONSTANT_VARIANCE), nan=0.0)
-    return total

@@ -7,6 +7,7 @@ import numpy as np
 
 from skvae import _reduce
 from skvae._rounding import CONSTANT_VARIANCE, is_constant
+from skvae._tensors import any_nan, is_mapped, row_slices
 from skvae.likelihoods.gaussian import NOISES
 from skvae.tables.categories import sorted_values
 from skvae.tables.checks import refuse_empty_columns, refuse_overflow
@@ -182,8 +183,7 @@ def measure_columns(columns, numbers, sample_weight=None, custom=None):
     weight = np.ones(len(numbers)) if weight is None else weight
     refuse_empty_columns(numbers, columns.who, names=columns.names)
     refuse_overflow(numbers, np.float64)
-    missing = np.isnan(numbers)
-    seen = ~missing if _reduce.largest(bool(missing.any())) else None
+    seen = ~np.isnan(numbers) if _reduce.largest(any_nan(numbers)) else None
     mean, variance = column_means_and_variances(numbers, weight, seen)
     share, constant = _nonzero_shares(numbers, seen, weight), is_constant(variance, mean)
     columns = _without_constants(columns, custom, constant, mean)
@@ -269,6 +269,9 @@ def _nonzero_shares(values, seen, weight):
     """Compute the share of the observed cells of each column that are not zero, some columns at once."""
     shares = []
     total = _reduce.count(weight.sum())
+    if seen is None and _reduce.largest(is_mapped(values)):  # columns of a memory map lie all over the file
+        counted = (weight[part] @ (values[part] != 0).astype(np.float64) for part in row_slices(values))
+        return _reduce.count(sum(counted, np.zeros(values.shape[1]))) / total
     for part in slices(values.shape[1], _CELLS_AT_ONCE // max(1, _reduce.largest(len(values)))):
         counted = values[:, part] != 0
         if seen is not None:

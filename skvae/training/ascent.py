@@ -17,7 +17,7 @@ from skvae.engines import gradient, schedules
 from skvae.models.autoencoders.vae import PerRowVAE
 from skvae.training.factor_analysis_start import random_network
 from skvae.training.members import MemberNoise, MemberRows, Stream, of_member, one_member
-from skvae.training.rows import LinearPath, heads_of_path
+from skvae.training.rows import LinearPath, heads_of_all
 
 _SVI_STEPS, _SVI_RATE = 300, 0.05  # of posteriors of the rows' own
 
@@ -77,8 +77,11 @@ def ascent_of_members(model, params, stream, plan, *, validation=None, optimizer
 
 def mean_log_base(model, table, weight):
     """Weighted mean over all rows of `likelihood.log_base`, one for each row of `weight` (n_members or 1, n_rows)."""
-    log_base = model.likelihood.log_base(Cells(table.x, table.observed)).double()
-    total, n = _reduce.total((weight.double() @ log_base, weight.double().sum(1)))
+    total = mass = 0
+    for part, rows in table.parts():
+        log_base, w = model.likelihood.log_base(Cells(rows.x, rows.observed)).double(), weight[:, part].double()
+        total, mass = total + w @ log_base, mass + w.sum(1)
+    total, n = _reduce.total((total, mass))
     return (total / n).cpu().numpy()
 
 
@@ -199,8 +202,9 @@ class SingleNetwork(Training):
             self.initial = {name: tensor.clone() for name, tensor in params.items()}
             self.initial_score = validation(params)
         weight = torch.from_numpy(rows.weight)[None].to(device=rows.device, dtype=rows.dtype)
-        heads = heads_of_path(linear_path, rows, model)
-        stream = Stream(rows.encoded(linear_path), noise, 1, weight, heads).among_all()
+        posteriors = None if linear_path is None or linear_path.posterior is None else [linear_path.posterior]
+        heads = heads_of_all(posteriors, rows, model)
+        stream = Stream(rows.table(linear_path), noise, 1, weight, heads).among_all()
         self.ascent = ascent_of_members(
             model, params, stream, plan, validation=validation, optimizer_state=optimizer_state
         )

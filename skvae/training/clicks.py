@@ -10,7 +10,7 @@ import torch
 
 from skvae import _reduce
 from skvae._hash import combine
-from skvae._tensors import Noise, Rows, Split, SplitRows, WholeRows
+from skvae._tensors import Noise, Rows, Split, SplitRows, WholeRows, is_mapped, row_slices, some_rows
 from skvae.elbo import FitResult
 from skvae.engines.watching import Watcher
 from skvae.training.ascent import Ascent, Training
@@ -22,19 +22,29 @@ def informative_users(X, weight, likelihood):
     if likelihood.empty_rows_inform or stored.all():
         return X, weight
     kept = np.flatnonzero(stored)
-    return X[kept], None if weight is None else weight[kept]
+    return some_rows(X, kept), None if weight is None else weight[kept]
 
 
 def initial_params(model, X, weight, noise, device, dtype):
     """Random weights, with the decoder's biases at the marginal maximum of the likelihood; of this dtype."""
-    if weight is None:
-        total, count = X.sum(axis=0, dtype=np.float64), np.bincount(X.indices, minlength=X.shape[1])
-    else:
-        total = weight @ X
-        count = np.bincount(X.indices, np.repeat(weight, np.diff(X.indptr)), minlength=X.shape[1])
+    parts = row_slices(X) if is_mapped(X) else [slice(None)]
+    total = count = 0
+    for part in parts:
+        of_items, n_of_items = _sums_of_items(
+            X if len(parts) == 1 else X[part], None if weight is None else weight[part]
+        )
+        total, count = total + of_items, count + n_of_items
     total, count, n = _reduce.total((total, count, X.shape[0]))
     mean, share = (torch.from_numpy(sums).to(dtype) / n for sums in (total, count))
     return {name: tensor.to(device, dtype) for name, tensor in model.init(noise.fold("init"), mean, share).items()}
+
+
+def _sums_of_items(X, weight):
+    """The weighted sum of the values of each item, and of the users who have it."""
+    if weight is None:
+        return X.sum(axis=0, dtype=np.float64), np.bincount(X.indices, minlength=X.shape[1])
+    count = np.bincount(X.indices, np.repeat(weight, np.diff(X.indptr)), minlength=X.shape[1])
+    return weight @ X, count
 
 
 def with_new_items(params, optimizer_state, initial):
@@ -88,7 +98,8 @@ class UserStatistics(NamedTuple):
         if not _reduce.largest(bool(some.any())):
             return cls(0.0, 0.0)
         lengths, weight = lengths[some], None if weight is None else weight[some]
-        return cls(_mean(lengths, weight), similarity_beyond_chance(X[np.flatnonzero(some)]))
+        X = X if some.all() else some_rows(X, np.flatnonzero(some))
+        return cls(_mean(lengths, weight), similarity_beyond_chance(X))
 
 
 def similarity_beyond_chance(X, n_users=1000):
@@ -100,7 +111,7 @@ def similarity_beyond_chance(X, n_users=1000):
 
     Parameters
     ----------
-    X : CSR array of shape (n_users, n_items)
+    X : {CSR array, SomeRows} of shape (n_users, n_items)
         Without empty rows.
     n_users : int, default=1000
         Number of users to compare, chosen by a hash of their items.
@@ -110,7 +121,8 @@ def similarity_beyond_chance(X, n_users=1000):
     similarity : float
         At most 1; about 0 for independent draws, and 0 for a single user.
     """
-    keys = np.add.reduceat(combine(0, X.indices.astype(np.int64)), X.indptr[:-1]) if X.nnz else X.indptr[:0]
+    parts = (X[part] for part in row_slices(X)) if is_mapped(X) else [X]
+    keys = np.concatenate([_keys_of_items(part) for part in parts])
     keys, X = _first_of_each(keys, X, n_users)
     if _reduce.is_shared():
         parts, rows = zip(*_reduce.gathered((keys, X)))
@@ -120,6 +132,11 @@ def similarity_beyond_chance(X, n_users=1000):
     shuffled.sum_duplicates()  # changes indptr
     of_users, of_chance = mean_similarity_to_nearest(X), mean_similarity_to_nearest(shuffled)
     return (of_users - of_chance) / (1 - of_chance) if of_chance < 1 else 0.0
+
+
+def _keys_of_items(X):
+    """A hash of the items of each row."""
+    return np.add.reduceat(combine(0, X.indices.astype(np.int64)), X.indptr[:-1]) if X.nnz else X.indptr[:0]
 
 
 def _first_of_each(keys, X, n):
@@ -155,7 +172,7 @@ class ClickTraining(Training):
     Parameters
     ----------
     model : object with bound(params, batch, noise), a likelihood and item_axes
-    X : CSR array of shape (n_users, n_items)
+    X : {CSR array, SomeRows} of shape (n_users, n_items)
         Informative users only.
     weight : float64 ndarray of shape (n_users,) or None
         Of the users, with mean 1 over those of all processes; None: 1 each.

@@ -29,18 +29,18 @@ from skvae.training.ascent import (
 )
 from skvae.training.factor_analysis_start import (
     bound_of_rows,
-    constant_columns,
     evaluate,
     factor_analysis,
     factor_analysis_network,
     posterior,
     random_network,
+    summary_of,
     tempered,
     without_noise,
     zero_skips,
 )
 from skvae.training.members import MemberBatch, Stream
-from skvae.training.rows import LinearPath, linear_heads
+from skvae.training.rows import LinearPath, heads_of_all, linear_heads
 from skvae.training.validation import (
     LEAST_GAIN,
     LEAST_GAIN_AFTER_RANDOM,
@@ -58,13 +58,15 @@ FALLBACK_NOISE_FLOORS = (0.05, 0.2)  # tried where factor analysis that is kept 
 INITIAL_NOISE_FLOORS = (1e-3, 0.05)  # of factor analysis where networks begin, as shares of a column's variance
 
 
-def factor_analysis_result(model, rows, noise, found, beta=1.0, noise_floor=None):
+def factor_analysis_result(model, rows, summary, noise, found, beta=1.0, noise_floor=None):
     """The result of a fit that keeps factor analysis: a network whose layers add nothing to it.
 
     Parameters
     ----------
     model : VAE
     rows : TableRows
+    summary : RowSummary
+        Of these rows.
     noise : Noise
     found : factor_analysis.Params
     beta : float, default=1.0
@@ -82,7 +84,7 @@ def factor_analysis_result(model, rows, noise, found, beta=1.0, noise_floor=None
         n_iter=1,
         linear_path=LinearPath(found, tempered(found, beta)),
         nonlinear=False,
-        without_noise=() if tied else without_noise(found, rows.Z, rows.weight, noise_floor),
+        without_noise=() if tied else without_noise(found, summary, noise_floor),
     )
 
 
@@ -164,26 +166,27 @@ class CrossValidatedNetwork(Training):
         weight = folds.weight[:, seen]
         self.weight = weight / (_reduce.count(weight.sum(1, keepdims=True)) / self.seen.n_all)
         Z, self.fa_params = self.seen.Z, None
+        summaries = [summary_of(Z, weight) for weight in self.weight]
+        self.kept_summaries = summaries if self.seen.mapped else None  # others hold copies of the rows
         if from_factor_analysis:  # the other copies begin at that of the first, which sees most rows
-            self.fa_params = [self._factor_analysis(Z, self.weight[0])]
-            self.fa_params += [
-                self._factor_analysis(Z, weight, init_params=self.fa_params[0]) for weight in self.weight[1:]
-            ]
-        self.restarts = self._restarts(Z, random_rate is not None)
+            first, *others = summaries
+            self.fa_params = [self._factor_analysis(first)]
+            self.fa_params += [self._factor_analysis(rows, init_params=self.fa_params[0]) for rows in others]
+        self.restarts = self._restarts(summaries, random_rate is not None)
         first = self.restarts[0][0]
         self.linear_path = None if first is None else LinearPath(first, tempered(first, self.linear_beta))
-        self.validation = self._validation(Z, n_draws)
+        self.validation = self._validation([rows.constant for rows in summaries], n_draws)
         if from_factor_analysis and random_rate not in (None, plan.learning_rate):
             n_copies = len(self.weight)
             plan = replace(plan, learning_rate=(plan.learning_rate,) * n_copies + (random_rate,) * n_copies)
         self.ascent = ascent_of_members(model, self._initial_params(), self._stream(), plan, validation=self.validation)
 
     # ---------------------------------------------------------------------------------------- where the copies begin
-    def _factor_analysis(self, Z, weight, **settings):
-        """Factor analysis of one copy's rows, by its weights of the rows Z."""
-        return factor_analysis(Z, weight, self.model.n_factors, tied=self.tied, beta=self.linear_beta, **settings)
+    def _factor_analysis(self, rows, **settings):
+        """Factor analysis of the `RowSummary` of one copy's rows."""
+        return factor_analysis(rows, self.model.n_factors, tied=self.tied, beta=self.linear_beta, **settings)
 
-    def _restarts(self, Z, random_beside):
+    def _restarts(self, summaries, random_beside):
         """For each restart and copy, factor analysis with a floor under its noise, or None for random weights."""
         random = [None] * len(self.weight)
         if self.fa_params is None:
@@ -192,8 +195,8 @@ class CrossValidatedNetwork(Training):
         clipped = [found._replace(psi=found.psi.clamp(min=low)) for found in self.fa_params]
         if random_beside:
             return [clipped, random]
-        pairs = zip(self.weight, self.fa_params, strict=True)
-        return [clipped, [self._factor_analysis(Z, weight, floor=high, init_params=found) for weight, found in pairs]]
+        pairs = zip(summaries, self.fa_params, strict=True)
+        return [clipped, [self._factor_analysis(rows, floor=high, init_params=found) for rows, found in pairs]]
 
     def _initial_params(self):
         """Initial parameters of all members: the copies of the first restart, then those of the second."""
@@ -211,23 +214,21 @@ class CrossValidatedNetwork(Training):
     def _stream(self):
         """The rows that some copy learns from, with the weights of all members."""
         weight = self._placed(self.weight).repeat(len(self.restarts), 1)
-        heads = None
+        posteriors = None
         if self.fa_params is not None:
-            heads = torch.stack(
-                [self._linear_heads(found, self.seen) for restart in self.restarts for found in restart]
-            )
-        return Stream(self.seen.encoded(self.linear_path), self.noise, len(weight), weight, heads).among_all()
+            posteriors = [self._tempered(found) for restart in self.restarts for found in restart]
+        heads = heads_of_all(posteriors, self.seen, self.model)
+        return Stream(self.seen.table(self.linear_path), self.noise, len(weight), weight, heads).among_all()
 
-    def _linear_heads(self, found, rows):
-        """Posterior of the rows under factor analysis, or the prior (None)."""
-        found = None if found is None else tempered(found, self.linear_beta)
-        return linear_heads(found, rows, self.model)
+    def _tempered(self, found):
+        """Parameters of the posterior of factor analysis, or None: of the prior."""
+        return None if found is None else tempered(found, self.linear_beta)
 
     # -------------------------------------------------------------------------------------------- the held-out score
-    def _validation(self, Z, n_draws):
+    def _validation(self, constant, n_draws):
         """The score of all copies that some rows are held out from, for every restart."""
         self.scored = scored = [c for c, rows in enumerate(self.folds.held_out) if _reduce.count(len(rows.index))]
-        self.held_out = held_out = self._held_out(Z, scored)
+        self.held_out = held_out = self._held_out(constant, scored)
         batch = self._held_out_batch(scored, held_out)
         members = [restart * len(self.weight) + copy for restart in range(len(self.restarts)) for copy in scored]
         least = [LEAST_GAIN_AFTER_RANDOM if restart[0] is None else LEAST_GAIN for restart in self.restarts]
@@ -251,18 +252,18 @@ class CrossValidatedNetwork(Training):
             values.append(value)
         return values
 
-    def _held_out(self, Z, scored):
+    def _held_out(self, constant, scored):
         """The rows that score each copy, as many for all: some are repeated with weight zero.
 
         Nobody can know the spread of a column that is constant for a copy, so it must not decide: it counts as missing.
         """
         size = max(len(self.folds.held_out[copy].index) for copy in scored)
-        constant = [constant_columns(Z, weight) for weight in self.weight]
         some_constant = np.any(constant)
         held_out = []
         for copy in scored:
             index, count, _ = self.folds.held_out[copy]
             rows = self.rows.rows(np.resize(index, size))
+            rows = rows.in_memory() if rows.mapped else rows
             x, observed = rows.x, rows.observed
             if some_constant:
                 observed = (np.ones(x.shape, dtype=bool) if observed is None else observed) & ~constant[copy]
@@ -282,7 +283,9 @@ class CrossValidatedNetwork(Training):
         heads = None
         if self.fa_params is not None:
             pairs = [(restart, pair) for restart in self.restarts for pair in zip(scored, held_out, strict=True)]
-            heads = torch.stack([self._linear_heads(restart[copy], rows) for restart, (copy, rows) in pairs])
+            heads = torch.stack(
+                [linear_heads(self._tempered(restart[copy]), rows, self.model) for restart, (copy, rows) in pairs]
+            )
         return MemberBatch(Cells(x, observed), u, w, row, heads)
 
     def _by_row(self, arrays):
@@ -321,11 +324,11 @@ class CrossValidatedNetwork(Training):
     def _fallback_result(self):
         """Factor analysis of the rows that `fallback_weight` names."""
         rows = self.rows.rows(np.flatnonzero(self.fallback_weight))
-        weight = self.fallback_weight[self.fallback_weight > 0]
+        summary = summary_of(rows.Z, self.fallback_weight[self.fallback_weight > 0])
         floor, found = self._fallback_floor(), self.fa_params[0]
         if floor is not None or _reduce.largest(not np.array_equal(self.fallback_weight, self.folds.weight[0])):
-            found = self._factor_analysis(rows.Z, weight, floor=floor, init_params=found)
-        return factor_analysis_result(self.model, rows, self.noise, found, self.linear_beta, floor)
+            found = self._factor_analysis(summary, floor=floor, init_params=found)
+        return factor_analysis_result(self.model, rows, summary, self.noise, found, self.linear_beta, floor)
 
     def _fallback_floor(self):
         """Least noise variance of the factor analysis that is kept; None: as by itself.
@@ -333,15 +336,16 @@ class CrossValidatedNetwork(Training):
         Where maximum likelihood leaves columns without noise (Heywood cases), held-out rows tell whether more is
         better: some may then be next to impossible.
         """
-        if self.tied or not len(without_noise(self.fa_params[0], self.seen.Z, self.weight[0])):
+        summaries = self.kept_summaries or [summary_of(self.seen.Z, weight) for weight in self.weight]
+        if self.tied or not len(without_noise(self.fa_params[0], summaries[0])):
             return None
         best, least = None, LEAST_GAIN
         first = slice(len(self.scored))  # all restarts are scored on the same rows
         w, squares = (part[first].double().flatten() for part in (self.validation.batch.w, self.validation.squares))
         for floor in FALLBACK_NOISE_FLOORS:
             other = [
-                self._factor_analysis(self.seen.Z, weight, floor=floor, init_params=found)
-                for weight, found in zip(self.weight, self.fa_params, strict=True)
+                self._factor_analysis(rows, floor=floor, init_params=found)
+                for rows, found in zip(summaries, self.fa_params, strict=True)
             ]
             value = self._by_row(self._linear_values(other))
             mean, error = mean_and_error(self.validation.linear.gain(value)[first].double().flatten(), w, squares)

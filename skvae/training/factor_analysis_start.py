@@ -4,14 +4,17 @@ It runs the same engine and model as `FactorAnalysisEM`, without that estimator.
 """
 
 import contextlib
+import functools
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from skvae import _reduce
 from skvae._rounding import is_constant
-from skvae._tensors import Noise, Table, by_row
+from skvae._tensors import Noise, Table, by_row, is_mapped, row_slices
 from skvae.engines import em
 from skvae.models.decomposition import factor_analysis as fa
 from skvae.tables.column_statistics import column_means_and_variances
@@ -23,16 +26,84 @@ _ROWS = 4096  # of a batch
 _PATTERN_CELLS = 2**20  # of the K x K matrices of the patterns of missing cells in one batch
 
 
-def factor_analysis(Z, weight, n_components, *, tied=False, floor=None, beta=1.0, init_params=None):
+class RowSummary(NamedTuple):
+    """What factor analysis reads of weighted rows.
+
+    Attributes
+    ----------
+    mean, variance : ndarray of shape (n_columns,)
+        The variance is 0 for constant columns.
+    constant : bool ndarray of shape (n_columns,)
+        Which columns vary by rounding only, or have no observed cell.
+    weight : float
+        Of all rows.
+    batches : callable
+        Number of factors -> batches for the EM engine, which are kept, and whether they are of the rows of all
+        processes; those of complete rows are measured from the mean.
+    complete : bool
+        Whether no cell is missing.
+    """
+
+    mean: np.ndarray
+    variance: np.ndarray
+    constant: np.ndarray
+    weight: float
+    batches: Callable
+    complete: bool
+
+
+def summary_of(Z, weight):
+    """Read what factor analysis needs of rows.
+
+    Parameters
+    ----------
+    Z : ndarray or MappedCells of shape (n_rows, n_columns)
+        NaN where a cell is missing. Complete rows of a memory map are read three times, in blocks.
+    weight : ndarray of shape (n_rows,)
+
+    Returns
+    -------
+    summary : RowSummary
+    """
+    if not (weight > 0).all():
+        Z, weight = Z[np.flatnonzero(weight > 0)], weight[weight > 0]
+    weight, mapped = np.ascontiguousarray(weight), is_mapped(Z)
+    seen = None if mapped else _seen(Z)
+    mean, variance = column_means_and_variances(Z, weight, seen)
+    constant = is_constant(variance, mean)
+    variance = np.where(constant, 0.0, variance)  # without what rounding of the mean leaves
+    total = float(_reduce.count(weight.sum()))
+
+    @functools.cache
+    def table():
+        return Table(Z, _CPU, _FLOAT, weight=weight)
+
+    @functools.cache
+    def complete_batches():
+        if _reduce.count(len(Z)) < Z.shape[1]:  # a covariance would be larger than the rows
+            return list(Table(np.asarray(Z) - mean, _CPU, _FLOAT, weight=weight).batches(_ROWS)), False
+        squares = 0
+        for part in row_slices(Z) if mapped else [slice(0, len(Z))]:
+            centred = (np.asarray(Z[part]) - mean) * np.sqrt(weight[part])[:, None]
+            squares = squares + centred.T @ centred
+        n = torch.tensor(total, dtype=_FLOAT)
+        S = torch.from_numpy(_reduce.count(squares)) / n
+        return [fa.SufficientStatistics(n, torch.zeros(Z.shape[1], dtype=_FLOAT), S)], True
+
+    def batches(n_components):
+        return complete_batches() if seen is None else (_batches(table(), n_components), False)
+
+    return RowSummary(mean, variance, constant, total, batches, seen is None)
+
+
+def factor_analysis(rows, n_components, *, tied=False, floor=None, beta=1.0, init_params=None):
     """Fit factor analysis by maximum likelihood, or by the bound with weight `beta` of its KL term.
 
     The factors lie along the principal axes.
 
     Parameters
     ----------
-    Z : ndarray of shape (n_rows, n_columns)
-        NaN where a cell is missing.
-    weight : ndarray of shape (n_rows,)
+    rows : RowSummary
     n_components : int
     tied : bool
         One noise variance for all columns.
@@ -47,37 +118,21 @@ def factor_analysis(Z, weight, n_components, *, tied=False, floor=None, beta=1.0
     -------
     params : Params of float64 Tensors
     """
-    Z, weight = Z[weight > 0], weight[weight > 0]
-    seen = _seen(Z)
-    mean, variance = column_means_and_variances(Z, weight, seen)
-    constant = is_constant(variance, mean)
-    variance = np.where(constant, 0.0, variance)  # without what rounding of the mean leaves
-    model = _WeighedKL(min(n_components, Z.shape[1]), torch.from_numpy(variance), tied, floor)
+    model = _WeighedKL(min(n_components, len(rows.mean)), torch.from_numpy(rows.variance), tied, floor)
     model.beta = beta
-    complete = seen is None
-    origin = torch.from_numpy(mean)
-    mu = torch.zeros_like(origin) if complete else origin  # the statistics of complete rows are about the mean
+    origin = torch.from_numpy(rows.mean)
+    mu = torch.zeros_like(origin) if rows.complete else origin  # the statistics of complete rows are about the mean
     if init_params is None:
         init_params = model.init(mu, Noise(0))
     else:
-        mu = mu if complete else init_params.mu
-        where_constant = mu if complete else origin
-        init_params = _of_other_rows(init_params, mu, where_constant, model.floor, torch.from_numpy(constant))
-    total, known = float(_reduce.count(weight.sum())), contextlib.nullcontext()
-    if not complete:
-        batches = _batches(Table(Z, _CPU, _FLOAT, weight=weight), model.n_components)
-    elif _reduce.count(len(Z)) < Z.shape[1]:  # a covariance would be larger than the rows
-        batches = list(Table(Z - mean, _CPU, _FLOAT, weight=weight).batches(_ROWS))
-    else:
-        centred = (Z - mean) * np.sqrt(weight)[:, None]
-        n = torch.tensor(total, dtype=_FLOAT)
-        S = torch.from_numpy(_reduce.count(centred.T @ centred)) / n
-        batches = [fa.SufficientStatistics(n, torch.zeros(Z.shape[1], dtype=_FLOAT), S)]
-        known = _reduce.alone()  # by every process
-    plan = em.Plan(1000, lambda step: step.gain * total < _TOL, total, accelerate=True)
-    with known:
+        mu = mu if rows.complete else init_params.mu
+        where_constant = mu if rows.complete else origin
+        init_params = _of_other_rows(init_params, mu, where_constant, model.floor, torch.from_numpy(rows.constant))
+    plan = em.Plan(1000, lambda step: step.gain * rows.weight < _TOL, rows.weight, accelerate=True)
+    batches, known = rows.batches(model.n_components)
+    with _reduce.alone() if known else contextlib.nullcontext():
         found = em.ascend(model, batches, [init_params], plan=plan).params
-    return fa.principal(found._replace(mu=origin + found.mu) if complete else found)
+    return fa.principal(found._replace(mu=origin + found.mu) if rows.complete else found)
 
 
 class _WeighedKL(fa.FactorAnalysis):
@@ -116,17 +171,10 @@ def bound_of_rows(params, Z, beta):
     return bound if beta == 1 else max(beta, _LEAST_BETA) * bound + ~np.isnan(Z) @ _of_cells(params.psi, beta).numpy()
 
 
-def without_noise(params, Z, weight, floor=None):
-    """Numbers of the columns whose noise variance is at its floor (Heywood cases)."""
-    mean, variance = column_means_and_variances(Z, weight, _seen(Z))
-    low = params.psi.numpy() <= 2 * (floor or fa.UNIQUENESS_FLOOR) * variance
-    return np.flatnonzero(low & ~is_constant(variance, mean))
-
-
-def constant_columns(Z, weight):
-    """Tell which columns vary by rounding only, or have no observed cell."""
-    mean, variance = column_means_and_variances(Z, weight, _seen(Z))
-    return is_constant(variance, mean)
+def without_noise(params, rows, floor=None):
+    """Numbers of the columns whose noise variance is at its floor (Heywood cases); `rows` is a `RowSummary`."""
+    low = params.psi.numpy() <= 2 * (floor or fa.UNIQUENESS_FLOOR) * rows.variance
+    return np.flatnonzero(low & ~rows.constant)
 
 
 def _seen(Z):
@@ -150,6 +198,8 @@ def _batches(table, n_components):
 
 def evaluate(function, params, Z):
     """Apply `function(batch, params)` to the rows of Z; the results come as a float64 ndarray."""
+    if is_mapped(Z):
+        return np.concatenate([evaluate(function, params, np.asarray(Z[part])) for part in row_slices(Z)])
     table = Table(Z, _CPU, _FLOAT)
     batches = _batches(table, params.W.shape[1]) if len(Z) else [table.whole]
     return by_row(batches, len(Z), lambda batch: function(batch, params))

@@ -6,6 +6,7 @@ rows nor seed. With a single stream, batches have a leading axis of length 1, wh
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -52,9 +53,49 @@ class Encoded(NamedTuple):
     observed: Tensor | None
     u: Tensor
 
+    @property
+    def n_rows(self):
+        return len(self.x)
+
+    @property
+    def device(self):
+        return self.x.device
+
     def take(self, index):
         """Some of the rows."""
-        return Encoded(*(None if part is None else part.index_select(0, index) for part in self))
+        x = self.x.index_select(0, index)
+        observed = None if self.observed is None else self.observed.index_select(0, index)
+        return Encoded(x, observed, x if self.u is self.x else self.u.index_select(0, index))
+
+    def parts(self):
+        """The rows, some at a time."""
+        yield slice(0, self.n_rows), self
+
+
+class EncodedLater:
+    """Rows of a table that stay in a memory map, and become tensors when they are asked for.
+
+    Parameters
+    ----------
+    encoded : callable
+        int64 ndarray or slice -> `Encoded` of these rows.
+    slices : list of slice
+        All rows, some at a time.
+    device : torch.device
+    """
+
+    def __init__(self, encoded, slices, device):
+        self._encoded, self._slices, self.device = encoded, slices, device
+        self.n_rows = slices[-1].stop
+
+    def take(self, index):
+        """Some of the rows, as `Encoded`."""
+        return self._encoded(index.cpu().numpy())
+
+    def parts(self):
+        """The rows, some at a time."""
+        for part in self._slices:
+            yield part, self._encoded(part)
 
 
 class MemberBatch(NamedTuple):
@@ -95,37 +136,37 @@ class Stream(NamedTuple):
 
     Attributes
     ----------
-    table : Encoded
+    table : Encoded or EncodedLater
     noise : Noise
         Its seed orders the rows.
     n_members : int
     weight : Tensor of shape (n_members or 1, n_rows)
         With mean 1 for each member.
-    linear_heads : Tensor of shape (n_members or 1, n_rows, 2 * n_components) or None
-        As of `MemberBatch`.
+    linear_heads : Tensor of shape (n_members or 1, n_rows, 2 * n_components), callable or None
+        As of `MemberBatch`; or a function from places of rows to those of these rows.
     first : int
         Number of the first row among those of all processes.
     n_rows : int or None
         Rows of all processes, where others have some; None: those of the table.
     """
 
-    table: Encoded
+    table: Encoded | EncodedLater
     noise: object
     n_members: int
     weight: Tensor
-    linear_heads: Tensor | None = None
+    linear_heads: Tensor | Callable | None = None
     first: int = 0
     n_rows: int | None = None
 
     def among_all(self):
         """The same rows, numbered among those of all processes that share the fit."""
-        first, n_rows = _reduce.place(len(self.table.x))
+        first, n_rows = _reduce.place(self.table.n_rows)
         return self._replace(first=first, n_rows=n_rows) if _reduce.is_shared() else self
 
     @property
     def n_all(self):
         """Rows of all processes."""
-        return len(self.table.x) if self.n_rows is None else self.n_rows
+        return self.table.n_rows if self.n_rows is None else self.n_rows
 
     def here(self, order, n_batches):
         """Of an order of all rows those that are here.
@@ -141,20 +182,21 @@ class Stream(NamedTuple):
         """
         if self.n_rows is None:
             return order, n_batches, [None] * n_batches
-        is_here = (order >= self.first) & (order < self.first + len(self.table.x))
+        is_here = (order >= self.first) & (order < self.first + self.table.n_rows)
         sizes = [len(part) for part in np.array_split(order, n_batches)]
         ends = is_here.cumsum()[np.cumsum(sizes) - 1]
         return order[is_here] - self.first, ends[:-1].tolist(), sizes
 
     def batch(self, index, n_rows=None):
         """The rows at some places of the table."""
-        table = self.table
-        x = table.x.index_select(0, index)[None]
-        observed = None if table.observed is None else table.observed.index_select(0, index)[None]
-        u = x if table.u is table.x else table.u.index_select(0, index)[None]
-        linear_heads = None if self.linear_heads is None else self.linear_heads.index_select(1, index)
+        table, heads = self.table.take(index), self.linear_heads
+        x = table.x[None]
+        observed = None if table.observed is None else table.observed[None]
+        u = x if table.u is table.x else table.u[None]
+        if heads is not None:
+            heads = heads(index) if callable(heads) else heads.index_select(1, index)
         w = self.weight.index_select(1, index)
-        return MemberBatch(Cells(x, observed), u, w, self.numbers(index)[None], linear_heads, n_rows=n_rows)
+        return MemberBatch(Cells(x, observed), u, w, self.numbers(index)[None], heads, n_rows=n_rows)
 
     def numbers(self, index):
         """The numbers of the rows at some places of the table, among those of all processes."""
@@ -172,7 +214,7 @@ class MemberRows:
 
     def __init__(self, streams):
         self.streams = streams
-        device = streams[0].table.x.device
+        device = streams[0].table.device
         counts = [stream.n_members for stream in streams]
         self.stream_of_member = torch.from_numpy(np.repeat(np.arange(len(streams)), counts)).to(device)
 

@@ -12,7 +12,7 @@ from skvae.models.decomposition import factor_analysis as fa
 from skvae.models.decomposition import ppca
 from skvae.tables.weights import weighted_mean
 from skvae.training.ascent import NetworkResult
-from skvae.training.factor_analysis_start import factor_analysis, random_network
+from skvae.training.factor_analysis_start import factor_analysis, random_network, summary_of
 from skvae.training.members import one_member
 from skvae.training.rows import LinearPath
 from skvae.training.validation import mean_error
@@ -39,7 +39,7 @@ def principal_components(Z, weight, n_components):
     """
     n = min(n_components, Z.shape[1])
     if _reduce.largest(bool(np.isnan(Z).any())):
-        found = factor_analysis(Z, weight, n, tied=True)
+        found = factor_analysis(summary_of(Z, weight), n, tied=True)
         mu, axes = found.mu, ppca.axes_of(found)
     else:
         mean = weighted_mean(Z, weight)

@@ -7,14 +7,14 @@ import numpy as np
 import torch
 
 from skvae import _reduce
-from skvae._tensors import Cells, placed
+from skvae._tensors import Cells, placed, row_slices
 from skvae.elbo import kl_to_standard_normal
 from skvae.models.autoencoders.vae_evaluation import draws_for_means
 from skvae.models.decomposition import factor_analysis as fa
-from skvae.tables.encoding import encoder_inputs, log_jacobian
+from skvae.tables.encoding import MappedCells, encoder_inputs, log_jacobian
 from skvae.tables.weights import scaled, weighted_mean
 from skvae.training import factor_analysis_start
-from skvae.training.members import Encoded, MemberBatch
+from skvae.training.members import Encoded, EncodedLater, MemberBatch
 
 _CELLS = 2**19  # draws x rows x columns at once: more leave the caches, and take twice as long
 _ROWS_AT_ONCE = 4096
@@ -42,7 +42,7 @@ class TableRows:
     Attributes
     ----------
     columns : Columns
-    x : ndarray of shape (n_rows, width)
+    x : ndarray or MappedCells of shape (n_rows, width)
     observed : bool ndarray of shape (n_rows, width) or None
     weight : float64 ndarray of shape (n_rows,)
         With mean 1.
@@ -71,8 +71,19 @@ class TableRows:
         return len(self.x)
 
     @property
+    def mapped(self):
+        """Whether the rows stay in a memory map."""
+        return isinstance(self.x, MappedCells)
+
+    def in_memory(self):
+        """The same rows as arrays."""
+        return replace(self, x=np.asarray(self.x))
+
+    @property
     def Z(self):
-        """The rows in float64, with NaN where a cell is missing."""
+        """The rows in float64, with NaN where a cell is missing; those of a memory map as they are."""
+        if self.mapped:
+            return self.x
         x = self.x.astype(np.float64)
         return x if self.observed is None else np.where(self.observed, x, np.nan)
 
@@ -125,6 +136,33 @@ class TableRows:
             u = torch.cat([u, torch.ones_like(cells) if observed is None else observed], 1)
         return Encoded(cells, observed, u)
 
+    def table(self, linear_path=None):
+        """What `encoded` gives, of rows of a memory map later."""
+        if not self.mapped:
+            return self.encoded(linear_path)
+        return EncodedLater(
+            lambda part: self.rows(part).in_memory().encoded(linear_path), row_slices(self.x), self.device
+        )
+
+
+def heads_of_all(params, rows, model):
+    """`linear_heads` of each member's factor analysis, (n_members, n_rows, 2 K); of a memory map, a function of places.
+
+    Parameters
+    ----------
+    params : list of factor_analysis.Params or None
+        None where the encoder's output is added to nothing.
+    rows : TableRows
+    model : VAE
+    """
+    if params is None:
+        return None
+
+    def heads(some):
+        return torch.stack([linear_heads(each, some, model) for each in params])
+
+    return (lambda index: heads(rows.rows(index.cpu().numpy()).in_memory())) if rows.mapped else heads(rows)
+
 
 def linear_heads(params, rows, model, dtype=None):
     """The heads of a model whose posterior of each row is that of factor analysis, (n_rows, 2 K).
@@ -149,7 +187,8 @@ def batches(rows, linear_path, model, dtype, size=_ROWS_AT_ONCE):
     """Yield the rows in batches for one member, each with the places of its rows; one empty batch of no rows."""
     for first in range(0, max(1, len(rows)), size):
         index = torch.arange(first, min(first + size, len(rows)))
-        part = rows.rows(index.numpy())
+        part = rows.rows(slice(first, first + size) if rows.mapped else index.numpy())
+        part = part.in_memory() if rows.mapped else part
         table = part.encoded(linear_path, dtype)
         heads = heads_of_path(linear_path, part, model, dtype)
         observed = None if table.observed is None else table.observed[None]

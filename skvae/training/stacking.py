@@ -15,7 +15,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from skvae.elbo import FitResult
 from skvae.engines import gradient
 from skvae.models.autoencoders.encoder_decoder import with_heads
-from skvae.training.members import MemberNoise, MemberRows
+from skvae.training.members import Encoded, MemberNoise, MemberRows
 
 _STACK_CELLS = 2**19  # members x rows of a batch x columns in one step: more leave the cache, and gain nothing
 
@@ -54,7 +54,7 @@ def _with_shared_tables(ascents):
     """Copies of the ascents that share one table tensor wherever their rows are equal."""
     tables, shared = {}, []
     for ascent in ascents:
-        if not isinstance(ascent.rows, MemberRows):
+        if not _in_memory(ascent):
             shared.append(ascent)
             continue
         (stream,) = ascent.rows.streams
@@ -88,10 +88,15 @@ def _stacks(ascents):
         yield stack
 
 
+def _in_memory(ascent):
+    """Whether an ascent is that of a table whose rows are tensors."""
+    return isinstance(ascent.rows, MemberRows) and all(isinstance(each.table, Encoded) for each in ascent.rows.streams)
+
+
 def _likeness(ascent):
     """What ascents have in common that may run together; None for one that must run alone."""
     model, plan = ascent.model, ascent.plan
-    if not isinstance(ascent.rows, MemberRows) or ascent.optimizer_state is not None or model.likeness() is None:
+    if not _in_memory(ascent) or ascent.optimizer_state is not None or model.likeness() is None:
         return None
     (stream,) = ascent.rows.streams
     return (

@@ -25,6 +25,7 @@ LEAST_GAIN_AFTER_RANDOM = 0.1
 _CELLS = 2**20  # draws x rows x columns at once: more leave the caches
 _DISASTER = 10.0  # interquartile ranges below the first quartile, of at least one nat
 _TINY = 1e-30
+_MOST_HELD_OUT = 2**22  # cells of the rows of a memory map
 _MOST_OBSERVATIONS = 2**22  # dealt one by one; of more, each stands for several
 
 
@@ -157,6 +158,8 @@ class Folds(NamedTuple):
 def deal_folds(rows, noise, n_folds, fraction):
     """Deal observations to one copy that learns from all of them, and to one copy for each fold held out from it.
 
+    Of a memory map, no more are held out than memory is meant to hold.
+
     A row of weight w is w observations, the last of which may weigh less than one. They are dealt one by one, as if
     equal rows had never been merged: a copy may learn from a row and be scored on an equal one.
 
@@ -173,10 +176,16 @@ def deal_folds(rows, noise, n_folds, fraction):
     folds : Folds
     """
     n_rows = len(rows)
+    most = max(1, _MOST_HELD_OUT // rows.x.shape[1]) if rows.mapped else math.inf
+    if rows.mapped and rows.count is None and n_folds == 1:  # what follows, in less memory
+        part = HeldOutRows.once(np.sort(noise.permutation(n_rows)[: min(most, max(1, math.ceil(fraction * n_rows)))]))
+        weight = np.stack([rows.weight, rows.weight])
+        weight[1, part.index] = 0
+        return Folds(weight, [HeldOutRows.once(np.empty(0, dtype=np.int64)), part])
     row_of, weight_of = observations(np.ones(n_rows) if rows.count is None else rows.count, _MOST_OBSERVATIONS)
     first, n = _reduce.place(len(row_of))
     order = noise.permutation(n)
-    parts = np.array_split(order, n_folds) if n_folds > 1 else [order[: max(1, math.ceil(fraction * n))]]
+    parts = np.array_split(order, n_folds) if n_folds > 1 else [order[: min(most, max(1, math.ceil(fraction * n)))]]
     total = np.bincount(row_of, weight_of, n_rows)
     weights, held_out = [rows.weight], [HeldOutRows.once(np.empty(0, dtype=np.int64))]
     for part in map(np.sort, parts):

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
 
-from skvae._tensors import content_keys, rounded
+from skvae._tensors import content_keys, rounded, row_slices
 from skvae.elbo import EvidenceTerms
 from skvae.estimators._checks import draw_seed
 from skvae.models.autoencoders import vae_evaluation
@@ -26,7 +26,8 @@ def by_draws(function, fitted, n_draws, default, seed=0):
     n_draws = default if n_draws is None else n_draws
     if not isinstance(n_draws, Integral) or isinstance(n_draws, bool) or n_draws < 1:
         raise ValueError(f"n_draws must be a whole number >= 1, but it is {n_draws!r}.")
-    key, K = torch.from_numpy(content_keys(fitted.numbers)).to(fitted.rows.device), fitted.model.n_components
+    key = np.concatenate([content_keys(fitted.numbers[part]) for part in row_slices(fitted.numbers)])
+    key, K = torch.from_numpy(key).to(fitted.rows.device), fitted.model.n_components
 
     def of_batch(batch):
         epsilon = vae_evaluation.draws_of_rows(key[batch.row[0]], n_draws, K, fitted.dtype, seed)

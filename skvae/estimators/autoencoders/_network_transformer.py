@@ -43,7 +43,7 @@ from skvae.estimators._checks import (
 from skvae.estimators._network import NetworkEstimator, PreparedFit
 from skvae.models.decomposition import factor_analysis as fa
 from skvae.tables import decoding, encoding
-from skvae.tables.checks import refuse_gaps, refuse_overflow
+from skvae.tables.checks import largest_magnitude, refuse_gaps, refuse_overflow
 from skvae.tables.column_likelihoods import likelihood_of
 from skvae.tables.columns import listed
 from skvae.tables.frames import as_table, is_frame
@@ -75,6 +75,7 @@ class TableNetwork(NetworkEstimator):
 
     weight_decay = 0.0  # of a subclass without the parameter
     _reads_gaps = True  # whether cells may be missing
+    _reads_in_blocks = False  # whether complete rows of a memory map stay there
 
     # -------------------------------------------------------------------------------------- what a subclass gives
     @abc.abstractmethod
@@ -244,7 +245,11 @@ class TableNetwork(NetworkEstimator):
         custom = self._custom_likelihoods(columns)
         if not fitted:
             columns = measure_columns(columns, numbers, weight, custom)
-        x, observed = _encoded(numbers, columns)
+        in_blocks = self._reads_in_blocks and numbers_held_out is None and not _transforms_inputs(columns, custom)
+        if in_blocks and not _reduce.is_shared():  # a memory map stays where it is
+            x, observed = encoding.laid_out(numbers, columns)
+        else:
+            x, observed = _encoded(numbers, columns)
         device, dtype = resolve_device(self.device), dtype_of(self.precision)
         rows = TableRows(columns, x, observed, scaled(weight), device, dtype, custom=custom, count=count)
         earlier = self._earlier(continuation, _reduce.count(weight.sum()))
@@ -347,8 +352,8 @@ class TableNetwork(NetworkEstimator):
         with_mask, custom = self._architecture["with_mask"], self._custom_likelihoods(self._columns)
         doubled = any(likelihood_of(block, self._columns, custom).in_float64 for block in self._columns.blocks)
         with np.errstate(over="ignore"):
-            x, observed = encoding.encode(numbers.astype(np.float64) if doubled else numbers, self._columns)
-        if x.dtype == np.float32 and max(x.max(), -x.min()) > _HUGE:
+            x, observed = encoding.laid_out(numbers.astype(np.float64) if doubled else numbers, self._columns)
+        if x.dtype == np.float32 and largest_magnitude(x) > _HUGE:
             x, observed = encoding.encode(numbers.astype(np.float64), self._columns)
         device, dtype = inference_device(self.device), torch_dtype(x.dtype)
         rows = TableRows(self._columns, x, observed, np.ones(len(x)), device, dtype, with_mask, custom)
@@ -468,6 +473,11 @@ def _held_out(rows, numbers):
     """Rows that were given to decide when to stop, as `TableRows` beside those of training."""
     x, observed = _encoded(numbers, rows.columns)
     return replace(rows, x=x, observed=observed, weight=np.ones(len(x)), count=None)
+
+
+def _transforms_inputs(columns, custom):
+    """Whether the encoder reads some columns in another form than the likelihood."""
+    return any(likelihood_of(block, columns, custom).encoder_input is not None for block in columns.blocks)
 
 
 def model_on(estimator, device, dtype):

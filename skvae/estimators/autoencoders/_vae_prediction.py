@@ -151,8 +151,9 @@ class VAEPrediction(LikelihoodScoreMixin, NetworkTransformer):
         return rounded(log_prob + log_jacobian(fitted.numbers, self._columns), fitted.numbers.dtype)
 
     def _changed_constants(self, X):
-        numbers = self._fitted_rows(X).numbers.astype(np.float64)
-        return [j for j, value in self._columns.constants.items() if (np.abs(numbers[:, j] - value) > CHANGED).any()]
+        numbers, constants = self._fitted_rows(X).numbers, self._columns.constants
+        away = ((j, np.abs(numbers[:, j].astype(np.float64) - value)) for j, value in constants.items())
+        return [j for j, distance in away if (distance > CHANGED).any()]
 
     def elbo(self, X, inference=None):
         """Bound log p(x) of each row from below, at beta = 1.
@@ -200,7 +201,7 @@ class VAEPrediction(LikelihoodScoreMixin, NetworkTransformer):
         """
         exact = self._linear_model() if n_draws is None else None
         fitted = self._fitted_rows(X)
-        rows, values = fitted.rows, fitted.rows.x
+        rows, values = fitted.rows, np.asarray(fitted.rows.x)
         if rows.observed is not None and exact is not None:
             values = expected(exact, rows.x, rows.observed)
         elif rows.observed is not None:

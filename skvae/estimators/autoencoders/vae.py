@@ -29,7 +29,7 @@ from skvae.tables.learning import read_columns
 from skvae.training import defaults
 from skvae.training.ascent import KnownResult, SingleNetwork
 from skvae.training.cross_validated import CrossValidatedNetwork, factor_analysis_result, folds_of
-from skvae.training.factor_analysis_start import factor_analysis
+from skvae.training.factor_analysis_start import factor_analysis, summary_of
 from skvae.training.members import one_member
 from skvae.training.plan import kl_weight
 from skvae.training.rows import nats_of_data, posterior_summary
@@ -234,7 +234,8 @@ class VAETransformer(VAEPrediction):
         "inference": [StrOptions({"amortized", "svi"})],
     }
 
-    _has_normal_prior, _fewest_rows = True, 2  # of one row, no variance is known
+    _has_normal_prior, _reads_in_blocks = True, True
+    _fewest_rows = 2  # of one row, no variance is known
     _units = staticmethod(nats_of_data)
 
     def __init__(
@@ -389,8 +390,9 @@ class VAETransformer(VAEPrediction):
         few = rows.n_observations < defaults.FEW_ROWS and held_out is None
         if from_linear and not self.free_bits and (few or not model.last):
             linear_beta = beta * model.kl_weights[0] if model.kl_weights else beta
-            found = factor_analysis(rows.Z, rows.weight, model.n_factors, tied=tied, beta=linear_beta)
-            return KnownResult(factor_analysis_result(model, rows, noise, found, linear_beta))
+            summary = summary_of(rows.Z, rows.weight)
+            found = factor_analysis(summary, model.n_factors, tied=tied, beta=linear_beta)
+            return KnownResult(factor_analysis_result(model, rows, summary, noise, found, linear_beta))
         folds = folds_of(rows, held_out, noise.fold("validation"), self.validation_fraction)
         if held_out is not None:
             rows = rows.followed_by(held_out)

@@ -9,7 +9,7 @@ from sklearn.utils import check_array
 
 from skvae import _reduce
 from skvae._compat import nearest_centres, warn
-from skvae._tensors import Noise, Rows, TableBatch, resolve_device, torch_dtype
+from skvae._tensors import MOST_CELLS, Noise, Rows, TableBatch, is_mapped, resolve_device, torch_dtype
 from skvae.engines import em
 from skvae.engines.watching import CONVERGED
 from skvae.estimators._checks import draw_seed
@@ -17,6 +17,7 @@ from skvae.estimators._progress import FitWatcher, say
 from skvae.models.clustering import kmeans
 from skvae.models.clustering import kmeans_seeding as seeding
 from skvae.models.clustering.kmeans_compiled import CompiledKMeans
+from skvae.models.clustering.mapped_rows import MappedRows
 from skvae.tables.checks import refuse_overflow
 from skvae.tables.column_statistics import centred, far_from_zero
 from skvae.tables.weights import checked_weight, weigh
@@ -106,9 +107,15 @@ class TrainingRun:
             refuse_overflow(rows)
         self.dtype = self._working_dtype(rows)
         self.host_rows, self.shift, self.mean_variance = centred(rows, self.weight, self.dtype)
-        self.rows = _placed(self.host_rows, self.device, self.weight, self.first)
+        self.mapped = self.host_rows is None  # here or, of a shared fit, in another process
+        if self.mapped:
+            self.host_rows = MappedRows(rows, self.device, self.weight, self.dtype, self.shift, self.first)
+            self.rows = self.host_rows
+        else:
+            self.rows = _placed(self.host_rows, self.device, self.weight, self.first)
         self.limit = estimator.tol * self.mean_variance  # of the squared shift of all centres
-        suits = not _reduce.is_shared() and CompiledKMeans.suits(self.rows, estimator.n_clusters)  # its sums are means
+        alone = not (self.mapped or _reduce.is_shared())  # with all rows in memory: the sums of the kernel are means
+        suits = alone and CompiledKMeans.suits(self.rows, estimator.n_clusters)
         self.compiled = estimator.batch_size == "auto" and suits
 
     def _working_dtype(self, rows):
@@ -155,7 +162,7 @@ class TrainingRun:
         if self.compiled:
             model, batches = CompiledKMeans(self.rows, n_clusters), [self.rows]
         else:
-            model, batches = kmeans.KMeans(n_clusters), self._batches()
+            model, batches = kmeans.KMeans(n_clusters, remembers=not self.mapped), self._batches()
         return em.ascend(model, batches, init_params, plan=plan, watcher=watcher)
 
     def one_step(self, centres, weights):
@@ -176,7 +183,7 @@ class TrainingRun:
             After the step.
         """
         before = self._init_centres(0) if centres is None else self._placed_centres(centres)
-        model = kmeans.KMeans(len(before), relocate=False)
+        model = kmeans.KMeans(len(before), relocate=False, remembers=not self.mapped)
         stats, _ = em.collect(model, self._batches(), kmeans.Params(before))
         bound = float(model.bound(stats, kmeans.Params(before))) / self.total
         exponent = max(self.exponent, _exponent(weights.max()))
@@ -196,6 +203,8 @@ class TrainingRun:
 
     def _batches(self):
         size, n = self.estimator.batch_size, len(self.weight)
+        if self.mapped:
+            return self.rows.batches(size, self.estimator.n_clusters)
         if size == "auto":  # an accelerator is waited for once a batch
             size = max(_ROWS_A_BATCH, 16 * self.estimator.n_clusters) if self.device.type == "cpu" else n
         return [self.rows.part(slice(start, start + size)) for start in range(0, n, size)]
@@ -217,22 +226,26 @@ class TrainingRun:
             return self._placed_centres(self._checked(found))
         n_clusters = self.estimator.n_clusters
         n_sampled = max(_FEWEST_SAMPLED, _SAMPLED_A_CLUSTER * n_clusters, self.n // 10)
+        too_many = False
+        if self.mapped:  # a tenth of the rows may be more than there is memory for
+            most = max(n_clusters, MOST_CELLS // self.rows.cells_a_row)
+            n_sampled, too_many = min(n_sampled, most), self.n > most
         if init == "k-means||":
             found = seeding.scalable_seeds(self.rows, n_clusters, noise)
             if found is not None:
                 return found
-        elif init == "k-means++" and self.n >= _WORTH_SAMPLING * n_sampled:
+        elif init == "k-means++" and (too_many or self.n >= _WORTH_SAMPLING * n_sampled):
             return self._centres_of_sample(n_sampled, noise)
         if init == "random":
             return seeding.random_seeds(self.rows, n_clusters, noise)
-        rows = self._rows_of_all(np.arange(len(self.weight)))
+        rows = self._rows_of_all(np.arange(len(self.weight)))  # at most `most` of a memory map
         with _reduce.alone():
             return seeding.spread_seeds(rows, n_clusters, noise)
 
     def _rows_of_all(self, index):
         """Some rows of this process, and of each of the others those that it names, as one batch on the device."""
         if not _reduce.is_shared():
-            everything = len(index) == len(self.weight)
+            everything = not self.mapped and len(index) == len(self.weight)
             return self.rows if everything else self.rows.part(torch.from_numpy(index).to(self.device))
         rows, weight = zip(*_reduce.gathered((self.host_rows[index], self.weight[index])))
         return _placed(
@@ -298,6 +311,7 @@ def placed_in_turn(X, centres, device):
     Distances are the more precise the nearer the rows are to the origin.
     """
     size = max(256, _CELLS_AT_ONCE * X.shape[0] // max(1, X.nnz) if sp.issparse(X) else _CELLS_AT_ONCE // X.shape[1])
+    size = max(1, size // 4) if is_mapped(X) else size
     middle = np.zeros(1) if sp.issparse(X) else centres.mean(axis=0, dtype=np.float64).astype(X.dtype)
     placed = torch.from_numpy(centres - middle).to(device)  # of sparse rows in float64: they may lie far from 0
     for start in range(0, X.shape[0], size):

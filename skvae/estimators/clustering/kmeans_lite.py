@@ -342,12 +342,12 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
             Euclidean, not squared; float32 for float32 rows.
         """
         X = self._check_fitted_X(X)
-        device = inference_device(self.device)
-        parts = [
-            kmeans.distances(batch, centres).to(dtype=torch_dtype(X.dtype)).cpu().numpy()
-            for batch, centres in placed_in_turn(X, self._centres_for(X), device)
-        ]
-        return np.concatenate(parts)
+        found, start = np.empty((X.shape[0], len(self.cluster_centers_)), X.dtype), 0
+        for batch, centres in placed_in_turn(X, self._centres_for(X), inference_device(self.device)):
+            part = kmeans.distances(batch, centres).to(dtype=torch_dtype(X.dtype)).cpu().numpy()
+            found[start : start + len(part)] = part
+            start += len(part)
+        return found
 
     def score(self, X, y=None, sample_weight=None):
         """Give minus the inertia of the rows.

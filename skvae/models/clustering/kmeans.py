@@ -114,10 +114,12 @@ class KMeans:
     n_clusters : int
     relocate : bool, default=True
         Move the rows farthest from their centres to clusters without any row.
+    remembers : bool, default=True
+        Whether to remember facts about the rows, up to 32 bytes of each; else all rows are compared each time.
     """
 
-    def __init__(self, n_clusters, relocate=True):
-        self.n_clusters, self.relocate = n_clusters, relocate
+    def __init__(self, n_clusters, relocate=True, remembers=True):
+        self.n_clusters, self.relocate, self.remembers = n_clusters, relocate, remembers
 
     def e_step(self, batch, params, memory=None):
         """Assign each row of a batch to its nearest centre; return the statistics, and what to remember."""
@@ -134,7 +136,8 @@ class KMeans:
             sums, n_empty = self._updated(batch, memory, found.label)
         memory = found._replace(**sums)
         farthest = self._farthest(batch, memory, n_empty) if self.relocate and n_empty else Farthest(0)
-        return Stats(memory.count, memory.N, memory.S, memory.squares, farthest), memory
+        stats = Stats(memory.count, memory.N, memory.S, memory.squares, farthest)
+        return stats, memory if self.remembers else None
 
     def bound(self, stats, params):
         """Minus the inertia under `params`, given the statistics of an E-step with them."""
@@ -152,7 +155,7 @@ class KMeans:
     # ------------------------------------------------------------------------------------------------ nearest centres
     def _n_bounded(self, batch):
         """For how many rows to keep bounds at first: a sample, to see whether all would pay, or none."""
-        return _ROWS_OF_A_SAMPLE if bounds_may_pay(batch, self.n_clusters) else 0
+        return _ROWS_OF_A_SAMPLE if self.remembers and bounds_may_pay(batch, self.n_clusters) else 0
 
     def _assigned(self, batch, centres, memory, n_bounded):
         """Assign all rows to their nearest centres, with bounds for the first `n_bounded`."""

@@ -348,7 +348,7 @@ def scalable_seeds(batch, n_clusters, noise):
             seeds, distance = torch.cat([seeds, fresh]), torch.minimum(distance, _distance_to_nearest(batch, fresh))
     if len(seeds) < n_clusters:
         return None
-    weight = _reduce.count(binned(nearest_centre(batch, seeds), len(seeds), w))
+    weight = _reduce.count(binned(_by_part(lambda part: nearest_centre(part, seeds), batch), len(seeds), w))
     with _reduce.alone():
         return seed_centres(seeds, weight.to(seeds.dtype), n_clusters, noise)
 
@@ -378,4 +378,9 @@ def _drawn_of_all(mass, draw):
 
 
 def _distance_to_nearest(batch, centres):
-    return squared_distances(batch, centres, nearest_centre(batch, centres))
+    return _by_part(lambda part: squared_distances(part, centres, nearest_centre(part, centres)), batch)
+
+
+def _by_part(function, batch):
+    """Numbers of all rows: of a batch in memory at once, of `MappedRows` batch by batch."""
+    return torch.cat([function(part) for part in batch.batches()]) if hasattr(batch, "batches") else function(batch)

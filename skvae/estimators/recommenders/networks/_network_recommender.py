@@ -16,12 +16,16 @@ from skvae._sparse import entry
 from skvae._tensors import (
     Noise,
     Rows,
+    SomeRows,
     SplitRows,
     WholeRows,
     block_rows,
     dtype_of,
+    entry_slices,
     inference_device,
+    is_mapped,
     resolve_device,
+    some_rows,
     to_read,
     torch_dtype,
 )
@@ -41,6 +45,7 @@ from skvae.training.plan import CONSTANT_WEIGHT, make_plan, settle
 from skvae.training.validation import Validation
 
 _SMALLEST, _LARGEST = 1e-15, 1e15  # of an interaction
+_MOST_ASIDE = 2**22  # interactions of the users of a memory map who are set aside
 
 
 class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, NetworkEstimator):
@@ -180,7 +185,7 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
             X, weight = weigh(X, weight)
             if _reduce.largest(weight is not None) and weight is None:  # those of this process are all 1
                 weight = np.ones(X.shape[0])
-            X = sp.csr_array(X)  # small ones come dense
+            X = X if isinstance(X, SomeRows) else sp.csr_array(X)  # small ones come dense
             training, earlier, device = self._training(
                 model, X, weight, noise, X_val, continuation, users, architecture
             )
@@ -228,12 +233,13 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         """Users to learn from, as a CSR array; complain of values whose squares leave float32."""
         refuse_long_table(X)
         X = self._check_to_fit(X, sample_weight, reset=reset)
-        outside = np.flatnonzero((X.data < _SMALLEST) | (X.data > _LARGEST))
-        if len(outside):
-            raise ValueError(
-                f"fit takes interactions between {_SMALLEST:g} and {_LARGEST:g}, but "
-                f"{entry(X, outside[0])}; scale X, or binarise it."
-            )
+        for part in entry_slices(X.nnz):
+            outside = np.flatnonzero((X.data[part] < _SMALLEST) | (X.data[part] > _LARGEST))
+            if len(outside):
+                raise ValueError(
+                    f"fit takes interactions between {_SMALLEST:g} and {_LARGEST:g}, but "
+                    f"{entry(X, part.start + outside[0])}; scale X, or binarise it."
+                )
         return X
 
     def _held_out(self, X, weight, X_val, noise):
@@ -247,9 +253,12 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         if self.early_stopping == "auto" and n_candidates < defaults.MANY_USERS or not self.early_stopping:
             return X, weight, None
         n_aside = math.ceil(self.validation_fraction * n_candidates)
+        if is_mapped(X):  # those who are set aside are kept in memory
+            n_aside = min(n_aside, max(1, _MOST_ASIDE * X.shape[0] // max(1, X.nnz)))
         aside = candidates[first_by_key(noise.fold("validation"), len(candidates), n_aside)[0]]
         rest = np.setdiff1d(np.arange(X.shape[0]), aside)
-        n_left, left = _reduce.total((len(rest), X[rest].nnz))
+        learnt = some_rows(X, rest)
+        n_left, left = _reduce.total((len(rest), learnt.nnz))
         if not n_aside or not left:
             raise ValueError(
                 f"early_stopping=True with validation_fraction={self.validation_fraction} would set aside {n_aside} "
@@ -257,7 +266,7 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
                 f"{n_left + n_aside} users to train on; it needs some in both parts. Change the fraction, pass X_val "
                 "or use early_stopping=False."
             )
-        return X[rest], None if weight is None else weight[rest], X[np.sort(aside)]
+        return learnt, None if weight is None else weight[rest], X[np.sort(aside)]
 
     def _plan(self, n_users, auto, earlier, continuation, has_validation):
         """The plan of a fit to so many users, with everything that is "auto" settled."""
