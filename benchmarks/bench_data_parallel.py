@@ -23,21 +23,24 @@ import torch.distributed as dist
 
 from skvae import FactorAnalysisEM, GaussianMixtureEM, KMeansLite
 
-ITERATIONS = 20
+ITERATIONS = 10
 N_COLUMNS, N_CLUSTERS = 32, 16
+CENTRES = np.random.default_rng(9).normal(size=(N_CLUSTERS, N_COLUMNS)) / 3  # of clusters that overlap
 
 
 def models():
-    centres = rows(N_CLUSTERS, seed=9)
+    centres = CENTRES + np.random.default_rng(8).normal(size=CENTRES.shape) / 4
     given = {"max_iter": ITERATIONS, "tol": 0, "data_parallel": True}
+    parts = given | {"weights_init": np.full(N_CLUSTERS, 1 / N_CLUSTERS), "means_init": centres}
+    unit = np.ones((N_CLUSTERS, N_COLUMNS))
     return {
         "KMeansLite": (KMeansLite(N_CLUSTERS, init=centres, **given), N_CLUSTERS * (N_COLUMNS + 2) + 1),
         "GaussianMixtureEM, diag": (
-            GaussianMixtureEM(N_CLUSTERS, covariance_type="diag", means_init=centres, random_state=0, **given),
+            GaussianMixtureEM(N_CLUSTERS, covariance_type="diag", precisions_init=unit, **parts),
             N_CLUSTERS * (2 * N_COLUMNS + 2) + 1,
         ),
         "GaussianMixtureEM, full": (
-            GaussianMixtureEM(N_CLUSTERS, means_init=centres, random_state=0, **given),
+            GaussianMixtureEM(N_CLUSTERS, precisions_init=unit[:, None] * np.eye(N_COLUMNS), **parts),
             N_CLUSTERS * (N_COLUMNS**2 + N_COLUMNS + 1) + 1,
         ),
         "FactorAnalysisEM": (FactorAnalysisEM(8, **given), N_COLUMNS**2 + N_COLUMNS + 1),
@@ -45,10 +48,9 @@ def models():
 
 
 def rows(n, seed=0):
+    """Rows of a process, all from the same clusters."""
     rng = np.random.default_rng(seed)
-    return 3 * rng.normal(size=(N_CLUSTERS, N_COLUMNS))[rng.integers(0, N_CLUSTERS, n)] + rng.normal(
-        size=(n, N_COLUMNS)
-    )
+    return CENTRES[rng.integers(0, N_CLUSTERS, n)] + rng.normal(size=(n, N_COLUMNS))
 
 
 def work(n_rows, rounds, out):
