@@ -4,7 +4,7 @@
 
 Each process makes its own rows. The table shows the seconds of a fit of a fixed number of iterations, median of the
 rounds, and the share of ideal: the time of one process over (processes x time) for the same rows, over the time for
-rows that grow. Also the bytes that a process sends in an iteration.
+rows that grow. Also the bytes of the sums of an iteration; of factor analysis, of the one sum of a fit.
 """
 
 import argparse
@@ -106,8 +106,7 @@ def main():
             shares = first * strong[first][name] / (n * strong[n][name]), weak[first][name] / weak[n][name]
             print(
                 f"{name}, {n} processes: same rows {strong[n][name]:.2f} s, {shares[0]:.0%} of ideal; "
-                f"{args.rows * n // first:,} rows {weak[n][name]:.2f} s, {shares[1]:.0%}; {8 * numbers:,} bytes an "
-                "iteration",
+                f"{args.rows * n // first:,} rows {weak[n][name]:.2f} s, {shares[1]:.0%}; {8 * numbers:,} bytes",
                 flush=True,
             )
 
