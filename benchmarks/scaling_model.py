@@ -185,7 +185,7 @@ class MultVAE(NamedTuple):
         if split == "users":
             operations, payload, n_sums = n_users / n_processes * self.operations(), self.parameters, 1
         else:
-            operations, payload, n_sums = n_users * self.operations(n_processes), self.shared(n_users), 4
+            operations, payload, n_sums = n_users * self.operations(n_processes), self.shared(n_users), 5
         messages = n_sums * 3 * (n_processes - 1)  # before each sum the processes meet
         return Step(operations, own * BYTES_A_WEIGHT + scores, ring_bytes(4 * payload, n_processes), messages)
 
@@ -193,9 +193,9 @@ class MultVAE(NamedTuple):
         """Numbers of a step's sums if the items are split.
 
         They are the first layer's output, the gradient of the last hidden layer, and three of each user: the largest
-        score, the sum of exp(score), the sum of the scores of the user's items.
+        score, the sum of exp(score), the sum of the scores of the user's items. One more says if all is finite.
         """
-        return n_users * (2 * self.hidden + 3)
+        return n_users * (2 * self.hidden + 3) + 1
 
 
 def clicks_bytes(n_users, per_user, n_processes=1):
@@ -346,7 +346,7 @@ def measured(n_rows, rounds, out):
     }
     lines = [f"{name}\t\t{seconds_between_work(action)}\t0" for name, action in of.items()]
     X = rows(n_rows, seed=rank)
-    for name, (model, _) in models().items():
+    for name, model in ((name, models()[name][0]) for name in KINDS):
         if name == "KMeansLite":
             model.set_params(batch_size=2**18)  # the steps of a shared fit in a fit that is not
         alone = clone(model).set_params(data_parallel=False)

@@ -59,7 +59,10 @@ class BatchSource(Protocol):
     """What `ascend` asks of rows.
 
     A batch has `w`, the weights of its rows, of mean 1 over all rows, and `counted`, those by which the rows enter sums
-    over batches. What else it has is between the rows and the model.
+    over batches. What else it has is between the rows and the model. In a fit that processes share, each has its own
+    rows of every batch, perhaps none; `n_rows` is then how many the batch has in all processes.
+
+    Where processes hold parts of the parameters, rows have a method `joined`: the sum of a Tensor over them all.
     """
 
     def n_batches(self, batch_size) -> int:
@@ -150,8 +153,8 @@ class Plan:
         The fit that each member belongs to; None: the tensors have no axis of members.
     turns : tuple of Turn
         In their order; none: all parameters move in every step.
-    precision : {"float32", "bfloat16"}
-        Of the factors of matrix products.
+    precision : {"float32", "float64", "bfloat16"}
+        Of the factors of matrix products; rows and parameters come in the dtype that goes with it.
     """
 
     max_iter: int
@@ -272,7 +275,7 @@ def _run_epochs(turns, plan, noise, log_base, validate, watcher):
         if score is not None:
             fit.validation_scores.append(score)
         of_turn = {name: bounds[-1] for name, bounds in fit.lower_bounds_of_turn.items()}
-        stop = watcher.ends(Epoch(number, fit.lower_bounds[-1], *terms[0], score, params, of_turn))
+        stop = _reduce.of_first(watcher.ends(Epoch(number, fit.lower_bounds[-1], *terms[0], score, params, of_turn)))
         early = best.should_stop(params, score, (number + 1) / plan.max_iter)
         if early or stop or number + 1 == plan.max_iter:
             watcher.concludes(EARLY if early else STOPPED if stop else LIMIT)
@@ -293,8 +296,7 @@ def _sums_of_epoch(turns):
     for turn, record in zip(turns, on_host.split([record.numel() for record in records]), strict=True):
         sums, refused = record.view(len(turn.sums), -1).tensor_split([-1], 1)
         sums = torch.where(refused > 0, 0, sums).reshape(-1, *turn.sums[0].shape).sum(0)
-        sums, n_refused = _reduce.total((sums, refused.sum()))
-        yield *sums.numpy(), int(n_refused)
+        yield *sums.numpy(), int(refused.sum())
 
 
 class _ActiveTurn:
@@ -317,6 +319,7 @@ class _ActiveTurn:
         self.n_batches = rows.n_batches(self.batch_size)
         self.n_steps = turn.n_steps or turn.n_passes * self.n_batches  # of a round
         self.products = products_of(plan.precision)
+        self.joined = getattr(rows, "joined", lambda total: total)
         self.factor = 1.0  # of the learning rate
 
     def begin_epoch(self, noise):
@@ -340,10 +343,12 @@ class _ActiveTurn:
         batch, noise = next(self.batches)
         with multiplying_by(self.products):
             bound = self.bound(self.seen, batch, noise)
-            bound.descend(beta, batch.w)
+            bound.descend(beta, batch.w, getattr(batch, "n_rows", None))
         log_prob, kl = bound.log_prob.detach(), bound.kl.detach().sum(-1)
         sums = (torch.stack([log_prob, kl, torch.ones_like(kl)]) * batch.counted).sum(-1)
-        total = sums.sum() + self.optimizer.sum_of_gradients()
+        gradient, sums = _reduce.total((self.optimizer.gradient, sums))  # so that all refuse the same steps
+        self.optimizer.gradient.copy_(gradient)
+        total = self.joined(sums.sum() + self.optimizer.sum_of_gradients())
         refused = (total - total).nan_to_num_(1.0).float()  # 1 where that is not finite, else 0
         self.optimizer.step(self.factor * multiplier, refused)
         self.sums.append(sums)

@@ -3,6 +3,7 @@
 import abc
 import contextlib
 import inspect
+import re
 import warnings
 
 import numpy as np
@@ -13,7 +14,7 @@ from skvae import _reduce
 from skvae._compat import CALLBACK_STATE, CallbackSupportMixin
 from skvae._version import __version__
 from skvae.tables.columns import listed
-from skvae.tables.weights import checked_weight
+from skvae.tables.weights import agree_in_weights, checked_weight
 
 _TERRIBLE = -1e5  # nats of a row, from which score looks for columns that should be constant
 
@@ -101,7 +102,9 @@ class Estimator(CallbackSupportMixin, BaseEstimator):
 
 def _said(value):
     """A parameter as text, without addresses, which differ from process to process."""
-    return f"{value.__module__}.{value.__qualname__}" if inspect.isfunction(value) else repr(value)
+    if inspect.isfunction(value):
+        return f"{value.__module__}.{value.__qualname__}"
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 def _hide_shared_class(base):
@@ -207,6 +210,7 @@ class LikelihoodScoreMixin:
 
 def mean_score(scores, sample_weight=None):
     """Mean over rows by weight, as a float."""
+    agree_in_weights(sample_weight)
     total, n = _reduce.total(_total(scores, sample_weight))
     return total / n
 
