@@ -36,7 +36,7 @@ class Machine(NamedTuple):
     memory : float
         Bytes a second between the memory and the processor: the published peak times another such share.
     link : float
-        Bytes a second that the process sends, while it receives as many.
+        Bytes a second that the process sends, while it receives as many: again a share of the published peak.
     latency : float
         Seconds of a message to the next process.
     caches : bool, default=False
@@ -207,8 +207,8 @@ def clicks_bytes(n_users, per_user, n_processes=1):
 # Published peaks (dense bfloat16, memory, NVLink one way), of which products and copies are taken to reach these parts.
 PRODUCTS, COPIES = 0.4, 0.7
 GLOO = 1e9  # between processes of one machine
-H100 = Machine("H100", PRODUCTS * 989e12, COPIES * 3.35e12, 450e9, 10e-6)
-A100 = Machine("A100", PRODUCTS * 312e12, COPIES * 2.0e12, 300e9, 10e-6)
+H100 = Machine("H100", PRODUCTS * 989e12, COPIES * 3.35e12, COPIES * 450e9, 10e-6)
+A100 = Machine("A100", PRODUCTS * 312e12, COPIES * 2.0e12, COPIES * 300e9, 10e-6)
 SERVER = Machine("64 cores, float32", PRODUCTS * 5e12, COPIES * 400e9, COPIES * 12.5e9, 50e-6, caches=True)
 CLASSES = (
     ("1 H100", H100, 1, "items"),
