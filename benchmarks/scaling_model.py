@@ -268,22 +268,21 @@ def mult_vae_tables():
 def kmeans_tables():
     gpu = Machine("H100, float32", PRODUCTS * 67e12, COPIES * 3.35e12, GLOO, 50e-6)
     rows = []
-    for machine, n, name in ((SERVER, 64, "64 servers"), (SERVER, 256, "256 servers"), (gpu, 512, "512 H100, gloo")):
+    for machine, n, name in ((SERVER, 64, "64 servers"), (SERVER, 256, "256 servers"), (gpu, 512, "512 H100")):
         iteration = kmeans_iteration(ROWS, COLUMNS, CLUSTERS, n)
         seeding = kmeans_seeding(ROWS, COLUMNS, CLUSTERS, n)
         seconds = iteration.seconds(machine)
         ideal = sum(kmeans_iteration(ROWS, COLUMNS, CLUSTERS, 1).seconds(machine)[:2]) / n
         rows.append(
             (
-                name,
-                size(4 * ROWS * COLUMNS / n),
+                f"{name}, {size(4 * ROWS * COLUMNS / n)} each",
                 time_of(seconds[0] + seconds[1]),
                 time_of(seconds[2]),
                 f"{ideal / sum(seconds):.1%}",
                 time_of(sum(seeding.seconds(machine))),
             )
         )
-    head = ("Machines", "Rows of each", "Computing", "Wire", "Of ideal", "k-means||")
+    head = ("Machines, rows", "Computing", "Wire", "Of ideal", "k-means||")
     yield f"K-means: an iteration, and seeding, of {ROWS:,} rows, D = {COLUMNS}, K = {CLUSTERS:,}, float32", head, rows
 
 
