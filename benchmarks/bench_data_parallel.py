@@ -1,12 +1,13 @@
 """One fit shared by several processes, one thread each: strong scaling (the same rows) and weak scaling (rows grow).
 
     python benchmarks/bench_data_parallel.py --processes 1 2
+    python benchmarks/bench_data_parallel.py --processes 1 2 --only networks
     python benchmarks/bench_data_parallel.py --processes 1 2 --only clicks
 
 Each process makes its own rows. The table shows the seconds of a fit of a fixed number of iterations, median of the
 rounds, and the share of ideal: the time of one process over (processes x time) for the same rows, over the time for
-rows that grow. Also the bytes of the sums of an iteration; of factor analysis, of the one sum of a fit; of a VAE, which
-goes through the rows once, of a step of 512 rows.
+rows that grow. Also the bytes of the sums of an iteration; of factor analysis, of the one sum of a fit. With
+``--only networks``: VAEs that go through the rows once, and the bytes of the sums of a step.
 
 With ``--only clicks``: a Mult-VAE of many items, which the processes split among them. Seconds an epoch for the same
 users, and the bytes of what a process puts into sums in a step, beside those of the gradients of all weights.
@@ -36,7 +37,10 @@ N_COLUMNS, N_CLUSTERS = 32, 16
 CENTRES = np.random.default_rng(9).normal(size=(N_CLUSTERS, N_COLUMNS)) / 3  # of clusters that overlap
 
 
-def models():
+def models(only):
+    if only == "networks":
+        sizes = (64, 512), (512, 512), (512, 4096)
+        return {f"VAETransformer, {units} units, {size} rows a step": network(units, size) for units, size in sizes}
     centres = CENTRES + np.random.default_rng(8).normal(size=CENTRES.shape) / 4
     given = {"max_iter": ITERATIONS, "tol": 0, "data_parallel": True}
     parts = given | {"weights_init": np.full(N_CLUSTERS, 1 / N_CLUSTERS), "means_init": centres}
@@ -52,13 +56,12 @@ def models():
             N_CLUSTERS * (N_COLUMNS**2 + N_COLUMNS + 1) + 1,
         ),
         "FactorAnalysisEM": (FactorAnalysisEM(8, **given), N_COLUMNS**2 + N_COLUMNS + 1),
-        **{f"VAETransformer, {units} units": network(units) for units in (64, 512)},
     }
 
 
-def network(units):
+def network(units, batch_size):
     """A VAE that goes through the rows once, and how many float64 take as many bytes as its float32 gradients."""
-    given = {"batch_size": 512, "max_iter": 1, "early_stopping": False, "random_state": 0, "data_parallel": True}
+    given = {"batch_size": batch_size, "max_iter": 1, "early_stopping": False, "random_state": 0, "data_parallel": True}
     weights = units * (2 * N_COLUMNS + 3 * 8 + 2) + 2 * 8 + 2 * N_COLUMNS
     return VAETransformer(8, hidden_layer_sizes=(units,), **given), (weights + 3) / 2
 
@@ -69,13 +72,13 @@ def rows(n, seed=0):
     return CENTRES[rng.integers(0, N_CLUSTERS, n)] + rng.normal(size=(n, N_COLUMNS))
 
 
-def work(n_rows, rounds, out):
+def work(n_rows, rounds, out, only):
     """What each process does: print the median seconds of a fit to its part."""
     dist.init_process_group("gloo")
     warnings.simplefilter("ignore")
     own = rows(n_rows // dist.get_world_size(), seed=dist.get_rank())
     lines = []
-    for name, (model, _) in models().items():
+    for name, (model, _) in models(only).items():
         model.fit(own)
         seconds = []
         for _ in range(rounds):
@@ -165,25 +168,32 @@ def launched(n_processes, n_rows, rounds, only="rows"):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--only", choices=["rows", "clicks"], default="rows")
+    parser.add_argument("--only", choices=["rows", "networks", "clicks"], default="rows")
     parser.add_argument(
         "--rows", type=int, help="of one process, and of all for strong scaling; 200,000, clicks 20,000"
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--work", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    args.rows = args.rows or (200_000 if args.only == "rows" else 20_000)
+    args.rows = args.rows or (20_000 if args.only == "clicks" else 200_000)
+    if args.work and args.only == "clicks":
+        work_on_clicks(args.rows, args.rounds, args.work)
+        return
     if args.work:
-        (work if args.only == "rows" else work_on_clicks)(args.rows, args.rounds, args.work)
+        work(args.rows, args.rounds, args.work, args.only)
         return
     if args.only == "clicks":
         compare_clicks(args.processes, args.rows, args.rounds)
         return
-    print(f"{args.rows:,} x {N_COLUMNS}, K = {N_CLUSTERS}, {ITERATIONS} iterations, one thread a process")
+    kind = "one epoch" if args.only == "networks" else f"K = {N_CLUSTERS}, {ITERATIONS} iterations"
+    print(f"{args.rows:,} x {N_COLUMNS}, {kind}, one thread a process")
     first = args.processes[0]
-    strong = {n: launched(n, args.rows, args.rounds) for n in args.processes}
-    weak = {n: strong[n] if n == first else launched(n, args.rows * n // first, args.rounds) for n in args.processes}
-    for name, (_, numbers) in models().items():
+    strong = {n: launched(n, args.rows, args.rounds, args.only) for n in args.processes}
+    weak = {
+        n: strong[n] if n == first else launched(n, args.rows * n // first, args.rounds, args.only)
+        for n in args.processes
+    }
+    for name, (_, numbers) in models(args.only).items():
         for n in args.processes:
             shares = first * strong[first][name] / (n * strong[n][name]), weak[first][name] / weak[n][name]
             print(

@@ -345,7 +345,7 @@ def measured(n_rows, rounds, out):
     }
     lines = [f"{name}\t\t{seconds_between_work(action)}\t0" for name, action in of.items()]
     X = rows(n_rows, seed=rank)
-    for name, model in ((name, models()[name][0]) for name in KINDS):
+    for name, model in ((name, models("rows")[name][0]) for name in KINDS):
         if name == "KMeansLite":
             model.set_params(batch_size=2**18)  # the steps of a shared fit in a fit that is not
         alone = clone(model).set_params(data_parallel=False)
