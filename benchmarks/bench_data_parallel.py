@@ -6,8 +6,8 @@
 
 Each process makes its own rows. The table shows the seconds of a fit of a fixed number of iterations, median of the
 rounds, and the share of ideal: the time of one process over (processes x time) for the same rows, over the time for
-rows that grow. Also the bytes that a process sends in an iteration. With ``--only networks``: VAEs that go through the
-rows once, and the bytes of a step.
+rows that grow. Also the bytes of the sums of an iteration; of factor analysis, of the one sum of a fit. With
+``--only networks``: VAEs that go through the rows once, and the bytes of the sums of a step.
 
 With ``--only clicks``: a Mult-VAE of many items, which the processes split among them. Seconds an epoch for the same
 users, and the bytes of what a process puts into sums in a step, beside those of the gradients of all weights.
@@ -31,25 +31,28 @@ import torch.distributed as dist
 from skvae import FactorAnalysisEM, GaussianMixtureEM, KMeansLite, MultVAERecommender, VAETransformer
 from skvae._reduce import Processes
 
-ITERATIONS = 20
+ITERATIONS = 10
 N_ITEMS, N_CLICKS, N_COMPONENTS, BATCH = 20_000, 100, 200, 500
 N_COLUMNS, N_CLUSTERS = 32, 16
+CENTRES = np.random.default_rng(9).normal(size=(N_CLUSTERS, N_COLUMNS)) / 3  # of clusters that overlap
 
 
 def models(only):
     if only == "networks":
         sizes = (64, 512), (512, 512), (512, 4096)
         return {f"VAETransformer, {units} units, {size} rows a step": network(units, size) for units, size in sizes}
-    centres = rows(N_CLUSTERS, seed=9)
+    centres = CENTRES + np.random.default_rng(8).normal(size=CENTRES.shape) / 4
     given = {"max_iter": ITERATIONS, "tol": 0, "data_parallel": True}
+    parts = given | {"weights_init": np.full(N_CLUSTERS, 1 / N_CLUSTERS), "means_init": centres}
+    unit = np.ones((N_CLUSTERS, N_COLUMNS))
     return {
         "KMeansLite": (KMeansLite(N_CLUSTERS, init=centres, **given), N_CLUSTERS * (N_COLUMNS + 2) + 1),
         "GaussianMixtureEM, diag": (
-            GaussianMixtureEM(N_CLUSTERS, covariance_type="diag", means_init=centres, random_state=0, **given),
+            GaussianMixtureEM(N_CLUSTERS, covariance_type="diag", precisions_init=unit, **parts),
             N_CLUSTERS * (2 * N_COLUMNS + 2) + 1,
         ),
         "GaussianMixtureEM, full": (
-            GaussianMixtureEM(N_CLUSTERS, means_init=centres, random_state=0, **given),
+            GaussianMixtureEM(N_CLUSTERS, precisions_init=unit[:, None] * np.eye(N_COLUMNS), **parts),
             N_CLUSTERS * (N_COLUMNS**2 + N_COLUMNS + 1) + 1,
         ),
         "FactorAnalysisEM": (FactorAnalysisEM(8, **given), N_COLUMNS**2 + N_COLUMNS + 1),
@@ -64,10 +67,9 @@ def network(units, batch_size):
 
 
 def rows(n, seed=0):
+    """Rows of a process, all from the same clusters."""
     rng = np.random.default_rng(seed)
-    return 3 * rng.normal(size=(N_CLUSTERS, N_COLUMNS))[rng.integers(0, N_CLUSTERS, n)] + rng.normal(
-        size=(n, N_COLUMNS)
-    )
+    return CENTRES[rng.integers(0, N_CLUSTERS, n)] + rng.normal(size=(n, N_COLUMNS))
 
 
 def work(n_rows, rounds, out, only):
@@ -196,8 +198,7 @@ def main():
             shares = first * strong[first][name] / (n * strong[n][name]), weak[first][name] / weak[n][name]
             print(
                 f"{name}, {n} processes: same rows {strong[n][name]:.2f} s, {shares[0]:.0%} of ideal; "
-                f"{args.rows * n // first:,} rows {weak[n][name]:.2f} s, {shares[1]:.0%}; {8 * numbers:,.0f} bytes "
-                f"{'a step' if args.only == 'networks' else 'an iteration'}",
+                f"{args.rows * n // first:,} rows {weak[n][name]:.2f} s, {shares[1]:.0%}; {8 * numbers:,.0f} bytes",
                 flush=True,
             )
 

@@ -1,5 +1,6 @@
 """The check of a GPU runs, from a bare copy too; it fails where two devices differ, and nowhere else."""
 
+import contextlib
 import shutil
 import subprocess
 import sys
@@ -10,12 +11,14 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from pretend_accelerator import accelerator
 from sklearn.base import clone
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from skvae import KMeansLite
+from skvae import FactorAnalysisEM, GaussianMixtureEM, KMeansLite, _reduce
+from skvae.tables import weights
 
 ROOT = Path(__file__).parents[1]
 
@@ -273,3 +276,136 @@ def test_tolerances_leave_room_for_the_rounding_of_another_device(gpu_check):
         found[case.name] = max(differ) / case.tolerance
     assert {name: share for name, share in found.items() if share > 1} == {}
     assert max(found.values()) > 0
+
+
+# --- the arithmetic of shared fits ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scaling(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return import_module("scaling_model")
+
+
+class Counting(TorchDispatchMode):
+    """Counts the operations of matrix products, and the bytes that whole arrays of some number of cells move."""
+
+    def __init__(self, cells):
+        super().__init__()
+        self.cells, self.operations, self.moved = cells, 0, 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        out, name = operation(*args, **(kwargs or {})), operation._schema.name.removeprefix("aten::").rstrip("_")
+        if name in ("mm", "addmm"):
+            a, b = args[-2:]
+            self.operations += 2 * a.shape[0] * a.shape[1] * b.shape[1]
+        if name not in ("view", "transpose", "t", "as_strided", "detach", "slice", "index", "index_add", "select"):
+            arrays = [each for each in (*args, out) if isinstance(each, torch.Tensor) and each.numel() == self.cells]
+            self.moved += sum(each.nbytes for each in arrays)
+        return out
+
+
+@pytest.mark.parametrize("in_blocks", [False, True])
+def test_the_arithmetic_of_a_step_of_mult_vae_is_that_of_the_model(scaling, monkeypatch, in_blocks):
+    from skvae._tensors import Noise, Rows, _block_sizes
+    from skvae.likelihoods.multinomial import Multinomial
+    from skvae.models.recommenders.mult_vae import MultVAE
+
+    if in_blocks:
+        monkeypatch.setitem(_block_sizes._WHOLE_CELLS, "cpu", 0)
+        monkeypatch.setitem(_block_sizes._CELLS_OF_A_BLOCK, "cpu", 0)  # blocks of 64 items
+    net = scaling.MultVAE(n_items=128, hidden=12, components=5)
+    model = MultVAE(128, 5, (12,), torch.tanh, 0.0, Multinomial())
+    params = model.init(Noise(0), torch.ones(128), torch.ones(128))
+    assert net.parameters == sum(each.numel() for each in params.values())
+    n_wide = sum(each.numel() for name, each in params.items() if 128 in each.shape)
+    assert (net.wide, net.middle) == (n_wide, net.parameters - n_wide)
+    X = sp.random_array((9, 128), density=0.2, format="csr", rng=np.random.default_rng(0), dtype=np.float32)
+    batch = Rows(X, torch.device("cpu"), torch.float32).whole()
+    for each in params.values():
+        each.requires_grad_()
+    with Counting(9 * 64) as counted:
+        model.bound(params, batch, Noise(1)).log_prob.sum().backward()
+    assert counted.operations == 9 * net.operations(in_blocks=in_blocks)
+    if in_blocks:
+        assert counted.moved == 9 * 128 * scaling.BYTES_A_SCORE
+
+
+def test_sums_over_a_ring_send_what_the_formula_says(scaling):
+    for size in (1, 2, 3, 5):
+        parts = [{(rank, place) for rank in range(size)} for place in range(size)]  # that must be added up
+        held = [[{(rank, place)} for place in range(size)] for rank in range(size)]
+        sent = np.zeros(size)
+        for adding in (True, False):
+            for turn in range(size - 1):
+                moves = [(rank, (rank - turn + (not adding)) % size) for rank in range(size)]
+                for (rank, place), part in zip(moves, [held[rank][place] for rank, place in moves]):
+                    held[(rank + 1) % size][place] = held[(rank + 1) % size][place] | part
+                    sent[rank] += 1 / size
+        assert held == [parts] * size
+        np.testing.assert_allclose(sent, scaling.ring_bytes(1, size))
+
+
+class Told:
+    """Counts what a process of two would tell the other, and answers in its place."""
+
+    rank, size = 0, 2
+
+    def __init__(self):
+        self.numbers, self.reductions, self.meetings, self.n_objects = 0, 0, 0, 0
+
+    def meet(self, state, tag=0):
+        self.meetings += 1
+        return True
+
+    def objects(self, own):
+        self.n_objects += 1
+        return [own]
+
+    def add(self, tensor):
+        self.reductions += 1
+        self.numbers += tensor.numel()
+
+
+@pytest.mark.parametrize(
+    ("kind", "estimator"),
+    [
+        ("K-means", KMeansLite(3, init=np.eye(3, 5))),
+        ("mixture, spherical or diag", GaussianMixtureEM(3, covariance_type="diag", means_init=np.eye(3, 5))),
+        ("mixture, tied", GaussianMixtureEM(3, covariance_type="tied", means_init=np.eye(3, 5))),
+        ("mixture, full", GaussianMixtureEM(3, means_init=np.eye(3, 5))),
+        ("factor analysis", FactorAnalysisEM(2)),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_an_iteration_sends_what_the_formula_says(scaling, monkeypatch, kind, estimator):
+    @contextlib.contextmanager
+    def shared(data_parallel=True):
+        with _reduce._set(_reduce._fit, told), _reduce._set(_reduce._rows, told):
+            yield
+
+    monkeypatch.setattr(_reduce, "shared", shared)
+    monkeypatch.setattr(weights, "_FEW_CELLS", 0)
+    found = []
+    for n_iterations in (2, 5):
+        told = Told()
+        estimator = clone(estimator).set_params(data_parallel=True, random_state=0, max_iter=n_iterations, tol=0)
+        estimator.fit(np.random.default_rng(0).normal(size=(200, 5)))
+        assert estimator.n_iter_ == n_iterations
+        found.append([told.numbers, told.reductions, told.meetings, told.n_objects])
+    np.testing.assert_array_equal(np.subtract(*found[::-1]) / 3, scaling.em_sums(kind, 3, 5))
+
+
+def rows_of_tables(text):
+    rows = []
+    for line in text.splitlines():
+        if line.startswith("   * -"):
+            rows.append([])
+        if line.startswith(("   * -", "     -")):
+            rows[-1].append(line[6:].strip())
+    return set(map(tuple, rows))
+
+
+def test_the_page_of_arithmetic_has_the_tables_of_the_script(scaling):
+    printed = {tuple(row) for _, head, body in scaling.tables() for row in (head, *body)}
+    assert not printed - rows_of_tables((ROOT / "doc/scaling_arithmetic.rst").read_text())

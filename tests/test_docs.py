@@ -6,6 +6,13 @@ run says why in a comment right above it:
     .. not run: needs two machines
 
     .. code-block:: python
+
+or which test runs it as a script of its own, under the name that its caption gives it:
+
+    .. run by: tests/distributed/test_many_fits.py
+
+    .. code-block:: python
+       :caption: search.py
 """
 
 import ast
@@ -22,6 +29,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from doc_blocks import blocks_of
 
 ROOT = Path(__file__).parents[1]
 DOC = ROOT / "doc"
@@ -47,58 +55,6 @@ def relative(path):
 # --- code blocks ------------------------------------------------------------------------------------------------------
 
 
-class Block(NamedTuple):
-    language: str
-    line: int  # of its first line of code, from 1
-    code: str
-    not_run: str  # the reason, or ""
-
-
-DIRECTIVE = re.compile(r"^(?P<indent> *)\.\. (?:code-block|code|sourcecode):: *(?P<language>\S*) *$")
-NOT_RUN = re.compile(r"^ *\.\. not run: *(?P<reason>\S.*)$")
-OPTION = re.compile(r"^ *:[\w-]+:")
-
-
-def blocks_of(text):
-    """All code of a page in its order: directives, doctests that stand in the prose, and literal blocks (`::`)."""
-    lines = text.splitlines()
-    found, i, not_run = [], 0, ""
-    while i < len(lines):
-        directive = DIRECTIVE.match(lines[i])
-        if reason := NOT_RUN.match(lines[i]):
-            not_run, i = reason["reason"], i + 1
-        elif directive or lines[i].rstrip().endswith("::"):
-            indent = len(lines[i]) - len(lines[i].lstrip())
-            start, end = body(lines, i + 1, indent)
-            language = directive["language"] if directive else "literal"
-            if directive or not lines[i].lstrip().startswith(".. "):
-                found.append(Block(language, start + 1, textwrap.dedent("\n".join(lines[start:end])), not_run))
-                i = max(end, i + 1)
-            else:
-                i += 1  # another directive: what it holds is prose
-            not_run = ""
-        elif lines[i].lstrip().startswith(">>> "):
-            end = next((j for j in range(i, len(lines)) if not lines[j].strip()), len(lines))
-            found.append(Block("python", i + 1, textwrap.dedent("\n".join(lines[i:end])), not_run))
-            i, not_run = end, ""
-        else:
-            not_run = not_run if not lines[i].strip() else ""
-            i += 1
-    return found
-
-
-def body(lines, start, indent):
-    """Bounds of the lines indented deeper than `indent`, without the directive's options and the blanks around."""
-    end = start
-    while end < len(lines) and (not lines[end].strip() or len(lines[end]) - len(lines[end].lstrip()) > indent):
-        end += 1
-    while start < end and (not lines[start].strip() or OPTION.match(lines[start])):
-        start += 1
-    while end > start and not lines[end - 1].strip():
-        end -= 1
-    return start, end
-
-
 def run_block(block, page, namespace):
     if ">>> " in block.code:
         test = doctest.DocTestParser().get_doctest(block.code, namespace, page, page, block.line - 1)
@@ -120,7 +76,7 @@ def run_block(block, page, namespace):
 def run_page(text, page):
     namespace = {"__name__": "__main__"}
     for block in blocks_of(text):
-        if block.language in {"python", "pycon", "python3"} and not block.not_run:
+        if block.language in {"python", "pycon", "python3"} and not block.not_run and not block.run_by:
             run_block(block, page, namespace)
 
 
@@ -128,6 +84,17 @@ def run_page(text, page):
 def test_code_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run_page(page.read_text(), relative(page))
+
+
+def unrun_scripts(text):
+    """Captions of the scripts whose tests do not name them."""
+    scripts = [block for block in blocks_of(text) if block.run_by]
+    return [block.caption for block in scripts if f'"{block.caption}"' not in (ROOT / block.run_by).read_text()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_scripts_are_run_by_the_tests_that_the_page_names(page):
+    assert unrun_scripts(page.read_text()) == []
 
 
 def hidden_python(text):
@@ -184,6 +151,13 @@ Prose >>> no code, and ``make never``::
 
    open("missing")
 
+.. run by: tests/conftest.py
+
+.. code-block:: python
+   :caption: no_such_script.py
+
+   open("missing")
+
 .. note::
 
    .. code-block:: bash
@@ -194,13 +168,15 @@ Prose >>> no code, and ``make never``::
 
 def test_the_block_reader_finds_all_blocks_and_their_lines():
     found = blocks_of(PAGE)
-    assert [(b.language, b.line, b.not_run) for b in found] == [
-        ("python", 7, ""),
-        ("literal", 11, ""),
-        ("python", 20, "has no file"),
-        ("bash", 26, ""),
+    assert [(b.language, b.line, b.caption, b.not_run, b.run_by) for b in found] == [
+        ("python", 7, "a", "", ""),
+        ("literal", 11, "", "", ""),
+        ("python", 20, "", "has no file", ""),
+        ("python", 27, "no_such_script.py", "", "tests/conftest.py"),
+        ("bash", 33, "", "", ""),
     ]
     assert found[0].code == "x = 1"
+    assert unrun_scripts(PAGE) == ["no_such_script.py"]
     assert hidden_python(PAGE) == [11]
     assert unknown_targets(PAGE) == {"never"}
 

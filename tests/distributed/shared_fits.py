@@ -6,12 +6,14 @@ Every process writes what it found to FOLDER/RANK.json.
 """
 
 import datetime
+import importlib
 import json
 import os
 import signal
 import sys
 import warnings
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -328,15 +330,19 @@ def killed(rank, size):
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
+    task, folder = sys.argv[1:]
+    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=40))
+    rank = dist.get_rank()
+    if task == "equal":  # the script on the page about scaling, which finds the group of processes made
+        sys.path.append(str(Path(__file__).parents[1]))
+        with mock.patch.object(dist, "init_process_group"):
+            Path(folder, f"{rank}.txt").write_text(importlib.import_module("doc_blocks").output_of("train.py"))
     # What counts as few rows is less here, so that small tables take the way of large ones.
     weights._FEW_CELLS = 4096
     _starts._SEEDING_ROWS, _lloyd._FEWEST_SAMPLED, _lloyd._SAMPLED_A_CLUSTER = 1500, 300, 20
     _block_sizes._WHOLE_CELLS["cpu"], _block_sizes._CELLS_OF_A_BLOCK["cpu"] = 2000, 1
     _split._SENT_AT_ONCE = 500
     defaults._FOLD_ROWS = 1000
-    task, folder = sys.argv[1:]
-    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=40))
-    rank = dist.get_rank()
     result = globals()[task](rank, dist.get_world_size())
     Path(folder, f"{rank}.json").write_text(json.dumps(result))
     if task != "killed":

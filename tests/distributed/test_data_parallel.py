@@ -52,6 +52,9 @@ def test_a_shared_fit_is_the_fit_to_all_rows(tmp_path):
         for name, gaps in cases.items():
             limit = 1e-5 if "float32" in name else 1e-10
             assert max(gaps.values()) < limit, (rank, name, gaps)
+    printed = [Path(tmp_path, f"{rank}.txt").read_text() for rank in range(3)]  # by "train.py"
+    assert printed[0] in (SCRIPT.parents[2] / "doc/scaling.rst").read_text() and printed[0].startswith("60,000 rows, ")
+    assert printed[1:] == ["", ""]
 
 
 def test_the_mistake_of_one_process_is_told_to_all(tmp_path):

@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from doc_blocks import output_of
 from joblib import parallel_config
 from joblib.externals.loky import get_reusable_executor
 from sklearn.base import clone
@@ -77,6 +78,7 @@ def results_of(name):
     return {key: value for key, value in found.cv_results_.items() if "_time" not in key} | {"best": found.best_params_}
 
 
+BEST = "{'gaussianmixtureem__n_components': 2}"  # of the searches that doc/scaling.rst prints
 results_alone = functools.cache(results_of)
 
 
@@ -113,12 +115,13 @@ def test_processes_of_this_machine(monkeypatch):
         assert not trained_here  # but in the workers
         clone(search).fit(X)
         assert len(trained_here) == 2
+        assert output_of("search.py") == BEST
     finally:
         get_reusable_executor().shutdown(wait=True)
 
 
 @pytest.mark.slow
-def test_dask(tmp_path):
+def test_dask(tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed", reason="needs the extra `distributed`")
     local = {"dashboard_address": None, "local_directory": str(tmp_path)}
     with (
@@ -128,6 +131,11 @@ def test_dask(tmp_path):
         pids = client.run(os.getpid).values()
         host, port = cluster.scheduler_address.removeprefix("tcp://").split(":")
         assert_equal_to_sequential(backend="dask")
+        with monkeypatch.context() as patch:  # what the page says of a cluster is true of this one
+            patch.setattr(distributed, "LocalCluster", lambda **given: contextlib.nullcontext(cluster))
+            patch.setattr("dask.distributed.LocalCluster", distributed.LocalCluster)
+            assert output_of("dask_search.py") == BEST
+            assert output_of("dask_train.py") == "60,000 rows"
     assert len(set(pids)) == 2 and all(ends(pid) for pid in pids)
     with contextlib.closing(socket.socket()) as probe:
         assert probe.connect_ex((host, int(port))) != 0
@@ -143,3 +151,12 @@ def test_ray():
         assert_equal_to_sequential(["VAE", "VAE, stacked", "mixture, halving"], backend="ray", n_jobs=-1)
     finally:
         ray.shutdown()
+    assert output_of("ray_search.py").endswith(BEST)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray's own code
+def test_ray_train(tmp_path, monkeypatch):
+    pytest.importorskip("ray.train.torch", reason='needs "ray[train]", which no extra installs', exc_type=ImportError)
+    monkeypatch.chdir(tmp_path)
+    assert output_of("ray_train.py").endswith("60,000 rows")

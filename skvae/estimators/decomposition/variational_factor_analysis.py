@@ -42,10 +42,10 @@ class VariationalFactorAnalysis(LinearGaussian):
     ----------
     n_components_ : int
         Number of factors that are kept.
-    components_ : ndarray of shape (n_components_, n_features)
+    components_ : ndarray of shape (n_factors, n_features)
         Posterior means of their loadings, transposed, the factor with the most signal first. The sign of each factor
         makes its largest loading positive.
-    relevance_ : ndarray of shape (n_components_,)
+    relevance_ : ndarray of shape (n_factors,)
         Mean over the columns of a factor's squared loadings, in units of the noise variance.
     noise_variance_ : ndarray of shape (n_features,)
         Variance of each column that the factors do not explain: the posterior mean, with what the uncertainty of the
