@@ -18,17 +18,10 @@ from sklearn.frozen import FrozenEstimator
 # The published network needs 1,000 steps or so and no more: fewer epochs of larger batches where users are many.
 PORT_SETTING = {"draw-100k": {"epochs": 10, "batch_size": 500}}
 QUICK = ("ml-100k", "api", "draw-100")
-VOTES = {  # weights of Mult-VAE, RecVAE and EASE, of which "vote-chosen" takes the best of the validation users
-    "1:0:0.2": (1, 0, 0.2),
-    "1:0:0.5": (1, 0, 0.5),
-    "1:0:1": (1, 0, 1),
-    "0:1:0.2": (0, 1, 0.2),
-    "0:1:0.5": (0, 1, 0.5),
-    "0:1:1": (0, 1, 1),
-    "1:1:0.5": (1, 1, 0.5),
-    "1:1:1": (1, 1, 1),
-    "1:1:0.2": (1, 1, 0.2),
-}
+MEMBERS = "skvae", "rec-vae", "skvae-ease"  # of the votes
+VOTES = [  # weights of the members, of which "vote-chosen" takes those that are best on the validation users
+    (vae, rec, ease) for vae, rec in ((1, 0), (0, 1), (0.5, 0.5)) for ease in (0.1, 0.25, 0.5)
+]
 
 
 class Fits:
@@ -92,36 +85,29 @@ def default(name):
     return build
 
 
-def vote(network):
-    """The default weights of `VotingRecommender`, 1 and 0.5."""
+def vote(*weights):
+    """A vote of Mult-VAE, RecVAE and EASE; `VotingRecommender()` has the weights 1, 1 and 0.5."""
 
     def build(fits):
-        model, members = fits.vote((1, 0.5), network, "skvae-ease")
-        return model, "weights 1, 0.5", *members
+        model, members = fits.vote(weights, *MEMBERS)
+        return model, f"weights {listed(weights)}", *members
 
     return build
 
 
-def vote_three(fits):
-    names = "skvae", "rec-vae", "skvae-ease"
-    model, members = fits.vote((1, 1, 1), *names)
-    return model, "weights 1, 1, 1", *members
-
-
 def vote_chosen(fits):
     """The weights that are best on the validation users."""
-    names = "skvae", "rec-vae", "skvae-ease"
     on_val = {}
-    for label, weights in VOTES.items():
-        model = fits.vote(weights, *names)[0].fit(fits.split.train)
-        on_val[label] = evaluate(model.decision_function, fits.split.val_in, fits.split.val_out).ndcg_100
+    for weights in VOTES:
+        model = fits.vote(weights, *MEMBERS)[0].fit(fits.split.train)
+        on_val[weights] = evaluate(model.decision_function, fits.split.val_in, fits.split.val_out).ndcg_100
     best = max(on_val, key=on_val.get)
-    model, members = fits.vote(VOTES[best], *names)
-    return (
-        model,
-        f"weights {best}; on validation users { {at: round(found, 4) for at, found in on_val.items()} }",
-        *names,
-    )
+    found = ", ".join(f"{listed(weights)}: {value:.4f}" for weights, value in on_val.items())
+    return fits.vote(best, *MEMBERS)[0], f"weights {listed(best)}; of validation users {found}", *MEMBERS
+
+
+def listed(weights):
+    return ":".join(f"{weight:g}" for weight in weights)
 
 
 def loca(fits):
@@ -155,9 +141,9 @@ MODELS = {
     "skvae-dae": default("MultDAERecommender"),
     "rec-vae": default("RecVAERecommender"),
     "skvae-ease": default("EASERecommender"),
-    "vote": vote("skvae"),
-    "vote-rec-vae": vote("rec-vae"),
-    "vote-three": vote_three,
+    "vote": vote(1, 1, 0.5),
+    "vote-vae": vote(1, 0, 0.25),
+    "vote-rec-vae": vote(0, 1, 0.25),
     "vote-chosen": vote_chosen,
     "loca": loca,
     "loca-ease": loca_ease,

@@ -232,6 +232,16 @@ def test_what_is_frozen_is_not_fitted_again(X):
     np.testing.assert_array_equal(vote.recommend(X, k=5)[0], ease.recommend(X, k=5)[0])
 
 
+def test_a_vote_as_it_comes_is_of_two_networks_and_ease():
+    named, weights = VotingRecommender()._members()
+    assert [(name, type(member).__name__) for name, member in named] == [
+        ("vae", "MultVAERecommender"),
+        ("rec", "RecVAERecommender"),
+        ("ease", "EASERecommender"),
+    ]
+    np.testing.assert_allclose(weights, [0.4, 0.4, 0.2])
+
+
 def test_frozen_members_know_the_same_items_in_the_same_order(X):
     """Columns in another order gave other lists, and the same order a warning that the names were missing."""
     frame = pd.DataFrame(X.toarray(), columns=[f"i{j}" for j in range(20)])

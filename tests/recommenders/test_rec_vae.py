@@ -104,3 +104,13 @@ def test_no_parameter_of_the_last_epoch_is_left_behind():
     X = make_interactions(60, 20, random_state=0)
     model = RecVAERecommender(4, hidden_size=8, max_iter=3, random_state=0).fit(X)
     assert {name.split(".")[0] for name in model.parameters_} == {"encoder", "decoder"}
+
+
+def test_the_weight_of_the_kl_term_falls_with_the_number_of_users():
+    X = make_interactions(1000, 20, random_state=0)
+    base = {"n_components": 2, "hidden_size": 4, "n_layers": 1, "max_iter": 1, "random_state": 0}
+    for n, gamma in ((100, 0.02), (800, 0.01), (1000, 0.008)):
+        np.testing.assert_allclose(RecVAERecommender(**base).fit(X[:n]).kl_weights_, gamma)
+    weighted = RecVAERecommender(**base).fit(X[:100], sample_weight=np.full(100, 8))
+    np.testing.assert_allclose(weighted.kl_weights_, 0.01)
+    np.testing.assert_allclose(RecVAERecommender(**base, gamma=0.5).fit(X[:100]).kl_weights_, 0.5)

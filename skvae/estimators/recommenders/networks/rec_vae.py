@@ -2,6 +2,8 @@
 
 from numbers import Integral, Real
 
+import numpy as np
+
 from skvae._compat import Interval, StrOptions
 from skvae.engines.gradient import Turn
 from skvae.estimators.recommenders.networks._network_recommender import NetworkRecommender
@@ -27,14 +29,15 @@ class RecVAERecommender(NetworkRecommender):
     ----------
     n_components : int, default=200
         Dimension K of the latent taste.
-    hidden_size : int, default=200
+    hidden_size : int, default=400
         Width of each hidden layer of the encoder. The paper: 600.
-    n_layers : int, default=1
+    n_layers : int, default=4
         Number of hidden layers of the encoder. The paper: 5.
     dropout : float, default=0.5
         Share of a row's interactions that are hidden from the encoder in each training step, in [0, 1).
-    gamma : float, default=0.02
-        Weight of the KL term for each interaction of a user. The paper: 0.005.
+    gamma : float or "auto", default="auto"
+        Weight of the KL term for each interaction of a user. "auto": 8 / the number of users, from 0.002 to 0.02. The
+        paper: 0.005.
     weight_decay : float or "auto", default="auto"
         L2 penalty: the coefficient of half the sum of squares of all weights (biases are free), against the mean bound
         per user. "auto": 2e-4.
@@ -85,7 +88,7 @@ class RecVAERecommender(NetworkRecommender):
     validation_epochs_ : int ndarray
         Number of epochs done at each validation.
     kl_weights_ : ndarray of shape (n_epochs,)
-        Weight of the KL term per item of the user in each epoch: `gamma`.
+        Weight of the KL term per item of the user in each epoch: `gamma`, or the value of "auto".
     n_iter_ : int
         Epochs done, over all calls of `partial_fit` or of `fit` with `warm_start`.
     n_samples_seen_ : float
@@ -143,7 +146,7 @@ class RecVAERecommender(NetworkRecommender):
         "hidden_size": [Interval(Integral, 1, None, closed="left")],
         "n_layers": [Interval(Integral, 1, None, closed="left")],
         "dropout": [Interval(Real, 0, 1, closed="left")],
-        "gamma": [Interval(Real, 0, None, closed="left")],
+        "gamma": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "weight_decay": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
     }
 
@@ -151,10 +154,10 @@ class RecVAERecommender(NetworkRecommender):
         self,
         n_components=200,
         *,
-        hidden_size=200,
-        n_layers=1,
+        hidden_size=400,
+        n_layers=4,
         dropout=0.5,
-        gamma=0.02,
+        gamma="auto",
         weight_decay="auto",
         learning_rate="auto",
         learning_rate_schedule="cosine",
@@ -205,10 +208,10 @@ class RecVAERecommender(NetworkRecommender):
     def _auto(self, n_users, n_seen, users, architecture):
         auto = defaults.recommender_defaults(n_users, n_seen, users, has_units=False)
         del auto["beta"]
-        return auto | {"weight_decay": 2e-4}
+        return auto | {"weight_decay": 2e-4, "gamma": float(np.clip(8 / n_seen, 0.002, 0.02))}
 
     def _kl_weight(self, settled, continuation):
-        return KLWeight(lambda fraction: self.gamma)
+        return KLWeight(lambda fraction: settled["gamma"])
 
     def _turns(self, model):
         return (Turn(keeps_old="encoder."),)
