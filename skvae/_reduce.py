@@ -277,8 +277,18 @@ def places_of_least(values, n):
 
 def of_first(own):
     """What the first process gives, also in a block that sums nothing."""
+    return gathered_from_all(own if is_first() else None)[0]
+
+
+def gathered_from_all(own):
+    """What each process gives, in their order, also in a block that sums nothing."""
     with _set(_rows, _fit.get()):
-        return gathered(own if is_first() else None)[0]
+        return gathered(own)
+
+
+def own_of(parts):
+    """Pick the part of this process from what `gathered` has returned."""
+    return parts[0 if _rows.get() is None else _rows.get().rank]
 
 
 def _as_tensor(value):

@@ -209,11 +209,12 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
         check_contract(model, MixtureModel, f"{type(self).__name__}._model(...)")
         table = self._table(rows, device, weight, to_fit=True)
         if continuation.continues:
-            n_restarts, init_params = 1, [self._fitted_params(model, table)]
+            init_params = [self._fitted_params(model, table)]
         else:
             n_restarts, noise = self._n_restarts(model, table), Noise(draw_seed(self.random_state))
-            init_params = (
-                self._initial_params(model, table, noise.fold("start", number), learnt) for number in range(n_restarts)
+            init_params = em.Restarts(
+                n_restarts,
+                lambda number: self._initial_params(model, table, noise.fold("start", number), learnt),
             )
         pays = 0 < self.tol < _SMALL_TOL and hasattr(model, "to_free")
         plan = em.Plan(
@@ -228,7 +229,7 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
             return _as_arrays(self._attributes(params, table, learnt), rows.dtype)
 
         watcher = FitWatcher(
-            self, X, y, self.max_iter, attributes, n_restarts=n_restarts, interval=self.verbose_interval
+            self, X, y, self.max_iter, attributes, n_restarts=len(init_params), interval=self.verbose_interval
         )
         # Products are small, or workers compute them: threads of NumPy's own would only take cores from others.
         with self._explain_errors(), watcher, one_blas_thread():
