@@ -317,7 +317,7 @@ def _is_array(saved):
 def _tensor(array):
     """A copy of an array as a tensor whose axes lie in memory as those of the array."""
     # The memory of torch is aligned, as that of the tensor was; `expand` keeps an expanded axis one.
-    dense = array[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in array.strides)]
+    dense = array[(*(slice(0, 1) if stride == 0 else slice(None) for stride in array.strides), ...)]
     return torch.from_numpy(dense.copy(order="K")).clone().expand(array.shape)
 
 

@@ -53,6 +53,8 @@ class ProbabilisticPCA(InformationCriteria, Imputation, LinearGaussian):
         :doc:`/scaling`.
     verbose : int, default=0
         1 prints about ten lines a fit, 2 a line every iteration. For a bar: `set_callbacks(ProgressBar())`.
+    checkpoint : str, path-like, Checkpoint or None, default=None
+        File from which an interrupted fit goes on: see :class:`~skvae.Checkpoint`.
 
     Attributes
     ----------
@@ -121,6 +123,7 @@ class ProbabilisticPCA(InformationCriteria, Imputation, LinearGaussian):
             "batch_size",
             "data_parallel",
             "verbose",
+            "checkpoint",
         )
     }
 
@@ -135,6 +138,7 @@ class ProbabilisticPCA(InformationCriteria, Imputation, LinearGaussian):
         batch_size="auto",
         data_parallel=False,
         verbose=0,
+        checkpoint=None,
     ):
         self.n_components = n_components
         self.tol = tol
@@ -144,6 +148,7 @@ class ProbabilisticPCA(InformationCriteria, Imputation, LinearGaussian):
         self.batch_size = batch_size
         self.data_parallel = data_parallel
         self.verbose = verbose
+        self.checkpoint = checkpoint
 
     # ------------------------------------------------------------------------------------------------------- fitting
     def _n_components(self, n_features, n_rows):

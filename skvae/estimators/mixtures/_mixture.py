@@ -26,6 +26,7 @@ from skvae.estimators._checks import (
     validated,
 )
 from skvae.estimators._progress import FitWatcher
+from skvae.estimators.checkpoints.checkpoint import CHECKPOINT
 from skvae.estimators.mixtures._contract import MixtureContract, MixtureModel
 from skvae.models.mixtures.posterior import bound_terms, posterior
 from skvae.tables.checks import refuse_empty_columns
@@ -56,6 +57,7 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
         "device": [str],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "data_parallel": ["boolean"],
+        "checkpoint": CHECKPOINT,
     }
 
     def __init__(
@@ -74,6 +76,7 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
         device="auto",
         batch_size="auto",
         data_parallel=False,
+        checkpoint=None,
     ):
         self.n_components = n_components
         self.tol = tol
@@ -88,6 +91,7 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
         self.device = device
         self.batch_size = batch_size
         self.data_parallel = data_parallel
+        self.checkpoint = checkpoint
 
     # ------------------------------------------------------------------------------------------------------- fitting
     @fit_context(prefer_skip_nested_validation=True)
@@ -122,7 +126,11 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
         """
         continues = self.warm_start and hasattr(self, "converged_")
         continuation = Continuation.WARM_START if continues else Continuation.FRESH
-        with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
+        with (
+            self._unchanged_on_error(),
+            self._resumable(X, sample_weight=sample_weight),
+            explain_out_of_memory("lower batch_size"),
+        ):
             return self._set(**self._ascended(X, y, sample_weight, continuation))
 
     def fit_predict(self, X, y=None, sample_weight=None):

@@ -67,6 +67,8 @@ class MultDAERecommender(AutoencoderRecommender):
         number of threads. None draws a fresh seed from the system, without touching NumPy's global generator.
     verbose : int, default=0
         1 prints about ten lines a fit, 2 a line every epoch. For a bar: `set_callbacks(ProgressBar())`.
+    checkpoint : str, path-like, Checkpoint or None, default=None
+        File from which an interrupted fit goes on: see :class:`~skvae.Checkpoint`.
 
     Attributes
     ----------
@@ -147,6 +149,7 @@ class MultDAERecommender(AutoencoderRecommender):
         device="auto",
         random_state=None,
         verbose=0,
+        checkpoint=None,
     ):
         self.n_components = n_components
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -168,6 +171,7 @@ class MultDAERecommender(AutoencoderRecommender):
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
+        self.checkpoint = checkpoint
 
     def _auto(self, n_users, n_seen, users, architecture):
         auto = defaults.recommender_defaults(n_users, n_seen, users, has_units=False)

@@ -66,6 +66,8 @@ class RecVAERecommender(NetworkRecommender):
         one number of threads. None draws a fresh seed from the system, without touching NumPy's global generator.
     verbose : int, default=0
         1 prints about ten lines a fit, 2 a line every epoch. For a bar: `set_callbacks(ProgressBar())`.
+    checkpoint : str, path-like, Checkpoint or None, default=None
+        File from which an interrupted fit goes on: see :class:`~skvae.Checkpoint`.
 
     Attributes
     ----------
@@ -164,6 +166,7 @@ class RecVAERecommender(NetworkRecommender):
         device="auto",
         random_state=None,
         verbose=0,
+        checkpoint=None,
     ):
         self.n_components = n_components
         self.hidden_size = hidden_size
@@ -183,6 +186,7 @@ class RecVAERecommender(NetworkRecommender):
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
+        self.checkpoint = checkpoint
 
     # ------------------------------------------------------------------------------------------- what a fit consists of
     def _architecture_of(self, X, users):
