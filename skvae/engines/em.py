@@ -183,7 +183,8 @@ def ascend(model, batches, init_params, *, plan, watcher=None):
                 run = _Run(number, FitResult(params), _path_of(model, plan))
             _climb(model, batches, run, plan, watcher, crew, kept, best)
             best, run = run.fit if best is None or _height(run.fit) > _height(best) else best, None
-            if kept.reached(partial(_state, best, number + 1)) or kept.stopped:
+            # A copy: the caller may set other records of the result before its state is written.
+            if kept.reached(partial(_state, copy.copy(best), number + 1)) or kept.stopped:
                 break
     return best
 
@@ -379,7 +380,7 @@ def _restored(kept, model, batches, init_params, plan):
     with checkpoints.reading():
         best = None if saved["best"] is None else _unpacked_fit(saved["best"], like, plan)
         if now is None:
-            return best, first, None
+            return best, first, None if first == n else _Run(first, FitResult(like), _path_of(model, plan))
         run = _Run(first, _unpacked_fit(now["fit"], like, plan), _path_of(model, plan))
         run.path.restore(now["path"], like)
         if now["memory"] is not None:

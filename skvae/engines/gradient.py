@@ -23,6 +23,7 @@ A bound may look back at the parameters as they were when the epoch began (`keep
 of the last epoch, say.
 """
 
+import copy
 import itertools
 import math
 import warnings
@@ -280,7 +281,7 @@ def _run_epochs(turns, plan, noise, log_base, validate, watcher, kept):
         stop = watcher.ends(Epoch(number, fit.lower_bounds[-1], *terms[0], score, params, of_turn))
         early = best.should_stop(params, score, (number + 1) / plan.max_iter)
         ends = early or stop or number + 1 == plan.max_iter
-        if kept.reached(partial(_state, turns, fit, best, validate, ends)) or ends:
+        if kept.reached(partial(_state, turns, copy.copy(fit), best, validate, ends)) or ends:
             watcher.concludes(EARLY if early else STOPPED if stop else LIMIT if ends else INTERRUPTED)
             break
     fit.params = {name: tensor.detach() for name, tensor in (best.params or params).items()}
