@@ -1,9 +1,9 @@
-"""Kill a fit with SIGKILL at random moments, start it again until it is done, and compare it with a whole one, bit by bit.
+"""Kill fits with SIGKILL at random moments, start them again until they are done, and compare them with whole ones.
 
     python tests/checkpoints/soak.py [number of kills] [seed]
 
-One process fits a mixture and then a network, both with a checkpoint after every few iterations. It is a fork of this one,
-which has loaded the libraries and has fitted nothing. So it starts in milliseconds.
+One process fits a mixture and then a network, both with a checkpoint after every few iterations. It is a fork of this
+process, which has loaded the libraries and has fitted nothing. So it starts in milliseconds.
 """
 
 import os
@@ -25,7 +25,13 @@ X = np.concatenate([RNG.normal(mean, 1.0, (60, 4)) for mean in (0.0, 1.0, 2.0)])
 ESTIMATORS = {
     "mixture": GaussianMixtureEM(4, n_init=2, tol=0, max_iter=60, random_state=0, acceleration="squarem"),
     "network": AutoencoderTransformer(
-        2, hidden_layer_sizes=(8,), max_iter=60, batch_size=60, early_stopping=True, n_iter_no_change=1000, random_state=0
+        2,
+        hidden_layer_sizes=(8,),
+        max_iter=60,
+        batch_size=60,
+        early_stopping=True,
+        n_iter_no_change=1000,
+        random_state=0,
     ),
 }
 

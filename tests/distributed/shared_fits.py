@@ -23,6 +23,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from skvae import (
     BernoulliMixtureEM,
+    Checkpoint,
     FactorAnalysisEM,
     GaussianMixtureEM,
     KMeansLite,
@@ -31,6 +32,7 @@ from skvae import (
     VariationalGaussianMixture,
     _reduce,
 )
+from skvae.engines import checkpoints
 from skvae.estimators.clustering import _lloyd
 from skvae.estimators.mixtures import _starts
 from skvae.tables import weights
@@ -120,7 +122,7 @@ def _gap(found, wanted):
     return float(np.abs(np.subtract(found, wanted)).max() / np.abs(wanted).max())
 
 
-def equal(rank, size):
+def equal(rank, size, folder):
     """All cases, and partial fits."""
     found = {}
     for name, estimator, X, attributes, weighs in cases():
@@ -158,8 +160,46 @@ class Interrupted(GaussianMixtureEM):
         return False
 
 
-def errors(rank, size):
+MORTAL = {"tol": 0, "max_iter": 9, "random_state": 0, "data_parallel": True}
+
+
+def resumed(rank, folder):
+    """That the fit of the job whose process has died goes on, and so does one that fails on all processes at once."""
+    own, begun = rows()[600 * rank : 600 * (rank + 1)], []
+
+    class Recorded(GaussianMixtureEM):
+        def _has_converged(self, iteration):
+            begun.append(iteration.number)
+            return False
+
+    Recorded.__name__ = "GaussianMixtureEM"
+    whole = GaussianMixtureEM(2, **MORTAL).fit(own)
+    went_on = Recorded(2, checkpoint=Path(folder, "fit.npz"), **MORTAL).fit(own)
+    same = np.array_equal(went_on.means_, whole.means_) and went_on.lower_bounds_ == whole.lower_bounds_
+    found = {"begun at": begun[0], "equal": bool(same)}
+
+    settings = {"max_iter": 6, "tol": 0, "n_init": 1, "init": "random", "random_state": 0, "data_parallel": True}
+    checkpoint = Checkpoint(Path(folder, "means.npz"), interval=0)
+    reached, left = checkpoints.Journal.reached, [4]
+
+    def fails(journal, place, state):
+        left[0] -= 1
+        if not left[0]:
+            raise RuntimeError("for the test")
+        return reached(journal, place, state)
+
+    checkpoints.Journal.reached = fails
+    found["failed"] = error_of(KMeansLite(6, checkpoint=checkpoint, **settings).fit, own)
+    checkpoints.Journal.reached = reached
+    went_on = KMeansLite(6, checkpoint=checkpoint, **settings).fit(own)
+    whole = KMeansLite(6, **settings).fit(own)
+    same = np.array_equal(went_on.cluster_centers_, whole.cluster_centers_)
+    return found | {"K-means": same and len(whole.lower_bounds_) == 6, "files": [p.name for p in folder.glob("*.npz")]}
+
+
+def errors(rank, size, folder):
     """What each process is told of the mistakes of one, and that a fit works after them."""
+    resumption = resumed(rank, folder)
     X, own = rows(), slice(600 * rank, 600 * (rank + 1))
     bad = X[own].copy()
     if rank == 1:
@@ -168,6 +208,7 @@ def errors(rank, size):
     fitted = clone(estimator).fit(X[own])
     before = fitted.means_.copy()
     found = {
+        "resumed": resumption,
         "infinite cell": error_of(fitted.fit, bad),
         "as it was": bool((fitted.means_ == before).all()),
         "parameters": error_of(GaussianMixtureEM(2 + rank, data_parallel=True).fit, X[own]),
@@ -195,8 +236,8 @@ def errors(rank, size):
     return found
 
 
-def killed(rank, size):
-    """Process 1 dies in the middle of a fit."""
+def killed(rank, size, folder):
+    """Process 1 dies in the middle of a fit with a checkpoint."""
 
     class Mortal(GaussianMixtureEM):
         def _has_converged(self, iteration):
@@ -205,7 +246,8 @@ def killed(rank, size):
             return False
 
     Mortal.__name__ = "GaussianMixtureEM"
-    return {"error": error_of(Mortal(2, random_state=0, data_parallel=True).fit, rows()[600 * rank : 600 * (rank + 1)])}
+    mortal = Mortal(2, checkpoint=Checkpoint(Path(folder, "fit.npz"), interval=0), **MORTAL)
+    return {"error": error_of(mortal.fit, rows()[600 * rank : 600 * (rank + 1)])}
 
 
 if __name__ == "__main__":
@@ -216,7 +258,7 @@ if __name__ == "__main__":
     task, folder = sys.argv[1:]
     dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=40))
     rank = dist.get_rank()
-    result = globals()[task](rank, dist.get_world_size())
+    result = globals()[task](rank, dist.get_world_size(), Path(folder))
     Path(folder, f"{rank}.json").write_text(json.dumps(result))
     if task != "killed":
         dist.destroy_process_group()

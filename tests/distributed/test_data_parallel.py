@@ -44,10 +44,24 @@ def test_a_shared_fit_is_the_fit_to_all_rows(tmp_path):
             assert max(gaps.values()) < limit, (rank, name, gaps)
 
 
-def test_the_mistake_of_one_process_is_told_to_all(tmp_path):
+def test_a_dead_process_and_mistakes_of_one_are_told_to_all_and_the_fit_goes_on(tmp_path):
+    found, run = launch("killed", 2, tmp_path)
+    assert run.returncode != 0
+    if 0 in found:  # unless the launcher ended it first
+        assert "LostProcessError: Process 0 of 2 that share this fit has lost another one" in found[0]["error"]
+    assert (tmp_path / "fit.npz").exists()
+
     found, run = launch("errors", 2, tmp_path)
     assert run.returncode == 0, run.stderr
     first, second = found[0], found[1]
+    for each in (first, second):
+        assert each["resumed"] == {
+            "begun at": 3,
+            "equal": True,
+            "failed": "RuntimeError: for the test",
+            "K-means": True,
+            "files": [],
+        }
     assert "X[3, 2] = inf" in second["infinite cell"]
     assert first["infinite cell"].startswith("ValueError") and "process 1 of 2" in first["infinite cell"]
     for each in (first, second):
@@ -68,13 +82,6 @@ def test_the_mistake_of_one_process_is_told_to_all(tmp_path):
     assert first["seeds"] == second["seeds"]  # the first draws one for both
     assert first["after"] == second["after"] == first["after all"] == second["after all"]
     assert first["alone"] == 600
-
-
-def test_the_others_do_not_wait_for_a_dead_process(tmp_path):
-    found, run = launch("killed", 2, tmp_path)
-    assert run.returncode != 0
-    if 0 in found:  # unless the launcher ended it first
-        assert "LostProcessError: Process 0 of 2 that share this fit has lost another one" in found[0]["error"]
 
 
 @pytest.mark.parametrize(
