@@ -88,7 +88,7 @@ class _Keeper:
                 f"Ctrl-C stopped {name}.fit before it was done; it keeps the best parameters so far. Call fit again "
                 f"with the same parameters and rows to go on from {self.path!r}, or delete that file.",
                 UserWarning,
-                stacklevel=5,  # the caller of `fit`
+                stacklevel=6,  # the caller of `fit`
             )
         elif _reduce.is_first():
             with contextlib.suppress(FileNotFoundError):
