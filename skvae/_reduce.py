@@ -23,6 +23,7 @@ _WELL, _DONE, _FAILED = range(3)
 _KINDS = {kind.__name__: kind for kind in (ValueError, TypeError, FloatingPointError)}  # that others raise, too
 _fit = ContextVar("the processes that share the fit", default=None)
 _rows = ContextVar("the processes whose rows are summed", default=None)  # those of the fit, or None: see `alone`
+_by_itself = ContextVar("whether this process shares nothing for now", default=False)
 _own_groups = {}  # the user's default group -> ours
 
 
@@ -66,13 +67,19 @@ class Processes:
         self._together(dist.all_gather_object, heard, own)
         return heard
 
+    def objects_at_first(self, own):
+        """What each process gives, in their order, for the first process; a list of None for the others."""
+        heard = [None] * self.size
+        self._together(dist.gather_object, own, heard if self.rank == 0 else None)
+        return heard
+
     def add(self, tensor):
         """Add up a contiguous tensor on the CPU over the processes, in place."""
         self._together(dist.all_reduce, tensor)
 
-    def _together(self, collective, *arguments):
+    def _together(self, collective, *arguments, **settings):
         try:
-            collective(*arguments, group=self.group)
+            collective(*arguments, group=self.group, **settings)
         except RuntimeError as error:
             raise LostProcessError(
                 f"Process {self.rank} of {self.size} that share this fit has lost another one, which ended or does not "
@@ -93,6 +100,33 @@ class Processes:
         if group is not None:
             with contextlib.suppress(RuntimeError, ValueError):
                 dist.destroy_process_group(group)
+
+    # Messages of an algorithm's own, also in a block that sums nothing. All have the same shapes for them.
+    def add_in_step(self, tensor):
+        """Add up a contiguous tensor on the CPU over the processes, in place, once all are well."""
+        self.meet(_WELL)
+        self.add(tensor)
+
+    def largest_in_step(self, tensor):
+        """Put the largest of all processes' values into each cell of a contiguous tensor on the CPU."""
+        self.meet(_WELL)
+        self._together(dist.all_reduce, tensor, dist.ReduceOp.MAX)
+
+    def broadcast(self, tensor, rank):
+        """Overwrite a contiguous tensor on the CPU by that of one process."""
+        self.meet(_WELL)
+        self._together(dist.broadcast, tensor, src=rank)
+
+    def exchange(self, parts):
+        """Send an array of bytes to each process, in their order; return what each has sent to this one."""
+        sent = [torch.from_numpy(part) for part in parts]
+        self.meet(_WELL)
+        sizes = torch.tensor([len(part) for part in sent])
+        coming = torch.empty_like(sizes)
+        self._together(dist.all_to_all_single, coming, sizes)
+        received = torch.empty(int(coming.sum()), dtype=torch.uint8)
+        self._together(dist.all_to_all_single, received, torch.cat(sent), coming.tolist(), sizes.tolist())
+        return [part.numpy() for part in received.split(coming.tolist())]
 
     def _raise_the_first(self, errors):
         rank, (kind, name, text) = next((rank, error) for rank, error in enumerate(errors) if error is not None)
@@ -119,13 +153,18 @@ class _OfAnother(Exception):
         self.error = kind(text)
 
 
+def there_are_others():
+    """Whether there are processes that could share a fit."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
 @contextlib.contextmanager
 def shared(data_parallel=True):
     """Share a block with the other processes; with the present one alone, if they are not wanted or there are none.
 
     An error on the way is raised on all processes.
     """
-    if not (data_parallel and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    if not data_parallel or _by_itself.get() or not there_are_others():
         with _set(_fit, None), _set(_rows, None):
             yield
         return
@@ -151,6 +190,23 @@ def shared(data_parallel=True):
 def alone():
     """A block that sums nothing: in it all processes compute the same, of the same numbers."""
     return _set(_rows, None)
+
+
+def together():
+    """A block in `alone` that sums over all processes again."""
+    return _set(_rows, _fit.get())
+
+
+@contextlib.contextmanager
+def by_itself():
+    """A block that this process runs by itself: it shares nothing, nor does what it calls, whatever they ask for."""
+    with _set(_fit, None), _set(_rows, None), _set(_by_itself, True):
+        yield
+
+
+def company():
+    """The processes that share the fit, also in a block that sums nothing; None without others."""
+    return _fit.get()
 
 
 @contextlib.contextmanager
@@ -196,9 +252,7 @@ def total(sums):
     tensors = [] if sums is None else [_as_tensor(each) for each in sums]
     shapes = str([None if each is None else (each.dtype, each.shape) for each in tensors])
     if processes.meet(_WELL, crc32(shapes.encode()) if sums is not None else -1 - processes.rank):
-        for tensor in tensors:
-            if tensor is not None:
-                processes.add(tensor)
+        tensors = _added_in_one(processes, tensors)
         odd = [place for place, tensor in enumerate(tensors) if tensor is None]
         found = [None if tensor is None else _placed_like(tensor, own) for tensor, own in zip(tensors, sums)]
         for place, each in zip(odd, _added(processes.objects([sums[place] for place in odd]) if odd else [])):
@@ -206,6 +260,45 @@ def total(sums):
         return _made_like(sums, found)
     added = _added([each for each in processes.objects(_on_cpu(sums)) if each is not None])
     return added if sums is None else _made_like(added, map(_placed_like, added, sums))
+
+
+def _added_in_one(processes, tensors):
+    """Add up tensors over the processes, those of one dtype in one message; None stays None."""
+    tensors = list(tensors)
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors if tensor is not None):
+        places = [place for place, tensor in enumerate(tensors) if tensor is not None and tensor.dtype == dtype]
+        flat = torch.cat([tensors[place].reshape(-1) for place in places])
+        processes.add(flat)
+        for place, part in zip(places, flat.split([tensors[place].numel() for place in places]), strict=True):
+            tensors[place] = part.view(tensors[place].shape)
+    return tensors
+
+
+def summed(tensor):
+    """Sum a tensor over all processes; its gradient is the sum of theirs. To be called by all of them alike."""
+    processes = _rows.get()
+    return tensor if processes is None else _Summed.apply(tensor, processes)
+
+
+class _Summed(torch.autograd.Function):
+    """The sum over processes, forward and back."""
+
+    @staticmethod
+    def forward(ctx, tensor, processes):
+        ctx.processes = processes
+        return _of_step(processes, tensor)
+
+    @staticmethod
+    def backward(ctx, of_sum):
+        return _of_step(ctx.processes, of_sum), None
+
+
+def _of_step(processes, tensor):
+    """The sum of a tensor of one shape over the processes; torch may ask for it in another thread."""
+    total = tensor.detach().to("cpu", copy=True).contiguous()
+    processes.meet(_WELL)
+    processes.add(total)
+    return total.to(tensor.device)
 
 
 def _added(parts):
@@ -282,12 +375,24 @@ def of_first(own):
 
 def gathered_from_all(own):
     """What each process gives, in their order, also in a block that sums nothing."""
-    with _set(_rows, _fit.get()):
+    with together():
         return gathered(own)
 
 
+def gathered_at_first(own):
+    """What each process gives, in their order, where the first process alone needs it; the others get None for each.
+
+    A list of one where the fit is not shared, or its processes compute the same.
+    """
+    processes = _rows.get()
+    if processes is None:
+        return [own]
+    processes.meet(_WELL)
+    return processes.objects_at_first(own)
+
+
 def own_of(parts):
-    """Pick the part of this process from what `gathered` has returned."""
+    """Pick the part of this process from what `gathered` or `gathered_at_first` has returned to the first one."""
     return parts[0 if _rows.get() is None else _rows.get().rank]
 
 

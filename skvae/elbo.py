@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from skvae import _reduce
 from skvae._tensors import and_back
 
 
@@ -54,12 +55,12 @@ class Bound(NamedTuple):
         """Return what an engine raises: the bound of each row with its KL term weighted by beta, (..., n_rows)."""
         return self.log_prob - beta * self.kl.sum(-1) if self.objective is None else self.objective(beta)
 
-    def descend(self, beta, w):
+    def descend(self, beta, w, n=None):
         """Add to the parameters' gradients those of minus the mean of `value` over rows of weights w (..., n_rows).
 
-        Of several members the means are summed.
+        Of several members the means are summed. The mean is over n rows, where others are in other processes.
         """
-        n = w.shape[-1]
+        n = n or w.shape[-1]
         if self.objective is not None:
             value = self.objective(beta)
             value.backward(_weights(w, -1 / n, value))
@@ -84,15 +85,17 @@ def _weights(w, factor, tensor):
     return (each if each.dim() == tensor.dim() else each.unsqueeze(-1)).expand(tensor.shape)
 
 
-def with_free_bits(log_prob, kl, least, w, weighted=lambda kl: kl):
+def with_free_bits(log_prob, kl, least, w, weighted=lambda kl: kl, n=None):
     """Return a bound in which each latent dimension costs at least `least` nats, so that none gains by switching off.
 
     The floor holds for the mean over the rows of the batch, by their weights w of mean 1 (Kingma et al., NeurIPS 2016,
-    appendix C.8); the KL term of every row is that of the whole batch. `weighted` weighs the dimensions.
+    appendix C.8); the KL term of every row is that of the whole batch. `weighted` weighs the dimensions. The mean is
+    over n rows, where others are in other processes.
     """
+    n = n or w.shape[-1]
 
     def objective(beta):
-        of_batch = weighted((w[..., None] * kl).mean(-2).clamp(min=least)).sum(-1, keepdim=True)
+        of_batch = weighted((_reduce.summed((w[..., None] * kl).sum(-2)) / n).clamp(min=least)).sum(-1, keepdim=True)
         return log_prob - beta * of_batch
 
     return Bound(log_prob, kl, objective=objective)

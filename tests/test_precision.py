@@ -1,4 +1,4 @@
-"""Products in bfloat16: how they are rounded, that each network makes them, and that nothing else changes."""
+"""Precisions: how products in bfloat16 are rounded, that each network makes them, and all of training in float64."""
 
 import threading
 import warnings
@@ -8,13 +8,21 @@ import pytest
 import torch
 from sklearn.base import clone
 
-from skvae import AutoencoderTransformer, MultDAERecommender, MultVAERecommender, VAETransformer
+from skvae import (
+    AutoencoderTransformer,
+    GANGenerator,
+    MultDAERecommender,
+    MultVAERecommender,
+    RecVAERecommender,
+    VAETransformer,
+)
 from skvae._tensors import Noise, Rows, _products, keep_gradient, multiplying_by, products, products_of
 from skvae.datasets import make_interactions
 from skvae.engines import gradient
 from skvae.likelihoods import multinomial
 from skvae.model_selection import StackedGridSearchCV
 from skvae.networks import init_mlp, network
+from skvae.tables import weights
 
 CLICKS = make_interactions(80, 30, random_state=0)
 TABLE = np.random.default_rng(0).normal(size=(80, 4)) @ np.random.default_rng(1).normal(size=(4, 6))
@@ -129,6 +137,41 @@ def test_every_network_multiplies_in_bfloat16_and_keeps_float32(name):
     np.testing.assert_allclose(low.lower_bounds_, wide.lower_bounds_, rtol=0.02)
     assert (low.lower_bounds_ != wide.lower_bounds_).all()
     np.testing.assert_allclose(low.transform(X), wide.transform(X), atol=0.1)
+
+
+IN_FLOAT64 = EVERY_NETWORK | {
+    "RecVAERecommender": (RecVAERecommender(4, max_iter=3, random_state=0), CLICKS),
+    "GANGenerator": (GANGenerator(max_iter=2, random_state=0), TABLE),
+    "with gaps": (VAETransformer(2, max_iter=2, random_state=0), np.where(TABLE < -2, np.nan, TABLE)),
+    "of several layers": (VAETransformer((2, 1), max_iter=2, early_stopping=False, random_state=0), TABLE),
+    "salt and pepper": (AutoencoderTransformer(2, denoising="salt_and_pepper", max_iter=2, random_state=0), TABLE),
+}
+
+
+@pytest.mark.parametrize("name", IN_FLOAT64)
+def test_every_network_trains_in_float64_with_the_draws_of_float32(name):
+    estimator, X = IN_FLOAT64[name]
+    single, double = (clone(estimator).set_params(precision=precision).fit(X) for precision in ("float32", "float64"))
+    assert (single.precision_, double.precision_) == ("float32", "float64")
+    for key, value in double.parameters_.items():
+        assert value.dtype == np.float64
+        np.testing.assert_allclose(single.parameters_[key], value, atol=1e-4)
+    np.testing.assert_allclose(single.lower_bounds_, double.lower_bounds_, rtol=1e-5)
+    assert {a.dtype for key, a in double._optimizer_state.items() if a.ndim} <= {np.dtype(np.float64)}
+    double.set_params(warm_start=True).fit(X)
+    assert {value.dtype for value in double.parameters_.values()} == {np.dtype(np.float64)}
+
+
+def test_sums_in_another_order_agree_to_the_rounding_of_float64(monkeypatch):
+    monkeypatch.setattr(weights, "_FEW_CELLS", 0)  # the rows of small fits are sorted
+    estimator = AutoencoderTransformer(2, max_iter=5, early_stopping=False, batch_size=len(TABLE), random_state=0)
+    order, apart = Noise(3).permutation(len(TABLE)), {}
+    for precision, dtype in (("float32", np.float32), ("float64", np.float32), ("float64", np.float64)):
+        X = TABLE.astype(dtype)
+        one, other = (clone(estimator).set_params(precision=precision).fit(rows) for rows in (X, X[order]))
+        apart[precision] = max(abs(other.parameters_[key] - value).max() for key, value in one.parameters_.items())
+        assert precision == "float32" or apart[precision] < 1e-12
+    assert apart["float32"] > 1e-9
 
 
 def test_prediction_does_not_depend_on_the_precision():

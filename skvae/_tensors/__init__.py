@@ -19,8 +19,9 @@ from skvae._tensors._gradients import RowGradient, and_back, keep_gradient, keep
 from skvae._tensors._libraries import as_tensors, at_least, concatenated, library, on_host
 from skvae._tensors._linear_algebra import cholesky
 from skvae._tensors._noise import Noise, content_keys, normal_at, uniform_at
-from skvae._tensors._products import multiplying_by, products, products_of, resolve_precision
+from skvae._tensors._products import dtype_of, multiplying_by, products, products_of, resolve_precision
 from skvae._tensors._rows import Cells, Rows, binned
+from skvae._tensors._split import Split, SplitRows, WholeRows
 from skvae._tensors._tables import Table, TableBatch, Workspace
 from skvae._tensors._workers import Workers, threads_to_share
 
@@ -29,8 +30,11 @@ __all__ = [
     "Noise",
     "RowGradient",
     "Rows",
+    "Split",
+    "SplitRows",
     "Table",
     "TableBatch",
+    "WholeRows",
     "Workers",
     "Workspace",
     "alias",
@@ -44,6 +48,7 @@ __all__ = [
     "column_blocks",
     "concatenated",
     "content_keys",
+    "dtype_of",
     "explain_out_of_memory",
     "inference_device",
     "keep_gradient",

@@ -4,7 +4,8 @@
     with multiplying_by(own):          around each step
         products().times(a, b)         networks and likelihoods within
 
-Only factors of products change their dtype. Weights, gradients, sums and the sparse first layer stay as they are. A
+With "bfloat16" only factors of products change their dtype: weights, gradients, sums and the sparse first layer stay
+as they are. With "float64" (`dtype_of`) all of the ascent has that dtype, and products are made as they are. A
 `torch.autograd.Function` keeps the object of its forward pass for the backward pass, which torch may run in another
 thread.
 """
@@ -108,8 +109,13 @@ def products():
     return getattr(_of_thread, "products", _AS_THEY_ARE)
 
 
+def dtype_of(precision):
+    """Return the torch.dtype of rows, parameters, noise and sums of an ascent in a precision."""
+    return torch.float64 if precision == "float64" else torch.float32
+
+
 def products_of(precision):
-    """Return the `Products` of an ascent, for factors in "float32" or "bfloat16"."""
+    """Return the `Products` of an ascent, for factors in "float32", "bfloat16" or "float64"."""
     return _LowerProducts(torch.bfloat16) if precision == "bfloat16" else _AS_THEY_ARE
 
 
@@ -130,22 +136,24 @@ def resolve_precision(precision, device, *, pays):
 
     Parameters
     ----------
-    precision : {"float32", "bfloat16", "auto"}
+    precision : {"float32", "float64", "bfloat16", "auto"}
     device : torch.device
     pays : bool
         Whether bfloat16 is faster in this fit: what "auto" goes by.
 
     Returns
     -------
-    precision : {"float32", "bfloat16"}
+    precision : {"float32", "float64", "bfloat16"}
 
     Warns
     -----
     UserWarning
         If bfloat16 was asked for and the device has no instructions for it: it would be slower than float32.
     """
-    if precision == "float32" or precision == "auto" and not pays:
+    if precision == "auto" and not pays:
         return "float32"
+    if precision in ("float32", "float64"):
+        return precision
     if multiplies_bfloat16(device):
         return "bfloat16"
     if precision == "bfloat16":

@@ -50,7 +50,8 @@ class Rows:
 
     def _batch(self, index, item, value, count, ends):
         place = self._place
-        return Batch(
+        return self._batch_of(
+            index,
             row=place(index, torch.int64),
             user=place(np.repeat(np.arange(len(index)), count), torch.int64),
             item=place(item, torch.int64),
@@ -61,6 +62,9 @@ class Rows:
             w=None if self.weight is None else place(self.weight[index], self.dtype),
             ends=ends,
         )
+
+    def _batch_of(self, index, **entries):
+        return Batch(**entries)
 
     def batches(self, batch_size, order=None):
         """Yield all rows in ceil(n / batch_size) batches whose sizes differ by at most one."""
@@ -190,6 +194,29 @@ class Batch(_Entries):
         """The weights by which the rows enter sums over batches."""
         return self.w
 
+    # What follows asks other processes where they hold a part of the columns: see `_split`.
+    @property
+    def column(self):
+        """Global number of the column of each stored entry, the key of its noise."""
+        return self.item
+
+    def joined(self, *own):
+        """Return sums over the columns, a Tensor or several, given those over the columns that are here."""
+        return own[0] if len(own) == 1 else own
+
+    def largest(self, own):
+        """Return maxima over the columns, given those over the columns that are here."""
+        return own
+
+    def spread(self, h):
+        """Return h (n_rows, n_in) as it enters a layer to the columns."""
+        return h
+
+    def at_unit_length(self):
+        """Return the values divided by the length of their row."""
+        value = self.value / self.max()[self.user]  # first, so that no square leaves the range of the dtype
+        return value / self.sum(value.square()).sqrt()[self.user]
+
     def squared_norms(self):
         """Return the sum of squares of each row, of shape (n_rows,)."""
         return self.sum(self.value.square())
@@ -213,7 +240,10 @@ class Batch(_Entries):
 
     def sum(self, value=None):
         """Sum over each row of its values (or of others in their place), of shape (n_rows,)."""
-        value = self.value if value is None else value
+        return self.joined(self.own_sum(self.value if value is None else value))
+
+    def own_sum(self, value):
+        """Sum over each row of values in the places of the stored entries that are here, of shape (n_rows,)."""
         return torch.segment_reduce(value, "sum", lengths=self.count, unsafe=True)
 
     def max(self):
@@ -245,8 +275,12 @@ class Batch(_Entries):
 
         The sum of `beside`, of the shape of f, over all cells that were seen is added, if it is given.
         """
-        inner = self.sum(self.value * self.take(f))
-        return inner if beside is None else inner + self.over_cells(beside)
+        inner = self.own_inner(f)
+        return self.joined(inner if beside is None else inner + beside.sum(-1))
+
+    def own_inner(self, f):
+        """Sum x_d f_d over the columns that are here, of shape (n_rows,)."""
+        return self.own_sum(self.value * self.take(f))
 
     def take(self, f):
         """Return f at the stored entries, of shape (n_stored,)."""
@@ -268,7 +302,7 @@ class Batch(_Entries):
 
     def over_cells(self, g):
         """Sum over each row of g (n_rows, n_columns), zeros of x included; of shape (n_rows,)."""
-        return g.sum(-1)
+        return self.joined(g.sum(-1))
 
     def logsumexp(self, f):
         """Return log sum_d exp(f_d) for each row, of shape (n_rows,)."""

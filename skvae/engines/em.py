@@ -357,7 +357,7 @@ def _state(best, restart, run=None, model=None):
     if run is not None:
         now = {"fit": _packed_fit(run.fit), "path": run.path.state(), "memory": None}
         if hasattr(model, "saved_memory") and run.fit.memory is not None:  # of this process's rows
-            now["memory"] = _reduce.gathered([packed(model.saved_memory(each)) for each in run.fit.memory])
+            now["memory"] = _reduce.gathered_at_first([packed(model.saved_memory(each)) for each in run.fit.memory])
     return {"best": None if best is None else _packed_fit(best), "restart": restart, "run": now}
 
 

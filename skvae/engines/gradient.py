@@ -62,7 +62,10 @@ class BatchSource(Protocol):
     """What `ascend` asks of rows.
 
     A batch has `w`, the weights of its rows, of mean 1 over all rows, and `counted`, those by which the rows enter sums
-    over batches. What else it has is between the rows and the model.
+    over batches. What else it has is between the rows and the model. In a fit that processes share, each has its own
+    rows of every batch, perhaps none; `n_rows` is then how many the batch has in all processes.
+
+    Where processes hold parts of the parameters, rows have a method `joined`: the sum of a Tensor over them all.
     """
 
     def n_batches(self, batch_size) -> int:
@@ -153,8 +156,8 @@ class Plan:
         The fit that each member belongs to; None: the tensors have no axis of members.
     turns : tuple of Turn
         In their order; none: all parameters move in every step.
-    precision : {"float32", "bfloat16"}
-        Of the factors of matrix products.
+    precision : {"float32", "float64", "bfloat16"}
+        Of the factors of matrix products; rows and parameters come in the dtype that goes with it.
     """
 
     max_iter: int
@@ -278,7 +281,7 @@ def _run_epochs(turns, plan, noise, log_base, validate, watcher, kept):
         if score is not None:
             fit.validation_scores.append(score)
         of_turn = {name: bounds[-1] for name, bounds in fit.lower_bounds_of_turn.items()}
-        stop = watcher.ends(Epoch(number, fit.lower_bounds[-1], *terms[0], score, params, of_turn))
+        stop = _reduce.of_first(watcher.ends(Epoch(number, fit.lower_bounds[-1], *terms[0], score, params, of_turn)))
         early = best.should_stop(params, score, (number + 1) / plan.max_iter)
         ends = early or stop or number + 1 == plan.max_iter
         if kept.reached(partial(_state, turns, copy.copy(fit), best, validate, ends)) or ends:
@@ -290,19 +293,31 @@ def _run_epochs(turns, plan, noise, log_base, validate, watcher, kept):
     return fit
 
 
+# --------------------------------------------------------------------------------------------------- interrupted fits
 def _state(turns, fit, best, validate, ends):
     """State of an ascent after an epoch, as a tree; `ends`: it was the last one."""
+    own = {
+        "params": packed(fit.params),
+        "optimizers": [packed(turn.optimizer.state) for turn in turns],
+        "best_params": None if best.params is None else packed(best.params),
+    }
+    with _whose(turns):
+        of_processes = _reduce.gathered_at_first(own)
     return {
         "n_iter": fit.n_iter,
         "ended": bool(ends),
-        "params": packed(fit.params),
-        "optimizers": [packed(turn.optimizer.state) for turn in turns],
+        "of_processes": of_processes,
         "factors": [turn.factor for turn in turns],
         "lower_bounds": [np.array(bounds) for bounds in fit.lower_bounds_of_turn.values()],
         "validation_scores": np.array(fit.validation_scores, dtype=np.float64),
         "validation_record": np.array(getattr(validate, "record", ())),
-        "best": best.state(),
+        "best": {name: packed(getattr(best, name)) for name in best.records},
     }
+
+
+def _whose(turns):
+    """A block that sees all processes where each holds its part of the parameters, and this one where all are equal."""
+    return _reduce.together() if hasattr(turns[0].rows, "joined") else _reduce.alone()
 
 
 def _restored(saved, turns, fit, best, validate, plan):
@@ -311,18 +326,23 @@ def _restored(saved, turns, fit, best, validate, plan):
         return 0
     with checkpoints.reading():
         fit.n_iter = checked_count(saved["n_iter"], plan.max_iter, "n_iter")
-        copy_into(fit.params, saved["params"], "params")
-        for turn, state, factor in zip(turns, saved["optimizers"], saved["factors"], strict=True):
+        with _whose(turns):
+            own = _reduce.own_of(saved["of_processes"])
+        copy_into(fit.params, own["params"], "params")
+        for turn, state, factor in zip(turns, own["optimizers"], saved["factors"], strict=True):
             copy_into(turn.optimizer.state, state, "optimizer_state")
             turn.factor = unpacked(factor, 1.0, "the factor of the learning rate")
-        for bounds, own in zip(fit.lower_bounds_of_turn.values(), saved["lower_bounds"], strict=True):
-            bounds[:] = checked_records(own, fit.n_iter, "lower_bounds")
-        scores = saved["validation_scores"]
+        for bounds, record in zip(fit.lower_bounds_of_turn.values(), saved["lower_bounds"], strict=True):
+            bounds[:] = checked_records(record, fit.n_iter, "lower_bounds")
+        scores, record = saved["validation_scores"], saved["validation_record"]
         fit.validation_scores[:] = checked_records(scores, len(scores), "validation_scores")
         if hasattr(validate, "record"):
-            record = saved["validation_record"]
             validate.record = checked_records(record, len(scores) if len(record) else 0, "validation_record")
-        best.restore(saved["best"], fit.params)
+        for name in best.records:
+            setattr(best, name, unpacked(saved["best"][name], getattr(best, name), name))
+        if own["best_params"] is not None:
+            like = {name: tensor.detach() for name, tensor in fit.params.items()}
+            best.params = unpacked(own["best_params"], like, "best_params")
     return plan.max_iter if saved["ended"] is True else fit.n_iter
 
 
@@ -336,8 +356,7 @@ def _sums_of_epoch(turns):
     for turn, record in zip(turns, on_host.split([record.numel() for record in records]), strict=True):
         sums, refused = record.view(len(turn.sums), -1).tensor_split([-1], 1)
         sums = torch.where(refused > 0, 0, sums).reshape(-1, *turn.sums[0].shape).sum(0)
-        sums, n_refused = _reduce.total((sums, refused.sum()))
-        yield *sums.numpy(), int(n_refused)
+        yield *sums.numpy(), int(refused.sum())
 
 
 class _ActiveTurn:
@@ -360,6 +379,7 @@ class _ActiveTurn:
         self.n_batches = rows.n_batches(self.batch_size)
         self.n_steps = turn.n_steps or turn.n_passes * self.n_batches  # of a round
         self.products = products_of(plan.precision)
+        self.joined = getattr(rows, "joined", lambda total: total)
         self.factor = 1.0  # of the learning rate
 
     def begin_epoch(self, noise):
@@ -383,10 +403,12 @@ class _ActiveTurn:
         batch, noise = next(self.batches)
         with multiplying_by(self.products):
             bound = self.bound(self.seen, batch, noise)
-            bound.descend(beta, batch.w)
+            bound.descend(beta, batch.w, getattr(batch, "n_rows", None))
         log_prob, kl = bound.log_prob.detach(), bound.kl.detach().sum(-1)
         sums = (torch.stack([log_prob, kl, torch.ones_like(kl)]) * batch.counted).sum(-1)
-        total = sums.sum() + self.optimizer.sum_of_gradients()
+        gradient, sums = _reduce.total((self.optimizer.gradient, sums))  # so that all refuse the same steps
+        self.optimizer.gradient.copy_(gradient)
+        total = self.joined(sums.sum() + self.optimizer.sum_of_gradients())
         refused = (total - total).nan_to_num_(1.0).float()  # 1 where that is not finite, else 0
         self.optimizer.step(self.factor * multiplier, refused)
         self.sums.append(sums)
@@ -426,7 +448,7 @@ class _ActiveTurn:
 class _Best:
     """Early stopping, and the parameters of each fit at its best validation score so far."""
 
-    _records = ("score", "bar", "waited", "number", "n_seen")  # arrays, which a saved state has too
+    records = ("score", "bar", "waited", "number", "n_seen")  # its arrays
 
     def __init__(self, plan):
         self.patience, self.tol, self.earliest = plan.patience, plan.tol, plan.earliest_stop
@@ -435,17 +457,6 @@ class _Best:
         self.score, self.bar = np.full(n_fits, -np.inf), np.full(n_fits, -np.inf)
         self.waited, self.number, self.n_seen = np.zeros(n_fits, int), np.full(n_fits, -1), np.zeros(n_fits, int)
         self.params = None
-
-    def state(self):
-        records = {name: packed(getattr(self, name)) for name in self._records}
-        return records | {"params": None if self.params is None else packed(self.params)}
-
-    def restore(self, saved, params):
-        """Go on from a saved state; `params` is a template of the parameters."""
-        for name in self._records:
-            setattr(self, name, unpacked(saved[name], getattr(self, name), name))
-        if saved["params"] is not None:
-            self.params = unpacked(saved["params"], {name: each.detach() for name, each in params.items()}, "best")
 
     def should_stop(self, params, score, fraction):
         """Keep the parameters of fits with a better score, and tell whether all fits have waited in vain for one."""

@@ -144,7 +144,8 @@ class Optimizer:
         for tensor, part in zip(dense.values(), self.gradient.split(sizes), strict=True):
             keep_gradient(tensor, part.view(tensor.shape))
         self.row_gradients = {name: keep_rows_of_gradient(params[name]) for name in by_rows}
-        self.state = {"step": state["step"] if "step" in state else self.gradient.new_zeros((), dtype=torch.float32)}
+        step = state["step"] if "step" in state else torch.zeros((), device=first.device)
+        self.state = {"step": step.float()}  # which the kernel of a GPU asks for, whatever the parameters are
         for name, tensor in params.items():
             for key in (f"{name}.{average}" for average in settings.averages):
                 self.state[key] = state[key] if key in state else torch.zeros_like(tensor, requires_grad=False)

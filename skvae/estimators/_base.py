@@ -16,7 +16,7 @@ from skvae.engines import checkpoints
 from skvae.estimators.checkpoints._facts import said
 from skvae.estimators.checkpoints._resuming import resumable
 from skvae.tables.columns import listed
-from skvae.tables.weights import checked_weight
+from skvae.tables.weights import agree_in_weights, checked_weight
 
 _TERRIBLE = -1e5  # nats of a row, from which score looks for columns that should be constant
 
@@ -219,6 +219,7 @@ class LikelihoodScoreMixin:
 
 def mean_score(scores, sample_weight=None):
     """Mean over rows by weight, as a float."""
+    agree_in_weights(sample_weight)
     total, n = _reduce.total(_total(scores, sample_weight))
     return total / n
 

@@ -27,9 +27,7 @@ def validated(estimator, X, *, reset, ensure_all_finite="allow-nan", **others):
     if _reduce.is_shared():  # a process may have no rows, but not all of them
         fewest = others.pop("ensure_min_samples", 1)
         checked = _validated(estimator, X, reset, {**others, "ensure_min_samples": 0})
-        n = _reduce.count(len(checked))
-        if n < fewest:
-            raise ValueError(f"Found {n} sample(s) in all processes while a minimum of {fewest} is required.")
+        refuse_too_few(checked, fewest)
         agree_in_columns(estimator, checked)
         return checked
     return _validated(estimator, X, reset, others)
@@ -47,8 +45,17 @@ def _validated(estimator, X, reset, others):
         return validate_data(estimator, X, reset=reset, **others)
 
 
+def refuse_too_few(rows, fewest):
+    """Complain if the processes of a shared fit have fewer rows than that together."""
+    n = _reduce.count(len(rows))
+    if n < fewest:
+        raise ValueError(f"Found {n} sample(s) in all processes while a minimum of {fewest} is required.")
+
+
 def agree_in_columns(estimator, checked):
     """Refuse a shared fit whose processes have other columns, names of columns, dtypes, or sparse and dense rows."""
+    if not _reduce.is_shared():
+        return
     names = column_names(estimator)
     _reduce.agree(
         n_features=checked.shape[1],
@@ -56,6 +63,13 @@ def agree_in_columns(estimator, checked):
         dtype=str(checked.dtype),
         layout="sparse rows" if sp.issparse(checked) else "dense rows",
     )
+
+
+def agree_in_state(estimator, *attributes):
+    """Refuse a shared fit that is to go on from fits which differ: of these attributes, a hash must be the same."""
+    if _reduce.is_shared():
+        state = joblib.hash([getattr(estimator, name, None) for name in attributes])
+        _reduce.agree(**{f"the earlier fit (by a hash of {', '.join(attributes)})": state})
 
 
 def column_names(estimator):

@@ -10,8 +10,9 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 
+from skvae import _reduce
 from skvae._compat import Interval, StrOptions
-from skvae._tensors import explain_out_of_memory, resolve_device, resolve_precision, to_numpy
+from skvae._tensors import dtype_of, explain_out_of_memory, resolve_device, resolve_precision, to_numpy
 from skvae.estimators._base import Estimator
 from skvae.estimators._checks import checked_sizes
 from skvae.estimators._progress import EpochWatcher, say
@@ -47,6 +48,8 @@ class PreparedFit:
         Turns bounds and scores of the ascent into the units of the data.
     known : dict
         Fitted attributes that are known before the ascent.
+    is_spread : bool
+        Whether sums over rows are those over all processes; False: each has all rows, and fits alone.
     """
 
     training: Training
@@ -56,6 +59,7 @@ class PreparedFit:
     rows: object = None
     in_units: Callable = lambda values: values
     known: dict = field(default_factory=dict)
+    is_spread: bool = True
 
 
 class NetworkEstimator(Estimator, abc.ABC):
@@ -78,7 +82,7 @@ class NetworkEstimator(Estimator, abc.ABC):
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "warm_start": ["boolean"],
-        "precision": [StrOptions({"float32", "bfloat16", "auto"})],
+        "precision": [StrOptions({"float32", "float64", "bfloat16", "auto"})],
         "device": [str],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -88,7 +92,6 @@ class NetworkEstimator(Estimator, abc.ABC):
     _watcher = EpochWatcher
     _iteration = "epoch"
 
-    precision = "float32"  # of a subclass without the parameter
     _beta_is_of_kl = True  # whether the `beta` of the plan is the weight of a KL term
 
     @abc.abstractmethod
@@ -148,9 +151,14 @@ class NetworkEstimator(Estimator, abc.ABC):
 
     def _run(self, prepared, X=None, y=None):
         """Run the ascent of a prepared fit, watched if X is given, and set all fitted attributes."""
+        with contextlib.nullcontext() if prepared.is_spread else _reduce.alone():
+            return self._set(**self._attributes_of(prepared, self._result(prepared, X, y)))
+
+    def _result(self, prepared, X, y):
+        """Run the ascent of a prepared fit, if it has one, watched if X is given."""
         training, ascent = prepared.training, prepared.training.ascent
         if X is None:
-            return self._set(**self._attributes_of(prepared, ascent.run()))
+            return ascent.run()
 
         def snapshot(params):
             return self._attributes(prepared, training.snapshot(params))
@@ -158,9 +166,9 @@ class NetworkEstimator(Estimator, abc.ABC):
         max_iter = 1 if ascent is None else ascent.plan.max_iter
         with self._watcher(self, X, y, max_iter, snapshot, prepared.in_units) as watcher:
             result = None if ascent is None else ascent.run(watcher)
-        if self.verbose:
+        if self.verbose and _reduce.is_first():
             say(self, training.verdict(result))
-        return self._set(**self._attributes_of(prepared, result))
+        return result
 
     def _attributes_of(self, prepared, result):
         """All fitted attributes.
@@ -182,7 +190,7 @@ class NetworkEstimator(Estimator, abc.ABC):
         return {
             "parameters_": to_numpy(kept.params),
             "device_": str(prepared.device),
-            "precision_": "float32" if plan is None else plan.precision,
+            "precision_": str(dtype_of(self.precision)).removeprefix("torch.") if plan is None else plan.precision,
             "_architecture": prepared.architecture,
             "_optimizer_state": to_numpy(kept.optimizer_state) if prepared.earlier.may_go_on else {},
             **prepared.known,
@@ -212,7 +220,9 @@ class NetworkEstimator(Estimator, abc.ABC):
         )
         widest = max(a * b for a, b in itertools.pairwise(sizes))
         pays = batch_size * widest >= _LEAST_PRODUCT
-        return resolve_precision(self.precision, resolve_device(self.device), pays=pays)
+        precision = resolve_precision(self.precision, resolve_device(self.device), pays=pays)
+        _reduce.agree(precision=precision)
+        return precision
 
     def _goes_on(self, continuation):
         """Whether there is an earlier fit to go on from."""

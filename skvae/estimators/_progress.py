@@ -19,6 +19,8 @@ def say(estimator, text):
 class FitWatcher(Watcher):
     """One fit as a task of scikit-learn's callbacks, and every iteration as a task within it.
 
+    Of a shared fit, callbacks see the rows of the first process, and what they compute is of these.
+
     A subclass names the inner task (`task`), writes a line about an iteration (`line`), and turns one into the fitted
     attributes (`fitted`), which is done only when a callback asks for the estimator as it is.
 
@@ -52,24 +54,28 @@ class FitWatcher(Watcher):
         self.started = time.perf_counter()
 
     def __enter__(self):
-        self.root.call_on_fit_task_begin(**self.data)
+        with _reduce.by_itself():
+            self.root.call_on_fit_task_begin(**self.data)
         return self
 
     def __exit__(self, error, *_):
         if error is None:
-            self.root.call_on_fit_task_end(**self.data)
+            with _reduce.by_itself():
+                self.root.call_on_fit_task_end(**self.data)
 
     def begins(self, number):
         if self.heard:
-            self.now = self.root.subcontext(task_name=self.task).call_on_fit_task_begin(**self.data)
+            with _reduce.by_itself():
+                self.now = self.root.subcontext(task_name=self.task).call_on_fit_task_begin(**self.data)
 
     def ends(self, report):
         self.unsaid = report
         if self.verbose and self._is_due(report):
             self._say_line()
-        return self.heard and self.now.call_on_fit_task_end(
-            **self.data, reconstruction_attributes=lambda: self.fitted(report)
-        )
+        if not self.heard:
+            return False
+        with _reduce.by_itself():  # the other processes take no part in what a callback computes
+            return self.now.call_on_fit_task_end(**self.data, reconstruction_attributes=lambda: self.fitted(report))
 
     def concludes(self, reason):
         if not self.verbose:

@@ -52,7 +52,7 @@ class ReconstructionTerm(abc.ABC):
         """
 
     def init_own(self, mean, variance):
-        """Find `own` at about the same maximum, from means and variances (D,): a dict of float32 Tensors."""
+        """Find `own` at about the same maximum, from means and variances (D,): a dict of Tensors."""
         return {}
 
     def log_prob_and_back(self, x, f, own=None):
@@ -185,7 +185,7 @@ class ClickLikelihood(ReconstructionTerm):
 
     def log_prob_of_linear(self, x, h, weight, bias):
         """Compute log_prob(x, h @ weight + bias), (B,), of hidden values h (B, H) and a last layer (H, D) and (D,)."""
-        return self.log_prob(x, products().times(h, weight) + bias)
+        return self.log_prob(x, products().times(x.spread(h), weight) + bias)
 
     def check(self, X):
         """Complain of entries of a non-negative CSR matrix that the likelihood cannot have; by default of none."""

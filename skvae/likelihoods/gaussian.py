@@ -111,4 +111,4 @@ class Gaussian(Likelihood):
         if not self.learned:
             return {}
         psi = variance if self.noise == "diag" else variance.mean(-1, keepdim=True)
-        return {"noise": self.raw(psi.double()).float()}
+        return {"noise": self.raw(psi.double()).to(psi)}

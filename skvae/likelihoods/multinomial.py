@@ -44,7 +44,7 @@ class Multinomial(CountDomain, Likelihood, ClickLikelihood):
 
         Where that would be large, a block of items at a time.
         """
-        blocks = column_blocks(len(x), x.n_columns, h.device)
+        blocks, h = column_blocks(len(x), x.n_columns, h.device), x.spread(h)
         if len(blocks) == 1:
             return _MultinomialOfLinear.apply(h, weight, bias, x)
         return _MultinomialInBlocks.apply(h, weight, bias, x, blocks)
@@ -106,9 +106,9 @@ class _MultinomialOfLinear(torch.autograd.Function):
         ctx.products = products()
         f = ctx.products.affine(h, ctx.products.weight(weight), bias)
         total = x.sum()
-        linear = x.inner(f)
-        top = f.amax(1, keepdim=True)
-        norm = f.sub_(top).exp_().sum(1)
+        linear = x.own_inner(f)
+        top = x.largest(f.amax(1, keepdim=True))
+        linear, norm = x.joined(linear, f.sub_(top).exp_().sum(1))
         ctx.save_for_backward(h, weight, f, total / norm)
         ctx.x = x
         return linear - total * (top[:, 0] + norm.log())
@@ -147,9 +147,12 @@ class _MultinomialInBlocks(torch.autograd.Function):
             scores[entries] = f.view(-1)[cells]
             top = f.amax(1, keepdim=True)
             log_norm = torch.logaddexp(log_norm, f.sub_(top).exp_().sum(1, keepdim=True).log_().add_(top))
+        top = x.largest(log_norm)
+        linear, norm = x.joined(x.own_sum(x.value * scores), (log_norm - top).exp_())
+        log_norm = top + norm.log_()
         ctx.save_for_backward(h, weight, bias, log_norm)
         ctx.x, ctx.blocks = x, blocks
-        return x.sum(x.value * scores) - x.sum() * log_norm[:, 0]
+        return linear - x.sum() * log_norm[:, 0]
 
     @staticmethod
     @once_differentiable

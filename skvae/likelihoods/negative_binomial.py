@@ -34,9 +34,9 @@ class NegativeBinomial(CountLikelihood):
 
     def init_own(self, mean, variance):
         """Find log-dispersions by the method of moments, r = mean^2 / (variance - mean), within 0.01 and 10,000."""
-        mean, variance = mean.double(), variance.double()
+        dtype, mean, variance = mean.dtype, mean.double(), variance.double()
         r = mean.square() / (variance - mean).clamp(min=LEAST_RATE**2)
-        return {"dispersion": r.clamp(1e-2, 1e4).log().float()}
+        return {"dispersion": r.clamp(1e-2, 1e4).log().to(dtype)}
 
     def _log_dispersion(self, own, f):
         return beside(own["dispersion"], f).clamp(-_LOG_DISPERSION, _LOG_DISPERSION)

@@ -25,11 +25,11 @@ class WeightedGaussian(ClickLikelihood):
     def log_prob(self, x, f, own=None):
         clicked = x.take(f)
         correction = self.c1 * (x.value - clicked).square() - self.c0 * clicked.square()
-        return -0.5 * (self.c0 * f.square().sum(-1) + x.sum(correction))
+        return -0.5 * (self.c0 * x.over_cells(f.square()) + x.sum(correction))
 
     def log_base(self, x):
         n_clicked = x.sum(torch.ones_like(x.value))
-        n_other = x.n_columns - n_clicked
+        n_other = x.n_observed() - n_clicked
         return 0.5 * (n_clicked * math.log(self.c1 / (2 * math.pi)) + n_other * math.log(self.c0 / (2 * math.pi)))
 
     def init_bias(self, mean, share):

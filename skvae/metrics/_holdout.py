@@ -150,15 +150,18 @@ def content_holdout(X, test_size=0.2, seed=0):
     return hide(X, content_keys(X, seed), share_of_rows(X, test_size))
 
 
-def content_keys(X, seed):
-    """A key for each row of canonical CSR, from its items and its rank among rows with the same items."""
+def content_keys(X, seed, ranks=None):
+    """A key for each row of canonical CSR, from its items and its rank among rows with the same items.
+
+    `ranks` computes these ranks from keys; None: among the rows of X.
+    """
     hashed = combine(_key(seed), X.indices.astype(np.int64))
     # The key of a row is a sum over its items: it does not see their order. Where the total wraps around, so do the
     # differences.
     total = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(hashed)])
     sums = total[X.indptr[1:]] - total[X.indptr[:-1]]
     keys = combine(sums, np.diff(X.indptr).astype(np.int64))
-    rank = _rank_among_equals(keys)
+    rank = (ranks or rank_among_equals)(keys)
     # The first of equal rows keeps the key of a row that has no equals.
     return np.where(rank > 0, combine(keys, rank), keys)
 
@@ -184,7 +187,7 @@ def check_seed(seed):
         raise ValueError(f"seed must be an int, so that every call splits alike, but seed={seed!r} was given.")
 
 
-def _rank_among_equals(keys):
+def rank_among_equals(keys):
     """For each key, the number of equal keys before it."""
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]

@@ -138,24 +138,30 @@ class _RankingScorer:
 
     def _scores(self, estimator, X, y, **settings):
         transforms, model = _unwrap(estimator)
-        foldin, truth = self._foldin_and_truth(transforms, X, y)
+        foldin, truth = self.foldin_and_truth(transforms, X, y)
         if not truth.nnz:
-            raise ValueError(
-                "A ranking scorer needs a user with a held-out item, but "
-                + (
-                    "no user of X has two interactions, one to show and one to hide."
-                    if y is None or np.ndim(y) == 1
-                    else "y holds none that is not in X too: what was seen is not counted."
-                )
-            )
+            raise self.no_truth(y)
         metrics = {name: _parse(name, self.k) for name in self.names}
         ranked = _rank(model, foldin, min(foldin.shape[1], max(k for _, k in metrics.values())))
         return {name: metric(truth, ranked=ranked, k=k, **settings) for name, (metric, k) in metrics.items()}
 
-    def _foldin_and_truth(self, transforms, X, y):
+    @staticmethod
+    def no_truth(y):
+        """The error to raise where there is nothing to find."""
+        return ValueError(
+            "A ranking scorer needs a user with a held-out item, but "
+            + (
+                "no user of X has two interactions, one to show and one to hide."
+                if y is None or np.ndim(y) == 1
+                else "y holds none that is not in X too: what was seen is not counted."
+            )
+        )
+
+    def foldin_and_truth(self, transforms, X, y, split=content_holdout):
+        """What the model sees of the users, and what it is to find; `split` hides a part of X where y has none."""
         if y is None or np.ndim(y) == 1:
             X = _transform(transforms, X)
-            foldin, heldout = content_holdout(X, self.holdout, self.seed)
+            foldin, heldout = split(X, self.holdout, self.seed)
             return _like(foldin, X), heldout
         if np.shape(y) != np.shape(X):
             raise ValueError(

@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.model_selection import check_cv
 from sklearn.pipeline import Pipeline
 
+from skvae import _reduce
 from skvae._compat import CALLBACKS, check_method_params, safe_split
 from skvae.estimators._checks import differ
 from skvae.estimators._network import NetworkEstimator
@@ -149,6 +150,8 @@ class _Fit:
         X, y = safe_split(estimator, X, y, train)
         if before is not None:
             X = before.fit_transform(X, y)
+        if getattr(network, "data_parallel", False) and _reduce.there_are_others():
+            return  # all processes must make the same fits
         network._validate_params()
         self.key = _key(X, own)
         prepared = network._prepare(X, Continuation.FRESH, **own)

@@ -57,7 +57,7 @@ def as_numbers(X, columns, custom=None):
     _refuse(columns, numbers, np.isinf(numbers), asked, "correct it, or make such cells missing")
     for block in columns.blocks:
         likelihood = likelihood_of(block, columns, custom)
-        if likelihood.outside is not None:
+        if likelihood.outside is not None and len(numbers):
             x = numbers[:, block.of_table]
             asked = f"with likelihood '{likelihood.label}' expects {likelihood.domain}"
             remedy = f"{likelihood.remedy} it, or give this column another likelihood"

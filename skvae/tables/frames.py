@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.utils import check_array
 
+from skvae import _reduce
 from skvae.tables import polars_frames
 from skvae.tables.polars_frames import is_polars
 
@@ -27,7 +28,8 @@ def as_table(X, who):
         given, X = X, np.asarray(X)
         if X.dtype.kind in "US" and not isinstance(given, np.ndarray):  # [[1, "a"]]: the 1 should stay a number
             X = np.asarray(given, dtype=object)
-    if 0 in X.shape or not is_frame(X) and (X.ndim != 2 or X.dtype.kind not in "fiubOUS"):
+    nothing = 0 in X.shape[_reduce.is_shared() :]  # a process of a shared fit may have no rows
+    if nothing or not is_frame(X) and (X.ndim != 2 or X.dtype.kind not in "fiubOUS"):
         check_array(X, ensure_all_finite=False, estimator=who)
         raise ValueError(f"{who} expects a table of numbers, Booleans or strings, but X has dtype {X.dtype}.")
     return X

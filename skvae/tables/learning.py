@@ -1,9 +1,11 @@
 """Learning the facts of a table's columns: likelihoods and levels from its types, scales from its numbers."""
 
+import itertools
 from numbers import Real
 
 import numpy as np
 
+from skvae import _reduce
 from skvae._rounding import CONSTANT_VARIANCE, is_constant
 from skvae.likelihoods.gaussian import NOISES
 from skvae.tables.categories import sorted_values
@@ -83,6 +85,62 @@ def read_columns(X, likelihood="gaussian", noise="diag", *, names=None, who="Col
     ).with_blocks(_blocks(assigned, objects, levels))
 
 
+def columns_of_all(columns):
+    """Give the columns that the rows of all processes have, from those that each has read of its own.
+
+    Parameters
+    ----------
+    columns : Columns or None
+        From `read_columns`; None: this process has no rows.
+
+    Returns
+    -------
+    columns : Columns
+        With the levels that occur in any process.
+
+    Raises
+    ------
+    ValueError
+        If no process has rows, or the likelihoods of a column differ between processes.
+    """
+    heard = _reduce.gathered(columns)
+    first, *others = [rank for rank, each in enumerate(heard) if each is not None] or [None]
+    if first is None:
+        raise ValueError("Found 0 sample(s) in all processes while a minimum of 1 is required.")
+    if not others:
+        return heard[first]
+    assigned = [
+        {j: block.likelihood for block in heard[rank].blocks for j in block.columns} for rank in (first, *others)
+    ]
+    for rank, own in zip(others, assigned[1:], strict=True):
+        for j in own:
+            if own[j] != assigned[0].get(j):
+                raise ValueError(
+                    f"The processes that share a fit must read a column alike, but column "
+                    f"{label(heard[first].names, j)!r} is {assigned[0].get(j)!r} in process {first} and {own[j]!r} in "
+                    f"process {rank}. Name its likelihood, or give it the same type everywhere."
+                )
+    return _with_levels_of(heard[first], [heard[rank] for rank in others])
+
+
+def _with_levels_of(columns, others):
+    """The same columns with levels of others beside their own, sorted where they differ."""
+    levels, dtypes = dict(columns.levels), dict(columns.level_dtypes)
+    for j, own in columns.levels.items():
+        lists = [own, *(each.levels[j] for each in others)]
+        if any(each != own for each in lists):
+            values = np.fromiter(itertools.chain(*lists), dtype=object)
+            levels[j] = sorted_values(values, label(columns.names, j))
+    for each in others:
+        dtypes = each.level_dtypes | dtypes
+    booleans = tuple(j for j in columns.boolean_columns if all(j in each.boolean_columns for each in others))
+    blocks = [
+        block._replace(sizes=tuple(len(levels[j]) if j in levels else 1 for j in block.columns))
+        for block in columns.blocks
+    ]
+    return columns._replace(levels=levels, level_dtypes=dtypes, boolean_columns=booleans).with_blocks(blocks)
+
+
 def _blocks(assigned, objects, levels):
     """Make a block for each likelihood and group, whose place in the layout is still to be set."""
     members = {}
@@ -125,7 +183,7 @@ def measure_columns(columns, numbers, sample_weight=None, custom=None):
     refuse_empty_columns(numbers, columns.who, names=columns.names)
     refuse_overflow(numbers, np.float64)
     missing = np.isnan(numbers)
-    seen = ~missing if missing.any() else None
+    seen = ~missing if _reduce.largest(bool(missing.any())) else None
     mean, variance = column_means_and_variances(numbers, weight, seen)
     share, constant = _nonzero_shares(numbers, seen, weight), is_constant(variance, mean)
     columns = _without_constants(columns, custom, constant, mean)
@@ -188,6 +246,7 @@ def _shares_of_levels(numbers, weight, block):
     for j, size in zip(block.columns, block.sizes):
         rows = np.flatnonzero(~np.isnan(numbers[:, j]))
         total = np.bincount(numbers[rows, j].astype(np.intp), weight[rows], minlength=size)
+        total = _reduce.count(total)
         shares.append(total / total.sum())
     return np.concatenate(shares)
 
@@ -209,11 +268,13 @@ def _input_scales(columns, custom, numbers, seen, weight):
 def _nonzero_shares(values, seen, weight):
     """Compute the share of the observed cells of each column that are not zero, some columns at once."""
     shares = []
-    for part in slices(values.shape[1], _CELLS_AT_ONCE // len(values)):
+    total = _reduce.count(weight.sum())
+    for part in slices(values.shape[1], _CELLS_AT_ONCE // max(1, _reduce.largest(len(values)))):
         counted = values[:, part] != 0
-        if seen is None:
-            shares.append(weight @ counted.astype(np.float64) / weight.sum())
-        else:
+        if seen is not None:
             counted &= seen[:, part]
-            shares.append(weight @ counted.astype(np.float64) / seen_weight(weight, seen[:, part]))
+        shares.append(
+            _reduce.count(weight @ counted.astype(np.float64))
+            / (total if seen is None else seen_weight(weight, seen[:, part]))
+        )
     return np.concatenate(shares)

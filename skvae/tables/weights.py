@@ -53,6 +53,11 @@ def weigh(X, sample_weight, n_hashed=None):
     return X, None if weight is None or (weight == 1).all() else weight
 
 
+def agree_in_weights(sample_weight):
+    """Refuse that some processes of a shared fit give weights, and others none."""
+    _reduce.agree(weights="sample_weight" if sample_weight is not None else "no sample_weight")
+
+
 @contextlib.contextmanager
 def together_if_small(X, sample_weight):
     """Give every process of a shared fit the rows of all, where they are few: then each fits alone.
@@ -62,7 +67,7 @@ def together_if_small(X, sample_weight):
     X, sample_weight
         The rows of all, or this process's own.
     """
-    _reduce.agree(weights="sample_weight" if sample_weight is not None else "no sample_weight")
+    agree_in_weights(sample_weight)
     if not _reduce.is_shared():
         yield X, sample_weight
         return
@@ -146,7 +151,7 @@ def observations(weight, most=None):
         Of each observation, in order.
     weight : float64 ndarray of shape (n_observations,)
     """
-    size = 1.0 if most is None else max(1.0, weight.sum() / most)
+    size = 1.0 if most is None else max(1.0, _reduce.count(weight.sum()) / most)
     n = np.ceil(weight / size).astype(np.int64)
     weight_of = np.full(n.sum(), size)
     weight_of[np.cumsum(n) - 1] = weight - (n - 1) * size
@@ -170,10 +175,12 @@ def spread(X, weight, n_rows):
     X, weight
         The very same objects where nothing had to change.
     """
-    if weight is None or len(X) >= n_rows or weight.max() <= 1:
+    heaviest = _reduce.largest(1.0 if weight is None else weight.max(initial=0.0))
+    if heaviest <= 1 or _reduce.count(len(X)) >= n_rows:
         return X, weight
+    weight = np.ones(len(X)) if weight is None else weight
     most = np.maximum(np.floor(weight), 1.0)
-    parts = np.floor(n_rows * weight / weight.sum()).clip(1.0, most).astype(np.int64)
+    parts = np.floor(n_rows * weight / _reduce.count(weight.sum())).clip(1.0, most).astype(np.int64)
     row = np.repeat(np.arange(len(X)), parts)
     each = np.floor(weight / parts)  # whole observations; the first parts get one more, the last what is left
     rank = np.arange(len(row)) - np.repeat(np.cumsum(parts) - parts, parts)
@@ -181,6 +188,19 @@ def spread(X, weight, n_rows):
     split = each[row] + (rank < left[row])
     split[np.cumsum(parts) - 1] += weight - np.floor(weight)
     return X[row], split
+
+
+def scaled(weight):
+    """Weights of mean 1 over the rows of all processes."""
+    total, n = _reduce.total((weight.sum(), len(weight)))
+    return weight / (total / n)
+
+
+def weighted_mean(values, weight):
+    """Mean over the rows of all processes, by weight."""
+    by_row = weight.reshape(-1, *[1] * (values.ndim - 1))
+    total, n = _reduce.total(((values * by_row).sum(axis=0), weight.sum()))
+    return total / n
 
 
 def drop_weightless(X, sample_weight):

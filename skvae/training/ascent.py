@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from skvae import _reduce
 from skvae._tensors import Cells, Noise
 from skvae.elbo import FitResult
 from skvae.engines import gradient, schedules
 from skvae.models.autoencoders.vae import PerRowVAE
-from skvae.training.factor_analysis_start import statistics_of
+from skvae.training.factor_analysis_start import random_network
 from skvae.training.members import MemberNoise, MemberRows, Stream, of_member, one_member
 from skvae.training.rows import LinearPath, heads_of_path
 
@@ -75,9 +76,10 @@ def ascent_of_members(model, params, stream, plan, *, validation=None, optimizer
 
 
 def mean_log_base(model, table, weight):
-    """Weighted mean over rows of `likelihood.log_base`, a number for each row of `weight` (n_members or 1, n_rows)."""
+    """Weighted mean over all rows of `likelihood.log_base`, one for each row of `weight` (n_members or 1, n_rows)."""
     log_base = model.likelihood.log_base(Cells(table.x, table.observed)).double()
-    return (weight.double() @ log_base / weight.double().sum(1)).cpu().numpy()
+    total, n = _reduce.total((weight.double() @ log_base, weight.double().sum(1)))
+    return (total / n).cpu().numpy()
 
 
 @dataclass
@@ -171,7 +173,6 @@ class SingleNetwork(Training):
     linear_path : LinearPath or None, default=None
     optimizer_state : dict of Tensor or None, default=None
         Of an earlier fit, with an axis of members.
-    dtype : torch.dtype, default=torch.float32
     validation : Validation or None, default=None
         The parameters with the best score are kept, the initial ones among them.
     """
@@ -186,21 +187,20 @@ class SingleNetwork(Training):
         *,
         linear_path=None,
         optimizer_state=None,
-        dtype=torch.float32,
         validation=None,
     ):
         if params is None:
-            params = one_member(model.init(noise.fold("init"), statistics_of(rows.columns)))
+            params = one_member(random_network(model, rows, noise))
             if isinstance(model, PerRowVAE):
-                params |= model.init_rows(len(rows))
+                params |= model.init_rows(len(rows), rows.dtype)
         params = {name: tensor.to(rows.device) for name, tensor in params.items()}
         self.linear_path, self.initial, self.initial_score = linear_path, None, None
         if validation is not None:  # the engine scores only what its epochs come to, and moves the parameters in place
             self.initial = {name: tensor.clone() for name, tensor in params.items()}
             self.initial_score = validation(params)
-        weight = torch.from_numpy(rows.weight)[None].to(device=rows.device, dtype=dtype)
-        heads = heads_of_path(linear_path, rows, model, dtype)
-        stream = Stream(rows.encoded(linear_path, dtype), noise, 1, weight, heads)
+        weight = torch.from_numpy(rows.weight)[None].to(device=rows.device, dtype=rows.dtype)
+        heads = heads_of_path(linear_path, rows, model)
+        stream = Stream(rows.encoded(linear_path), noise, 1, weight, heads).among_all()
         self.ascent = ascent_of_members(
             model, params, stream, plan, validation=validation, optimizer_state=optimizer_state
         )
@@ -233,7 +233,7 @@ def kept_epoch(result, plan):
     return f"kept the network of epoch {min((best + 1) * plan.validate_every, result.n_iter)}"
 
 
-def fit_row_posteriors(model, rows, params, linear_path, dtype):
+def fit_row_posteriors(model, rows, params, linear_path):
     """Raise the bound of each row over a posterior of its own, while the decoder stays; returns the posteriors.
 
     Parameters
@@ -244,13 +244,13 @@ def fit_row_posteriors(model, rows, params, linear_path, dtype):
     params : dict of Tensor
         Initial posteriors, with an axis of one member.
     linear_path : LinearPath or None
-    dtype : torch.dtype
     """
     n = len(rows)
     summed = replace(rows, weight=np.full(n, float(n)))  # not a mean: no row's steps depend on the others
     plan = gradient.Plan(_SVI_STEPS, n, _SVI_RATE, rate_schedule=schedules.cosine)
-    single = SingleNetwork(model, summed, Noise(0), plan, params, linear_path=linear_path, dtype=dtype)
-    return single.ascent.run().params
+    with _reduce.by_itself():
+        single = SingleNetwork(model, summed, Noise(0), plan, params, linear_path=linear_path)
+        return single.ascent.run().params if n else params
 
 
 def member_result(result, member, linear_path, validation_scores):

@@ -1,14 +1,18 @@
 """A fit of a network to a matrix of clicks, users x items."""
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 
+from skvae import _reduce
 from skvae._hash import combine
-from skvae._tensors import Noise, Rows
+from skvae._tensors import Noise, Rows, Split, SplitRows, WholeRows
 from skvae.elbo import FitResult
+from skvae.engines.watching import Watcher
 from skvae.training.ascent import Ascent, Training
 
 
@@ -21,15 +25,16 @@ def informative_users(X, weight, likelihood):
     return X[kept], None if weight is None else weight[kept]
 
 
-def initial_params(model, X, weight, noise, device):
-    """Random weights, with the decoder's biases at the marginal maximum of the likelihood."""
+def initial_params(model, X, weight, noise, device, dtype):
+    """Random weights, with the decoder's biases at the marginal maximum of the likelihood; of this dtype."""
     if weight is None:
         total, count = X.sum(axis=0, dtype=np.float64), np.bincount(X.indices, minlength=X.shape[1])
     else:
         total = weight @ X
         count = np.bincount(X.indices, np.repeat(weight, np.diff(X.indptr)), minlength=X.shape[1])
-    mean, share = (torch.from_numpy(sums.astype(np.float32) / X.shape[0]) for sums in (total, count))
-    return {name: tensor.to(device) for name, tensor in model.init(noise.fold("init"), mean, share).items()}
+    total, count, n = _reduce.total((total, count, X.shape[0]))
+    mean, share = (torch.from_numpy(sums).to(dtype) / n for sums in (total, count))
+    return {name: tensor.to(device, dtype) for name, tensor in model.init(noise.fold("init"), mean, share).items()}
 
 
 def with_new_items(params, optimizer_state, initial):
@@ -80,14 +85,14 @@ class UserStatistics(NamedTuple):
         """Statistics of the rows of X, CSR, by their weights if these are not None."""
         lengths = np.diff(X.indptr)
         some = lengths > 0
-        if not some.any():
+        if not _reduce.largest(bool(some.any())):
             return cls(0.0, 0.0)
-        mean = float(np.average(lengths[some], weights=None if weight is None else weight[some]))
-        return cls(mean, similarity_beyond_chance(X[np.flatnonzero(some)]))
+        lengths, weight = lengths[some], None if weight is None else weight[some]
+        return cls(_mean(lengths, weight), similarity_beyond_chance(X[np.flatnonzero(some)]))
 
 
 def similarity_beyond_chance(X, n_users=1000):
-    """How much more alike users are than if each had drawn items by their popularity.
+    """How much more alike users are than if each had drawn items by their popularity; in a shared fit, those of all.
 
     With s the mean cosine similarity of a user's items to those of the most similar user, and s_0 the same after the
     items of all users have been shuffled, it is (s - s_0) / (1 - s_0), as in Cohen's kappa. Users with equal items
@@ -105,13 +110,31 @@ def similarity_beyond_chance(X, n_users=1000):
     similarity : float
         At most 1; about 0 for independent draws, and 0 for a single user.
     """
-    keys = np.add.reduceat(combine(0, X.indices.astype(np.int64)), X.indptr[:-1])
-    X = X[np.unique(keys, return_index=True)[1][:n_users]]
+    keys = np.add.reduceat(combine(0, X.indices.astype(np.int64)), X.indptr[:-1]) if X.nnz else X.indptr[:0]
+    keys, X = _first_of_each(keys, X, n_users)
+    if _reduce.is_shared():
+        parts, rows = zip(*_reduce.gathered((keys, X)))
+        _, X = _first_of_each(np.concatenate(parts), sp.csr_array(sp.vstack(rows, format="csr")), n_users)
     items = X.indices[Noise(0).fold("similarity").permutation(X.nnz)]
     shuffled = sp.csr_array((np.ones(X.nnz), items, X.indptr.copy()), shape=X.shape)
     shuffled.sum_duplicates()  # changes indptr
     of_users, of_chance = mean_similarity_to_nearest(X), mean_similarity_to_nearest(shuffled)
     return (of_users - of_chance) / (1 - of_chance) if of_chance < 1 else 0.0
+
+
+def _first_of_each(keys, X, n):
+    """The n least different keys, and the first row of each."""
+    keys, index = np.unique(keys, return_index=True)
+    return keys[:n], X[index[:n]]
+
+
+def _mean(values, weight):
+    """Weighted mean over the rows of all processes."""
+    if not _reduce.is_shared():
+        return float(np.average(values, weights=weight))
+    weight = np.ones(len(values)) if weight is None else weight
+    total, n = _reduce.total((float(values @ weight), float(weight.sum())))
+    return total / n
 
 
 def mean_similarity_to_nearest(X):
@@ -126,31 +149,98 @@ def mean_similarity_to_nearest(X):
 class ClickTraining(Training):
     """One network, trained on the users of a click matrix.
 
+    In a fit that processes share, each has rows of its own here. For the ascent, each gets the columns of its own items
+    of the users of all (`skvae._tensors.Split`), and the parameters that belong to these items.
+
     Parameters
     ----------
-    model : object with bound(params, batch, noise) and a likelihood
+    model : object with bound(params, batch, noise), a likelihood and item_axes
     X : CSR array of shape (n_users, n_items)
         Informative users only.
     weight : float64 ndarray of shape (n_users,) or None
-        Of the users, with mean 1; None: 1 each.
+        Of the users, with mean 1 over those of all processes; None: 1 each.
     noise : Noise
     plan : gradient.Plan
     params : dict of Tensor
         Where to begin.
-    validation : Validation or None, default=None
+    validation : callable or None, default=None
+        `Split` or None -> Validation.
     optimizer_state : dict of Tensor or None, default=None
         Of an earlier fit.
+    keeps_state : bool, default=True
+        Whether a later fit may ask for the optimizer's state.
     """
 
-    def __init__(self, model, X, weight, noise, plan, params, *, validation=None, optimizer_state=None):
-        rows = Rows(X, next(iter(params.values())).device, weight=weight)
+    def __init__(
+        self, model, X, weight, noise, plan, params, *, validation=None, optimizer_state=None, keeps_state=True
+    ):
+        some = next(iter(params.values()))
+        self.split, self.axes, self.keeps_state = None, model.item_axes, keeps_state
+        if _reduce.is_shared():
+            self.split = Split(_reduce.company(), X.shape[1])
+            rows = rows_of_all(X, weight, self.split, some.device, some.dtype)
+            params = self.split.cut(params, self.axes.get)
+            optimizer_state = (
+                None if optimizer_state is None else self.split.cut(optimizer_state, self._axis_of_average)
+            )
+        else:
+            rows = Rows(X, some.device, some.dtype, weight)
         batches = rows.batches(plan.batch_size)
         log_base = torch.stack([(batch.w * model.likelihood.log_base(batch)).sum() for batch in batches])
         log_base = sum(log_base.cpu().tolist()) / len(rows)
-        self.ascent = Ascent(model, params, rows, plan, noise, log_base, validation, optimizer_state)
+        validation = None if validation is None else validation(self.split)
+        ascent = Ascent(model, params, rows, plan, noise, log_base, validation, optimizer_state)
+        self.ascent = ascent if _reduce.company() is None else TogetherAscent(**vars(ascent), whole=self._whole)
+
+    def _axis_of_average(self, key):
+        return self.axes.get(key.rpartition(".")[0])
+
+    def _whole(self, params):
+        """The parameters of all items."""
+        return params if self.split is None else self.split.whole(params, self.axes.get)
 
     def conclude(self, result):
-        return result
+        if self.split is None:
+            return result
+        state = self.split.whole(result.optimizer_state, self._axis_of_average) if self.keeps_state else {}
+        return replace(result, params=self._whole(result.params), optimizer_state=state)
 
     def snapshot(self, params):
         return FitResult(params, lower_bounds=[np.nan], validation_scores=[], n_iter=1)
+
+
+@dataclass
+class TogetherAscent(Ascent):
+    """An ascent that all processes of a shared fit make alike, each with what it has of the parameters.
+
+    Attributes
+    ----------
+    whole : callable
+        Own parameters -> those of all.
+    """
+
+    whole: Callable = None
+
+    def run(self, watcher=None):
+        if _reduce.of_first(getattr(watcher, "heard", False)):
+            watcher = _ToldAll(watcher, self.whole)
+        with _reduce.alone():
+            return super().run(watcher)
+
+
+class _ToldAll(Watcher):
+    """Tells callbacks, of which only the first process has any, of the parameters of all processes."""
+
+    def __init__(self, watcher, whole):
+        self.watcher, self.whole = watcher, whole
+        self.begins, self.concludes = watcher.begins, watcher.concludes
+
+    def ends(self, report):
+        return self.watcher.ends(report._replace(params=self.whole(report.params)))
+
+
+def rows_of_all(X, weight, split, device, dtype):
+    """`SplitRows` of the users of all processes, who are in the order of these."""
+    whole = WholeRows(*map(np.concatenate, zip(*_reduce.gathered(WholeRows.of(X, dtype)))))
+    weight = None if weight is None else np.concatenate(_reduce.gathered(weight))
+    return SplitRows(split.columns_of_all(X), split, whole, device, dtype, weight)

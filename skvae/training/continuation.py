@@ -78,13 +78,13 @@ class Earlier:
             estimator._optimizer_state,
         )
 
-    def params_on(self, device):
+    def params_on(self, device, dtype):
         """Copies of the parameters as tensors, which an ascent may move."""
-        return to_device(self.parameters, device)
+        return to_device(self.parameters, device, dtype)
 
-    def optimizer_state_on(self, device):
+    def optimizer_state_on(self, device, dtype):
         """Copies of the optimizer state as tensors; None if there is none."""
-        return to_device(self.optimizer_state, device) or None
+        return to_device(self.optimizer_state, device, dtype) or None
 
     def extended_by(self, kept, plan, in_units, *, has_kl=True):
         """Fitted attributes that record the earlier fit and a new one.

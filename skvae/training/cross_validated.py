@@ -12,10 +12,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from skvae import _reduce
 from skvae._tensors import Cells
 from skvae.elbo import kl_to_standard_normal
 from skvae.models.autoencoders.encoder_decoder import with_heads
 from skvae.models.decomposition import factor_analysis as fa
+from skvae.tables.weights import weighted_mean
 from skvae.training import defaults
 from skvae.training.ascent import (
     NetworkResult,
@@ -32,7 +34,7 @@ from skvae.training.factor_analysis_start import (
     factor_analysis,
     factor_analysis_network,
     posterior,
-    statistics_of,
+    random_network,
     tempered,
     without_noise,
     zero_skips,
@@ -72,7 +74,7 @@ def factor_analysis_result(model, rows, noise, found, beta=1.0, noise_floor=None
     """
     tied = model.likelihood.noise == "isotropic"
     params = factor_analysis_network(model, rows, noise, found, floor=0.0)
-    bound = np.average(evaluate(fa.log_prob, found, rows.Z), weights=rows.weight)
+    bound = weighted_mean(evaluate(fa.log_prob, found, rows.Z), rows.weight)
     return NetworkResult(
         params,
         lower_bounds=np.array([bound]),
@@ -102,11 +104,11 @@ def folds_of(rows, held_out, noise, fraction):
     -------
     folds : Folds
     """
-    n = len(rows)
     if held_out is not None:
-        weight = np.concatenate([rows.weight, np.zeros(len(held_out))])
-        return Folds(weight[None], [HeldOutRows.once(np.arange(n, n + len(held_out)))])
-    folds = deal_folds(rows, noise, defaults.n_folds(n, rows.x.size, rows.n_observations), fraction)
+        weight, first = np.concatenate([rows.weight, np.zeros(len(held_out))]), len(rows)
+        return Folds(weight[None], [HeldOutRows.once(np.arange(first, first + len(held_out)))])
+    n = rows.n_all
+    folds = deal_folds(rows, noise, defaults.n_folds(n, n * rows.x.shape[1], rows.n_observations), fraction)
     return folds if n < defaults.MANY_ROWS else Folds(folds.weight[1:], folds.held_out[1:])
 
 
@@ -160,7 +162,7 @@ class CrossValidatedNetwork(Training):
         seen = (folds.weight > 0).any(0)
         self.seen = rows if seen.all() else rows.rows(np.flatnonzero(seen))
         weight = folds.weight[:, seen]
-        self.weight = weight / weight.mean(1, keepdims=True)
+        self.weight = weight / (_reduce.count(weight.sum(1, keepdims=True)) / self.seen.n_all)
         Z, self.fa_params = self.seen.Z, None
         if from_factor_analysis:  # the other copies begin at that of the first, which sees most rows
             self.fa_params = [self._factor_analysis(Z, self.weight[0])]
@@ -195,9 +197,9 @@ class CrossValidatedNetwork(Training):
 
     def _initial_params(self):
         """Initial parameters of all members: the copies of the first restart, then those of the second."""
-        random = self.model.init(self.noise.fold("init"), statistics_of(self.rows.columns))
+        random = random_network(self.model, self.rows, self.noise)
         if self.fa_params is not None:
-            random |= zero_skips(self.model)
+            random |= zero_skips(self.model, self.rows)
         random = {name: tensor.to(self.rows.device) for name, tensor in random.items()}
         networks = [
             random if found is None else factor_analysis_network(self.model, self.rows, self.noise, found)
@@ -208,13 +210,13 @@ class CrossValidatedNetwork(Training):
 
     def _stream(self):
         """The rows that some copy learns from, with the weights of all members."""
-        weight = torch.from_numpy(self.weight).float().to(self.rows.device).repeat(len(self.restarts), 1)
+        weight = self._placed(self.weight).repeat(len(self.restarts), 1)
         heads = None
         if self.fa_params is not None:
             heads = torch.stack(
                 [self._linear_heads(found, self.seen) for restart in self.restarts for found in restart]
             )
-        return Stream(self.seen.encoded(self.linear_path), self.noise, len(weight), weight, heads)
+        return Stream(self.seen.encoded(self.linear_path), self.noise, len(weight), weight, heads).among_all()
 
     def _linear_heads(self, found, rows):
         """Posterior of the rows under factor analysis, or the prior (None)."""
@@ -224,7 +226,7 @@ class CrossValidatedNetwork(Training):
     # -------------------------------------------------------------------------------------------- the held-out score
     def _validation(self, Z, n_draws):
         """The score of all copies that some rows are held out from, for every restart."""
-        self.scored = scored = [copy for copy, rows in enumerate(self.folds.held_out) if len(rows.index)]
+        self.scored = scored = [c for c, rows in enumerate(self.folds.held_out) if _reduce.count(len(rows.index))]
         self.held_out = held_out = self._held_out(Z, scored)
         batch = self._held_out_batch(scored, held_out)
         members = [restart * len(self.weight) + copy for restart in range(len(self.restarts)) for copy in scored]
@@ -243,7 +245,7 @@ class CrossValidatedNetwork(Training):
             value = bound_of_rows(fa_params[copy], rows.Z, self.linear_beta)
             if self.model.free_bits:
                 q = evaluate(posterior, tempered(fa_params[copy], self.linear_beta), rows.Z)
-                q = with_heads(torch.from_numpy(q), self.model.n_components).float().double()
+                q = with_heads(torch.from_numpy(q), self.model.n_components).to(self.rows.dtype).double()
                 kl, w = kl_to_standard_normal(*q.chunk(2, -1)), torch.from_numpy(rows.weight)
                 value += self.beta * (self.model.weighted(kl).sum(-1) - cost_of_rows(self.model, kl, w)).numpy()
             values.append(value)
@@ -285,7 +287,10 @@ class CrossValidatedNetwork(Training):
 
     def _by_row(self, arrays):
         """Numbers of the held-out rows of every scored copy, on the device of the rows, for every restart."""
-        return self._stacked_for_restarts([torch.from_numpy(part).float().to(self.rows.device) for part in arrays])
+        return self._stacked_for_restarts(map(self._placed, arrays))
+
+    def _placed(self, array):
+        return torch.from_numpy(array).to(device=self.rows.device, dtype=self.rows.dtype)
 
     def _stacked_for_restarts(self, parts):
         """One tensor of the parts of the copies, repeated for every restart."""
@@ -318,7 +323,7 @@ class CrossValidatedNetwork(Training):
         rows = self.rows.rows(np.flatnonzero(self.fallback_weight))
         weight = self.fallback_weight[self.fallback_weight > 0]
         floor, found = self._fallback_floor(), self.fa_params[0]
-        if floor is not None or not np.array_equal(self.fallback_weight, self.folds.weight[0]):
+        if floor is not None or _reduce.largest(not np.array_equal(self.fallback_weight, self.folds.weight[0])):
             found = self._factor_analysis(rows.Z, weight, floor=floor, init_params=found)
         return factor_analysis_result(self.model, rows, self.noise, found, self.linear_beta, floor)
 

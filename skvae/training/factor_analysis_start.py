@@ -3,11 +3,13 @@
 It runs the same engine and model as `FactorAnalysisEM`, without that estimator.
 """
 
+import contextlib
 import math
 
 import numpy as np
 import torch
 
+from skvae import _reduce
 from skvae._rounding import is_constant
 from skvae._tensors import Noise, Table, by_row
 from skvae.engines import em
@@ -46,12 +48,13 @@ def factor_analysis(Z, weight, n_components, *, tied=False, floor=None, beta=1.0
     params : Params of float64 Tensors
     """
     Z, weight = Z[weight > 0], weight[weight > 0]
-    mean, variance = column_means_and_variances(Z, weight, _seen(Z))
+    seen = _seen(Z)
+    mean, variance = column_means_and_variances(Z, weight, seen)
     constant = is_constant(variance, mean)
     variance = np.where(constant, 0.0, variance)  # without what rounding of the mean leaves
     model = _WeighedKL(min(n_components, Z.shape[1]), torch.from_numpy(variance), tied, floor)
     model.beta = beta
-    complete = not np.isnan(Z).any()
+    complete = seen is None
     origin = torch.from_numpy(mean)
     mu = torch.zeros_like(origin) if complete else origin  # the statistics of complete rows are about the mean
     if init_params is None:
@@ -60,18 +63,20 @@ def factor_analysis(Z, weight, n_components, *, tied=False, floor=None, beta=1.0
         mu = mu if complete else init_params.mu
         where_constant = mu if complete else origin
         init_params = _of_other_rows(init_params, mu, where_constant, model.floor, torch.from_numpy(constant))
-    total = float(weight.sum())
+    total, known = float(_reduce.count(weight.sum())), contextlib.nullcontext()
     if not complete:
         batches = _batches(Table(Z, _CPU, _FLOAT, weight=weight), model.n_components)
-    elif len(Z) < Z.shape[1]:  # a covariance would be larger than the rows
+    elif _reduce.count(len(Z)) < Z.shape[1]:  # a covariance would be larger than the rows
         batches = list(Table(Z - mean, _CPU, _FLOAT, weight=weight).batches(_ROWS))
     else:
         centred = (Z - mean) * np.sqrt(weight)[:, None]
         n = torch.tensor(total, dtype=_FLOAT)
-        S = torch.from_numpy(centred.T @ centred) / n
+        S = torch.from_numpy(_reduce.count(centred.T @ centred)) / n
         batches = [fa.SufficientStatistics(n, torch.zeros(Z.shape[1], dtype=_FLOAT), S)]
+        known = _reduce.alone()  # by every process
     plan = em.Plan(1000, lambda step: step.gain * total < _TOL, total, accelerate=True)
-    found = em.ascend(model, batches, [init_params], plan=plan).params
+    with known:
+        found = em.ascend(model, batches, [init_params], plan=plan).params
     return fa.principal(found._replace(mu=origin + found.mu) if complete else found)
 
 
@@ -125,8 +130,9 @@ def constant_columns(Z, weight):
 
 
 def _seen(Z):
+    """Which cells were seen; None where all were, in the rows of all processes."""
     missing = np.isnan(Z)
-    return ~missing if missing.any() else None
+    return ~missing if _reduce.largest(bool(missing.any())) else None
 
 
 def _of_other_rows(params, mu, mean, floor, constant):
@@ -144,7 +150,8 @@ def _batches(table, n_components):
 
 def evaluate(function, params, Z):
     """Apply `function(batch, params)` to the rows of Z; the results come as a float64 ndarray."""
-    batches = _batches(Table(Z, _CPU, _FLOAT), params.W.shape[1])
+    table = Table(Z, _CPU, _FLOAT)
+    batches = _batches(table, params.W.shape[1]) if len(Z) else [table.whole]
     return by_row(batches, len(Z), lambda batch: function(batch, params))
 
 
@@ -174,14 +181,14 @@ def factor_analysis_network(model, rows, noise, found, floor=None):
         Of the layers' random weights; those of each network's last layer are zero.
     found : factor_analysis.Params
     floor : float or None, default=None
-        0: in float64, with the noise as it is. None: in float32, with the noise that the likelihood can learn.
+        0: in float64, with the noise as it is. None: with the noise that the likelihood can learn.
 
     Returns
     -------
     params : dict of Tensor
         Of one network, on the device of the rows.
     """
-    params = model.init(noise.fold("init"), statistics_of(rows.columns)) | zero_skips(model)
+    params = random_network(model, rows, noise) | zero_skips(model, rows)
     K, last = model.n_factors, model.last
     W = torch.nn.functional.pad(found.W.mT, (0, 0, 0, K - found.W.shape[1]))  # (K, D)
     for name in (f"encoder.{last}", f"decoder.{last}"):
@@ -192,15 +199,21 @@ def factor_analysis_network(model, rows, noise, found, floor=None):
     psi = found.psi if len(params["likelihood.noise"]) > 1 else found.psi[:1]
     params["likelihood.noise"] = psi.log() if floor == 0 else model.likelihood.raw(psi)
     params = model.without_upper_layers(params) if floor == 0 else model.with_factors(params, W, found.mu, found.psi)
-    dtype = torch.float64 if floor == 0 else torch.float32
+    dtype = torch.float64 if floor == 0 else rows.dtype
     return {name: tensor.to(device=rows.device, dtype=dtype) for name, tensor in params.items()}
 
 
-def zero_skips(model):
+def random_network(model, rows, noise):
+    """Random weights of a network for the columns of some rows, in their dtype; the same draws in each dtype."""
+    params = model.init(noise.fold("init"), statistics_of(rows.columns))
+    return {name: tensor.to(rows.dtype) for name, tensor in params.items()}
+
+
+def zero_skips(model, rows):
     """Parameters of linear paths past the layers that add nothing yet."""
     shapes = {"encoder.skip.weight": (model.encoder_sizes[0], model.n_components)}
     shapes |= {"decoder.skip.weight": (model.n_factors, model.n_outputs)} if model.last else {}
-    return {name: torch.zeros(shape, dtype=torch.float32) for name, shape in shapes.items()}
+    return {name: torch.zeros(shape, dtype=rows.dtype) for name, shape in shapes.items()}
 
 
 def statistics_of(columns):

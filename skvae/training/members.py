@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skvae import _reduce
 from skvae._hash import combine
 from skvae._tensors import Cells, normal_at, uniform_at
 
@@ -71,6 +72,8 @@ class MemberBatch(NamedTuple):
         Means, then log-variances of the linear path beside the network, which the encoder's output is added to.
     raised : float or Tensor of shape (n_members, 1)
         Factor by which weights were raised to make up for rows that only fill up.
+    n_rows : int or None
+        Rows of the batch in all processes, where others have some; None: those here.
     """
 
     x: Cells
@@ -79,6 +82,7 @@ class MemberBatch(NamedTuple):
     row: Tensor
     linear_heads: Tensor | None = None
     raised: float | Tensor = 1.0
+    n_rows: int | None = None
 
     @property
     def counted(self):
@@ -99,6 +103,10 @@ class Stream(NamedTuple):
         With mean 1 for each member.
     linear_heads : Tensor of shape (n_members or 1, n_rows, 2 * n_components) or None
         As of `MemberBatch`.
+    first : int
+        Number of the first row among those of all processes.
+    n_rows : int or None
+        Rows of all processes, where others have some; None: those of the table.
     """
 
     table: Encoded
@@ -106,6 +114,51 @@ class Stream(NamedTuple):
     n_members: int
     weight: Tensor
     linear_heads: Tensor | None = None
+    first: int = 0
+    n_rows: int | None = None
+
+    def among_all(self):
+        """The same rows, numbered among those of all processes that share the fit."""
+        first, n_rows = _reduce.place(len(self.table.x))
+        return self._replace(first=first, n_rows=n_rows) if _reduce.is_shared() else self
+
+    @property
+    def n_all(self):
+        """Rows of all processes."""
+        return len(self.table.x) if self.n_rows is None else self.n_rows
+
+    def here(self, order, n_batches):
+        """Of an order of all rows those that are here.
+
+        Returns
+        -------
+        order : int64 ndarray
+            Places in the table.
+        cuts : int or list of int
+            What `torch.tensor_split` cuts it into batches by.
+        sizes : list of (int or None)
+            Rows of each batch in all processes, as of `MemberBatch`.
+        """
+        if self.n_rows is None:
+            return order, n_batches, [None] * n_batches
+        is_here = (order >= self.first) & (order < self.first + len(self.table.x))
+        sizes = [len(part) for part in np.array_split(order, n_batches)]
+        ends = is_here.cumsum()[np.cumsum(sizes) - 1]
+        return order[is_here] - self.first, ends[:-1].tolist(), sizes
+
+    def batch(self, index, n_rows=None):
+        """The rows at some places of the table."""
+        table = self.table
+        x = table.x.index_select(0, index)[None]
+        observed = None if table.observed is None else table.observed.index_select(0, index)[None]
+        u = x if table.u is table.x else table.u.index_select(0, index)[None]
+        linear_heads = None if self.linear_heads is None else self.linear_heads.index_select(1, index)
+        w = self.weight.index_select(1, index)
+        return MemberBatch(Cells(x, observed), u, w, self.numbers(index)[None], linear_heads, n_rows=n_rows)
+
+    def numbers(self, index):
+        """The numbers of the rows at some places of the table, among those of all processes."""
+        return index + self.first if self.first else index
 
 
 class MemberRows:
@@ -124,7 +177,7 @@ class MemberRows:
         self.stream_of_member = torch.from_numpy(np.repeat(np.arange(len(streams)), counts)).to(device)
 
     def __len__(self):
-        return max(len(stream.table.x) for stream in self.streams)
+        return max(stream.n_all for stream in self.streams)
 
     def n_batches(self, batch_size):
         """How many batches one pass takes."""
@@ -133,7 +186,7 @@ class MemberRows:
     def shuffled(self, batch_size, noise):
         """The batches of one pass, each stream in an order of its own."""
         n_batches = self.n_batches(batch_size)
-        orders = [own.permutation(len(stream.table.x)) for own, stream in zip(noise.streams, self.streams, strict=True)]
+        orders = [own.permutation(stream.n_all) for own, stream in zip(noise.streams, self.streams, strict=True)]
         if len(orders) == 1:
             yield from self._of_one_stream(orders[0], n_batches, noise.ahead)
             return
@@ -143,21 +196,22 @@ class MemberRows:
 
     def _of_one_stream(self, order, n_batches, ahead):
         """The same where all members share the rows: with noise for some batches at once."""
-        order = self._sent(torch.from_numpy(order))
-        at_once = max(1, _ROWS_AHEAD * n_batches // len(order))
-        batches = order.tensor_split(n_batches)
+        (stream,) = self.streams
+        order, cuts, sizes = stream.here(order, n_batches)
+        batches = self._sent(torch.from_numpy(order)).tensor_split(cuts)
+        at_once = max(1, _ROWS_AHEAD * n_batches // max(1, len(order)))
         for first in range(0, n_batches, at_once):
             some, start = batches[first : first + at_once], 0
-            rows, drawn = torch.cat(some)[None], {}
-            for index in some:
-                batch = _of_stream(self.streams[0], index)
+            rows, drawn = stream.numbers(torch.cat(some))[None], {}
+            for index, n_rows in zip(some, sizes[first : first + at_once], strict=True):
+                batch = stream.batch(index, n_rows)
                 ahead.hand_out(batch.row, rows, start, drawn)
                 start += index.shape[0]
                 yield batch
 
     def _batch(self, parts):
         size = max(map(len, parts))
-        batches = [_padded(_of_stream(stream, part), size) for stream, part in zip(self.streams, parts, strict=True)]
+        batches = [_padded(stream.batch(part), size) for stream, part in zip(self.streams, parts, strict=True)]
         member = self.stream_of_member
         linear_heads = [batch.linear_heads for batch in batches]
         return MemberBatch(
@@ -184,15 +238,6 @@ class MemberRows:
         return torch.cat(
             [part.expand(stream.n_members, *part.shape[1:]) for part, stream in zip(parts, self.streams, strict=True)]
         )
-
-
-def _of_stream(stream, index):
-    table = stream.table
-    x = table.x.index_select(0, index)[None]
-    observed = None if table.observed is None else table.observed.index_select(0, index)[None]
-    u = x if table.u is table.x else table.u.index_select(0, index)[None]
-    linear_heads = None if stream.linear_heads is None else stream.linear_heads.index_select(1, index)
-    return MemberBatch(Cells(x, observed), u, stream.weight.index_select(1, index), index[None], linear_heads)
 
 
 def _padded(batch, size):

@@ -7,10 +7,12 @@ to expect of missing cells. Its noise is kept below the variance of every axis, 
 import numpy as np
 import torch
 
+from skvae import _reduce
 from skvae.models.decomposition import factor_analysis as fa
 from skvae.models.decomposition import ppca
+from skvae.tables.weights import weighted_mean
 from skvae.training.ascent import NetworkResult
-from skvae.training.factor_analysis_start import factor_analysis, statistics_of
+from skvae.training.factor_analysis_start import factor_analysis, random_network
 from skvae.training.members import one_member
 from skvae.training.rows import LinearPath
 from skvae.training.validation import mean_error
@@ -21,7 +23,7 @@ _ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-6}
 
 
 def principal_components(Z, weight, n_components):
-    """Fit probabilistic PCA; its axes are the principal ones.
+    """Fit probabilistic PCA to the rows of all processes; its axes are the principal ones.
 
     Parameters
     ----------
@@ -36,16 +38,16 @@ def principal_components(Z, weight, n_components):
     params : factor_analysis.Params
     """
     n = min(n_components, Z.shape[1])
-    if np.isnan(Z).any():
+    if _reduce.largest(bool(np.isnan(Z).any())):
         found = factor_analysis(Z, weight, n, tied=True)
         mu, axes = found.mu, ppca.axes_of(found)
     else:
-        mean = np.average(Z, axis=0, weights=weight)
-        centred = (Z - mean) * np.sqrt(weight / weight.sum())[:, None]
-        if len(Z) < Z.shape[1]:  # a covariance would be larger than the rows
-            axes = ppca.closed_form_of_rows(torch.from_numpy(centred), n)
+        mean = weighted_mean(Z, weight)
+        centred = (Z - mean) * np.sqrt(weight / _reduce.count(weight.sum()))[:, None]
+        if _reduce.count(len(Z)) < Z.shape[1]:  # a covariance would be larger than the rows
+            axes = ppca.closed_form_of_rows(torch.from_numpy(np.concatenate(_reduce.gathered(centred))), n)
         else:
-            axes = ppca.closed_form(torch.from_numpy(centred.T @ centred), n)
+            axes = ppca.closed_form(torch.from_numpy(_reduce.count(centred.T @ centred)), n)
         mu = torch.from_numpy(mean)
     told_apart = _told_apart(axes.values, torch.float64)
     axes = axes._replace(axes=axes.axes[:, told_apart], values=axes.values[told_apart])
@@ -72,13 +74,14 @@ def coder(params):
     return encoder, ((squared + params.psi[0]) / squared * params.W).mT
 
 
-def principal_network(model, rows, noise, found, dtype=torch.float32):
+def principal_network(model, rows, noise, found, dtype=None):
     """Parameters of a network that is these components: its layers add next to nothing to a linear path.
 
     Not nothing: no gradient would reach the encoder, and an optimizer that divides by its size would follow rounding.
-    Components that the dtype cannot tell from rounding are spare dimensions, as are those beyond the rank of the table.
+    Components that the dtype (that of the rows or another one) cannot tell from rounding are spare dimensions, as are
+    those beyond the rank of the table.
     """
-    params = model.init(noise.fold("init"), statistics_of(rows.columns))
+    params, dtype = random_network(model, rows, noise), dtype or rows.dtype
     into, back = coder(found._replace(W=found.W[:, _told_apart(found.W.square().sum(0), dtype)]))
     spare = model.n_components - into.shape[1]
     into = torch.nn.functional.pad(into, (0, spare, 0, model.encoder_sizes[0] - len(into)))
@@ -106,7 +109,7 @@ def pca_result(model, rows, noise, found):
 def column_ranges(rows):
     """Range of each column, as parameters of the network that no gradient moves."""
     ends = zip(("low", "high"), _ends(rows), strict=True)
-    return {f"corruption.{name}": torch.from_numpy(end).float().to(rows.device) for name, end in ends}
+    return {f"corruption.{name}": torch.from_numpy(end).to(device=rows.device, dtype=rows.dtype) for name, end in ends}
 
 
 def rows_vary(rows):
@@ -119,4 +122,5 @@ def _ends(rows):
     """The least and the greatest observed value of each column, 0 where none was, without a copy of the rows."""
     seen = True if rows.observed is None else rows.observed
     low, high = (f(rows.x, axis=0, where=seen, initial=end) for f, end in ((np.min, np.inf), (np.max, -np.inf)))
+    low, high = (f(parts, axis=0) for f, parts in zip((np.min, np.max), zip(*_reduce.gathered((low, high)))))
     return np.where(low > high, 0, low), np.where(low > high, 0, high)

@@ -67,8 +67,8 @@ def make_plan(
         Epochs from one validation to the next.
     first_epoch : int, default=0
         Number of the first epoch, a key of its noise.
-    precision : {"float32", "bfloat16"}, default="float32"
-        Of the factors of matrix products.
+    precision : {"float32", "float64", "bfloat16"}, default="float32"
+        As of `gradient.Plan`.
 
     Returns
     -------

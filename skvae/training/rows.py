@@ -6,11 +6,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from skvae import _reduce
 from skvae._tensors import Cells, placed
 from skvae.elbo import kl_to_standard_normal
 from skvae.models.autoencoders.vae_evaluation import draws_for_means
 from skvae.models.decomposition import factor_analysis as fa
 from skvae.tables.encoding import encoder_inputs, log_jacobian
+from skvae.tables.weights import scaled, weighted_mean
 from skvae.training import factor_analysis_start
 from skvae.training.members import Encoded, MemberBatch
 
@@ -45,6 +47,8 @@ class TableRows:
     weight : float64 ndarray of shape (n_rows,)
         With mean 1.
     device : torch.device
+    dtype : torch.dtype
+        Of the tensors that a network is trained on.
     with_mask : bool
         Whether the encoder also reads which cells were seen.
     custom : dict or None
@@ -58,6 +62,7 @@ class TableRows:
     observed: np.ndarray | None
     weight: np.ndarray
     device: object
+    dtype: torch.dtype = torch.float32
     with_mask: bool = False
     custom: dict | None = None
     count: np.ndarray | None = None
@@ -72,9 +77,14 @@ class TableRows:
         return x if self.observed is None else np.where(self.observed, x, np.nan)
 
     @property
+    def n_all(self):
+        """Number of rows of all processes, to be asked for by all of them alike; so are the other sums over rows."""
+        return _reduce.count(len(self))
+
+    @property
     def n_observations(self):
-        """Number of rows before equal ones were merged; a row of weight w counts as w, rounded up."""
-        return len(self) if self.count is None else int(np.ceil(self.count).sum())
+        """Number of rows of all before equal ones were merged; a row of weight w counts as w, rounded up."""
+        return _reduce.count(len(self) if self.count is None else int(np.ceil(self.count).sum()))
 
     def rows(self, index):
         """Take some of the rows."""
@@ -83,7 +93,7 @@ class TableRows:
 
     def with_weight(self, weight):
         """The same rows, one observation each, with these weights; they are scaled to mean 1."""
-        return replace(self, weight=weight / weight.mean(), count=None)
+        return replace(self, weight=scaled(weight), count=None)
 
     def followed_by(self, others):
         """Append other rows to these."""
@@ -94,14 +104,14 @@ class TableRows:
         x, weight = np.concatenate([self.x, others.x]), np.concatenate([self.weight, others.weight])
         return replace(self, x=x, observed=observed, weight=weight, count=_joined(self, others))
 
-    def encoded(self, linear_path=None, dtype=torch.float32):
-        """Turn the rows into `Encoded` tensors on their device.
+    def encoded(self, linear_path=None, dtype=None):
+        """Turn the rows into `Encoded` tensors on their device, in their dtype or in another one.
 
         The encoder reads zeros in missing cells or, with a `LinearPath`, what its `fill` expects of them.
         """
 
         def place(array):
-            return placed(array, self.device, dtype)
+            return placed(array, self.device, dtype or self.dtype)
 
         cells = place(self.x)
         observed = None if self.observed is None else place(self.observed)
@@ -116,18 +126,19 @@ class TableRows:
         return Encoded(cells, observed, u)
 
 
-def linear_heads(params, rows, model, dtype=torch.float32):
+def linear_heads(params, rows, model, dtype=None):
     """The heads of a model whose posterior of each row is that of factor analysis, (n_rows, 2 K).
 
-    Without parameters (None), they are zeros.
+    Without parameters (None), they are zeros. They come in the dtype of the rows or in another one.
     """
+    dtype = dtype or rows.dtype
     if params is None:
         return torch.zeros(len(rows), 2 * model.n_components, dtype=dtype, device=rows.device)
     heads = factor_analysis_start.evaluate(factor_analysis_start.posterior, params, rows.Z)
     return model.heads_of_factors(torch.from_numpy(heads)).to(device=rows.device, dtype=dtype)
 
 
-def heads_of_path(linear_path, rows, model, dtype=torch.float32):
+def heads_of_path(linear_path, rows, model, dtype=None):
     """`linear_heads` of a `LinearPath` with an axis of members; None where the encoder's output is added to nothing."""
     if linear_path is None or linear_path.posterior is None:
         return None
@@ -135,8 +146,8 @@ def heads_of_path(linear_path, rows, model, dtype=torch.float32):
 
 
 def batches(rows, linear_path, model, dtype, size=_ROWS_AT_ONCE):
-    """Yield the rows in batches for one member, each with the places of its rows."""
-    for first in range(0, len(rows), size):
+    """Yield the rows in batches for one member, each with the places of its rows; one empty batch of no rows."""
+    for first in range(0, max(1, len(rows)), size):
         index = torch.arange(first, min(first + size, len(rows)))
         part = rows.rows(index.numpy())
         table = part.encoded(linear_path, dtype)
@@ -149,7 +160,7 @@ def batches(rows, linear_path, model, dtype, size=_ROWS_AT_ONCE):
 
 @torch.no_grad()
 def posterior_summary(model, params, rows, linear_path):
-    """Summarise the posteriors of the rows, by their weights.
+    """Summarise the posteriors of the rows of all processes, by their weights.
 
     Returns
     -------
@@ -159,7 +170,7 @@ def posterior_summary(model, params, rows, linear_path):
         Variance of the posterior means.
     """
     dtype = next(iter(params.values())).dtype
-    share = torch.from_numpy(rows.weight / rows.weight.sum())
+    share = torch.from_numpy(rows.weight / _reduce.count(rows.weight.sum()))
     kl, first, second = 0.0, 0.0, 0.0
     epsilon = draws_for_means(model, dtype).to(rows.device)
     for index, batch in batches(rows, linear_path, model, dtype):
@@ -167,6 +178,7 @@ def posterior_summary(model, params, rows, linear_path):
         mean, w = q.mean.mean(1)[0], share[index].to(dtype=q.mean.dtype, device=rows.device)
         kl = kl + w @ kl_to_standard_normal(*q).mean(1)[0]
         first, second = first + w @ mean, second + w @ mean.square()
+    kl, first, second = _reduce.total((kl, first, second))
     return kl.cpu().double().numpy(), (second - first.square()).cpu().double().numpy()
 
 
@@ -177,13 +189,13 @@ def rows_at_once(cells_a_row):
 
 def nats_of_data(columns, numbers, weight):
     """Give the function from mean nats of the model layout to those of the data as given."""
-    jacobian = float(np.average(log_jacobian(numbers, columns), weights=weight))
+    jacobian = float(weighted_mean(log_jacobian(numbers, columns), weight))
     return lambda log_prob: log_prob + jacobian
 
 
 def squared_units_of_data(columns, numbers, weight):
     """Give the function from mean errors of all cells of the model layout to those of observed cells, as X squared."""
-    share = float(np.average((~np.isnan(numbers)).mean(1), weights=weight))
+    share = float(weighted_mean((~np.isnan(numbers)).mean(1), weight))
     factor = columns.scale[0] ** 2 / share
     return lambda error: error * factor
 

@@ -218,11 +218,11 @@ def _joint_plan(ascents):
         if len(set(values)) > 1 or np.ndim(values[0]):
             of_members = [np.broadcast_to(value, count) for value, count in zip(values, counts, strict=True)]
             plan = replace(plan, **{name: np.concatenate(of_members)})
-    betas, device = [ascent.plan.beta for ascent in ascents], ascents[0].rows.streams[0].weight.device
+    betas, weight = [ascent.plan.beta for ascent in ascents], ascents[0].rows.streams[0].weight
 
     def beta(fraction):
         values = np.repeat([float(own(fraction)) for own in betas], counts)
-        return torch.from_numpy(values.astype(np.float32))[:, None].to(device, non_blocking=True)
+        return torch.from_numpy(values).to(weight.dtype)[:, None].to(weight.device, non_blocking=True)
 
     return replace(plan, beta=beta)
 

@@ -8,10 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from skvae import _reduce
 from skvae._tensors import Cells, Noise
 from skvae.elbo import kl_to_standard_normal
 from skvae.models.autoencoders.vae_evaluation import balanced
-from skvae.tables.weights import observations
+from skvae.tables.weights import observations, weighted_mean
 from skvae.training.members import MemberBatch
 from skvae.training.rows import batches
 
@@ -79,8 +80,9 @@ class HeldOutError(Validation):
 
     def __init__(self, model, rows, linear_path, share):
         self.model, self.weight = model, rows.weight
-        self.batches = list(batches(rows, linear_path, model, torch.float32))
-        self.factor = share / max(observed_share(rows), 1 / rows.x.size)  # rows without any cell: an error of 0
+        self.batches = list(batches(rows, linear_path, model, rows.dtype))
+        n_cells = rows.n_all * rows.x.shape[1]
+        self.factor = share / max(observed_share(rows), 1 / n_cells)  # rows without any cell: an error of 0
 
     def measure(self, params):
         params = {name: tensor.detach() for name, tensor in params.items()}
@@ -90,7 +92,7 @@ class HeldOutError(Validation):
         return -_mean_error(measured, self.batches, self.weight) * self.factor
 
 
-def mean_error(model, params, rows, linear_path, dtype=torch.float32):
+def mean_error(model, params, rows, linear_path, dtype):
     """Weighted mean over rows of |x - f|^2 / D over the observed cells."""
     numbered = list(batches(rows, linear_path, model, dtype))
     return _mean_error(_log_prob(model, params, numbered).cpu().numpy(), numbered, rows.weight)
@@ -105,12 +107,14 @@ def _log_prob(model, params, numbered_batches):
 def _mean_error(log_prob, numbered_batches, weight):
     places = [index.numpy() for index, _ in numbered_batches]
     by_batch = np.split(log_prob.astype(np.float64), np.cumsum([len(index) for index in places])[:-1])
-    return -sum(weight[index] @ part for index, part in zip(places, by_batch, strict=True)) / weight.sum()
+    total = sum(weight[index] @ part for index, part in zip(places, by_batch, strict=True))
+    total, n = _reduce.total((total, weight.sum()))
+    return -total / n
 
 
 def observed_share(rows):
     """Weighted share of the cells that were observed."""
-    return 1.0 if rows.observed is None else float(np.average(rows.observed.mean(1), weights=rows.weight))
+    return 1.0 if rows.observed is None else float(weighted_mean(rows.observed.mean(1), rows.weight))
 
 
 class HeldOutRows(NamedTuple):
@@ -170,12 +174,13 @@ def deal_folds(rows, noise, n_folds, fraction):
     """
     n_rows = len(rows)
     row_of, weight_of = observations(np.ones(n_rows) if rows.count is None else rows.count, _MOST_OBSERVATIONS)
-    n = len(row_of)
+    first, n = _reduce.place(len(row_of))
     order = noise.permutation(n)
     parts = np.array_split(order, n_folds) if n_folds > 1 else [order[: max(1, math.ceil(fraction * n))]]
     total = np.bincount(row_of, weight_of, n_rows)
     weights, held_out = [rows.weight], [HeldOutRows.once(np.empty(0, dtype=np.int64))]
     for part in map(np.sort, parts):
+        part = part[slice(*part.searchsorted([first, first + len(row_of)]))] - first  # of the rows here
         count = np.bincount(row_of[part], weight_of[part], n_rows)
         index = np.flatnonzero(count)
         squares = np.bincount(row_of[part], weight_of[part] ** 2, n_rows)
@@ -201,7 +206,7 @@ def split_off(rows, noise, fraction):
     """
     folds = deal_folds(rows, noise.fold("validation"), 1, fraction)
     learnt, held_out = np.flatnonzero(folds.weight[1]), folds.held_out[1]
-    if not len(learnt):
+    if not _reduce.count(len(learnt)):
         raise ValueError(
             f"validation_fraction={fraction} of {rows.n_observations} rows leaves none to learn from; lower it, or use "
             "early_stopping=False."
@@ -229,7 +234,7 @@ class LinearScore(NamedTuple):
     @classmethod
     def of(cls, value, w):
         """The score, with disasters told by the quartiles of the values, each of weight w."""
-        value_of, w_of = (part.cpu().double().flatten() for part in (value, w))
+        value_of, w_of = (torch.cat(_reduce.gathered(part.cpu().double().flatten())) for part in (value, w))
         order = value_of.argsort()
         share = w_of[order].cumsum(0) / w_of.sum()
         first, third = (value_of[order[int((share < at).sum())]].item() for at in (0.25, 0.75))
@@ -241,11 +246,11 @@ class LinearScore(NamedTuple):
 
 
 def mean_and_error(gain, w, squares):
-    """Weighted mean over the last axis and its standard error, with `squares` as of `HeldOutRows`."""
-    share = w / w.sum(-1, keepdim=True)
-    mean = (share * gain).sum(-1)
+    """Weighted mean over the last axis, that of the rows, and its standard error; `squares` as of `HeldOutRows`."""
+    share = w / _reduce.count(w.sum(-1, keepdim=True))
+    mean = _reduce.count((share * gain).sum(-1))
     of_one = squares / w.square().clamp(min=_TINY)
-    return mean, (share.square() * of_one * (gain - mean[..., None]).square()).sum(-1).sqrt()
+    return mean, _reduce.count((share.square() * of_one * (gain - mean[..., None]).square()).sum(-1)).sqrt()
 
 
 class CrossValidatedGain(Validation):
@@ -300,10 +305,12 @@ class CrossValidatedGain(Validation):
         value = self._values(scored) + self.log_base
         gain = value if self.linear is None else self.linear.gain(value)
         parts = (part.expand(gain.shape) for part in (value, gain, self.batch.w, self.squares))
-        value, gain, w, squares = (part.double().reshape(len(self.least_gains), -1) for part in parts)
+        shape = len(self.least_gains), gain.numel() // len(self.least_gains)
+        value, gain, w, squares = (part.double().reshape(shape) for part in parts)
         mean, error = mean_and_error(gain, w, squares)
         error = torch.zeros_like(mean) if self.linear is None else error
-        return torch.stack([mean, error, (w * value).sum(1) / w.sum(1)])
+        total, n = _reduce.total(((w * value).sum(1), w.sum(1)))
+        return torch.stack([mean, error, total / n])
 
     def score(self, measured):
         mean, error, _ = measured
@@ -364,7 +371,8 @@ class CrossValidatedGain(Validation):
 def cost_of_rows(model, kl, w):
     """KL term of each row (M, B), from that of each dimension (M, B, K), with its free bits and its layer's weight."""
     if model.free_bits:
-        mean = (w[..., None] * kl).sum(-2, keepdim=True) / w.sum(-1)[..., None, None]
+        total, n = _reduce.total(((w[..., None] * kl).sum(-2, keepdim=True), w.sum(-1)[..., None, None]))
+        mean = total / n
         kl = torch.where(mean < model.free_bits, model.free_bits, kl)
     return model.weighted(kl).sum(-1)
 

@@ -115,7 +115,11 @@ def means(header):
 
 
 def weight(header):
-    return next(iter(state(header)["params"]["dict"].values()))
+    return next(iter(own(header)["params"]["dict"].values()))
+
+
+def own(header):
+    return state(header)["of_processes"][0]["dict"]
 
 
 CRAFTED = {
@@ -149,7 +153,7 @@ CRAFTED = {
     "another weight": (NETWORK, replaced(weight, lambda a: a[..., :1].copy()), "params.* is an array of float32"),
     "weight with NaN": (NETWORK, replaced(weight, lambda a: a * np.nan), "holds NaN"),
     "epoch beyond the end": (NETWORK, set_in(state, "n_iter", 7), "n_iter is 7"),
-    "fewer optimizers": (NETWORK, set_in(state, "optimizers", []), "it cannot be read"),
+    "fewer optimizers": (NETWORK, set_in(own, "optimizers", []), "it cannot be read"),
     "factor": (NETWORK, set_in(state, "factors", ["1"]), "the factor of the learning rate is '1'"),
 }
 

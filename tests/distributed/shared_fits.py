@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 import torch.distributed as dist
+from shared_tables import errors_of_networks, networks_go_on, networks_of_tables
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -24,18 +25,28 @@ from sklearn.preprocessing import FunctionTransformer
 from skvae import (
     BernoulliMixtureEM,
     Checkpoint,
+    EASERecommender,
     FactorAnalysisEM,
     GaussianMixtureEM,
     KMeansLite,
+    LOCARecommender,
+    MultDAERecommender,
+    MultVAERecommender,
+    PopularityRecommender,
     ProbabilisticPCA,
+    RecVAERecommender,
     VariationalFactorAnalysis,
     VariationalGaussianMixture,
+    VotingRecommender,
     _reduce,
 )
+from skvae._tensors import _block_sizes, _split
+from skvae.datasets import make_interactions
 from skvae.engines import checkpoints
 from skvae.estimators.clustering import _lloyd
 from skvae.estimators.mixtures import _starts
 from skvae.tables import weights
+from skvae.training import defaults
 
 SHARES = {1: [0, 1], 2: [0, 0.65, 1], 3: [0, 0, 0.35, 1]}  # uneven; of three processes the first has no rows
 
@@ -93,7 +104,32 @@ def cases():
     yield "bernoulli mixture", BernoulliMixtureEM(3, binarize=1.0, max_iter=10, **seeded), X, mixture, True
     levels = BernoulliMixtureEM(3, categorical_features="all", max_iter=10, **seeded)
     yield "bernoulli mixture, levels", levels, answers, mixture, True
+    clicks = sp.csr_array(make_interactions(400, 60, random_state=0)).astype(np.float64)
+    ease = ("item_weights_", "l2_", "n_samples_seen_")
+    yield "EASE", EASERecommender(), clicks, ease, True
+    yield "EASE, float32", EASERecommender(20.0), clicks.astype(np.float32), ease, False
+    yield "popularity", PopularityRecommender(), clicks, ("popularity_",), True
+    yield from networks_of_clicks(clicks)
+    yield from networks_of_tables(X, with_gaps(rows(2100, 3)), rows(60, 100))
     yield "in a pipeline", make_pipeline(FunctionTransformer(), ProbabilisticPCA(2)), X, (), False
+
+
+def networks_of_clicks(clicks):
+    """Networks whose items are split: each likelihood, each architecture, whole and in blocks, with users held out."""
+    given = {"batch_size": 40, "max_iter": 2, "precision": "float64", "random_state": 0}
+    found = ("lower_bounds_", "n_samples_seen_", "items_per_user_", "similarity_")
+    yield "Mult-VAE", MultVAERecommender(4, early_stopping=True, **given), clicks, (*found, "validation_scores_"), True
+    yield "Mult-VAE, float32", MultVAERecommender(4, max_iter=1, random_state=0), clicks, found, False
+    yield "Mult-VAE, few users", MultVAERecommender(4, early_stopping=True, **given), clicks[:60], found, True
+    binary = MultVAERecommender(4, hidden_layer_sizes=(6,), likelihood="bernoulli", **given)
+    yield "Mult-VAE, bernoulli", binary, clicks, found, False
+    yield "Mult-DAE, gaussian", MultDAERecommender(4, likelihood="gaussian", **given), clicks, found, True
+    network, ease = MultDAERecommender(3, decoder_units=0, **given), EASERecommender(10.0)
+    yield "voting", VotingRecommender([("dae", network), ("ease", ease)]), clicks, ("weights_",), False
+    anchors = ("anchor_embeddings_", "training_bandwidths_", "bandwidths_", "coverage_")
+    yield "LOCA", LOCARecommender(ease, embedding=network, n_anchors=2, random_state=0), clicks, anchors, True
+    wide = sp.csr_array(make_interactions(100, 200, random_state=0))  # 66 items a process: two blocks of them
+    yield "RecVAE, blocks", RecVAERecommender(4, hidden_size=6, n_layers=2, **given), wide, found, False
 
 
 def compare(name, estimator, X, attributes, weighs, own):
@@ -104,12 +140,19 @@ def compare(name, estimator, X, attributes, weighs, own):
     )
     last = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
     last.set_params(data_parallel=True)
-    shared = clone(estimator).fit(X[own], **given)
+    mine = X.iloc[own] if hasattr(X, "iloc") else X[own]
+    shared = clone(estimator).fit(mine, **given)
     last.set_params(data_parallel=False)
     alone = clone(estimator).fit(X, **all_given)
-    found = {"score": (shared.set_params(**{}).score(X[own], **given), alone.score(X, **all_given))}
+    if hasattr(alone, "recommend"):  # their scores take no weights
+        given = all_given = {}
+    found = {}
+    if hasattr(alone, "score"):
+        found = {"score": (shared.set_params(**{}).score(mine, **given), alone.score(X, **all_given))}
     found |= {attribute: (getattr(shared, attribute), getattr(alone, attribute)) for attribute in attributes}
     gaps = {key: _gap(*pair) for key, pair in found.items()}
+    if hasattr(alone, "parameters_"):
+        gaps |= _gaps_of_networks(shared, alone)
     if hasattr(alone, "labels_"):
         gaps["labels_"] = float(np.mean(shared.labels_ != alone.labels_[own])) if len(shared.labels_) else 0.0
     return gaps
@@ -119,7 +162,11 @@ def _gap(found, wanted):
     """Largest difference, relative to the largest value; infinite between arrays of other lengths."""
     if np.shape(found) != np.shape(wanted):
         return np.inf
-    return float(np.abs(np.subtract(found, wanted)).max() / np.abs(wanted).max())
+    if not np.size(wanted):
+        return 0.0
+    found, wanted = np.asarray(found, dtype=float), np.asarray(wanted, dtype=float)
+    largest = max(np.abs(wanted).max(), 1e-3)  # less is rounding: of the means of centred columns, say
+    return float(np.abs(found - wanted).max() / largest)
 
 
 def equal(rank, size, folder):
@@ -140,7 +187,61 @@ def equal(rank, size, folder):
             for each in (shared, alone)
         ]
         found[f"partial_fit of {type(estimator).__name__}"] = {"gap": float(np.abs(np.subtract(*centres)).max())}
+    found["partial_fit of recommenders"] = recommenders_go_on(rank, size)
+
+    def share(part):
+        return part[slice(*(int(share * len(part)) for share in SHARES[size][rank : rank + 2]))]
+
+    found |= {f"{name} goes on": gaps for name, gaps in networks_go_on([X[:300], X], share, _gaps_of_networks)}
     return found
+
+
+def recommenders_go_on(rank, size):
+    """Gaps after new users with new items, and of counts that decay with time; the networks are told of all epochs."""
+    clicks = sp.csr_array(make_interactions(400, 50, random_state=0))
+    times = clicks.copy()
+    times.data = np.random.default_rng(3).uniform(1, 100, clicks.nnz)
+    ease, counts = EASERecommender(10.0), PopularityRecommender(half_life=20.0)
+    network = MultVAERecommender(4, decoder_units=5, batch_size=40, precision="float64", random_state=0)
+    pairs = [(clone(each).set_params(data_parallel=True), clone(each)) for each in (ease, network, counts)]
+    for users, n_items, new in ((slice(0, 200), 40, None), (slice(200, 400), 50, range(40, 50))):
+        X, when = clicks[users, :n_items], times[users, :n_items]
+        own = slice(*(int(share * X.shape[0]) for share in SHARES[size][rank : rank + 2]))
+        for (shared, alone), given in zip(pairs, ({}, {}, {"times": when})):
+            shared.partial_fit(X[own], new_items=new, **{name: each[own] for name, each in given.items()})
+            alone.partial_fit(X, new_items=new, **given)
+    names = ("item_weights_", "popularity_", "last_time_")
+    found = [(name, *pair) for pair in pairs for name in names if hasattr(pair[0], name)]
+    gaps = {name: _gap(getattr(shared, name), getattr(alone, name)) for name, shared, alone in found}
+    shared, alone = (each.set_params(warm_start=True, max_iter=2) for each in pairs[1])
+    told = Told(), Told()
+    own = slice(*(int(share * 300) for share in SHARES[size][rank : rank + 2]))
+    shared.set_callbacks(told[0]).fit(clicks[:300][own], X_val=clicks[300:][rank::size])
+    alone.set_callbacks(told[1]).fit(clicks[:300], X_val=sp.vstack([clicks[300:][part::size] for part in range(size)]))
+    both = [(getattr(shared, name), getattr(alone, name)) for name in ("lower_bounds_", "validation_scores_")]
+    if rank == 0:  # the one whose callbacks are asked
+        both.append([each.weights for each in told])
+    return gaps | {"warm start": max(_gap(*pair) for pair in both)} | _gaps_of_networks(shared, alone)
+
+
+class Told:
+    """A callback that keeps the encoder's weight after each epoch."""
+
+    def __init__(self):
+        self.weights = []
+
+    def setup(self, estimator, context):
+        pass
+
+    teardown = on_fit_task_begin = setup
+
+    def on_fit_task_end(self, estimator, context, *, fitted_estimator=None):
+        if context.task_name == "epoch":
+            self.weights.append(fitted_estimator.parameters_["encoder.0.weight"])
+
+
+def _gaps_of_networks(shared, alone):
+    return {name: _gap(shared.parameters_[name], value) for name, value in alone.parameters_.items()}
 
 
 def error_of(fit, *arguments):
@@ -221,15 +322,23 @@ def errors(rank, size, folder):
         "after": clone(estimator).fit(X[own]).means_.tolist(),
     }
     new = KMeansLite(3, random_state=0)
+    clicks = abs(np.round(X[own, :4]))
+    network = MultVAERecommender(2, max_iter=1, random_state=rank).fit(clicks).set_params(random_state=0)
     names = [f"{'ab'[rank]}{j}" for j in range(X.shape[1])]
     found |= {
         "parameter": error_of(GaussianMixtureEM(2, tol=[1e-3, -1][rank], data_parallel=True).fit, X[own]),
         "names": error_of(estimator.fit, pd.DataFrame(X[own], columns=names)),
         "layout": error_of(KMeansLite(3, data_parallel=True).fit, [X[own], sp.csr_array(X[own])][rank]),
         "state": error_of([new, clone(new).fit(X[own])][rank].set_params(data_parallel=True).partial_fit, X[own]),
+        "items": error_of(EASERecommender(data_parallel=True).fit, pd.DataFrame(abs(X[own]), columns=names)),
+        "other counts": error_of(
+            PopularityRecommender().fit(abs(X[own])).set_params(data_parallel=True).partial_fit, abs(X[own])
+        ),
+        "other network": error_of(network.set_params(data_parallel=True).partial_fit, clicks),
         "interrupted": error_of(Interrupted(2, random_state=0, data_parallel=True).fit, X[own]),
         "after all": clone(estimator).fit(X[own]).means_.tolist(),
     }
+    found |= {"networks": errors_of_networks(X[own], rank, error_of)}
     found["timeout"] = _reduce._timeout_of(next(iter(_reduce._own_groups.values()))).total_seconds()
     if rank == 0:  # who does not ask for a shared fit has none, whatever the others do
         found["alone"] = GaussianMixtureEM(2, random_state=0).fit(X[own]).n_samples_seen_
@@ -255,6 +364,9 @@ if __name__ == "__main__":
     # What counts as few rows is less here, so that small tables take the way of large ones.
     weights._FEW_CELLS = 4096
     _starts._SEEDING_ROWS, _lloyd._FEWEST_SAMPLED, _lloyd._SAMPLED_A_CLUSTER = 1500, 300, 20
+    _block_sizes._WHOLE_CELLS["cpu"], _block_sizes._CELLS_OF_A_BLOCK["cpu"] = 2000, 1
+    _split._SENT_AT_ONCE = 500
+    defaults._FOLD_ROWS = 1000
     task, folder = sys.argv[1:]
     dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=40))
     rank = dist.get_rank()

@@ -10,7 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skvae import FactorAnalysisEM, GaussianMixtureEM, KMeansLite, _reduce
+from skvae import (
+    AutoencoderTransformer,
+    EASERecommender,
+    FactorAnalysisEM,
+    GaussianMixtureEM,
+    KMeansLite,
+    MultVAERecommender,
+    PopularityRecommender,
+    VAETransformer,
+    _reduce,
+)
 
 SCRIPT = Path(__file__).with_name("shared_fits.py")
 
@@ -76,7 +86,26 @@ def test_a_dead_process_and_mistakes_of_one_are_told_to_all_and_the_fit_goes_on(
         assert "feature_names, but process 0 has ['a0', " in each["names"]
         assert "layout, but process 0 has dense rows and process 1 has sparse rows" in each["layout"]
         assert each["timeout"] == 40  # of `init_process_group`
+        assert "feature_names, but process 0 has ['a0', " in each["items"]
+        assert "must agree in the earlier fit (by a hash of popularity_, last_time_)" in each["other counts"]
+        assert "the earlier fit (by a hash of parameters_" in each["other network"]
         assert "process [1] has not. All must call the same methods" in each["state"]
+        of_networks = each["networks"]
+        assert "agree in weights, but process 0 has no sample_weight" in of_networks["score"]
+        assert "agree in weights, but process 0 has no sample_weight" in of_networks["score of k-means"]
+        assert "must agree in the earlier fit (by a hash of parameters_" in of_networks["other state"]
+        assert "must agree in the earlier fit (by a hash of weights_" in of_networks["other mixture"]
+        assert "which only the process that has the row would know" in of_networks["svi"]
+        assert "agree in X_val, but process 0 has no X_val" in of_networks["X_val"]
+        assert "column 'b' is 'gaussian' in process 0 and 'categorical' in process 1" in of_networks["kinds"]
+        assert "Found 0 sample(s) in all processes" in of_networks["no rows"]
+        assert "though the learning rate had been halved" in of_networks["diverges"]
+        assert "RuntimeError: no decoder here" in of_networks["module"]
+        assert of_networks["callback fails"].startswith("ValueError: no more")
+        assert of_networks["callback of a mixture"].startswith("ValueError: no more")
+        assert of_networks["callback scores"] == of_networks["callback stops"] == "no error"
+    assert first["networks"]["bounds"] == second["networks"]["bounds"]
+    assert "process 0 of 2" in second["networks"]["callback fails"] and "process 1" in first["networks"]["module"]
     assert first["parameter"].startswith("ValueError")
     assert first["interrupted"].startswith("LostProcessError") and second["interrupted"].startswith("KeyboardInterrupt")
     assert first["seeds"] == second["seeds"]  # the first draws one for both
@@ -85,10 +114,20 @@ def test_a_dead_process_and_mistakes_of_one_are_told_to_all_and_the_fit_goes_on(
 
 
 @pytest.mark.parametrize(
-    "estimator", [KMeansLite(2, random_state=0), GaussianMixtureEM(2, random_state=0), FactorAnalysisEM(1)]
+    "estimator",
+    [
+        KMeansLite(2, random_state=0),
+        GaussianMixtureEM(2, random_state=0),
+        FactorAnalysisEM(1),
+        EASERecommender(),
+        PopularityRecommender(),
+        MultVAERecommender(2, max_iter=1, random_state=0),
+        VAETransformer(2, max_iter=2, random_state=0),
+        AutoencoderTransformer(2, max_iter=2, random_state=0),
+    ],
 )
 def test_without_other_processes_nothing_changes(estimator):
-    X = np.random.default_rng(0).normal(size=(200, 3))
+    X = abs(np.random.default_rng(0).normal(size=(200, 3)))
     alone = estimator.fit(X).score(X)
     assert estimator.set_params(data_parallel=True).fit(X).score(X) == alone
     assert not _reduce.is_shared() and _reduce.is_first()

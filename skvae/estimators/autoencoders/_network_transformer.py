@@ -15,17 +15,31 @@ import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import _num_samples, check_is_fitted, validate_data
 
+from skvae import _reduce
 from skvae._compat import Interval, fit_context
-from skvae._tensors import Noise, alias, inference_device, placed, resolve_device, to_numpy, to_read, torch_dtype
+from skvae._tensors import (
+    Noise,
+    alias,
+    dtype_of,
+    inference_device,
+    placed,
+    resolve_device,
+    to_numpy,
+    to_read,
+    torch_dtype,
+)
 from skvae.estimators._checks import (
+    agree_in_columns,
+    agree_in_state,
     checked_layers,
     checked_sizes,
     column_names,
     draw_seed,
     refuse_another_architecture,
     refuse_other_modules,
+    refuse_too_few,
 )
 from skvae.estimators._network import NetworkEstimator, PreparedFit
 from skvae.models.decomposition import factor_analysis as fa
@@ -34,8 +48,8 @@ from skvae.tables.checks import refuse_gaps, refuse_overflow
 from skvae.tables.column_likelihoods import likelihood_of
 from skvae.tables.columns import listed
 from skvae.tables.frames import is_frame
-from skvae.tables.learning import measure_columns
-from skvae.tables.weights import spread, weigh
+from skvae.tables.learning import columns_of_all, measure_columns
+from skvae.tables.weights import scaled, spread, together_if_small, weigh
 from skvae.training import defaults
 from skvae.training.ascent import SingleNetwork
 from skvae.training.continuation import Continuation
@@ -50,12 +64,14 @@ class TableNetwork(NetworkEstimator):
     """An estimator that fits a network to a table.
 
     A subclass has the parameters hidden_layer_sizes, activation, n_components, learning_rate, learning_rate_schedule,
-    batch_size, max_iter, early_stopping, n_iter_no_change, tol, warm_start, device, random_state and verbose.
+    batch_size, max_iter, early_stopping, n_iter_no_change, tol, warm_start, precision, device, data_parallel,
+    random_state and verbose.
     """
 
     _parameter_constraints = {
         **NetworkEstimator._parameter_constraints,
         "tol": [Interval(Real, 0, None, closed="left")],
+        "data_parallel": ["boolean"],
     }
 
     weight_decay = 0.0  # of a subclass without the parameter
@@ -142,7 +158,7 @@ class TableNetwork(NetworkEstimator):
 
     def _params_to_go_on(self, model, earlier, rows):
         """The parameters of an earlier fit, as tensors that an ascent may move."""
-        return earlier.params_on(rows.device)
+        return earlier.params_on(rows.device, rows.dtype)
 
     # ---------------------------------------------------------------------------------------------------------- fitting
     @fit_context(prefer_skip_nested_validation=True)
@@ -205,27 +221,39 @@ class TableNetwork(NetworkEstimator):
 
     def _prepare(self, X, continuation, sample_weight=None, X_val=None):
         self._check_consistent()
+        if continuation.continues:
+            agree_in_state(self, "parameters_", "_optimizer_state", "n_iter_", "n_samples_seen_")
+        _reduce.agree(X_val="no X_val" if X_val is None else "X_val")
         fitted = self._goes_on(continuation)
-        columns = self._columns if fitted else self._read_columns(X)
-        numbers = _checked_numbers(self, columns, X, reset=not fitted, min_samples=1 if fitted else self._fewest_rows)
+        columns = self._columns if fitted else self._columns_of_all(X)
+        numbers = self._numbers_to_learn(columns, X, reset=not fitted, min_samples=1 if fitted else self._fewest_rows)
         if fitted:
             encoding.refuse_changed_constants(numbers, columns)
+        held_out = None if X_val is None or fitted else self._numbers_held_out(columns, X_val)
         noise = Noise(draw_seed(self.random_state))
+        with together_if_small(numbers, sample_weight) as (rows, weight):
+            if held_out is not None and rows is not numbers:  # those of all processes
+                with _reduce.together():
+                    held_out = np.concatenate(_reduce.gathered(held_out))
+            return self._prepared(columns, rows, weight, held_out, noise, continuation)
+
+    def _prepared(self, columns, numbers, sample_weight, numbers_held_out, noise, continuation):
+        """The fit to checked rows; in a shared fit those of all processes if they are few."""
+        fitted = self._goes_on(continuation)
         numbers, weight = spread(*weigh(numbers, sample_weight), defaults.LEAST_BATCH)
         count, weight = weight, np.ones(len(numbers)) if weight is None else weight
         custom = self._custom_likelihoods(columns)
         if not fitted:
             columns = measure_columns(columns, numbers, weight, custom)
-        x, observed = encoding.encode(numbers, columns)
-        device = resolve_device(self.device)
-        rows = TableRows(columns, x, observed, weight / weight.mean(), device, custom=custom, count=count)
-        earlier = self._earlier(continuation, weight.sum())
+        x, observed = _encoded(numbers, columns)
+        device, dtype = resolve_device(self.device), dtype_of(self.precision)
+        rows = TableRows(columns, x, observed, scaled(weight), device, dtype, custom=custom, count=count)
+        earlier = self._earlier(continuation, _reduce.count(weight.sum()))
         if fitted:
             with_mask = self._architecture["with_mask"]
         else:
-            validates, fills = self._decisions(
-                columns, rows.n_observations, given=X_val is not None, continuation=continuation
-            )
+            given = numbers_held_out is not None
+            validates, fills = self._decisions(columns, rows.n_observations, given=given, continuation=continuation)
             with_mask = observed is not None and not fills
         rows = replace(rows, with_mask=with_mask)
         architecture = self._architecture_of(columns, with_mask)
@@ -236,34 +264,44 @@ class TableNetwork(NetworkEstimator):
             architecture = self._architecture | architecture
             training = self._go_on(model, rows, noise, earlier, continuation)
         else:
-            held_out = None if X_val is None else self._held_out(rows, X_val)
+            held_out = None if numbers_held_out is None else _held_out(rows, numbers_held_out)
             training = self._begin(
                 model, rows, held_out, noise, validates=validates, fills=fills, continuation=continuation
             )
         in_units = self._units(columns, numbers, weight)
-        return PreparedFit(training, architecture, earlier, device, rows, in_units)
+        is_spread = _reduce.is_shared() or not _reduce.is_in_company()
+        return PreparedFit(training, architecture, earlier, device, rows, in_units, is_spread=is_spread)
 
-    def _held_out(self, rows, X_val):
-        """Rows that were given to decide when to stop, as `TableRows`."""
+    def _columns_of_all(self, X):
+        """What is known of the columns before the numbers are read, from the rows of all processes."""
+        has_rows = not _reduce.is_shared() or _num_samples(X) > 0
+        return columns_of_all(self._read_columns(X) if has_rows else None)
+
+    def _numbers_to_learn(self, columns, X, **checks):
+        """Rows of a fit, checked here; in float64 if the fit is."""
+        numbers = _checked_numbers(self, columns, X, **checks)
+        return numbers.astype(np.float64, copy=False) if self.precision == "float64" else numbers
+
+    def _numbers_held_out(self, columns, X_val):
+        """Rows that were given to decide when to stop, checked here."""
         if not self.early_stopping:
             raise ValueError(
                 "X_val decides when to stop, but early_stopping=False never asks; leave X_val out, or use "
                 "early_stopping=True."
             )
-        numbers = _checked_numbers(self, rows.columns, X_val, reset=False)
-        if np.isnan(numbers).all():
+        numbers = self._numbers_to_learn(columns, X_val, reset=False)
+        if not _reduce.largest(bool((~np.isnan(numbers)).any())):
             raise ValueError("X_val has no observed cell to judge by; leave it out, or give rows with values.")
-        x, observed = encoding.encode(numbers, rows.columns)
-        return replace(rows, x=x, observed=observed, weight=np.ones(len(x)), count=None)
+        return numbers
 
     def _go_on(self, model, rows, noise, earlier, continuation):
         """The `Training` of an estimator that goes on from an earlier fit."""
         params = one_member(self._params_to_go_on(model, earlier, rows))
-        optimizer_state = earlier.optimizer_state_on(rows.device)
+        optimizer_state = earlier.optimizer_state_on(rows.device, rows.dtype)
         optimizer_state = None if optimizer_state is None else one_member(optimizer_state)
         path = linear_path_of(self)
         from_linear = path is not None and path.posterior is not None
-        plan = self._plan(len(rows), continuation=continuation, from_linear=from_linear, first_epoch=earlier.n_iter)
+        plan = self._plan(rows.n_all, continuation=continuation, from_linear=from_linear, first_epoch=earlier.n_iter)
         return SingleNetwork(model, rows, noise, plan, params, linear_path=path, optimizer_state=optimizer_state)
 
     def _plan(self, n_rows, *, validates=False, continuation=Continuation.FRESH, from_linear=False, first_epoch=0):
@@ -314,7 +352,7 @@ class TableNetwork(NetworkEstimator):
         if x.dtype == np.float32 and max(x.max(), -x.min()) > _HUGE:
             x, observed = encoding.encode(numbers.astype(np.float64), self._columns)
         device, dtype = inference_device(self.device), torch_dtype(x.dtype)
-        rows = TableRows(self._columns, x, observed, np.ones(len(x)), device, with_mask, custom)
+        rows = TableRows(self._columns, x, observed, np.ones(len(x)), device, dtype, with_mask, custom)
         model, params = model_on(self, device, dtype)
         return FittedRows(model, params, rows, linear_path_of(self), dtype, numbers)
 
@@ -408,14 +446,30 @@ def _checked_numbers(estimator, columns, X, *, reset, min_samples=1):
         validate_data(estimator, X, reset=reset, skip_check_array=True)
     if not estimator._reads_gaps:
         refuse_gaps(numbers, columns)
-    return check_array(
+    checked = check_array(
         numbers,
         dtype=[np.float64, np.float32],
         ensure_all_finite="allow-nan",
-        ensure_min_samples=min_samples,
+        ensure_min_samples=0 if _reduce.is_shared() else min_samples,
         estimator=type(estimator).__name__,
         input_name="X",
     )
+    refuse_too_few(checked, min_samples)
+    agree_in_columns(estimator, checked)
+    return checked
+
+
+def _encoded(numbers, columns):
+    """`encoding.encode`, with the cells that were observed marked by all processes of a shared fit, or by none."""
+    x, observed = encoding.encode(numbers, columns)
+    some = _reduce.largest(observed is not None)
+    return x, np.ones(x.shape, dtype=bool) if some and observed is None else observed
+
+
+def _held_out(rows, numbers):
+    """Rows that were given to decide when to stop, as `TableRows` beside those of training."""
+    x, observed = _encoded(numbers, rows.columns)
+    return replace(rows, x=x, observed=observed, weight=np.ones(len(x)), count=None)
 
 
 def model_on(estimator, device, dtype):

@@ -225,7 +225,7 @@ class VAEPrediction(LikelihoodScoreMixin, NetworkTransformer):
             heads = heads_of_path(fitted.linear_path, fitted.rows, model, dtype)
             heads = 0.0 if heads is None else heads[0].cpu().numpy()
             params = {"row.posterior": torch.from_numpy(q - heads)[None].to(dtype)}
-        refined = fit_row_posteriors(model, fitted.rows, params, fitted.linear_path, dtype)
+        refined = fit_row_posteriors(model, fitted.rows, params, fitted.linear_path)
         return replace(fitted, model=model, params=fitted.params | refined)
 
     def _linear_model(self):

@@ -17,7 +17,7 @@ from skvae.tables.decoding import decode, fill_missing
 from skvae.tables.learning import read_columns
 from skvae.training import defaults
 from skvae.training.ascent import KnownResult, SingleNetwork
-from skvae.training.factor_analysis_start import statistics_of
+from skvae.training.factor_analysis_start import random_network
 from skvae.training.members import one_member
 from skvae.training.pca_start import column_ranges, pca_result, principal_components, principal_network, rows_vary
 from skvae.training.rows import LinearPath, squared_units_of_data
@@ -85,11 +85,15 @@ class AutoencoderTransformer(NetworkTransformer):
     warm_start : bool, default=False
         Whether `fit` goes on from the network of the last fit and, from the second call on, from its optimizer state.
         There is no early stopping then.
-    precision : {"float32", "bfloat16", "auto"}, default="float32"
-        What matrix products of training are made in; weights and sums are float32. "auto": bfloat16 where the device
-        has instructions for it and the network is large enough to gain. See :doc:`/user_guide/devices`.
+    precision : {"float32", "float64", "bfloat16", "auto"}, default="float32"
+        What training computes in. "float64" rounds to 16 digits in place of 7, and takes longer. "bfloat16" is for
+        the factors of matrix products; weights and sums stay float32. "auto": bfloat16 where the device has
+        instructions for it and the network is large enough to gain. See :doc:`/user_guide/devices`.
     device : str, default="auto"
         Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
+    data_parallel : bool, default=False
+        Whether the processes of `torch.distributed` share the fit, each with rows of its own. See
+        :doc:`/scaling`.
     random_state : int, RandomState instance or None, default=None
         Seed of initial weights, order, corruption and held-out rows. An int gives bit-equal fits on the CPU of one
         machine with one number of threads. None draws a fresh seed from the system, without touching NumPy's global
@@ -119,8 +123,8 @@ class AutoencoderTransformer(NetworkTransformer):
         Weight of the rows that `fit`, or all calls of `partial_fit`, learnt from.
     device_ : str
         Where the fit ran.
-    precision_ : {"float32", "bfloat16"}
-        What products of training were made in.
+    precision_ : {"float32", "float64", "bfloat16"}
+        What training computed in.
     n_features_in_ : int
         Number of columns.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -198,6 +202,7 @@ class AutoencoderTransformer(NetworkTransformer):
         warm_start=False,
         precision="float32",
         device="auto",
+        data_parallel=False,
         random_state=None,
         verbose=0,
         checkpoint=None,
@@ -223,6 +228,7 @@ class AutoencoderTransformer(NetworkTransformer):
         self.warm_start = warm_start
         self.precision = precision
         self.device = device
+        self.data_parallel = data_parallel
         self.random_state = random_state
         self.verbose = verbose
         self.checkpoint = checkpoint
@@ -295,9 +301,9 @@ class AutoencoderTransformer(NetworkTransformer):
         if found is not None:
             params = principal_network(model, rows, noise, found)
         else:
-            params = model.init(noise.fold("init"), statistics_of(rows.columns))
+            params = random_network(model, rows, noise)
         params = one_member(params | self._ranges(rows))
-        plan = self._plan(len(rows), validates=validates, continuation=continuation)
+        plan = self._plan(rows.n_all, validates=validates, continuation=continuation)
         return SingleNetwork(model, rows, noise, plan, params, linear_path=linear_path, validation=validation)
 
     def _components(self, rows):
@@ -382,7 +388,8 @@ class AutoencoderTransformer(NetworkTransformer):
         score : float
             Mean of `score_samples`; higher is better.
         """
-        return mean_score(self.score_samples(X), sample_weight)
+        with self._shared():
+            return mean_score(self.score_samples(X), sample_weight)
 
     def anomaly_score(self, X):
         """How badly each row is given back: its mean squared error.

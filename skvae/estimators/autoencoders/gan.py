@@ -24,7 +24,7 @@ from skvae.tables.learning import read_columns
 from skvae.training import defaults
 from skvae.training.adversarial.game import AdversarialTraining, turns_of_players
 from skvae.training.adversarial.two_sample_test import TwoSampleTest
-from skvae.training.factor_analysis_start import statistics_of
+from skvae.training.factor_analysis_start import random_network
 from skvae.training.members import MemberNoise, one_member
 from skvae.training.rows import rows_at_once
 from skvae.training.validation import split_off
@@ -103,8 +103,13 @@ class GANGenerator(TableNetwork):
     warm_start : bool, default=False
         Whether `fit` goes on from the networks of the last fit and, from the second call on, from their optimizers'
         state. There is no early stopping then.
+    precision : {"float32", "float64"}, default="float32"
+        What the game is played in. "float64" rounds to 16 digits in place of 7, and takes longer.
     device : str, default="auto"
         Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
+    data_parallel : bool, default=False
+        Whether the processes of `torch.distributed` share the fit, each with rows of its own. See
+        :doc:`/scaling`.
     random_state : int, RandomState instance or None, default=None
         Seed of initial weights, order and draws. An int gives bit-equal fits on the CPU of one machine with one number
         of threads. None draws a fresh seed from the system, without touching NumPy's global generator.
@@ -136,8 +141,8 @@ class GANGenerator(TableNetwork):
         Weight of the rows that `fit`, or all calls of `partial_fit`, learnt from.
     device_ : str
         Where the fit ran.
-    precision_ : {"float32"}
-        What products of training were made in.
+    precision_ : {"float32", "float64"}
+        What the game was played in.
     n_features_in_ : int
         Number of columns.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -182,7 +187,7 @@ class GANGenerator(TableNetwork):
         **{
             name: constraint
             for name, constraint in TableNetwork._parameter_constraints.items()
-            if name not in ("precision", "early_stopping")
+            if name != "early_stopping"
         },
         "n_components": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "categorical_features": ["array-like", StrOptions({"auto"}), None],
@@ -192,6 +197,7 @@ class GANGenerator(TableNetwork):
         "momentum": [Interval(Real, 0, 1, closed="left")],
         "gradient_penalty": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "early_stopping": ["boolean"],
+        "precision": [StrOptions({"float32", "float64"})],
         "n_history_samples": [Interval(Integral, 0, 1000, closed="both")],
     }
 
@@ -222,7 +228,9 @@ class GANGenerator(TableNetwork):
         tol=0.0,
         n_history_samples=25,
         warm_start=False,
+        precision="float32",
         device="auto",
+        data_parallel=False,
         random_state=None,
         verbose=0,
         checkpoint=None,
@@ -246,7 +254,9 @@ class GANGenerator(TableNetwork):
         self.tol = tol
         self.n_history_samples = n_history_samples
         self.warm_start = warm_start
+        self.precision = precision
         self.device = device
+        self.data_parallel = data_parallel
         self.random_state = random_state
         self.verbose = verbose
         self.checkpoint = checkpoint
@@ -349,16 +359,16 @@ class GANGenerator(TableNetwork):
         )
 
     def _begin(self, model, rows, held_out, noise, *, validates, fills, continuation):
-        params = one_member(model.init(noise.fold("init"), statistics_of(rows.columns)))
+        params = one_member(random_network(model, rows, noise))
         squares = None
         if validates and held_out is None:
             rows, held_out, squares = split_off(rows, noise, self.validation_fraction)
-        plan = self._plan(len(rows), validates=validates, continuation=continuation)
+        plan = self._plan(rows.n_all, validates=validates, continuation=continuation)
         return self._training(model, rows, held_out, squares, noise, plan, params, n_seen=rows.n_observations)
 
     def _go_on(self, model, rows, noise, earlier, continuation):
-        params, state = earlier.params_on(rows.device), earlier.optimizer_state_on(rows.device)
-        plan = self._plan(len(rows), continuation=continuation, first_epoch=earlier.n_iter)
+        params, state = earlier.params_on(rows.device, rows.dtype), earlier.optimizer_state_on(rows.device, rows.dtype)
+        plan = self._plan(rows.n_all, continuation=continuation, first_epoch=earlier.n_iter)
         state = None if state is None else one_member(state)
         n_seen = earlier.n_samples_seen
         return self._training(model, rows, None, None, noise, plan, one_member(params), n_seen=n_seen, state=state)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
+from skvae import _reduce
 from skvae._compat import Interval, StrOptions
 from skvae.estimators._checks import (
     check_betas,
@@ -130,11 +131,15 @@ class VAETransformer(VAEPrediction):
     warm_start : bool, default=False
         Whether `fit` goes on from the network of the last fit and, from the second call on, from its optimizer state.
         There is no early stopping then.
-    precision : {"float32", "bfloat16", "auto"}, default="float32"
-        What matrix products of training are made in; weights and sums are float32. "auto": bfloat16 where the device
-        has instructions for it and the network is large enough to gain. See :doc:`/user_guide/devices`.
+    precision : {"float32", "float64", "bfloat16", "auto"}, default="float32"
+        What training computes in. "float64" rounds to 16 digits in place of 7, and takes longer. "bfloat16" is for
+        the factors of matrix products; weights and sums stay float32. "auto": bfloat16 where the device has
+        instructions for it and the network is large enough to gain. See :doc:`/user_guide/devices`.
     device : str, default="auto"
         Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
+    data_parallel : bool, default=False
+        Whether the processes of `torch.distributed` share the fit, each with rows of its own. See
+        :doc:`/scaling`.
     random_state : int, RandomState instance or None, default=None
         Seed of initial weights, order and draws. An int gives bit-equal fits on the CPU of one machine with one number
         of threads. None draws a fresh seed from the system, without touching NumPy's global generator.
@@ -174,8 +179,8 @@ class VAETransformer(VAEPrediction):
         Weight of the rows that `fit`, or all calls of `partial_fit`, learnt from.
     device_ : str
         Where the fit ran.
-    precision_ : {"float32", "bfloat16"}
-        What products of training were made in.
+    precision_ : {"float32", "float64", "bfloat16"}
+        What training computed in.
     n_features_in_ : int
         Number of columns.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -266,6 +271,7 @@ class VAETransformer(VAEPrediction):
         warm_start=False,
         precision="float32",
         device="auto",
+        data_parallel=False,
         random_state=None,
         verbose=0,
         checkpoint=None,
@@ -298,6 +304,7 @@ class VAETransformer(VAEPrediction):
         self.warm_start = warm_start
         self.precision = precision
         self.device = device
+        self.data_parallel = data_parallel
         self.random_state = random_state
         self.verbose = verbose
         self.checkpoint = checkpoint
@@ -314,6 +321,11 @@ class VAETransformer(VAEPrediction):
                 "objective='iwae' is a bound as it stands, and has no KL term to weigh: it takes beta=1, free_bits=0 "
                 f"and annealing=None, but got beta={self.beta}, free_bits={self.free_bits}, annealing="
                 f"{self.annealing!r}."
+            )
+        if self.inference == "svi" and _reduce.is_in_company():
+            raise ValueError(
+                "inference='svi' fits a posterior to each row, which only the process that has the row would know; use "
+                "inference='amortized' with data_parallel=True."
             )
         if self.inference == "svi" and self.encoder is not None:
             raise ValueError("inference='svi' has no encoder; leave out encoder, or use inference='amortized'.")
@@ -343,10 +355,10 @@ class VAETransformer(VAEPrediction):
         # The fit then begins as factor analysis and may end as it: held-out rows must tell which.
         return validates, validates and gaussian and self.encoder is None and self.decoder is None
 
-    def _held_out(self, rows, X_val):
+    def _numbers_held_out(self, columns, X_val):
         if self.inference == "svi":
             raise ValueError("X_val decides when to stop, but inference='svi' never asks; leave X_val out.")
-        return super()._held_out(rows, X_val)
+        return super()._numbers_held_out(columns, X_val)
 
     def _architecture_of(self, columns, with_mask):
         asked = {"inference": self.inference, "likelihood": likelihood_signature(self.likelihood), "noise": self.noise}
@@ -374,7 +386,7 @@ class VAETransformer(VAEPrediction):
 
     def _begin(self, model, rows, held_out, noise, *, validates, fills, continuation):
         warn_of_many_components(self, rows.columns)
-        n = len(rows)
+        n, n_here = rows.n_all, len(rows)
         if not validates:
             return SingleNetwork(model, rows, noise, self._plan(n, continuation=continuation))
         beta, _ = self._betas()
@@ -397,10 +409,10 @@ class VAETransformer(VAEPrediction):
             self._plan(n, validates=True, from_linear=from_linear),
             folds,
             from_factor_analysis=from_linear,
-            fallback_weight=np.where(np.arange(len(rows)) < n, rows.weight, 0.0),
+            fallback_weight=np.where(np.arange(len(rows)) < n_here, rows.weight, 0.0),
             tied=tied,
             beta=beta,
-            n_draws=defaults.n_validation_draws(len(rows)),
+            n_draws=defaults.n_validation_draws(rows.n_all),
             random_rate=random_rate,
         )
 

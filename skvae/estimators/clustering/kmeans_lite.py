@@ -14,12 +14,12 @@ from skvae._compat import Interval, StrOptions, fit_context, one_blas_thread
 from skvae._sparse import merged
 from skvae._tensors import explain_out_of_memory, inference_device, torch_dtype
 from skvae.estimators._base import Estimator
-from skvae.estimators._checks import agree_in_columns, refuse_another_number
+from skvae.estimators._checks import agree_in_columns, agree_in_state, refuse_another_number
 from skvae.estimators.checkpoints.checkpoint import CHECKPOINT
 from skvae.estimators.clustering._lloyd import InertiaWatcher, TrainingRun, nearest, placed_in_turn
 from skvae.models.clustering import kmeans
 from skvae.tables.checks import naming_cells
-from skvae.tables.weights import checked_weight, together_if_small
+from skvae.tables.weights import agree_in_weights, checked_weight, together_if_small
 from skvae.training.continuation import Continuation
 
 
@@ -267,6 +267,7 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
             continuation = Continuation.PARTIAL_FIT if fitted else Continuation.FRESH
             X = self._check_X(X, reset=not continuation.continues)
             if continuation.continues:
+                agree_in_state(self, "cluster_centers_", "_weights", "n_iter_")
                 refuse_another_number(self, "clusters", len(self.cluster_centers_))
                 X = X.astype(self.cluster_centers_.dtype, copy=False)
                 centres, weights, n_iter = self.cluster_centers_, self._weights, self.n_iter_
@@ -381,6 +382,7 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         """
         with self._shared():
             X = self._check_fitted_X(X)
+            agree_in_weights(sample_weight)
             weight = checked_weight(sample_weight, X)
             with one_blas_thread():
                 _, distances = nearest(X, self._centres_for(X), inference_device(self.device))

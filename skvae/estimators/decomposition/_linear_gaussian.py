@@ -28,7 +28,7 @@ from skvae.elbo import EvidenceTerms, FitResult
 from skvae.engines import em
 from skvae.engines.watching import CONVERGED
 from skvae.estimators._base import Estimator, LikelihoodScoreMixin
-from skvae.estimators._checks import check_n_samples, column_names, draw_seed_of_sample, validated
+from skvae.estimators._checks import agree_in_state, check_n_samples, column_names, draw_seed_of_sample, validated
 from skvae.estimators._progress import FitWatcher
 from skvae.estimators.decomposition._training_data import (
     FLOAT,
@@ -181,6 +181,8 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
             checked = validated(self, X, reset=not continuation.continues)
             _check_n_components(self, checked.shape[1])
             device = resolve_device(self.device)
+            if continuation.continues:
+                agree_in_state(self, "components_", "_sufficient_statistics")
             before = self._sufficient_statistics if continuation.continues else None
             if np.isnan(checked).any():
                 raise ValueError(

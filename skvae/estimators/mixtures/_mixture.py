@@ -18,6 +18,7 @@ from skvae.engines import em
 from skvae.engines.contracts import check_contract
 from skvae.estimators._base import Estimator, LikelihoodScoreMixin
 from skvae.estimators._checks import (
+    agree_in_state,
     check_n_samples,
     column_names,
     draw_seed,
@@ -183,11 +184,15 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
                     return self._set(**self._ascended(X, y, sample_weight, Continuation.FRESH))
             return self._set(**self._stepped(X, sample_weight))
 
+    _state = ("weights_", "means_", "n_iter_", "n_samples_seen_")  # what a later fit goes on from
+
     def _validated(self, X, *, reset):
         return validated(self, X, reset=reset, ensure_min_samples=2 if reset else 1)
 
     def _ascended(self, X, y, sample_weight, continuation):
         """Fit to the rows of X by EM; returns the fitted attributes."""
+        if self.warm_start:
+            agree_in_state(self, *self._state)
         checked, weight = self._validated(X, reset=not continuation.continues), None
         if sample_weight is not None:
             weight = checked_weight(sample_weight, checked)
@@ -269,6 +274,7 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
 
     def _stepped(self, X, sample_weight):
         """Take one step of stepwise EM with the rows of X; returns the fitted attributes."""
+        agree_in_state(self, *self._state)
         refuse_another_number(self, "components", len(self.weights_))
         learnt, device = self._learnt(), resolve_device(self.device)
         coded = self._coded(self._validated(X, reset=False), learnt)

@@ -5,6 +5,7 @@ from inspect import signature
 import numpy as np
 import scipy.sparse as sp
 
+from skvae import _reduce
 from skvae._sparse import entry
 
 _DTYPES = (np.float32, np.float64)  # native ones
@@ -99,8 +100,8 @@ def check_new_items(estimator, known, new_items):
 
 
 def refuse_no_interaction(estimator, X):
-    """Complain of a CSR array without any entry."""
-    if not X.nnz:
+    """Complain of a CSR array without any entry; in a shared fit, where no process has any."""
+    if not _reduce.count(X.nnz):
         raise ValueError(f"{type(estimator).__name__} found no interaction in X: all {X.shape} cells are zero.")
 
 
@@ -132,7 +133,7 @@ def advice(estimator, X):
 def _on_long_table(X):
     """On few columns with hardly a zero, two of which hold whole numbers that may be ids."""
     n_rows, n_columns = X.shape
-    if not 2 <= n_columns <= 4 or X.nnz < 0.95 * n_rows * n_columns:
+    if not n_rows or not 2 <= n_columns <= 4 or X.nnz < 0.95 * n_rows * n_columns:
         return None
     may_be_ids = [
         (column == np.rint(column)).all() and len(np.unique(column)) >= _FEWEST_IDS for column in X.toarray().T

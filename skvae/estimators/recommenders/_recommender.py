@@ -10,10 +10,13 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from skvae import _reduce
 from skvae._sparse import merged
 from skvae._tensors import block_rows, explain_out_of_memory, inference_device, placed, top_k_of_blocks, torch_dtype
+from skvae.estimators._checks import agree_in_columns
 from skvae.estimators.recommenders._filters import columns_of_items, read_filters, read_user_filter, seen, users_of
 from skvae.estimators.recommenders._input_checks import check_new_items, explained, is_in_form
+from skvae.estimators.recommenders._users_of_all import mean_ranking
 from skvae.metrics import make_ranking_scorer
 
 LIST_LENGTH = 100  # of the NDCG that scores and validates
@@ -61,6 +64,7 @@ class RecommenderMixin(abc.ABC):
         if not reset and is_in_form(self, X):
             return X if type(X) is sp.csr_array else merged(X, sp.csr_array)
         form = {"accept_sparse": "csr", "dtype": [np.float32, np.float64], "ensure_non_negative": True}
+        form["ensure_min_samples"] = 0 if _reduce.is_shared() else 1
         if sp.issparse(X) and X.ndim == 2:  # a purchase and its refund in one cell are what is left of both
             X = merged(X, sp.csr_array)
         try:
@@ -68,6 +72,16 @@ class RecommenderMixin(abc.ABC):
         except ValueError as error:
             raise explained(error) from None
         return merged(X, sp.csr_array)
+
+    def _check_to_fit(self, X, sample_weight=None, *, reset):
+        """Check users to learn from; refuse a shared fit whose processes differ in items, dtype or weights."""
+        X = self._check_X(X, reset=reset)
+        agree_in_columns(self, X)
+        _reduce.agree(
+            weights="sample_weight" if sample_weight is not None else "no sample_weight",
+            start="a new fit" if reset else "an earlier fit",
+        )
+        return X
 
     def _check_fitted_X(self, X):
         if "n_features_in_" not in vars(self):
@@ -226,7 +240,7 @@ class RecommenderMixin(abc.ABC):
         towards = towards.T.to(users)
         # Rounding leaves a user at more than 1 from itself, of which no angle can be taken.
         blocks = ((rows, (users[rows] @ towards).clamp_(-1, 1)) for rows in _blocks_of(X.shape[0], others.shape[0]))
-        return _best(blocks, filters, k, others.shape[0], X.dtype)
+        return best(blocks, filters, k, others.shape[0], X.dtype)
 
     def explain(self, X, items):
         """Say which of a user's items raised the score of an item.
@@ -294,7 +308,8 @@ class RecommenderMixin(abc.ABC):
         Returns
         -------
         score : float in [0, 1]
-            Users without held-out interactions are left out of the mean.
+            Users without held-out interactions are left out of the mean. With `data_parallel`, where a recommender has
+            that parameter, the mean is over the users of all processes.
 
         Raises
         ------
@@ -303,7 +318,9 @@ class RecommenderMixin(abc.ABC):
         """
         check_is_fitted(self)
         validate_data(self, X, reset=False, skip_check_array=True)  # the items' names and number, before any is hidden
-        return make_ranking_scorer("ndcg", k=LIST_LENGTH)(self, X, y)
+        scorer = make_ranking_scorer("ndcg", k=LIST_LENGTH)
+        with self._shared():
+            return mean_ranking(scorer, self, X, y, LIST_LENGTH) if _reduce.is_shared() else scorer(self, X, y)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -315,10 +332,10 @@ class RecommenderMixin(abc.ABC):
 def rank(scorer, X, k, *, exclude_seen=True, filters=None):
     """List the k best allowed items of each row of X, block by block: `(ids, scores)` as `recommend` returns them."""
     every = [seen(X)] if exclude_seen else []
-    return _best(_score_blocks(scorer, X), every + ([filters] if filters else []), k, X.shape[1], X.dtype)
+    return best(_score_blocks(scorer, X), every + ([filters] if filters else []), k, X.shape[1], X.dtype)
 
 
-def _best(blocks, filters, k, n_columns, dtype):
+def best(blocks, filters, k, n_columns, dtype):
     """List the k best allowed columns of each row: their numbers, and their scores in a dtype.
 
     Parameters

@@ -8,17 +8,21 @@ import scipy.sparse as sp
 import torch
 from sklearn.base import clone
 
+from skvae import _reduce
 from skvae._compat import Interval, StrOptions, fit_context
 from skvae._tensors import Noise, Rows, inference_device, placed, resolve_device, torch_dtype
 from skvae.estimators._base import Estimator
+from skvae.estimators._checks import agree_in_state
 from skvae.estimators.recommenders._input_checks import refuse_no_interaction
 from skvae.estimators.recommenders._recommender import LIST_LENGTH, RecommenderMixin, rank, widened
+from skvae.estimators.recommenders._users_of_all import first_by_key, gathered_rows
 from skvae.metrics import content_holdout, ndcg_at_k
 from skvae.models.recommenders.ease import item_weights
 from skvae.tables.weights import drop_weightless
 
 _L2 = (10.0, 50.0, 200.0, 500.0, 1000.0)  # that "auto" chooses from
 _MOST_ASIDE = 2000  # users for the choice
+_CELLS_SENT = 2**22  # of a Gram matrix at once
 
 
 class EASERecommender(RecommenderMixin, Estimator):
@@ -37,6 +41,9 @@ class EASERecommender(RecommenderMixin, Estimator):
         for the choice only. Rows of a few items ask for little, rows of a hundred for 500.
     device : str, default="auto"
         Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
+    data_parallel : bool, default=False
+        Whether the processes of `torch.distributed` share the fit, each with users of its own. See
+        :doc:`/scaling`.
 
     Attributes
     ----------
@@ -78,11 +85,16 @@ class EASERecommender(RecommenderMixin, Estimator):
     (2, 3)
     """
 
-    _parameter_constraints = {"l2": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")], "device": [str]}
+    _parameter_constraints = {
+        "l2": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
+        "device": [str],
+        "data_parallel": ["boolean"],
+    }
 
-    def __init__(self, l2="auto", *, device="auto"):
+    def __init__(self, l2="auto", *, device="auto", data_parallel=False):
         self.l2 = l2
         self.device = device
+        self.data_parallel = data_parallel
 
     @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None, sample_weight=None):
@@ -142,14 +154,17 @@ class EASERecommender(RecommenderMixin, Estimator):
             return self._fit(X, sample_weight, fitted=hasattr(self, "item_weights_"))
 
     def _fit(self, X, sample_weight, *, fitted):
-        X = self._check_X(X, reset=not fitted)
+        X = self._check_to_fit(X, sample_weight, reset=not fitted)
+        if fitted:
+            agree_in_state(self, "_item_gram", "_popularity", "l2_", "n_samples_seen_")
         X, weight = drop_weightless(X, sample_weight)
         refuse_no_interaction(self, X)
         device = resolve_device(self.device)
         _refuse_too_many_items(X)
         n_seen = float(X.shape[0] if weight is None else weight.sum())
         popularity = (np.ones(X.shape[0]) if weight is None else weight) @ X
-        gram, l2 = _gram(X, weight), self.l2
+        n_seen, popularity = _reduce.total((n_seen, popularity))
+        gram, l2 = _gram_of_all(_gram(X, weight)), self.l2
         if l2 == "auto":
             l2 = self.l2_ if fitted else _best_l2(X, weight, gram, device)
         if fitted:
@@ -211,20 +226,36 @@ def _weights(gram, l2, device):
     return item_weights(torch.from_numpy(gram.toarray()).to(device), l2)
 
 
+def _gram_of_all(gram):
+    """The sum of the Gram matrices of all processes, which travel in dense blocks of rows: what is solved is dense."""
+    if not _reduce.is_shared():
+        return gram
+    n = gram.shape[1]
+    size = max(1, _CELLS_SENT // n)
+    blocks = [sp.csr_array(_reduce.count(gram[start : start + size].toarray())) for start in range(0, n, size)]
+    return sp.csr_array(sp.vstack(blocks, format="csr"))
+
+
 def _best_l2(X, weight, gram, device):
     """The penalty by which the other users' model ranks hidden interactions of some users best."""
     rankable = np.flatnonzero(np.diff(X.indptr) >= 2)
-    aside = rankable[Noise(0).fold("l2").permutation(len(rankable))[: min(_MOST_ASIDE, len(rankable) // 5)]]
-    if not len(aside):
+    n_aside = min(_MOST_ASIDE, _reduce.count(len(rankable)) // 5)
+    if not n_aside:
         return _L2[len(_L2) // 2]
-    shown, hidden = content_holdout(X[aside])
-    rest = sp.csr_array(gram - _gram(X[aside], None if weight is None else weight[aside]))
+    chosen, keys = first_by_key(Noise(0).fold("l2"), len(rankable), n_aside)
+    own = rankable[chosen]
+    in_order = np.argsort(np.concatenate(_reduce.gathered(keys)), kind="stable")
+    aside = gathered_rows(X[own])[in_order]
+    if weight is not None:
+        weight = np.concatenate(_reduce.gathered(weight[own]))[in_order]
+    shown, hidden = content_holdout(aside)
+    rest = sp.csr_array(gram - _gram(aside, weight))
 
     def quality(l2):
         model = _weights(rest, l2, device)
         return ndcg_at_k(hidden, ranked=rank(_product(model), shown, LIST_LENGTH)[0], k=LIST_LENGTH)
 
-    return max(_L2, key=quality)
+    return _reduce.of_first(max(_L2, key=quality))  # rounding may differ from machine to machine
 
 
 def _product(weight):

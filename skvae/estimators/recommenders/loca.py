@@ -10,12 +10,14 @@ from joblib import Parallel, delayed
 from sklearn.base import MetaEstimatorMixin, clone
 from sklearn.utils.validation import has_fit_parameter
 
+from skvae import _reduce
 from skvae._compat import Interval, StrOptions, fit_context
 from skvae.estimators._base import Estimator
 from skvae.estimators._checks import draw_seed, seeded_clone
 from skvae.estimators.clustering.kmeans_lite import KMeansLite
 from skvae.estimators.recommenders._input_checks import check_recommender, refuse_other_items
 from skvae.estimators.recommenders._recommender import RecommenderMixin, scorer_of
+from skvae.estimators.recommenders._users_of_all import passed_on, refuse_jobs
 from skvae.estimators.recommenders.networks.mult_vae import MultVAERecommender
 from skvae.models.recommenders import loca as model
 from skvae.tables.weights import weigh
@@ -63,6 +65,10 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
         Share of the global score, in [0, 1]. The paper: 0.
     n_jobs : int or None, default=None
         Local models to fit at the same time, by joblib.
+    data_parallel : bool, default=False
+        Whether the processes of `torch.distributed` share the fits, each with users of its own: it is passed on to the
+        global model, the local ones and the embedding. The embeddings of all users are sent to all processes. See
+        :doc:`/scaling`.
     random_state : int, RandomState instance or None, default=None
         Seed of the models whose own random_state is None, and of the choice of anchors. All local models get the same
         seed as the global one: so they begin from the same weights, and their scores can be added.
@@ -120,6 +126,7 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
         "kernel": [StrOptions({"epanechnikov", "triangular", "uniform"})],
         "alpha": [Interval(Real, 0, 1, closed="both")],
         "n_jobs": [Integral, None],
+        "data_parallel": ["boolean"],
         "random_state": ["random_state"],
     }
 
@@ -135,6 +142,7 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
         kernel="epanechnikov",
         alpha=0.5,
         n_jobs=None,
+        data_parallel=False,
         random_state=None,
     ):
         self.estimator = estimator
@@ -146,6 +154,7 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
         self.kernel = kernel
         self.alpha = alpha
         self.n_jobs = n_jobs
+        self.data_parallel = data_parallel
         self.random_state = random_state
 
     @fit_context(prefer_skip_nested_validation=False)
@@ -181,18 +190,22 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
                     f"{type(self).__name__} weights the users of a local model, but {type(base).__name__}.fit takes no "
                     "sample_weight."
                 )
-            X = self._check_X(X, reset=True)
+            X = self._check_to_fit(X, sample_weight, reset=True)
+            refuse_jobs(self)
             kept, weight = weigh(X, sample_weight)
             kept = sp.csr_array(kept)  # small ones come dense
+            if _reduce.largest(weight is not None) and weight is None:  # those of this process are all 1
+                weight = np.ones(kept.shape[0])
             rng = np.random.RandomState(draw_seed(self.random_state))
-            base = seeded_clone(base, np.random.RandomState(draw_seed(rng)))
+            base = passed_on(self, seeded_clone(base, np.random.RandomState(draw_seed(rng))))
             whole = clone(base).fit(kept, **({} if weight is None else {"sample_weight": weight}))
             embedding = self._fitted_embedding(kept, rng)
-            users = model.directions(torch.from_numpy(embedding.transform(kept)))
-            anchors = self._chosen(users, weight, rng)
-            wide, narrow, coverage = self._bandwidths(users, anchors, weight)
+            users, weight_of_all, own = self._embedded(embedding, kept, weight)
+            with _reduce.alone():
+                anchors = _reduce.of_first(self._chosen(users, weight_of_all, rng))
+                wide, narrow, coverage = _reduce.of_first(self._bandwidths(users, anchors, weight_of_all))
             local = Parallel(n_jobs=self.n_jobs)(
-                delayed(_fit_local)(_unfitted(whole, base), kept, weight, self._weights(users, a, h))
+                delayed(_fit_local)(_unfitted(whole, base), kept, weight, self._weights(users, a, h)[own])
                 for a, h in zip(anchors, wide, strict=True)
             )
             self._warn_of_few_served(coverage)
@@ -213,9 +226,19 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
             embedding = MultVAERecommender(n_components=min(_COMPONENTS, X.shape[1]))
         if not hasattr(embedding, "transform"):
             raise TypeError(f"embedding must have a method transform, but {type(embedding).__name__} has none.")
-        fitted = seeded_clone(embedding, rng).fit(X, None)  # FrozenEstimator asks for a y
+        fitted = passed_on(self, seeded_clone(embedding, rng)).fit(X, None)  # FrozenEstimator asks for a y
         refuse_other_items(self, fitted)
         return fitted
+
+    def _embedded(self, embedding, X, weight):
+        """Directions of the embeddings of all users, their weights, and which of them this process has passed."""
+        first, n = _reduce.place(X.shape[0])
+        with _reduce.alone():
+            own = embedding.transform(X) if X.shape[0] else None
+        parts = [part for part in _reduce.gathered(own) if part is not None]
+        weight = None if weight is None else np.concatenate(_reduce.gathered(weight))
+        users = model.directions(torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts)))
+        return users, weight, slice(first, first + X.shape[0])
 
     def _chosen(self, users, weight, rng):
         """Numbers of the anchors."""
@@ -309,6 +332,7 @@ def _fit_local(member, X, weight, share):
     """Fit a local model to the users with a share in it; the shares are scaled to mean 1."""
     kept = np.flatnonzero(share)
     weight = np.ones(len(kept)) if weight is None else weight[kept]
-    mean = weight @ share[kept] / weight.sum()
+    total, n = _reduce.total((weight @ share[kept], weight.sum()))
+    mean = total / n
     member.fit(X[kept], sample_weight=weight * share[kept] / mean)
     return member._for_serving() if isinstance(member, RecommenderMixin) else member

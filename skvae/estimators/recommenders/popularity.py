@@ -6,9 +6,11 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from skvae import _reduce
 from skvae._compat import Interval, fit_context
 from skvae._times import stored_times
 from skvae.estimators._base import Estimator
+from skvae.estimators._checks import agree_in_state
 from skvae.estimators.recommenders._recommender import RecommenderMixin, widened
 from skvae.tables.weights import drop_weightless
 
@@ -21,6 +23,9 @@ class PopularityRecommender(RecommenderMixin, Estimator):
     half_life : float or None, default=None
         Time after which an interaction counts half, in the units of `times`: seconds, if they were made of datetimes.
         None: all count alike.
+    data_parallel : bool, default=False
+        Whether the processes of `torch.distributed` share the fit, each with users of its own. See
+        :doc:`/scaling`.
 
     Attributes
     ----------
@@ -44,10 +49,14 @@ class PopularityRecommender(RecommenderMixin, Estimator):
     array([0, 1])
     """
 
-    _parameter_constraints = {"half_life": [Interval(Real, 0, None, closed="neither"), None]}
+    _parameter_constraints = {
+        "half_life": [Interval(Real, 0, None, closed="neither"), None],
+        "data_parallel": ["boolean"],
+    }
 
-    def __init__(self, half_life=None):
+    def __init__(self, half_life=None, *, data_parallel=False):
         self.half_life = half_life
+        self.data_parallel = data_parallel
 
     @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None, sample_weight=None, times=None):
@@ -103,7 +112,9 @@ class PopularityRecommender(RecommenderMixin, Estimator):
             return self._fit(X, sample_weight, times, fitted=hasattr(self, "popularity_"))
 
     def _fit(self, X, sample_weight, times, *, fitted):
-        X = self._check_X(X, reset=not fitted)
+        X = self._check_to_fit(X, sample_weight, reset=not fitted)
+        if fitted:
+            agree_in_state(self, "popularity_", "last_time_")
         counted, weight = drop_weightless(X.astype(np.float64), sample_weight)
         self._refuse_unknown_ages(times, fitted)
         last, aged = None, 1.0
@@ -111,11 +122,11 @@ class PopularityRecommender(RecommenderMixin, Estimator):
             times = sp.csr_array((stored_times(X, times).astype(np.float64), X.indices, X.indptr), shape=X.shape)
             at = drop_weightless(times, sample_weight)[0].data
             before = self.last_time_ if fitted else -np.inf
-            last = float(max(at.max(initial=-np.inf), before))
+            last = float(max(_reduce.largest(at.max(initial=-np.inf)), before))
             counted.data *= self._left(at - last)
             aged = self._left(before - last) if last > before else 1.0
         weight = np.ones(counted.shape[0]) if weight is None else weight
-        popularity = weight @ counted
+        popularity = _reduce.count(weight @ counted)
         if fitted:
             popularity = popularity + aged * widened(self.popularity_, X.shape[1])
         return self._set(popularity_=popularity, last_time_=last)

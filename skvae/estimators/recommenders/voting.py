@@ -6,12 +6,14 @@ from joblib import Parallel, delayed
 from sklearn.utils import Bunch, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from skvae import _reduce
 from skvae._compat import BaseComposition, fit_context
 from skvae.estimators._base import Estimator
 from skvae.estimators._checks import seeded_clone
 from skvae.estimators._progress import say
 from skvae.estimators.recommenders._input_checks import check_recommender, refuse_other_items
 from skvae.estimators.recommenders._recommender import RecommenderMixin, scorer_of
+from skvae.estimators.recommenders._users_of_all import passed_on, refuse_jobs
 from skvae.estimators.recommenders.ease import EASERecommender
 from skvae.estimators.recommenders.networks.mult_vae import MultVAERecommender
 
@@ -35,6 +37,9 @@ class VotingRecommender(RecommenderMixin, BaseComposition, Estimator):
         depends on their ratios only, and `GridSearchCV` can choose them: ``{"weights": [(1, 0.2), (1, 0.5), (1, 1)]}``.
     n_jobs : int or None, default=None
         Recommenders to fit at the same time, by joblib.
+    data_parallel : bool, default=False
+        Whether the processes of `torch.distributed` share the fits, each with users of its own: it is passed on to the
+        recommenders. See :doc:`/scaling`.
     random_state : int, RandomState instance or None, default=None
         Seed of the recommenders whose own random_state is None.
     verbose : bool, default=False
@@ -72,14 +77,18 @@ class VotingRecommender(RecommenderMixin, BaseComposition, Estimator):
         "estimators": [list, None],
         "weights": ["array-like", None],
         "n_jobs": [int, None],
+        "data_parallel": ["boolean"],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
 
-    def __init__(self, estimators=None, *, weights=None, n_jobs=None, random_state=None, verbose=False):
+    def __init__(
+        self, estimators=None, *, weights=None, n_jobs=None, data_parallel=False, random_state=None, verbose=False
+    ):
         self.estimators = estimators
         self.weights = weights
         self.n_jobs = n_jobs
+        self.data_parallel = data_parallel
         self.random_state = random_state
         self.verbose = verbose
 
@@ -140,18 +149,19 @@ class VotingRecommender(RecommenderMixin, BaseComposition, Estimator):
             If two recommenders have one name, all are dropped, the weights do not fit them, or a frozen one was
             fitted to other items.
         TypeError
-            If a member is no recommender.
+            If a member is no recommender, or has no parameter data_parallel to pass it on.
         """
         with self._unchanged_on_error():
             named, weights = self._members()
-            X = self._check_X(X, reset=True)
+            X = self._check_to_fit(X, sample_weight, reset=True)
+            refuse_jobs(self)
             given = {} if sample_weight is None else {"sample_weight": sample_weight}
             rng = None if self.random_state is None else check_random_state(self.random_state)
-            clones = [seeded_clone(member, rng) for _, member in named]
+            clones = [passed_on(self, seeded_clone(member, rng)) for _, member in named]
             fitted = Parallel(n_jobs=self.n_jobs)(delayed(_fit)(member, X, given) for member in clones)
             for member in fitted:
                 refuse_other_items(self, member)
-            if self.verbose:
+            if self.verbose and _reduce.is_first():
                 say(self, "fitted " + ", ".join(name for name, _ in named))
             names = [name for name, _ in named]
             return self._set(

@@ -9,6 +9,7 @@ Networks 2, 1989). The code may be held to a mean activation by a penalty (Ng, *
 
 import torch
 
+from skvae import _reduce
 from skvae.elbo import Bound, penalised
 from skvae.likelihoods import SquaredError
 from skvae.models.autoencoders.encoder_decoder import EncoderDecoder
@@ -101,7 +102,7 @@ class Autoencoder(EncoderDecoder):
 
 def penalty(z, w, rho, weight):
     """weight * sum_k KL(rho || mean activation of unit k), over the rows of a batch by their weights; (M, 1)."""
-    w = w[..., None] / w.sum(-1)[..., None, None]
-    mean = (w * z).sum(-2).clamp(min=_LEAST, max=1 - 1e-6)
+    w = w[..., None] / _reduce.summed(w.sum(-1))[..., None, None]
+    mean = _reduce.summed((w * z).sum(-2)).clamp(min=_LEAST, max=1 - 1e-6)
     kl = rho * (rho / mean).log() + (1 - rho) * ((1 - rho) / (1 - mean)).log()
     return weight * kl.sum(-1, keepdim=True)

@@ -113,7 +113,7 @@ class DeepVAE(VAE):
 
     def _bound(self, log_prob, kl, batch):
         if self.free_bits:
-            return with_free_bits(log_prob, kl, self.free_bits, batch.w, self.weighted)
+            return with_free_bits(log_prob, kl, self.free_bits, batch.w, self.weighted, batch.n_rows)
         if self.kl_weights is None:
             return Bound(log_prob, kl)
         return Bound(log_prob, kl, objective=lambda beta: log_prob - beta * self.weighted(kl).sum(-1))

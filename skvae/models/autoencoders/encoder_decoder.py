@@ -88,8 +88,7 @@ class EncoderDecoder:
             decoder = self.own_decoder.init(noise)
         else:
             decoder = init_mlp("decoder", self.decoder_sizes, noise)
-            bias = self.likelihood.init_bias(statistics.mean, statistics.share)
-            decoder[f"decoder.{self.last}.bias"] = bias.float()
+            decoder[f"decoder.{self.last}.bias"] = self.likelihood.init_bias(statistics.mean, statistics.share)
         own = self.likelihood.init_own(statistics.mean, statistics.variance)
         return self._init_encoder(noise) | decoder | {f"likelihood.{name}": tensor for name, tensor in own.items()}
 

@@ -93,7 +93,7 @@ class GAN:
         for start, stop, size in self.levels:
             share = statistics.mean[start:stop].clamp(_LEAST_SHARE, 1 - _LEAST_SHARE)
             bias[start:stop] = share.log() if size else share.logit()
-        params[f"generator.{self.layers[-1]}.bias"] = bias.float()
+        params[f"generator.{self.layers[-1]}.bias"] = bias
         return params
 
     # --------------------------------------------------------------------------------------------- the two players
@@ -120,11 +120,12 @@ class GAN:
 
     def generate(self, params, noise, row):
         """G(z) with z drawn from `noise` by the rows' numbers: rows of the layout, (..., B, n_columns)."""
-        z = noise.fold("z").normal(row, self.n_components)
+        dtype = params[f"generator.{self.layers[-1]}.bias"].dtype
+        z = noise.fold("z").normal(row, self.n_components, dtype)
         output = network(params, "generator", z, self.layers, self.activation)
         if not self.levels:
             return output
-        u = noise.fold("level").uniform(row, self.n_outputs)
+        u = noise.fold("level").uniform(row, self.n_outputs, dtype)
         parts, done = [], 0
         for start, stop, size in self.levels:
             parts += [output[..., done:start], _drawn(output[..., start:stop], u[..., start:stop], size)]

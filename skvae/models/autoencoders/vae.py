@@ -109,7 +109,9 @@ class VAE(EncoderDecoder):
         return not (self.several or self.closed_form or self.free_bits) and self._trained_by_hand(params)
 
     def _bound(self, log_prob, kl, batch):
-        return with_free_bits(log_prob, kl, self.free_bits, batch.w) if self.free_bits else Bound(log_prob, kl)
+        if self.free_bits:
+            return with_free_bits(log_prob, kl, self.free_bits, batch.w, n=batch.n_rows)
+        return Bound(log_prob, kl)
 
     def encode(self, params, batch):
         """q(z | x)."""

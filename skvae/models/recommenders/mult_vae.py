@@ -44,6 +44,11 @@ class MultVAE:
         self.decoder_sizes = (n_components, *reversed(hidden_layer_sizes), n_items)
         self.last = len(hidden_layer_sizes)  # index of each network's last layer
 
+    @property
+    def item_axes(self):
+        """Axis of the items in each parameter that has one; by it, processes may split the items among them."""
+        return {"encoder.0.weight": 0, f"decoder.{self.last}.weight": 1, f"decoder.{self.last}.bias": 0}
+
     def init(self, noise, mean, share):
         """Random weights; the decoder's last biases at the marginal maximum likelihood.
 
@@ -95,11 +100,10 @@ class MultVAE:
 
     def normalise(self, x, noise=None):
         """The rows at unit length, then entries hidden at random: zeros stay zeros, so only stored entries draw."""
-        value = x.value / x.max()[x.user]  # first, so that no square leaves the range of the dtype
-        value = value / x.sum(value.square()).sqrt()[x.user]
+        value = x.at_unit_length()
         if noise is not None and self.dropout:
             key = noise.fold("dropout").keys(x.row)
-            kept = uniform_at(key[x.user], x.item, value.dtype) >= self.dropout
+            kept = uniform_at(key[x.user], x.column, value.dtype) >= self.dropout
             value = value * kept / (1 - self.dropout)
         return x.with_values(value)
 

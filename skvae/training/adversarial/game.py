@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import torch
 
 from skvae._tensors import placed
 from skvae.engines.gradient import Turn
@@ -56,8 +55,8 @@ class AdversarialTraining(Training):
     def __init__(self, model, rows, noise, plan, params, test, *, optimizer_state=None):
         self.test, self.plan = test, replace(plan, fit_of_member=np.zeros(1, dtype=np.int64))
         params = {name: tensor.to(rows.device) for name, tensor in params.items()}
-        weight = placed(rows.weight[None], rows.device, torch.float32)
-        stream = Stream(rows.encoded(), noise, 1, weight)
+        weight = placed(rows.weight[None], rows.device, rows.dtype)
+        stream = Stream(rows.encoded(), noise, 1, weight).among_all()
         self.ascent = Ascent(
             model,
             params,

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from skvae import _reduce
 from skvae._tensors import placed
 from skvae.metrics._energy import energy_distance, mean_within
 from skvae.training.members import MemberNoise
@@ -21,7 +22,8 @@ class TwoSampleTest(Validation):
     ----------
     model : GAN
     rows : TableRows
-        Held-out rows or, where there are none, those of training. Of many, some are picked.
+        Held-out rows or, where there are none, those of training. Of many, some are picked; all processes of a shared
+        fit get them.
     squares : ndarray of shape (n_rows,) or None
         Sum of the squared weights of the observations of each row.
     noise : Noise
@@ -38,16 +40,19 @@ class TwoSampleTest(Validation):
 
     def __init__(self, model, rows, squares, noise, n_kept):
         self.model, self.noise, self.n_kept = model, MemberNoise([noise]), n_kept
-        if len(rows) > _N_DRAWS:
-            picked = np.sort(noise.fold("compared").permutation(len(rows))[:_N_DRAWS])
-            rows, squares = rows.rows(picked), None if squares is None else squares[picked]
-        self.weight = np.ones(len(rows)) if rows.count is None else rows.count
-        whole = np.floor(self.weight)
-        self.squares = whole + np.square(self.weight - whole) if squares is None else squares
+        first, n = _reduce.place(len(rows))
+        if n > _N_DRAWS:
+            picked = np.sort(noise.fold("compared").permutation(n)[:_N_DRAWS])
+            here = picked[slice(*picked.searchsorted([first, first + len(rows)]))] - first
+            rows, squares = rows.rows(here), None if squares is None else squares[here]
+        weight = np.ones(len(rows)) if rows.count is None else rows.count
+        whole = np.floor(weight)
+        squares = whole + np.square(weight - whole) if squares is None else squares
+        x, self.weight, self.squares = map(np.concatenate, zip(*_reduce.gathered((rows.x, weight, squares))))
         self.factor = _factors(rows.columns)
-        self.x = rows.x * self.factor
+        self.x = x * self.factor
         self.within = mean_within(self.x, self.weight, self.squares)
-        self.on_device = placed(rows.x, rows.device, torch.float32)[None]
+        self.on_device = placed(x, rows.device, rows.dtype)[None]
         self.row = torch.arange(_N_DRAWS)[None].to(rows.device, non_blocking=True)
         self.forget()
 

@@ -11,16 +11,30 @@ import scipy.sparse as sp
 import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
+from skvae import _reduce
 from skvae._compat import fit_context
 from skvae._sparse import entry
-from skvae._tensors import Noise, Rows, block_rows, inference_device, resolve_device, to_read, torch_dtype
-from skvae.estimators._checks import draw_seed, refuse_another_architecture
+from skvae._tensors import (
+    Noise,
+    Rows,
+    SplitRows,
+    WholeRows,
+    block_rows,
+    dtype_of,
+    inference_device,
+    resolve_device,
+    to_read,
+    torch_dtype,
+)
+from skvae.estimators._checks import agree_in_state, draw_seed, refuse_another_architecture
 from skvae.estimators._network import NetworkEstimator, PreparedFit
 from skvae.estimators._progress import RankingWatcher
+from skvae.estimators.recommenders._filters import seen
 from skvae.estimators.recommenders._input_checks import advice, refuse_long_table, refuse_no_interaction
-from skvae.estimators.recommenders._recommender import LIST_LENGTH, RecommenderMixin, rank
+from skvae.estimators.recommenders._recommender import LIST_LENGTH, RecommenderMixin, best, rank
+from skvae.estimators.recommenders._users_of_all import content_split, first_by_key, gathered_rows
 from skvae.metrics import content_holdout, ndcg_at_k
-from skvae.tables.weights import drop_weightless, weigh
+from skvae.tables.weights import drop_weightless, together_if_small, weigh
 from skvae.training import defaults
 from skvae.training.clicks import ClickTraining, UserStatistics, informative_users, initial_params, with_new_items
 from skvae.training.continuation import Continuation
@@ -34,8 +48,11 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
     """A recommender that is fitted by gradient ascent.
 
     A subclass has the parameters n_components, learning_rate, learning_rate_schedule, batch_size, max_iter,
-    weight_decay, early_stopping, validation_fraction, n_iter_no_change, warm_start, device, random_state and verbose.
+    weight_decay, early_stopping, validation_fraction, n_iter_no_change, warm_start, device, data_parallel, random_state
+    and verbose.
     """
+
+    _parameter_constraints = {**NetworkEstimator._parameter_constraints, "data_parallel": ["boolean"]}
 
     _watcher = RankingWatcher
     _bound_and_units = ("lower bound", "nats per user")
@@ -144,7 +161,10 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
 
     def _prepare(self, X, continuation, sample_weight=None, X_val=None):
         fitted = self._goes_on(continuation)
-        X = self._check_training_X(X, reset=not fitted)
+        X = self._check_training_X(X, sample_weight, reset=not fitted)
+        if fitted:
+            agree_in_state(self, "parameters_", "_optimizer_state", "n_iter_", "n_samples_seen_")
+        _reduce.agree(X_val="no X_val" if X_val is None else "X_val")
         for text in advice(self, X):
             warnings.warn(text, UserWarning, stacklevel=4)  # the caller of `fit`
         given, (X, weight) = X, drop_weightless(X, sample_weight)
@@ -157,41 +177,62 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         if not continuation.single_pass:
             X, weight, X_val = self._held_out(X, weight, X_val, noise)
         refuse_no_interaction(self, X)
-        X, weight = weigh(*informative_users(X, weight, model.likelihood))
-        X = sp.csr_array(X)  # small ones come dense
-        n_users = X.shape[0] if weight is None else float(weight.sum())
-        weight = None if weight is None else weight / weight.mean()
-        device, earlier = resolve_device(self.device), self._earlier(continuation, n_users)
-        optimizer_state = None
-        if fitted:
-            known = self._architecture["n_items"]
-            refuse_another_architecture(self, architecture | {"n_items": known})
-            params, optimizer_state = earlier.params_on(device), earlier.optimizer_state_on(device)
-            if X.shape[1] > known:
-                params, optimizer_state = with_new_items(
-                    params, optimizer_state, initial_params(model, X, weight, noise, device)
-                )
-        else:
-            params = initial_params(model, X, weight, noise, device)
-        validation = None if X_val is None else HeldOutRanking(model, X_val)
-        auto = self._auto(X.shape[0], earlier.n_samples_seen, users, architecture)
-        plan = self._plan(X.shape[0], auto, earlier, continuation, validation is not None)
-        plan = replace(plan, turns=self._turns(model))
-        training = ClickTraining(
-            model, X, weight, noise, plan, params, validation=validation, optimizer_state=optimizer_state
-        )
+        with together_if_small(*informative_users(X, weight, model.likelihood)) as (X, weight):
+            X, weight = weigh(X, weight)
+            if _reduce.largest(weight is not None) and weight is None:  # those of this process are all 1
+                weight = np.ones(X.shape[0])
+            X = sp.csr_array(X)  # small ones come dense
+            training, earlier, device = self._training(
+                model, X, weight, noise, X_val, continuation, users, architecture
+            )
         known = {f"{name}_": value for name, value in users._asdict().items()}
-        known["weight_decay_"] = float(plan.weight_decay)
+        known["weight_decay_"] = float(training.ascent.plan.weight_decay)
         return PreparedFit(training, architecture, earlier, device, known=known)
 
-    def _check_training_X(self, X, *, reset):
-        """Users to learn from, as a CSR array; complain of values that float32 cannot take."""
+    def _training(self, model, X, weight, noise, X_val, continuation, users, architecture):
+        """The fit to weighed users, what it goes on from, and where it runs."""
+        n = _reduce.count(X.shape[0])
+        n_users = n if weight is None else float(_reduce.count(weight.sum()))
+        weight = None if weight is None else weight / (n_users / n)
+        device, dtype = resolve_device(self.device), dtype_of(self.precision)
+        earlier = self._earlier(continuation, n_users)
+        optimizer_state = None
+        if earlier.parameters is not None:
+            known = self._architecture["n_items"]
+            refuse_another_architecture(self, architecture | {"n_items": known})
+            params, optimizer_state = earlier.params_on(device, dtype), earlier.optimizer_state_on(device, dtype)
+            if X.shape[1] > known:
+                params, optimizer_state = with_new_items(
+                    params, optimizer_state, initial_params(model, X, weight, noise, device, dtype)
+                )
+        else:
+            params = initial_params(model, X, weight, noise, device, dtype)
+        validation = None if X_val is None else ranking_of_held_out(model, X_val)
+        auto = self._auto(n, earlier.n_samples_seen, users, architecture)
+        plan = self._plan(n, auto, earlier, continuation, validation is not None)
+        _reduce.agree(precision=plan.precision)
+        plan = replace(plan, turns=self._turns(model))
+        training = ClickTraining(
+            model,
+            X,
+            weight,
+            noise,
+            plan,
+            params,
+            validation=validation,
+            optimizer_state=optimizer_state,
+            keeps_state=earlier.may_go_on,
+        )
+        return training, earlier, device
+
+    def _check_training_X(self, X, sample_weight, *, reset):
+        """Users to learn from, as a CSR array; complain of values whose squares leave float32."""
         refuse_long_table(X)
-        X = self._check_X(X, reset=reset)
-        outside = np.flatnonzero((X.data < _SMALLEST) | (X.data > _LARGEST))  # their squares leave float32 too
+        X = self._check_to_fit(X, sample_weight, reset=reset)
+        outside = np.flatnonzero((X.data < _SMALLEST) | (X.data > _LARGEST))
         if len(outside):
             raise ValueError(
-                f"fit computes in float32 and takes interactions between {_SMALLEST:g} and {_LARGEST:g}, but "
+                f"fit takes interactions between {_SMALLEST:g} and {_LARGEST:g}, but "
                 f"{entry(X, outside[0])}; scale X, or binarise it."
             )
         return X
@@ -199,21 +240,23 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
     def _held_out(self, X, weight, X_val, noise):
         """Users to learn from, their weights, and users whose held-out interactions are ranked after every epoch."""
         if X_val is not None:
-            if not len(_rankable(X_val)):
+            if not _reduce.count(len(_rankable(X_val))):
                 raise ValueError("X_val holds no user with two interactions: one to show, one to rank.")
             return X, weight, X_val
         candidates = _rankable(X)
-        if self.early_stopping == "auto" and len(candidates) < defaults.MANY_USERS or not self.early_stopping:
+        n_candidates = _reduce.count(len(candidates))
+        if self.early_stopping == "auto" and n_candidates < defaults.MANY_USERS or not self.early_stopping:
             return X, weight, None
-        aside = noise.fold("validation").permutation(len(candidates))
-        aside = candidates[aside[: math.ceil(self.validation_fraction * len(candidates))]]
+        n_aside = math.ceil(self.validation_fraction * n_candidates)
+        aside = candidates[first_by_key(noise.fold("validation"), len(candidates), n_aside)[0]]
         rest = np.setdiff1d(np.arange(X.shape[0]), aside)
-        if not len(aside) or not X[rest].nnz:
+        n_left, left = _reduce.total((len(rest), X[rest].nnz))
+        if not n_aside or not left:
             raise ValueError(
-                f"early_stopping=True with validation_fraction={self.validation_fraction} would set aside {len(aside)} "
-                f"of the {len(candidates)} users with two interactions and leave {len(rest)} of n_samples = "
-                f"{X.shape[0]} users to train on; it needs some in both parts. Change the fraction, pass X_val or "
-                "use early_stopping=False."
+                f"early_stopping=True with validation_fraction={self.validation_fraction} would set aside {n_aside} "
+                f"of the {n_candidates} users with two interactions and leave {n_left} of n_samples = "
+                f"{n_left + n_aside} users to train on; it needs some in both parts. Change the fraction, pass X_val "
+                "or use early_stopping=False."
             )
         return X[rest], None if weight is None else weight[rest], X[np.sort(aside)]
 
@@ -310,6 +353,60 @@ class HeldOutRanking(Validation):
 
     def score(self, measured):
         return float(ndcg_at_k(self.hidden, ranked=measured, k=LIST_LENGTH))
+
+
+class SplitRanking(Validation):
+    """The same of the users of all processes, each of which ranks its own items for them.
+
+    Parameters
+    ----------
+    model : object with encode(params, batch) and decode(params, z)
+    X : CSR array of shape (n_own_users, n_items)
+    split : Split
+    """
+
+    def __init__(self, model, X, split):
+        self.model, self.split = model, split
+        shown, self.hidden = content_split(X)
+        self.first, _ = _reduce.place(X.shape[0])
+        self.whole = WholeRows(*map(np.concatenate, zip(*_reduce.gathered(WholeRows.of(shown, torch.float64)))))
+        self.shown = split.columns_of_all(shown)
+
+    def measure(self, params):
+        """Rank the items for all users: ids of the first 100."""
+        some = next(iter(params.values()))
+        rows = SplitRows(self.shown, self.split, self.whole, some.device, some.dtype)
+        every = [seen(self.shown)]
+        ids, scores = best(self._blocks(params, rows), every, LIST_LENGTH, self.shown.shape[1], np.float64)
+        with _reduce.together():
+            parts = _reduce.gathered((np.where(ids < 0, ids, ids + self.split.own.start), scores))
+        ids, scores = (np.concatenate(each, axis=1) for each in zip(*parts))
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :LIST_LENGTH]  # of equal scores the lower column's
+        return torch.from_numpy(np.take_along_axis(ids, order, 1))
+
+    @torch.no_grad()
+    def _blocks(self, params, rows):
+        size = block_rows(self.split.n_columns)  # the same for all
+        for start in range(0, len(rows), size):
+            batch = rows.batch(np.arange(start, min(start + size, len(rows))))
+            yield slice(start, start + size), self.model.decode(params, self.model.encode(params, batch).mean)
+
+    def score(self, measured):
+        own = measured[self.first : self.first + self.hidden.shape[0]]
+        values = ndcg_at_k(self.hidden, ranked=own, k=LIST_LENGTH, per_user=True) if self.hidden.nnz else np.empty(0)
+        values = values[~np.isnan(values)]
+        with _reduce.together():
+            total, n = _reduce.total((float(values.sum()), len(values)))
+        return total / n
+
+
+def ranking_of_held_out(model, X):
+    """A function from the `Split` of a fit, or None, to the `Validation` by these users of this process."""
+    if not _reduce.is_shared():  # also where all are gathered on each process
+        with _reduce.together():
+            X = gathered_rows(X)
+        return lambda split: HeldOutRanking(model, X)
+    return partial(SplitRanking, model, X)
 
 
 def _rankable(X):

@@ -56,11 +56,15 @@ class RecVAERecommender(NetworkRecommender):
         Patience of early stopping, in epochs.
     warm_start : bool, default=False
         Whether `fit` goes on from the weights of the last fit and, from the second call on, from its optimizer state.
-    precision : {"float32", "bfloat16", "auto"}, default="float32"
-        What matrix products of training are made in; weights and sums are float32. "auto": bfloat16 where the device
-        has instructions for it and the network is large enough to gain. See :doc:`/user_guide/devices`.
+    precision : {"float32", "float64", "bfloat16", "auto"}, default="float32"
+        What training computes in. "float64" rounds to 16 digits in place of 7, and takes longer. "bfloat16" is for
+        the factors of matrix products; weights and sums stay float32. "auto": bfloat16 where the device has
+        instructions for it and the network is large enough to gain. See :doc:`/user_guide/devices`.
     device : str, default="auto"
         Where to compute: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
+    data_parallel : bool, default=False
+        Whether the processes of `torch.distributed` share the fit. Each passes users of its own, with all items; in the
+        fit each holds the weights of a part of the items. See :doc:`/scaling`.
     random_state : int, RandomState instance or None, default=None
         Seed of initial weights, order, dropout and draws. An int gives bit-equal fits on the CPU of one machine with
         one number of threads. None draws a fresh seed from the system, without touching NumPy's global generator.
@@ -98,8 +102,8 @@ class RecVAERecommender(NetworkRecommender):
         shuffled among the users. Up to 1,000 users with different items are compared.
     device_ : str
         Where the fit ran.
-    precision_ : {"float32", "bfloat16"}
-        What products of training were made in.
+    precision_ : {"float32", "float64", "bfloat16"}
+        What training computed in.
     n_features_in_ : int
         Number of items.
     feature_names_in_ : ndarray of shape (n_items,)
@@ -164,6 +168,7 @@ class RecVAERecommender(NetworkRecommender):
         warm_start=False,
         precision="float32",
         device="auto",
+        data_parallel=False,
         random_state=None,
         verbose=0,
         checkpoint=None,
@@ -184,6 +189,7 @@ class RecVAERecommender(NetworkRecommender):
         self.warm_start = warm_start
         self.precision = precision
         self.device = device
+        self.data_parallel = data_parallel
         self.random_state = random_state
         self.verbose = verbose
         self.checkpoint = checkpoint
