@@ -26,7 +26,7 @@ class Mixture(GaussianMixtureEM):
 
 def press(fraction):
     """An annealing in which Ctrl-C comes in the third of six epochs."""
-    if press.ready and fraction >= 0.34:
+    if press.ready and fraction >= 0.33:
         press.ready = False
         signal.raise_signal(signal.SIGINT)
     return 1.0

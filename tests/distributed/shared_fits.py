@@ -5,9 +5,11 @@
 Every process writes what it found to FOLDER/RANK.json.
 """
 
+import contextlib
 import datetime
 import json
 import os
+import pickle
 import signal
 import sys
 import warnings
@@ -23,6 +25,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from skvae import (
+    AutoencoderTransformer,
     BernoulliMixtureEM,
     Checkpoint,
     EASERecommender,
@@ -279,23 +282,38 @@ def resumed(rank, folder):
     same = np.array_equal(went_on.means_, whole.means_) and went_on.lower_bounds_ == whole.lower_bounds_
     found = {"begun at": begun[0], "equal": bool(same)}
 
-    settings = {"max_iter": 6, "tol": 0, "n_init": 1, "init": "random", "random_state": 0, "data_parallel": True}
-    checkpoint = Checkpoint(Path(folder, "means.npz"), interval=0)
-    reached, left = checkpoints.Journal.reached, [4]
+    clicks = make_interactions(300, 40, random_state=0)[150 * rank : 150 * (rank + 1)]
+    small = {"random_state": 0, "data_parallel": True}
+    cases = [  # rows of which K-means remembers labels; items that are split; a network that all have
+        (KMeansLite(6, max_iter=6, tol=0, n_init=1, init="random", **small), own, 4, "cluster_centers_"),
+        (MultVAERecommender(3, max_iter=4, early_stopping=True, **small), clicks, 2, "parameters_"),
+        (AutoencoderTransformer(2, hidden_layer_sizes=(4,), max_iter=4, **small), own, 2, "parameters_"),
+    ]
+    for estimator, X, n, attribute in cases:
+        whole, name = clone(estimator).fit(X), type(estimator).__name__
+        estimator.set_params(checkpoint=Checkpoint(Path(folder, f"{name}.npz"), interval=0))
+        with failing_after(n):
+            failed = error_of(estimator.fit, X)
+        files, went_on = len(list(folder.glob("*.npz"))), estimator.fit(X)
+        same = pickle.dumps(getattr(went_on, attribute)) == pickle.dumps(getattr(whole, attribute))
+        found[name] = [failed, files, same and np.array_equal(went_on.lower_bounds_, whole.lower_bounds_)]
+    return found | {"files": [path.name for path in folder.glob("*.npz")]}
+
+
+@contextlib.contextmanager
+def failing_after(n):
+    """Fits with a checkpoint fail on all processes after so many iterations."""
+    reached, left = checkpoints.Journal.reached, [n]
 
     def fails(journal, place, state):
         left[0] -= 1
-        if not left[0]:
+        if left[0] < 0:
             raise RuntimeError("for the test")
         return reached(journal, place, state)
 
     checkpoints.Journal.reached = fails
-    found["failed"] = error_of(KMeansLite(6, checkpoint=checkpoint, **settings).fit, own)
+    yield
     checkpoints.Journal.reached = reached
-    went_on = KMeansLite(6, checkpoint=checkpoint, **settings).fit(own)
-    whole = KMeansLite(6, **settings).fit(own)
-    same = np.array_equal(went_on.cluster_centers_, whole.cluster_centers_)
-    return found | {"K-means": same and len(whole.lower_bounds_) == 6, "files": [p.name for p in folder.glob("*.npz")]}
 
 
 def errors(rank, size, folder):

@@ -65,13 +65,11 @@ def test_a_dead_process_and_mistakes_of_one_are_told_to_all_and_the_fit_goes_on(
     assert run.returncode == 0, run.stderr
     first, second = found[0], found[1]
     for each in (first, second):
-        assert each["resumed"] == {
-            "begun at": 3,
-            "equal": True,
-            "failed": "RuntimeError: for the test",
-            "K-means": True,
-            "files": [],
-        }
+        resumed = each["resumed"]
+        assert (resumed.pop("begun at"), resumed.pop("equal"), resumed.pop("files")) == (3, True, [])
+        for name, (failed, n_files, is_equal) in resumed.items():
+            assert failed == "RuntimeError: for the test" and n_files == 1 and is_equal, name
+        assert len(resumed) == 3
     assert "X[3, 2] = inf" in second["infinite cell"]
     assert first["infinite cell"].startswith("ValueError") and "process 1 of 2" in first["infinite cell"]
     for each in (first, second):

@@ -5,6 +5,7 @@ What is read is never trusted: sizes are compared with that of the file before m
 """
 
 import contextlib
+import glob
 import io
 import json
 import math
@@ -50,6 +51,13 @@ def write(path, header, states):
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)
     _sync_folder(path)
+
+
+def remove(path):
+    """Remove the file, if there is one, and what processes that were killed while they wrote it have left."""
+    for left in [path, *glob.glob(f"{glob.escape(path)}.*.tmp")]:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(left)
 
 
 def _sync_folder(path):

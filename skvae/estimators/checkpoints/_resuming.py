@@ -91,8 +91,14 @@ class _Keeper:
                 stacklevel=6,  # the caller of `fit`
             )
         elif _reduce.is_first():
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(self.path)
+            try:
+                _file.remove(self.path)
+            except OSError as error:
+                warnings.warn(
+                    f"{name}.fit is done, but its checkpoint {self.path!r} could not be removed ({error}).",
+                    RuntimeWarning,
+                    stacklevel=6,  # the caller of `fit`
+                )
 
 
 def _path(path, facts):
