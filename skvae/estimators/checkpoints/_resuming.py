@@ -12,7 +12,7 @@ from skvae.estimators._progress import say
 from skvae.estimators.checkpoints import _file
 from skvae.estimators.checkpoints._facts import facts_of
 from skvae.estimators.checkpoints._interrupts import Interrupts
-from skvae.estimators.checkpoints.checkpoint import Checkpoint
+from skvae.estimators.checkpoints.checkpoint import as_checkpoint
 
 _ADVICE = "Delete the file to begin anew, or give another path."
 
@@ -40,7 +40,7 @@ def resumable(estimator, X, given, *, of_a_clone):
     OSError
         If the folder cannot be written to.
     """
-    settings = Checkpoint.of(getattr(estimator, "checkpoint", None))
+    settings = as_checkpoint(getattr(estimator, "checkpoint", None))
     if settings is None:
         yield
         return

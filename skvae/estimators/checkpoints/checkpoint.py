@@ -58,10 +58,10 @@ class Checkpoint:
         if self.on_interrupt not in ("raise", "stop"):
             raise ValueError(f"Checkpoint(on_interrupt={self.on_interrupt!r}) must be 'raise' or 'stop'.")
 
-    @classmethod
-    def of(cls, value):
-        """A `Checkpoint` of whatever the parameter may be; None of None."""
-        return value if value is None or isinstance(value, cls) else cls(value)
+
+def as_checkpoint(value):
+    """The `Checkpoint` that the parameter stands for; None of None."""
+    return value if value is None or isinstance(value, Checkpoint) else Checkpoint(value)
 
 
 CHECKPOINT = [str, os.PathLike, Checkpoint, None]  # what scikit-learn checks of the parameter
