@@ -12,7 +12,7 @@ INSTALL := $(PY) -m pip install -qq --disable-pip-version-check -c constraints.t
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # two installs into one .venv at the same time spoil it
-.PHONY: help demo test lint format doc bench clean
+.PHONY: help demo test soak lint format doc bench clean
 
 help:  ## list these targets
 	@awk -F ':.*##' '/^[a-z]+:.*##/ { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ demo: $(VENV)/.with-viz  ## tune a recommender on data that is on every machine 
 
 test: $(VENV)/.with-test  ## run every test, on every core (ARGS=-n0: in one process)
 	@$(PY) -m pytest -n logical --maxprocesses 8 --dist worksteal $(ARGS)
+
+soak: $(VENV)/.with-test  ## kill fits at random moments, twenty times, and see that they end bit-equal (ARGS=100: more)
+	@$(PY) tests/checkpoints/soak.py $(or $(ARGS),20)
 
 lint: $(VENV)/.with-ruff  ## check style and formatting
 	@$(PY) -m ruff check . $(ARGS)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     from skvae.estimators.autoencoders.autoencoder import AutoencoderTransformer as AutoencoderTransformer
     from skvae.estimators.autoencoders.gan import GANGenerator as GANGenerator
     from skvae.estimators.autoencoders.vae import VAETransformer as VAETransformer
+    from skvae.estimators.checkpoints.checkpoint import Checkpoint as Checkpoint
     from skvae.estimators.clustering.kmeans_lite import KMeansLite as KMeansLite
     from skvae.estimators.decomposition.factor_analysis import FactorAnalysisEM as FactorAnalysisEM
     from skvae.estimators.decomposition.probabilistic_pca import ProbabilisticPCA as ProbabilisticPCA
@@ -35,6 +36,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
 _PUBLIC = {
     "AutoencoderTransformer": "skvae.estimators.autoencoders.autoencoder",
     "BernoulliMixtureEM": "skvae.estimators.mixtures.bernoulli",
+    "Checkpoint": "skvae.estimators.checkpoints.checkpoint",
     "EASERecommender": "skvae.estimators.recommenders.ease",
     "KMeansLite": "skvae.estimators.clustering.kmeans_lite",
     "FactorAnalysisEM": "skvae.estimators.decomposition.factor_analysis",

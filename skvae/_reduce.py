@@ -67,6 +67,12 @@ class Processes:
         self._together(dist.all_gather_object, heard, own)
         return heard
 
+    def objects_at_first(self, own):
+        """What each process gives, in their order, for the first process; a list of None for the others."""
+        heard = [None] * self.size
+        self._together(dist.gather_object, own, heard if self.rank == 0 else None)
+        return heard
+
     def add(self, tensor):
         """Add up a contiguous tensor on the CPU over the processes, in place."""
         self._together(dist.all_reduce, tensor)
@@ -364,8 +370,30 @@ def places_of_least(values, n):
 
 def of_first(own):
     """What the first process gives, also in a block that sums nothing."""
+    return gathered_from_all(own if is_first() else None)[0]
+
+
+def gathered_from_all(own):
+    """What each process gives, in their order, also in a block that sums nothing."""
     with together():
-        return gathered(own if is_first() else None)[0]
+        return gathered(own)
+
+
+def gathered_at_first(own):
+    """What each process gives, in their order, where the first process alone needs it; the others get None for each.
+
+    A list of one where the fit is not shared, or its processes compute the same.
+    """
+    processes = _rows.get()
+    if processes is None:
+        return [own]
+    processes.meet(_WELL)
+    return processes.objects_at_first(own)
+
+
+def own_of(parts):
+    """Pick the part of this process from what `gathered` or `gathered_at_first` has returned to the first one."""
+    return parts[0 if _rows.get() is None else _rows.get().rank]
 
 
 def _as_tensor(value):

@@ -40,6 +40,7 @@ from skvae import (
     VotingRecommender,
 )
 from skvae._tensors import Noise, Rows, Split, SplitRows, WholeRows, cholesky
+from skvae.engines import checkpoints
 from skvae.likelihoods import Bernoulli, Multinomial, WeightedGaussian
 from skvae.model_selection import StackedGridSearchCV
 from skvae.models.recommenders.mult_dae import MultDAE
@@ -472,6 +473,37 @@ def test_other_ways_to_fit_are_those_of_the_cpu(name):
         return said
 
     both(ways, estimator, rtol)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "X"),
+    [
+        (KMeansLite(3, init="random", n_init=2, random_state=0), REAL),
+        (gaussian(acceleration="squarem"), REAL),
+        (autoencoder(early_stopping=True, max_iter=4), REAL),
+        (recommender(max_iter=3), CLICKS),
+    ],
+    ids=lambda case: type(case).__name__,
+)
+def test_an_interrupted_fit_goes_on_as_on_the_cpu(estimator, X, tmp_path, monkeypatch):
+    reached = checkpoints.Journal.reached
+
+    def fails(journal, place, tree):
+        reached(journal, place, tree)
+        raise RuntimeError("for the test")
+
+    def resumed(model):
+        path = tmp_path / f"{model.device}.npz"
+        interrupted = clone(model).set_params(checkpoint=skvae.Checkpoint(path, interval=0))
+        with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="for the test"):
+            patch.setattr(checkpoints.Journal, "reached", fails)
+            interrupted.fit(X)
+        went_on, whole = state(interrupted.fit(X)), state(model.fit(X))
+        went_on.pop("_is_clone", None)
+        assert_same(went_on, whole)
+        return whole
+
+    both(resumed, estimator, 1e-10)
 
 
 @pytest.mark.parametrize("name", KINDS_OF_FITS)

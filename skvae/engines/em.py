@@ -16,16 +16,19 @@ import math
 import queue
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 
 from skvae import _reduce
 from skvae._tensors import Workers, threads_to_share
 from skvae.elbo import FitResult
+from skvae.engines import checkpoints
+from skvae.engines.checkpoints import checked_count, checked_records, packed, tensors_of, unpacked
 from skvae.engines.contracts import check_contract
-from skvae.engines.watching import CONVERGED, LIMIT, STOPPED, Watcher
+from skvae.engines.watching import CONVERGED, INTERRUPTED, LIMIT, STOPPED, Watcher
 
 _GROUPS = 16  # of consecutive batches, each summed by one thread; on how many threads changes no digit of the sums
 _FEWEST_BATCHES = 4  # of fewer the threads would wait for each other longer than they save
@@ -51,6 +54,16 @@ class EMModel(Protocol):
 
     def m_step(self, stats, params):
         """Parameters that raise the bound most, given the statistics of all rows under `params`."""
+
+
+class RememberingEMModel(EMModel, Protocol):
+    """What a model adds whose results depend on what it remembers, so that an interrupted ascent can go on."""
+
+    def saved_memory(self, memory):
+        """Return what a file must hold of the memory of a batch: a dict of Tensors, numbers and None."""
+
+    def loaded_memory(self, batch, saved):
+        """Return the memory of a batch, given what `saved_memory` returned, with tensors on the CPU."""
 
 
 class AcceleratedEMModel(EMModel, Protocol):
@@ -111,6 +124,27 @@ class Plan:
     lower_bound: float = -math.inf
 
 
+class Restarts:
+    """Initial parameters of restarts, which are computed when their restart begins.
+
+    Parameters
+    ----------
+    n : int
+        Number of restarts.
+    init : callable
+        Number of a restart -> NamedTuple of Tensor.
+    """
+
+    def __init__(self, n, init):
+        self.n, self.init = n, init
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, restart):
+        return self.init(restart)
+
+
 def ascend(model, batches, init_params, *, plan, watcher=None):
     """Raise the model's bound on the rows of `batches`, once in each restart; keep the best.
 
@@ -120,8 +154,8 @@ def ascend(model, batches, init_params, *, plan, watcher=None):
     batches : iterable
         Whatever the model's `e_step` takes; gone through once an iteration. Many batches of a `Table` on the CPU are
         shared out to threads.
-    init_params : iterable of NamedTuple of Tensor
-        Parameters that each restart begins from. A generator computes them when their restart begins.
+    init_params : list of NamedTuple of Tensor, or Restarts
+        Parameters that each restart begins from.
     plan : Plan
     watcher : Watcher or None
         Told of every `Iteration`.
@@ -139,53 +173,80 @@ def ascend(model, batches, init_params, *, plan, watcher=None):
         If a bound is not finite.
     """
     check_contract(model, AcceleratedEMModel if plan.accelerate else EMModel, "engines.em.ascend(model=...)")
-    watcher = watcher or Watcher()
-    with _crew_for(model, batches) as crew:
-        fits = (
-            _run_restart(model, batches, params, restart, plan, watcher, crew)
-            for restart, params in enumerate(init_params)
-        )
-        return reduce(lambda best, fit: fit if _height(fit) > _height(best) else best, fits)
+    watcher, n_restarts = watcher or Watcher(), len(init_params)
+    with checkpoints.ascent() as kept, _crew_for(model, batches) as crew:
+        best, first, run = _restored(kept, model, batches, init_params, plan)
+        for number in range(first, n_restarts):
+            if run is None:
+                with kept.finding(number):
+                    params = init_params[number]
+                run = _Run(number, FitResult(params), _path_of(model, plan))
+            _climb(model, batches, run, plan, watcher, crew, kept, best)
+            best, run = run.fit if best is None or _height(run.fit) > _height(best) else best, None
+            # A copy: the caller may set other records of the result before its state is written.
+            if kept.reached(partial(_state, copy.copy(best), number + 1)) or kept.stopped:
+                break
+    return best
 
 
 def _height(fit):
     return fit.lower_bounds[-1] if fit.lower_bounds else -math.inf
 
 
-def _run_restart(model, batches, params, restart, plan, watcher, crew):
-    """Run one restart."""
-    fit, memory = FitResult(params), None
-    path = _Squarem(model) if plan.accelerate else _PlainPath()
-    last_bound = plan.lower_bound
-    for number in range(plan.max_iter):
+@dataclass
+class _Run:
+    """One restart on its way: all that its next iteration reads.
+
+    Attributes
+    ----------
+    number : int
+    fit : FitResult
+        So far; its `params` are those of the next E-step.
+    path : _PlainPath or _Squarem
+    """
+
+    number: int
+    fit: FitResult
+    path: object
+
+
+def _climb(model, batches, run, plan, watcher, crew, kept, best):
+    """Iterate until a restart has converged, or is stopped."""
+    fit, path = run.fit, run.path
+    last_bound = fit.lower_bounds[-1] if fit.lower_bounds else plan.lower_bound
+    for number in range(fit.n_iter, plan.max_iter):
         watcher.begins(number)
+        params = fit.params
         try:
-            stats, memory, bound = _evaluate(model, batches, params, memory, plan.weight, crew)
+            stats, fit.memory, bound = _evaluate(model, batches, params, fit.memory, plan.weight, crew)
         except torch.linalg.LinAlgError:
             if not path.extrapolated:
                 raise
             bound = math.nan
         if path.refuses(bound, last_bound):
             params = path.plain
-            stats, memory, bound = _evaluate(model, batches, params, memory, plan.weight, crew)
+            stats, fit.memory, bound = _evaluate(model, batches, params, fit.memory, plan.weight, crew)
         if not math.isfinite(bound):
             raise FloatingPointError(
-                f"The bound of {type(model).__name__} was {bound} in iteration {number} of start {restart}; "
+                f"The bound of {type(model).__name__} was {bound} in iteration {number} of start {run.number}; "
                 "look for huge values or duplicated columns in X, or scale it."
             )
         gain = math.nan if path.extrapolated else bound - last_bound
         found = model.m_step(stats, params)
-        report = Iteration(restart, number, bound, gain, params, found)
+        report = Iteration(run.number, number, bound, gain, params, found)
         fit.n_iter, last_bound = number + 1, bound
         fit.lower_bounds.append(bound)
         fit.converged = not path.extrapolated and bool(plan.converged(report))
         stop = _reduce.of_first(watcher.ends(report))
-        params = found if fit.converged or stop or number + 1 == plan.max_iter else path.next(params, found)
-        if fit.converged or stop or number + 1 == plan.max_iter:
-            watcher.concludes(CONVERGED if fit.converged else STOPPED if stop else LIMIT)
+        ends = fit.converged or stop or number + 1 == plan.max_iter
+        fit.params = found if ends else path.next(params, found)
+        if not ends and kept.reached(partial(_state, best, run.number, run, model)):
+            fit.params, ends = found, True
+        if ends:
+            watcher.concludes(
+                CONVERGED if fit.converged else STOPPED if stop else INTERRUPTED if kept.stopped else LIMIT
+            )
             break
-    fit.params, fit.memory = params, memory
-    return fit
 
 
 def _evaluate(model, batches, params, memory, weight, crew):
@@ -289,11 +350,67 @@ def _groups(batches):
     ]
 
 
+# --------------------------------------------------------------------------------------------------- interrupted fits
+def _state(best, restart, run=None, model=None):
+    """State of an ascent: the best fit so far, the restart that is next, and how far it is, as a tree."""
+    now = None
+    if run is not None:
+        now = {"fit": _packed_fit(run.fit), "path": run.path.state(), "memory": None}
+        if hasattr(model, "saved_memory") and run.fit.memory is not None:  # of this process's rows
+            now["memory"] = _reduce.gathered_at_first([packed(model.saved_memory(each)) for each in run.fit.memory])
+    return {"best": None if best is None else _packed_fit(best), "restart": restart, "run": now}
+
+
+def _packed_fit(fit):
+    records = {"lower_bounds": np.array(fit.lower_bounds), "n_iter": fit.n_iter, "converged": fit.converged}
+    return records | {"params": packed(fit.params)}
+
+
+def _restored(kept, model, batches, init_params, plan):
+    """The best fit so far, the restart that is next, and its `_Run` if it is on its way."""
+    saved, n = kept.saved, len(init_params)
+    if saved is None:
+        return None, 0, None
+    with checkpoints.reading():
+        first, now = checked_count(saved["restart"], n, "the restart"), saved["run"]
+        if first == n and saved["best"] is None:
+            raise checkpoints.UnusableState("it ends without a result")
+    with kept.finding(min(first, n - 1)):
+        like = init_params[min(first, n - 1)]
+    with checkpoints.reading():
+        best = None if saved["best"] is None else _unpacked_fit(saved["best"], like, plan)
+        if now is None:
+            return best, first, None if first == n else _Run(first, FitResult(like), _path_of(model, plan))
+        run = _Run(first, _unpacked_fit(now["fit"], like, plan), _path_of(model, plan))
+        run.path.restore(now["path"], like)
+        if now["memory"] is not None:
+            pairs = zip(batches, _reduce.own_of(now["memory"]), strict=True)
+            run.fit.memory = [model.loaded_memory(batch, tensors_of(each, "memory")) for batch, each in pairs]
+    return best, first, run
+
+
+def _unpacked_fit(saved, like, plan):
+    n_iter = checked_count(saved["n_iter"], plan.max_iter, "n_iter")
+    bounds = checked_records(saved["lower_bounds"], n_iter, "lower_bounds")
+    params = unpacked(saved["params"], like, "params")
+    return FitResult(params, [float(bound) for bound in bounds], n_iter=n_iter, converged=saved["converged"] is True)
+
+
 # -------------------------------------------------------------------------------------------------------- acceleration
+def _path_of(model, plan):
+    return _Squarem(model) if plan.accelerate else _PlainPath()
+
+
 class _PlainPath:
     """Ascent without acceleration."""
 
     extrapolated = False
+
+    def state(self):
+        return None
+
+    def restore(self, saved, like):
+        pass
 
     def refuses(self, bound, last_bound):
         return False
@@ -314,6 +431,17 @@ class _Squarem:
     def __init__(self, model):
         self.model, self.length, self.longest = model, 1.0, _LONGEST_STEP
         self.begin, self.plain, self.extrapolated = None, None, False
+
+    def state(self):
+        return packed(vars(self) | {"model": None})
+
+    def restore(self, saved, like):
+        """Go on from a saved state; `like` is a template of the parameters."""
+        self.length, self.longest = (unpacked(saved[name], 1.0, name) for name in ("length", "longest"))
+        self.begin, self.plain = (
+            None if saved[name] is None else unpacked(saved[name], like, name) for name in ("begin", "plain")
+        )
+        self.extrapolated = saved["extrapolated"] is True
 
     def refuses(self, bound, last_bound):
         """Whether the extrapolated point must be given up for `plain`, given the bounds there and before it."""

@@ -23,10 +23,12 @@ A bound may look back at the parameters as they were when the epoch began (`keep
 of the last epoch, say.
 """
 
+import copy
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -36,10 +38,11 @@ from skvae import _reduce
 from skvae._compat import warn
 from skvae._tensors import multiplying_by, products_of
 from skvae.elbo import Bound, FitResult
-from skvae.engines import schedules
+from skvae.engines import checkpoints, schedules
+from skvae.engines.checkpoints import checked_count, checked_records, copy_into, packed, unpacked
 from skvae.engines.contracts import check_contract
 from skvae.engines.optimizer import SGD, Adam, Optimizer
-from skvae.engines.watching import EARLY, LIMIT, STOPPED, Watcher
+from skvae.engines.watching import EARLY, INTERRUPTED, LIMIT, STOPPED, Watcher
 
 REFUSED = "The bound or its gradient was not finite"  # how a warning of steps that were left out begins
 
@@ -214,7 +217,8 @@ def ascend(model, params, rows, *, plan, noise, log_base=0.0, validate=None, wat
     log_base : float
         Mean over rows of the part of log p(x | z) that the bounds of all turns leave out; of members, an array.
     validate : callable or None
-        params -> score, greater is better: one for each fit.
+        params -> score, greater is better: one for each fit. Its attribute `record`, where there is one, is a list to
+        which a call may add an array of float64.
     watcher : Watcher or None
         Told of every `Epoch`.
     optimizer_state : dict of Tensor or None
@@ -244,18 +248,20 @@ def ascend(model, params, rows, *, plan, noise, log_base=0.0, validate=None, wat
         # Contiguous: the fused step writes as if memory were, which a view of a larger tensor need not be.
         plain = {name: (t.clone() if t.is_inference() else t.detach()).contiguous() for name, t in params.items()}
         turns = [_ActiveTurn(turn, model, plain, rows, plan, optimizer_state or {}) for turn in turns]
-        return _run_epochs(turns, plan, noise, log_base, validate, watcher or Watcher())
+        with checkpoints.ascent() as kept:
+            return _run_epochs(turns, plan, noise, log_base, validate, watcher or Watcher(), kept)
 
 
-def _run_epochs(turns, plan, noise, log_base, validate, watcher):
+def _run_epochs(turns, plan, noise, log_base, validate, watcher, kept):
     params = turns[0].params  # all turns see the same memory
     fit, best = FitResult(params, lower_bounds_of_turn={turn.name: [] for turn in turns}), _Best(plan)
     fit.lower_bounds = fit.lower_bounds_of_turn[turns[0].name]
     round_of_turns = [turn for turn in turns for _ in range(turn.n_steps)]
     order = round_of_turns * math.ceil(turns[0].n_batches / turns[0].n_steps)  # of the steps of an epoch
     n_steps = plan.max_iter * len(order)
-    step = 0
-    for number in range(plan.max_iter):
+    begun = _restored(kept.saved, turns, fit, best, validate, plan)
+    step = begun * len(order)
+    for number in range(begun, plan.max_iter):
         watcher.begins(number)
         for turn in turns:
             turn.begin_epoch(noise.fold(plan.first_epoch + number))
@@ -277,13 +283,67 @@ def _run_epochs(turns, plan, noise, log_base, validate, watcher):
         of_turn = {name: bounds[-1] for name, bounds in fit.lower_bounds_of_turn.items()}
         stop = _reduce.of_first(watcher.ends(Epoch(number, fit.lower_bounds[-1], *terms[0], score, params, of_turn)))
         early = best.should_stop(params, score, (number + 1) / plan.max_iter)
-        if early or stop or number + 1 == plan.max_iter:
-            watcher.concludes(EARLY if early else STOPPED if stop else LIMIT)
+        ends = early or stop or number + 1 == plan.max_iter
+        if kept.reached(partial(_state, turns, copy.copy(fit), best, validate, ends)) or ends:
+            watcher.concludes(EARLY if early else STOPPED if stop else LIMIT if ends else INTERRUPTED)
             break
     fit.params = {name: tensor.detach() for name, tensor in (best.params or params).items()}
     fit.best, fit.n_validations = best.number, best.n_seen
     fit.optimizer_state = {key: tensor for turn in turns for key, tensor in turn.optimizer_state().items()}
     return fit
+
+
+# --------------------------------------------------------------------------------------------------- interrupted fits
+def _state(turns, fit, best, validate, ends):
+    """State of an ascent after an epoch, as a tree; `ends`: it was the last one."""
+    own = {
+        "params": packed(fit.params),
+        "optimizers": [packed(turn.optimizer.state) for turn in turns],
+        "best_params": None if best.params is None else packed(best.params),
+    }
+    with _whose(turns):
+        of_processes = _reduce.gathered_at_first(own)
+    return {
+        "n_iter": fit.n_iter,
+        "ended": bool(ends),
+        "of_processes": of_processes,
+        "factors": [turn.factor for turn in turns],
+        "lower_bounds": [np.array(bounds) for bounds in fit.lower_bounds_of_turn.values()],
+        "validation_scores": np.array(fit.validation_scores, dtype=np.float64),
+        "validation_record": np.array(getattr(validate, "record", ())),
+        "best": {name: packed(getattr(best, name)) for name in best.records},
+    }
+
+
+def _whose(turns):
+    """A block that sees all processes where each holds its part of the parameters, and this one where all are equal."""
+    return _reduce.together() if hasattr(turns[0].rows, "joined") else _reduce.alone()
+
+
+def _restored(saved, turns, fit, best, validate, plan):
+    """Go on from a saved state, in place; returns how many epochs are done with."""
+    if saved is None:
+        return 0
+    with checkpoints.reading():
+        fit.n_iter = checked_count(saved["n_iter"], plan.max_iter, "n_iter")
+        with _whose(turns):
+            own = _reduce.own_of(saved["of_processes"])
+        copy_into(fit.params, own["params"], "params")
+        for turn, state, factor in zip(turns, own["optimizers"], saved["factors"], strict=True):
+            copy_into(turn.optimizer.state, state, "optimizer_state")
+            turn.factor = unpacked(factor, 1.0, "the factor of the learning rate")
+        for bounds, record in zip(fit.lower_bounds_of_turn.values(), saved["lower_bounds"], strict=True):
+            bounds[:] = checked_records(record, fit.n_iter, "lower_bounds")
+        scores, record = saved["validation_scores"], saved["validation_record"]
+        fit.validation_scores[:] = checked_records(scores, len(scores), "validation_scores")
+        if hasattr(validate, "record"):
+            validate.record = checked_records(record, len(scores) if len(record) else 0, "validation_record")
+        for name in best.records:
+            setattr(best, name, unpacked(saved["best"][name], getattr(best, name), name))
+        if own["best_params"] is not None:
+            like = {name: tensor.detach() for name, tensor in fit.params.items()}
+            best.params = unpacked(own["best_params"], like, "best_params")
+    return plan.max_iter if saved["ended"] is True else fit.n_iter
 
 
 def _sums_of_epoch(turns):
@@ -386,6 +446,8 @@ class _ActiveTurn:
 
 class _Best:
     """Early stopping, and the parameters of each fit at its best validation score so far."""
+
+    records = ("score", "bar", "waited", "number", "n_seen")  # its arrays
 
     def __init__(self, plan):
         self.patience, self.tol, self.earliest = plan.patience, plan.tol, plan.earliest_stop

@@ -1,6 +1,7 @@
 """The listener of an ascent; both engines take the same kind."""
 
 CONVERGED, LIMIT, STOPPED = "converged", "max_iter was reached", "a callback stopped it"
+INTERRUPTED = "Ctrl-C"
 EARLY = "early stopping, the score on held-out rows rose no more"
 
 

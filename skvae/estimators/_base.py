@@ -3,7 +3,6 @@
 import abc
 import contextlib
 import inspect
-import re
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -12,6 +11,9 @@ from sklearn.exceptions import InconsistentVersionWarning
 from skvae import _reduce
 from skvae._compat import CALLBACK_STATE, CallbackSupportMixin, warn
 from skvae._version import __version__
+from skvae.engines import checkpoints
+from skvae.estimators.checkpoints._facts import said
+from skvae.estimators.checkpoints._resuming import resumable
 from skvae.tables.columns import listed
 from skvae.tables.weights import agree_in_weights, checked_weight
 
@@ -65,7 +67,7 @@ class Estimator(CallbackSupportMixin, BaseEstimator):
         """
         before = vars(self).copy()
         try:
-            with self._shared():
+            with self._shared(), checkpoints.kept_in(None):
                 if _reduce.is_shared():
                     _reduce.agree(**self._said_parameters())
                 yield
@@ -74,6 +76,19 @@ class Estimator(CallbackSupportMixin, BaseEstimator):
             vars(self).clear()
             vars(self).update(before | running)
             raise
+
+    def _resumable(self, X, **given):
+        """A block with a fit to X that goes on from the file of the parameter `checkpoint`, and writes it.
+
+        `given`: the other arguments of `fit` that count. Call it in a block of `_unchanged_on_error`.
+        """
+        return resumable(self, X, given, of_a_clone="_is_clone" in vars(self))
+
+    def __sklearn_clone__(self):
+        clone = super().__sklearn_clone__()
+        if getattr(self, "checkpoint", None) is not None:
+            clone._is_clone = True  # which must not write the file of another
+        return clone
 
     def _validate_params(self):
         """Check the parameters as scikit-learn does, before a fit; a wrong one of one process is told to all."""
@@ -86,23 +101,17 @@ class Estimator(CallbackSupportMixin, BaseEstimator):
 
     def _said_parameters(self):
         """The class and those parameters in which the processes of a shared fit must agree, as texts by name."""
-        own = {"device", "verbose"}
+        own = {"device", "verbose", "checkpoint"}
         given = {name: value for name, value in self.get_params(deep=False).items() if name not in own}
+        given["checkpoint"] = getattr(self, "checkpoint", None) is not None  # whatever its path on each machine
         if not isinstance(given.get("random_state"), int):
             given["random_state"] = None  # the first process draws a seed for all
-        return {"estimator": type(self).__name__} | {name: _said(value) for name, value in given.items()}
+        return {"estimator": type(self).__name__} | {name: said(value) for name, value in given.items()}
 
     def _set(self, **attributes):
         for name, value in attributes.items():
             setattr(self, name, value)
         return self
-
-
-def _said(value):
-    """A parameter as text, without addresses, which differ from process to process."""
-    if inspect.isfunction(value):
-        return f"{value.__module__}.{value.__qualname__}"
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 def _hide_shared_class(base):

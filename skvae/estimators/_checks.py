@@ -14,6 +14,7 @@ from sklearn.utils.validation import validate_data
 
 from skvae import _reduce
 from skvae._compat import warn
+from skvae.engines import checkpoints
 from skvae.tables.checks import naming_cells
 
 _MAX_SEED = 2**31 - 1
@@ -86,9 +87,9 @@ def check_n_samples(n_samples):
 def draw_seed(random_state):
     """One integer for a whole fit. None takes fresh entropy from the system, so that no global generator advances.
 
-    In a shared fit it is that of the first process.
+    In a shared fit it is that of the first process; in a fit that goes on from a checkpoint, that of the earlier fit.
     """
-    return _reduce.of_first(_seed(random_state))
+    return checkpoints.seed(_reduce.of_first(_seed(random_state)), fresh=random_state is None)
 
 
 def _seed(random_state):

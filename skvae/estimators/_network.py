@@ -16,6 +16,7 @@ from skvae._tensors import dtype_of, explain_out_of_memory, resolve_device, reso
 from skvae.estimators._base import Estimator
 from skvae.estimators._checks import checked_sizes
 from skvae.estimators._progress import EpochWatcher, say
+from skvae.estimators.checkpoints.checkpoint import CHECKPOINT
 from skvae.networks import ACTIVATIONS
 from skvae.training.ascent import Training
 from skvae.training.continuation import Continuation, Earlier
@@ -85,6 +86,7 @@ class NetworkEstimator(Estimator, abc.ABC):
         "device": [str],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
+        "checkpoint": CHECKPOINT,
     }
 
     _watcher = EpochWatcher

@@ -6,6 +6,7 @@ import numpy as np
 
 from skvae import _reduce
 from skvae._compat import CALLBACKS
+from skvae.engines import checkpoints
 from skvae.engines.watching import Watcher
 
 _FEW = 10  # iterations that are all printed
@@ -54,13 +55,13 @@ class FitWatcher(Watcher):
         self.started = time.perf_counter()
 
     def __enter__(self):
-        with _reduce.by_itself():
+        with _reduce.by_itself(), checkpoints.kept_in(None):  # whatever callbacks fit
             self.root.call_on_fit_task_begin(**self.data)
         return self
 
     def __exit__(self, error, *_):
         if error is None:
-            with _reduce.by_itself():
+            with _reduce.by_itself(), checkpoints.kept_in(None):
                 self.root.call_on_fit_task_end(**self.data)
 
     def begins(self, number):

@@ -142,7 +142,9 @@ class _Fit:
         estimator.set_params(**clone(parameters, safe=False))
         before, network, prefix = _steps(estimator)
         own = {name.removeprefix(prefix): value for name, value in fit_params.items() if name.startswith(prefix)}
-        if not isinstance(network, NetworkEstimator) or getattr(network, CALLBACKS, None) or len(own) < len(fit_params):
+        if not isinstance(network, NetworkEstimator) or len(own) < len(fit_params):
+            return
+        if getattr(network, CALLBACKS, None) or getattr(network, "checkpoint", None) is not None:
             return
         own = check_method_params(X, params=own, indices=train)
         X, y = safe_split(estimator, X, y, train)

@@ -73,7 +73,7 @@ class StackedGridSearchCV(GridSearchCV):
     With ``random_state=None`` every fit has its own seed, as in `GridSearchCV`. With a number all candidates read the
     rows of a fold in the same order, which is faster and makes the comparison fairer. If a training step is not finite,
     the networks of the group are trained again in halves, until the network that fails is alone. An estimator with
-    callbacks is fitted as in `GridSearchCV`.
+    callbacks or a checkpoint is fitted as in `GridSearchCV`.
 
     Examples
     --------

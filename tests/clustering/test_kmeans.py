@@ -202,6 +202,22 @@ def test_sketches_change_nothing(seed, dtype, relocate, sketches_soon, monkeypat
         np.testing.assert_allclose(fit.lower_bounds, -inertias, rtol=1e2 * np.finfo(dtype).eps)
 
 
+def test_a_memory_that_was_saved_goes_on_as_it_would(sketches_soon):
+    X = wide(1500, 8, noise=0.2)
+    model, batches = kmeans.KMeans(8), split(table(X), 750)
+    fit = climb(model, batches, torch.from_numpy(X[:8].copy()), 12)
+    for batch, memory in zip(batches, fit.memory, strict=True):
+        loaded = model.loaded_memory(batch, model.saved_memory(memory))
+        assert loaded.sketch is not None and memory.sketch is not None
+        ways = [model.e_step(batch, fit.params, each) for each in (loaded, memory)]
+        for (some, found), (others, wanted) in [ways]:
+            assert all(torch.equal(*pair) for pair in zip(some[:4], others[:4], strict=True))
+            for name in ("label", "nearest", "other", "S"):
+                assert torch.equal(getattr(found, name), getattr(wanted, name)), name
+    with pytest.raises(ValueError, match="labels are not those of these rows"):
+        model.loaded_memory(batches[0].part(slice(0, 9)), model.saved_memory(fit.memory[0]))
+
+
 def test_no_sketch_is_made_where_it_would_tell_little(sketches_soon):
     X = np.random.default_rng(0).normal(size=(1000, 160))  # varies as much in every direction
     fit = climb(kmeans.KMeans(20), [table(X)], torch.from_numpy(X[:20].copy()), 8)

@@ -5,10 +5,12 @@
 Every process writes what it found to FOLDER/RANK.json.
 """
 
+import contextlib
 import datetime
 import importlib
 import json
 import os
+import pickle
 import signal
 import sys
 import warnings
@@ -25,7 +27,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from skvae import (
+    AutoencoderTransformer,
     BernoulliMixtureEM,
+    Checkpoint,
     EASERecommender,
     FactorAnalysisEM,
     GaussianMixtureEM,
@@ -43,6 +47,7 @@ from skvae import (
 )
 from skvae._tensors import _block_sizes, _split
 from skvae.datasets import make_interactions
+from skvae.engines import checkpoints
 from skvae.estimators.clustering import _lloyd
 from skvae.estimators.mixtures import _starts
 from skvae.tables import weights
@@ -178,7 +183,7 @@ def _gap(found, wanted):
     return float(np.abs(found - wanted).max() / largest)
 
 
-def equal(rank, size):
+def equal(rank, size, folder):
     """All cases, and partial fits."""
     found = {}
     for name, estimator, X, attributes, weighs in cases():
@@ -270,8 +275,61 @@ class Interrupted(GaussianMixtureEM):
         return False
 
 
-def errors(rank, size):
+MORTAL = {"tol": 0, "max_iter": 9, "random_state": 0, "data_parallel": True}
+
+
+def resumed(rank, folder):
+    """That the fit of the job whose process has died goes on, and so does one that fails on all processes at once."""
+    own, begun = rows()[600 * rank : 600 * (rank + 1)], []
+
+    class Recorded(GaussianMixtureEM):
+        def _has_converged(self, iteration):
+            begun.append(iteration.number)
+            return False
+
+    Recorded.__name__ = "GaussianMixtureEM"
+    whole = GaussianMixtureEM(2, **MORTAL).fit(own)
+    went_on = Recorded(2, checkpoint=Path(folder, "fit.npz"), **MORTAL).fit(own)
+    same = np.array_equal(went_on.means_, whole.means_) and went_on.lower_bounds_ == whole.lower_bounds_
+    found = {"begun at": begun[0], "equal": bool(same)}
+
+    clicks = make_interactions(300, 40, random_state=0)[150 * rank : 150 * (rank + 1)]
+    small = {"random_state": 0, "data_parallel": True}
+    cases = [  # rows of which K-means remembers labels; items that are split; a network that all have
+        (KMeansLite(6, max_iter=6, tol=0, n_init=1, init="random", **small), own, 4, "cluster_centers_"),
+        (MultVAERecommender(3, max_iter=4, early_stopping=True, **small), clicks, 2, "parameters_"),
+        (AutoencoderTransformer(2, hidden_layer_sizes=(4,), max_iter=4, **small), own, 2, "parameters_"),
+    ]
+    for estimator, X, n, attribute in cases:
+        whole, name = clone(estimator).fit(X), type(estimator).__name__
+        estimator.set_params(checkpoint=Checkpoint(Path(folder, f"{name}.npz"), interval=0))
+        with failing_after(n):
+            failed = error_of(estimator.fit, X)
+        files, went_on = len(list(folder.glob("*.npz"))), estimator.fit(X)
+        same = pickle.dumps(getattr(went_on, attribute)) == pickle.dumps(getattr(whole, attribute))
+        found[name] = [failed, files, same and np.array_equal(went_on.lower_bounds_, whole.lower_bounds_)]
+    return found | {"files": [path.name for path in folder.glob("*.npz")]}
+
+
+@contextlib.contextmanager
+def failing_after(n):
+    """Fits with a checkpoint fail on all processes after so many iterations."""
+    reached, left = checkpoints.Journal.reached, [n]
+
+    def fails(journal, place, state):
+        left[0] -= 1
+        if left[0] < 0:
+            raise RuntimeError("for the test")
+        return reached(journal, place, state)
+
+    checkpoints.Journal.reached = fails
+    yield
+    checkpoints.Journal.reached = reached
+
+
+def errors(rank, size, folder):
     """What each process is told of the mistakes of one, and that a fit works after them."""
+    resumption = resumed(rank, folder)
     X, own = rows(), slice(600 * rank, 600 * (rank + 1))
     bad = X[own].copy()
     if rank == 1:
@@ -280,6 +338,7 @@ def errors(rank, size):
     fitted = clone(estimator).fit(X[own])
     before = fitted.means_.copy()
     found = {
+        "resumed": resumption,
         "infinite cell": error_of(fitted.fit, bad),
         "as it was": bool((fitted.means_ == before).all()),
         "parameters": error_of(GaussianMixtureEM(2 + rank, data_parallel=True).fit, X[own]),
@@ -315,8 +374,8 @@ def errors(rank, size):
     return found
 
 
-def killed(rank, size):
-    """Process 1 dies in the middle of a fit."""
+def killed(rank, size, folder):
+    """Process 1 dies in the middle of a fit with a checkpoint."""
 
     class Mortal(GaussianMixtureEM):
         def _has_converged(self, iteration):
@@ -325,7 +384,8 @@ def killed(rank, size):
             return False
 
     Mortal.__name__ = "GaussianMixtureEM"
-    return {"error": error_of(Mortal(2, random_state=0, data_parallel=True).fit, rows()[600 * rank : 600 * (rank + 1)])}
+    mortal = Mortal(2, checkpoint=Checkpoint(Path(folder, "fit.npz"), interval=0), **MORTAL)
+    return {"error": error_of(mortal.fit, rows()[600 * rank : 600 * (rank + 1)])}
 
 
 if __name__ == "__main__":
@@ -343,7 +403,7 @@ if __name__ == "__main__":
     _block_sizes._WHOLE_CELLS["cpu"], _block_sizes._CELLS_OF_A_BLOCK["cpu"] = 2000, 1
     _split._SENT_AT_ONCE = 500
     defaults._FOLD_ROWS = 1000
-    result = globals()[task](rank, dist.get_world_size())
+    result = globals()[task](rank, dist.get_world_size(), Path(folder))
     Path(folder, f"{rank}.json").write_text(json.dumps(result))
     if task != "killed":
         dist.destroy_process_group()

@@ -57,10 +57,22 @@ def test_a_shared_fit_is_the_fit_to_all_rows(tmp_path):
     assert printed[1:] == ["", ""]
 
 
-def test_the_mistake_of_one_process_is_told_to_all(tmp_path):
+def test_a_dead_process_and_mistakes_of_one_are_told_to_all_and_the_fit_goes_on(tmp_path):
+    found, run = launch("killed", 2, tmp_path)
+    assert run.returncode != 0
+    if 0 in found:  # unless the launcher ended it first
+        assert "LostProcessError: Process 0 of 2 that share this fit has lost another one" in found[0]["error"]
+    assert (tmp_path / "fit.npz").exists()
+
     found, run = launch("errors", 2, tmp_path)
     assert run.returncode == 0, run.stderr
     first, second = found[0], found[1]
+    for each in (first, second):
+        resumed = each["resumed"]
+        assert (resumed.pop("begun at"), resumed.pop("equal"), resumed.pop("files")) == (3, True, [])
+        for name, (failed, n_files, is_equal) in resumed.items():
+            assert failed == "RuntimeError: for the test" and n_files == 1 and is_equal, name
+        assert len(resumed) == 3
     assert "X[3, 2] = inf" in second["infinite cell"]
     assert first["infinite cell"].startswith("ValueError") and "process 1 of 2" in first["infinite cell"]
     for each in (first, second):
@@ -100,13 +112,6 @@ def test_the_mistake_of_one_process_is_told_to_all(tmp_path):
     assert first["seeds"] == second["seeds"]  # the first draws one for both
     assert first["after"] == second["after"] == first["after all"] == second["after all"]
     assert first["alone"] == 600
-
-
-def test_the_others_do_not_wait_for_a_dead_process(tmp_path):
-    found, run = launch("killed", 2, tmp_path)
-    assert run.returncode != 0
-    if 0 in found:  # unless the launcher ended it first
-        assert "LostProcessError: Process 0 of 2 that share this fit has lost another one" in found[0]["error"]
 
 
 @pytest.mark.parametrize(

@@ -268,14 +268,13 @@ def test_restarts_keep_the_best_wherever_it_stands():
 def test_of_equal_starts_the_first_is_kept_and_each_is_made_when_its_turn_comes():
     made, log = [], Log()
 
-    def starts():
-        for number in range(3):
-            made.append((number, len(log.reports)))
-            yield start()
+    def init(number):
+        made.append((number, len(log.reports)))
+        return start()
 
     x, model = draw(0), TwoNormals()
     plan = em.Plan(5, never, len(x))
-    em.ascend(model, batches_of(x), starts(), plan=plan, watcher=log)
+    em.ascend(model, batches_of(x), em.Restarts(3, init), plan=plan, watcher=log)
     assert made == [(0, 0), (1, 5), (2, 10)]
     assert [(report.restart, report.number) for report in log.reports] == [(s, i) for s in range(3) for i in range(5)]
     mirrored = climb(x, [start(), start(0.0, (1.0, -1.0))], max_iter=5)

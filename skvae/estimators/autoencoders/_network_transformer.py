@@ -191,7 +191,7 @@ class TableNetwork(NetworkEstimator):
             If the objective diverges even at half the learning rate.
         """
         given = {"sample_weight": sample_weight, "X_val": X_val}
-        with self._fitting():
+        with self._fitting(), self._resumable(X, **given):
             return self._taken_ahead(X, **given) or self._run(self._prepare(X, self._continuation, **given), X, y)
 
     @fit_context(prefer_skip_nested_validation=True)

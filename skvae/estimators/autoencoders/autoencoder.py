@@ -100,6 +100,8 @@ class AutoencoderTransformer(NetworkTransformer):
         generator.
     verbose : int, default=0
         1 prints about ten lines a fit, 2 a line every epoch. For a bar: `set_callbacks(ProgressBar())`.
+    checkpoint : str, path-like, Checkpoint or None, default=None
+        File from which an interrupted fit goes on: see :class:`~skvae.Checkpoint`.
 
     Attributes
     ----------
@@ -203,6 +205,7 @@ class AutoencoderTransformer(NetworkTransformer):
         data_parallel=False,
         random_state=None,
         verbose=0,
+        checkpoint=None,
     ):
         self.n_components = n_components
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -228,6 +231,7 @@ class AutoencoderTransformer(NetworkTransformer):
         self.data_parallel = data_parallel
         self.random_state = random_state
         self.verbose = verbose
+        self.checkpoint = checkpoint
 
     # ------------------------------------------------------------------------------------------- what a fit consists of
     def _check_consistent(self):

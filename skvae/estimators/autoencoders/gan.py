@@ -115,6 +115,8 @@ class GANGenerator(TableNetwork):
         of threads. None draws a fresh seed from the system, without touching NumPy's global generator.
     verbose : int, default=0
         1 prints about ten lines a fit, 2 a line every epoch. For a bar: `set_callbacks(ProgressBar())`.
+    checkpoint : str, path-like, Checkpoint or None, default=None
+        File from which an interrupted fit goes on: see :class:`~skvae.Checkpoint`.
 
     Attributes
     ----------
@@ -231,6 +233,7 @@ class GANGenerator(TableNetwork):
         data_parallel=False,
         random_state=None,
         verbose=0,
+        checkpoint=None,
     ):
         self.n_components = n_components
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -256,6 +259,7 @@ class GANGenerator(TableNetwork):
         self.data_parallel = data_parallel
         self.random_state = random_state
         self.verbose = verbose
+        self.checkpoint = checkpoint
 
     # --------------------------------------------------------------------------------------------------------- fitting
     _beta_is_of_kl = False  # but that of the gradient penalty

@@ -144,6 +144,8 @@ class VAETransformer(VAEPrediction):
         of threads. None draws a fresh seed from the system, without touching NumPy's global generator.
     verbose : int, default=0
         1 prints about ten lines a fit, 2 a line every epoch. For a bar: `set_callbacks(ProgressBar())`.
+    checkpoint : str, path-like, Checkpoint or None, default=None
+        File from which an interrupted fit goes on: see :class:`~skvae.Checkpoint`.
 
     Attributes
     ----------
@@ -272,6 +274,7 @@ class VAETransformer(VAEPrediction):
         data_parallel=False,
         random_state=None,
         verbose=0,
+        checkpoint=None,
     ):
         self.n_components = n_components
         self.output_layer = output_layer
@@ -304,6 +307,7 @@ class VAETransformer(VAEPrediction):
         self.data_parallel = data_parallel
         self.random_state = random_state
         self.verbose = verbose
+        self.checkpoint = checkpoint
 
     # ------------------------------------------------------------------------------------------- what a fit consists of
     def _check_consistent(self):

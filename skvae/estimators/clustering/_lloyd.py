@@ -156,7 +156,7 @@ class TrainingRun:
     # ------------------------------------------------------------------------------------------------------ iterations
     def ascend(self, watcher):
         """Iterate from each set of initial centres; return the `FitResult` of lowest inertia."""
-        init_params = (kmeans.Params(self._init_centres(number)) for number in range(self.n_restarts))
+        init_params = em.Restarts(self.n_restarts, lambda number: kmeans.Params(self._init_centres(number)))
         plan = self._plan(self.estimator.max_iter, self.total)
         n_clusters = self.estimator.n_clusters
         if self.compiled:
@@ -261,12 +261,13 @@ class TrainingRun:
 
     def _centres_of(self, sample, noise):
         """Centres by K-means of a sample, the best of a few restarts."""
-        init_params = (
-            kmeans.Params(seeding.spread_seeds(sample, self.estimator.n_clusters, noise.fold("sample start", number)))
-            for number in range(_SAMPLE_RESTARTS)
-        )
-        weight, (few, more) = float(sample.w.sum()), _SAMPLE_ITERATIONS
         n_clusters = self.estimator.n_clusters
+
+        def init(number):
+            return kmeans.Params(seeding.spread_seeds(sample, n_clusters, noise.fold("sample start", number)))
+
+        init_params = em.Restarts(_SAMPLE_RESTARTS, init)
+        weight, (few, more) = float(sample.w.sum()), _SAMPLE_ITERATIONS
         compiled = self.compiled or CompiledKMeans.suits(sample, n_clusters)
         model = CompiledKMeans(sample, n_clusters) if compiled else kmeans.KMeans(n_clusters)
         best = em.ascend(model, [sample], init_params, plan=self._plan(few, weight)).params

@@ -14,6 +14,7 @@ from skvae._sparse import merged
 from skvae._tensors import explain_out_of_memory, inference_device, torch_dtype
 from skvae.estimators._base import Estimator
 from skvae.estimators._checks import agree_in_columns, agree_in_state, refuse_another_number
+from skvae.estimators.checkpoints.checkpoint import CHECKPOINT
 from skvae.estimators.clustering._lloyd import InertiaWatcher, TrainingRun, nearest, placed_in_turn
 from skvae.models.clustering import kmeans
 from skvae.tables.checks import naming_cells
@@ -68,6 +69,8 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
     data_parallel : bool, default=False
         Whether the processes of `torch.distributed` share the fit, each with rows of its own. See
         :doc:`/scaling`.
+    checkpoint : str, path-like, Checkpoint or None, default=None
+        File from which an interrupted fit goes on: see :class:`~skvae.Checkpoint`.
 
     Attributes
     ----------
@@ -134,6 +137,7 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         "device": [str],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "data_parallel": ["boolean"],
+        "checkpoint": CHECKPOINT,
     }
 
     def __init__(
@@ -151,6 +155,7 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         device="auto",
         batch_size="auto",
         data_parallel=False,
+        checkpoint=None,
     ):
         self.n_clusters = n_clusters
         self.init = init
@@ -164,6 +169,7 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         self.device = device
         self.batch_size = batch_size
         self.data_parallel = data_parallel
+        self.checkpoint = checkpoint
 
     # ------------------------------------------------------------------------------------------------------- fitting
     @fit_context(prefer_skip_nested_validation=True)
@@ -195,7 +201,12 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         RuntimeWarning
             If `n_init` restarts are asked for from given centres, or Elkan's algorithm for one cluster.
         """
-        with self._unchanged_on_error(), one_blas_thread(), explain_out_of_memory("use device='cpu'"):
+        with (
+            self._unchanged_on_error(),
+            self._resumable(X, sample_weight=sample_weight),
+            one_blas_thread(),
+            explain_out_of_memory("use device='cpu'"),
+        ):
             checked = self._check_X(X, reset=True)
             self._check_size(checked)
             if self.algorithm == "elkan" and self.n_clusters == 1:

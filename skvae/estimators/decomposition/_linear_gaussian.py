@@ -123,7 +123,11 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
         ConvergenceWarning
             If `max_iter` was reached, or a noise variance fell to its floor; names the column.
         """
-        with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
+        with (
+            self._unchanged_on_error(),
+            self._resumable(X, sample_weight=sample_weight),
+            explain_out_of_memory("lower batch_size"),
+        ):
             checked = validated(self, X, reset=True, ensure_min_samples=2, ensure_all_finite=False)
             _check_n_components(self, checked.shape[1])
             device = resolve_device(self.device)

@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 from skvae._compat import Interval, StrOptions, warn
 from skvae._tensors import Noise
 from skvae.estimators._checks import column_names, draw_seed
+from skvae.estimators.checkpoints.checkpoint import CHECKPOINT
 from skvae.estimators.decomposition._linear_gaussian import (
     Imputation,
     InformationCriteria,
@@ -78,6 +79,8 @@ class FactorAnalysisEM(InformationCriteria, Imputation, LinearGaussian):
         :doc:`/scaling`.
     verbose : int, default=0
         1 prints about ten lines a fit, 2 a line every iteration. For a bar: `set_callbacks(ProgressBar())`.
+    checkpoint : str, path-like, Checkpoint or None, default=None
+        File from which an interrupted fit goes on: see :class:`~skvae.Checkpoint`.
 
     Attributes
     ----------
@@ -163,6 +166,7 @@ class FactorAnalysisEM(InformationCriteria, Imputation, LinearGaussian):
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "data_parallel": ["boolean"],
         "verbose": ["verbose"],
+        "checkpoint": CHECKPOINT,
     }
 
     def __init__(
@@ -183,6 +187,7 @@ class FactorAnalysisEM(InformationCriteria, Imputation, LinearGaussian):
         batch_size="auto",
         data_parallel=False,
         verbose=0,
+        checkpoint=None,
     ):
         self.n_components = n_components
         self.tol = tol
@@ -199,6 +204,7 @@ class FactorAnalysisEM(InformationCriteria, Imputation, LinearGaussian):
         self.batch_size = batch_size
         self.data_parallel = data_parallel
         self.verbose = verbose
+        self.checkpoint = checkpoint
 
     # ------------------------------------------------------------------------------------------------------- fitting
     _lowers_n_components = True  # as scikit-learn's class does

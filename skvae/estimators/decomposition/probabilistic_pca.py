@@ -52,6 +52,8 @@ class ProbabilisticPCA(InformationCriteria, Imputation, LinearGaussian):
         :doc:`/scaling`.
     verbose : int, default=0
         1 prints about ten lines a fit, 2 a line every iteration. For a bar: `set_callbacks(ProgressBar())`.
+    checkpoint : str, path-like, Checkpoint or None, default=None
+        File from which an interrupted fit goes on: see :class:`~skvae.Checkpoint`.
 
     Attributes
     ----------
@@ -120,6 +122,7 @@ class ProbabilisticPCA(InformationCriteria, Imputation, LinearGaussian):
             "batch_size",
             "data_parallel",
             "verbose",
+            "checkpoint",
         )
     }
 
@@ -134,6 +137,7 @@ class ProbabilisticPCA(InformationCriteria, Imputation, LinearGaussian):
         batch_size="auto",
         data_parallel=False,
         verbose=0,
+        checkpoint=None,
     ):
         self.n_components = n_components
         self.tol = tol
@@ -143,6 +147,7 @@ class ProbabilisticPCA(InformationCriteria, Imputation, LinearGaussian):
         self.batch_size = batch_size
         self.data_parallel = data_parallel
         self.verbose = verbose
+        self.checkpoint = checkpoint
 
     # ------------------------------------------------------------------------------------------------------- fitting
     def _n_components(self, n_features, n_rows):

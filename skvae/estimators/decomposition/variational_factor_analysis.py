@@ -37,6 +37,8 @@ class VariationalFactorAnalysis(LinearGaussian):
         :doc:`/scaling`.
     verbose : int, default=0
         1 prints about ten lines a fit, 2 a line every iteration. For a bar: `set_callbacks(ProgressBar())`.
+    checkpoint : str, path-like, Checkpoint or None, default=None
+        File from which an interrupted fit goes on: see :class:`~skvae.Checkpoint`.
 
     Attributes
     ----------
@@ -103,7 +105,16 @@ class VariationalFactorAnalysis(LinearGaussian):
 
     _parameter_constraints = {
         name: FactorAnalysisEM._parameter_constraints[name]
-        for name in ("n_components", "tol", "max_iter", "device", "batch_size", "data_parallel", "verbose")
+        for name in (
+            "n_components",
+            "tol",
+            "max_iter",
+            "device",
+            "batch_size",
+            "data_parallel",
+            "verbose",
+            "checkpoint",
+        )
     }
 
     def __init__(
@@ -116,6 +127,7 @@ class VariationalFactorAnalysis(LinearGaussian):
         batch_size="auto",
         data_parallel=False,
         verbose=0,
+        checkpoint=None,
     ):
         self.n_components = n_components
         self.tol = tol
@@ -124,6 +136,7 @@ class VariationalFactorAnalysis(LinearGaussian):
         self.batch_size = batch_size
         self.data_parallel = data_parallel
         self.verbose = verbose
+        self.checkpoint = checkpoint
 
     # ------------------------------------------------------------------------------------------------------- fitting
     _takes_gaps = False

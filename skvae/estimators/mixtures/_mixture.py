@@ -27,6 +27,7 @@ from skvae.estimators._checks import (
     validated,
 )
 from skvae.estimators._progress import FitWatcher
+from skvae.estimators.checkpoints.checkpoint import CHECKPOINT
 from skvae.estimators.mixtures._contract import MixtureContract, MixtureModel
 from skvae.models.mixtures.posterior import bound_terms, posterior
 from skvae.tables.checks import refuse_empty_columns
@@ -57,6 +58,7 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
         "device": [str],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "data_parallel": ["boolean"],
+        "checkpoint": CHECKPOINT,
     }
 
     def __init__(
@@ -75,6 +77,7 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
         device="auto",
         batch_size="auto",
         data_parallel=False,
+        checkpoint=None,
     ):
         self.n_components = n_components
         self.tol = tol
@@ -89,6 +92,7 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
         self.device = device
         self.batch_size = batch_size
         self.data_parallel = data_parallel
+        self.checkpoint = checkpoint
 
     # ------------------------------------------------------------------------------------------------------- fitting
     @fit_context(prefer_skip_nested_validation=True)
@@ -123,7 +127,11 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
         """
         continues = self.warm_start and hasattr(self, "converged_")
         continuation = Continuation.WARM_START if continues else Continuation.FRESH
-        with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
+        with (
+            self._unchanged_on_error(),
+            self._resumable(X, sample_weight=sample_weight),
+            explain_out_of_memory("lower batch_size"),
+        ):
             return self._set(**self._ascended(X, y, sample_weight, continuation))
 
     def fit_predict(self, X, y=None, sample_weight=None):
@@ -214,11 +222,12 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
         check_contract(model, MixtureModel, f"{type(self).__name__}._model(...)")
         table = self._table(rows, device, weight, to_fit=True)
         if continuation.continues:
-            n_restarts, init_params = 1, [self._fitted_params(model, table)]
+            init_params = [self._fitted_params(model, table)]
         else:
             n_restarts, noise = self._n_restarts(model, table), Noise(draw_seed(self.random_state))
-            init_params = (
-                self._initial_params(model, table, noise.fold("start", number), learnt) for number in range(n_restarts)
+            init_params = em.Restarts(
+                n_restarts,
+                lambda number: self._initial_params(model, table, noise.fold("start", number), learnt),
             )
         pays = 0 < self.tol < _SMALL_TOL and hasattr(model, "to_free")
         plan = em.Plan(
@@ -233,7 +242,7 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
             return _as_arrays(self._attributes(params, table, learnt), rows.dtype)
 
         watcher = FitWatcher(
-            self, X, y, self.max_iter, attributes, n_restarts=n_restarts, interval=self.verbose_interval
+            self, X, y, self.max_iter, attributes, n_restarts=len(init_params), interval=self.verbose_interval
         )
         # Products are small, or workers compute them: threads of NumPy's own would only take cores from others.
         with self._explain_errors(), watcher, one_blas_thread():

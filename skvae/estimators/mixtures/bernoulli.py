@@ -81,6 +81,8 @@ class BernoulliMixtureEM(BaseMixture):
     data_parallel : bool, default=False
         Whether the processes of `torch.distributed` share the fit, each with rows of its own. See
         :doc:`/scaling`.
+    checkpoint : str, path-like, Checkpoint or None, default=None
+        File from which an interrupted fit goes on: see :class:`~skvae.Checkpoint`.
 
     Attributes
     ----------
@@ -173,6 +175,7 @@ class BernoulliMixtureEM(BaseMixture):
         device="auto",
         batch_size="auto",
         data_parallel=False,
+        checkpoint=None,
     ):
         super().__init__(
             n_components,
@@ -188,6 +191,7 @@ class BernoulliMixtureEM(BaseMixture):
             device=device,
             batch_size=batch_size,
             data_parallel=data_parallel,
+            checkpoint=checkpoint,
         )
         self.weights_init = weights_init
         self.means_init = means_init

@@ -65,6 +65,8 @@ class GaussianMixtureEM(BaseGaussianMixture):
     data_parallel : bool, default=False
         Whether the processes of `torch.distributed` share the fit, each with rows of its own. See
         :doc:`/scaling`.
+    checkpoint : str, path-like, Checkpoint or None, default=None
+        File from which an interrupted fit goes on: see :class:`~skvae.Checkpoint`.
 
     Attributes
     ----------
@@ -153,6 +155,7 @@ class GaussianMixtureEM(BaseGaussianMixture):
         device="auto",
         batch_size="auto",
         data_parallel=False,
+        checkpoint=None,
     ):
         super().__init__(
             n_components,
@@ -168,6 +171,7 @@ class GaussianMixtureEM(BaseGaussianMixture):
             device=device,
             batch_size=batch_size,
             data_parallel=data_parallel,
+            checkpoint=checkpoint,
         )
         self.covariance_type = covariance_type
         self.reg_covar = reg_covar

@@ -89,6 +89,9 @@ class Farthest:
         )
 
 
+_SAVED = ("centres", "count", "N", "S", "nearest", "other")  # of a memory; the rest follows from the rows
+
+
 class Memory(NamedTuple):
     """What the model remembers of a batch."""
 
@@ -124,11 +127,8 @@ class KMeans:
     def e_step(self, batch, params, memory=None):
         """Assign each row of a batch to its nearest centre; return the statistics, and what to remember."""
         if memory is None:
-            norms = batch.squared_norms().double()
-            squares, summing = batch.w.double() @ norms, batch.summing(self.n_clusters)
-            found = Memory(params.centres, None, None, None, None, norms, squares, summing)
-            found = self._assigned(batch, params.centres, found, self._n_bounded(batch))
-            sums = self._sums(batch, found.label, summing)
+            found = self._assigned(batch, params.centres, self._of_rows(batch), self._n_bounded(batch))
+            sums = self._sums(batch, found.label, found.summing)
             n_empty = self._n_empty(sums)
         else:
             found = self._assigned_again(batch, params.centres, memory)
@@ -138,6 +138,40 @@ class KMeans:
         farthest = self._farthest(batch, memory, n_empty) if self.relocate and n_empty else Farthest(0)
         stats = Stats(memory.count, memory.N, memory.S, memory.squares, farthest)
         return stats, memory if self.remembers else None
+
+    def _of_rows(self, batch):
+        """What there is to remember of a batch before its rows are assigned."""
+        norms = batch.squared_norms().double()
+        squares, summing = batch.w.double() @ norms, batch.summing(self.n_clusters)
+        return Memory(None, None, None, None, None, norms, squares, summing)
+
+    def saved_memory(self, memory):
+        """What a file must hold of a memory: sums that are updated depend on their history, and bounds too."""
+        kept = {name: getattr(memory, name) for name in _SAVED}
+        basis = None if memory.sketch is None else memory.sketch.basis
+        return kept | {"label": memory.label.int(), "passes": memory.passes, "basis": basis}
+
+    def loaded_memory(self, batch, saved):
+        """The memory of a batch from what `saved_memory` returned.
+
+        Raises
+        ------
+        ValueError
+            If it is not of such a batch.
+        """
+        saved = {name: each.to(batch.w.device) if torch.is_tensor(each) else each for name, each in saved.items()}
+        of_clusters, (n, K) = {"centres": batch.n_columns, "S": batch.n_columns}, (len(batch.w), self.n_clusters)
+        for name in _SAVED[:4]:
+            if saved[name].shape != (K, *([of_clusters[name]] if name in of_clusters else [])):
+                raise ValueError(f"{name} is not of {K} clusters of these columns")
+        label = saved["label"].long()
+        if label.shape != (n,) or n and not 0 <= label.min() <= label.max() < K:
+            raise ValueError("labels are not those of these rows")
+        kept = {name: saved[name] for name in _SAVED}
+        memory = self._of_rows(batch)._replace(**kept, label=label, passes=int(saved["passes"]))
+        if saved["basis"] is None:
+            return memory
+        return memory._replace(sketch=sketched(batch, saved["basis"], memory.norms))
 
     def bound(self, stats, params):
         """Minus the inertia under `params`, given the statistics of an E-step with them."""

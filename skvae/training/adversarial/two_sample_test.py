@@ -56,8 +56,17 @@ class TwoSampleTest(Validation):
         self.row = torch.arange(_N_DRAWS)[None].to(rows.device, non_blocking=True)
         self.forget()
 
-    def forget(self):
-        self.distances, self.accuracies, self.samples = [], [], []
+    @property
+    def distances(self):
+        return [each[0] for each in self.record]
+
+    @property
+    def accuracies(self):
+        return [each[1] for each in self.record]
+
+    @property
+    def samples(self):
+        return [each[2:].reshape(self.n_kept, len(self.factor)) for each in self.record]
 
     @torch.no_grad()
     def measure(self, params):
@@ -69,10 +78,10 @@ class TwoSampleTest(Validation):
         real, fake, y = np.split(measured, [len(self.x), len(self.x) + _N_DRAWS])
         y = y.reshape(_N_DRAWS, -1)
         y_scaled = y * self.factor.astype(np.float64)
-        self.distances.append(energy_distance(self.x, y_scaled, self.weight, self.squares, within_x=self.within))
-        self.accuracies.append(float(np.average(real > 0, weights=self.weight) + np.mean(fake <= 0)) / 2)
-        self.samples.append(y[: self.n_kept])
-        return -self.distances[-1]
+        distance = energy_distance(self.x, y_scaled, self.weight, self.squares, within_x=self.within)
+        accuracy = float(np.average(real > 0, weights=self.weight) + np.mean(fake <= 0)) / 2
+        self.record.append(np.concatenate([[distance, accuracy], y[: self.n_kept].ravel()]))
+        return -distance
 
 
 def _factors(columns):

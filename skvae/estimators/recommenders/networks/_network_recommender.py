@@ -132,7 +132,7 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
             components than items.
         """
         given = {"sample_weight": sample_weight, "X_val": X_val}
-        with self._fitting():
+        with self._fitting(), self._resumable(X, **given):
             return self._taken_ahead(X, **given) or self._run(self._prepare(X, self._continuation, **given), X, y)
 
     @fit_context(prefer_skip_nested_validation=True)

@@ -71,6 +71,8 @@ class MultDAERecommender(AutoencoderRecommender):
         number of threads. None draws a fresh seed from the system, without touching NumPy's global generator.
     verbose : int, default=0
         1 prints about ten lines a fit, 2 a line every epoch. For a bar: `set_callbacks(ProgressBar())`.
+    checkpoint : str, path-like, Checkpoint or None, default=None
+        File from which an interrupted fit goes on: see :class:`~skvae.Checkpoint`.
 
     Attributes
     ----------
@@ -152,6 +154,7 @@ class MultDAERecommender(AutoencoderRecommender):
         data_parallel=False,
         random_state=None,
         verbose=0,
+        checkpoint=None,
     ):
         self.n_components = n_components
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -174,6 +177,7 @@ class MultDAERecommender(AutoencoderRecommender):
         self.data_parallel = data_parallel
         self.random_state = random_state
         self.verbose = verbose
+        self.checkpoint = checkpoint
 
     def _auto(self, n_users, n_seen, users, architecture):
         auto = defaults.recommender_defaults(n_users, n_seen, users, has_units=False)

@@ -100,6 +100,8 @@ class MultVAERecommender(AutoencoderRecommender):
         one number of threads. None draws a fresh seed from the system, without touching NumPy's global generator.
     verbose : int, default=0
         1 prints about ten lines a fit, 2 a line every epoch. For a bar: `set_callbacks(ProgressBar())`.
+    checkpoint : str, path-like, Checkpoint or None, default=None
+        File from which an interrupted fit goes on: see :class:`~skvae.Checkpoint`.
 
     Attributes
     ----------
@@ -202,6 +204,7 @@ class MultVAERecommender(AutoencoderRecommender):
         data_parallel=False,
         random_state=None,
         verbose=0,
+        checkpoint=None,
     ):
         self.n_components = n_components
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -228,6 +231,7 @@ class MultVAERecommender(AutoencoderRecommender):
         self.data_parallel = data_parallel
         self.random_state = random_state
         self.verbose = verbose
+        self.checkpoint = checkpoint
 
     _model = MultVAE
 

@@ -73,6 +73,8 @@ class RecVAERecommender(NetworkRecommender):
         one number of threads. None draws a fresh seed from the system, without touching NumPy's global generator.
     verbose : int, default=0
         1 prints about ten lines a fit, 2 a line every epoch. For a bar: `set_callbacks(ProgressBar())`.
+    checkpoint : str, path-like, Checkpoint or None, default=None
+        File from which an interrupted fit goes on: see :class:`~skvae.Checkpoint`.
 
     Attributes
     ----------
@@ -172,6 +174,7 @@ class RecVAERecommender(NetworkRecommender):
         data_parallel=False,
         random_state=None,
         verbose=0,
+        checkpoint=None,
     ):
         self.n_components = n_components
         self.hidden_size = hidden_size
@@ -192,6 +195,7 @@ class RecVAERecommender(NetworkRecommender):
         self.data_parallel = data_parallel
         self.random_state = random_state
         self.verbose = verbose
+        self.checkpoint = checkpoint
 
     # ------------------------------------------------------------------------------------------- what a fit consists of
     def _architecture_of(self, X, users):

@@ -1,0 +1,1 @@
+"""Files from which an interrupted fit goes on."""

@@ -1,0 +1,89 @@
+"""What a fit is of, in words: class, parameters, rows and the fit that it goes on from."""
+
+import hashlib
+import inspect
+import re
+
+import joblib
+import numpy as np
+import scipy.sparse as sp
+
+from skvae import _reduce
+from skvae._compat import CALLBACK_STATE, CALLBACKS
+from skvae._version import __version__
+from skvae.tables.frames import is_frame
+
+_NO_MATTER = {"checkpoint", "device", "verbose", "verbose_interval", "data_parallel", "copy"}  # to the result
+_BYTES_AT_ONCE = 2**24
+
+
+def facts_of(estimator, X, given):
+    """What a fit is of: name -> text. Fits of equal facts and seed are equal.
+
+    Parameters
+    ----------
+    estimator : Estimator
+    X : array-like, sparse matrix or DataFrame
+    given : dict
+        The other arguments of `fit` that count.
+    """
+    found = {"estimator": type(estimator).__name__, "the version of skvae": __version__}
+    for name, value in estimator.get_params(deep=False).items():
+        if name not in _NO_MATTER:
+            found[name] = said(value)
+    rows = {name: None if value is None else described(value) for name, value in {"X": X, **given}.items()}
+    everybody = _reduce.gathered_from_all(rows)
+    found["the number of processes"] = str(len(everybody))
+    for name in rows:
+        found[name] = "; ".join(str(own[name]) for own in everybody)
+    found["the fit that it goes on from"] = _earlier(estimator)
+    return found
+
+
+def _earlier(estimator):
+    """The fitted state of an estimator from which its next fit goes on, as a hash; "none" if it begins anew."""
+    own = {*estimator.get_params(deep=False), *CALLBACK_STATE, CALLBACKS}
+    state = {name: value for name, value in vars(estimator).items() if name not in own and name.endswith("_")}
+    if not getattr(estimator, "warm_start", False) or not state.keys() - {"n_features_in_", "feature_names_in_"}:
+        return "none"
+    return joblib.hash(state)
+
+
+def said(value):
+    """A parameter as text: without addresses, which differ from process to process, and no array cut short."""
+    if inspect.isfunction(value):
+        return f"{value.__module__}.{value.__qualname__}"
+    if isinstance(value, np.ndarray) or sp.issparse(value) or is_frame(value):
+        return described(value)
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name!r}: {said(each)}' for name, each in value.items())}}}"
+    if type(value) in (list, tuple):
+        return (
+            f"{'[' if type(value) is list else '('}{', '.join(map(said, value))}{']' if type(value) is list else ')'}"
+        )
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+
+
+def described(X):
+    """Shape and dtype of rows or weights, and a hash of all that they hold."""
+    if sp.issparse(X):
+        parts = [getattr(X, name) for name in ("data", "indices", "indptr", "row", "col") if hasattr(X, name)]
+        key = _hash(parts) if X.format in ("csr", "csc", "coo", "bsr") else joblib.hash(X)
+        return f"{X.format} of {X.dtype} of shape {X.shape} with hash {key}"
+    if is_frame(X):
+        return f"a {type(X).__name__} of shape {X.shape} with hash {joblib.hash(X)[:16]}"
+    array = X if isinstance(X, np.ndarray) else np.asarray(X)
+    key = joblib.hash(array)[:16] if array.dtype.hasobject else _hash([array])
+    return f"{array.dtype} of shape {array.shape} with hash {key}"
+
+
+def _hash(arrays):
+    """A hash of arrays, some rows at a time: a memory map is never in memory as a whole."""
+    key = hashlib.blake2b(digest_size=8)
+    for array in arrays:
+        key.update(f"{array.dtype.str}{array.shape}".encode())
+        array = np.atleast_1d(array)
+        n = max(1, _BYTES_AT_ONCE * len(array) // max(1, array.nbytes))
+        for start in range(0, len(array), n):
+            key.update(np.ascontiguousarray(array[start : start + n]).view(np.uint8))
+    return key.hexdigest()

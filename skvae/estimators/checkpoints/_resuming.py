@@ -1,0 +1,160 @@
+"""Lets a fit go on from the file of its parameter `checkpoint`, and keeps the file up to date."""
+
+import contextlib
+import hashlib
+import json
+import os
+import warnings
+
+from skvae import _reduce
+from skvae.engines import checkpoints
+from skvae.estimators._progress import say
+from skvae.estimators.checkpoints import _file
+from skvae.estimators.checkpoints._facts import facts_of
+from skvae.estimators.checkpoints._interrupts import Interrupts
+from skvae.estimators.checkpoints.checkpoint import as_checkpoint
+
+_ADVICE = "Delete the file to begin anew, or give another path."
+
+
+class _AnotherFitError(Exception):
+    """Carries what differs past the reader of the file."""
+
+
+@contextlib.contextmanager
+def resumable(estimator, X, given, *, of_a_clone):
+    """A block with a fit that goes on from a file, if there is one, and writes it.
+
+    Parameters
+    ----------
+    estimator : Estimator
+    X, given
+        As of `facts_of`.
+    of_a_clone : bool
+        Whether the estimator is a clone, which must not share a file with others.
+
+    Raises
+    ------
+    ValueError
+        If the file is of another fit, or no whole checkpoint. It is left as it is.
+    OSError
+        If the folder cannot be written to.
+    """
+    settings = as_checkpoint(getattr(estimator, "checkpoint", None))
+    if settings is None:
+        yield
+        return
+    facts = facts_of(estimator, X, given)
+    path = _path(settings.path, facts if of_a_clone else None)
+    states, seeds = _reduce.of_first(_begun(path, facts) if _reduce.is_first() else None)
+    if estimator.verbose and states and _reduce.is_first():
+        say(estimator, f"goes on from {path}")
+    keeper = _Keeper(path, facts, settings, states, seeds)
+    try:
+        with keeper.interrupts, checkpoints.kept_in(keeper.journal):
+            yield
+    except checkpoints.UnusableState as error:
+        raise ValueError(f"checkpoint={path!r} cannot be gone on from: {error}. {_ADVICE}") from error
+    keeper.conclude(type(estimator).__name__)
+
+
+class _Keeper:
+    """The file of a fit that is running."""
+
+    def __init__(self, path, facts, settings, states, seeds):
+        self.path, self.facts = path, facts
+        self.raises = settings.on_interrupt == "raise"
+        self.interrupts = Interrupts(lambda: not self.raises or self.journal.n_running)
+        self.journal = checkpoints.Journal(
+            self._write, settings.interval, lambda: self.interrupts.asked, self.raises, states, seeds
+        )
+
+    def _write(self, states, seeds):
+        if not _reduce.is_first():
+            return
+        try:
+            _file.write(self.path, {"facts": self.facts, "seeds": seeds}, states)
+        except OSError as error:
+            warnings.warn(
+                f"The checkpoint {self.path!r} could not be written ({error}). The fit goes on, and tries again later.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def conclude(self, name):
+        """Remove the file of a fit that is done; warn of one that was stopped."""
+        if self.journal.stopped:
+            warnings.warn(
+                f"Ctrl-C stopped {name}.fit before it was done; it keeps the best parameters so far. Call fit again "
+                f"with the same parameters and rows to go on from {self.path!r}, or delete that file.",
+                UserWarning,
+                stacklevel=6,  # the caller of `fit`
+            )
+        elif _reduce.is_first():
+            try:
+                _file.remove(self.path)
+            except OSError as error:
+                warnings.warn(
+                    f"{name}.fit is done, but its checkpoint {self.path!r} could not be removed ({error}).",
+                    RuntimeWarning,
+                    stacklevel=6,  # the caller of `fit`
+                )
+
+
+def _path(path, facts):
+    """The file of a fit; of a clone one whose name follows from what the fit is of."""
+    path = os.path.abspath(os.fspath(path))
+    if facts is None:
+        return path
+    stem, suffix = os.path.splitext(path)
+    return f"{stem}-{hashlib.blake2b(json.dumps(facts).encode(), digest_size=6).hexdigest()}{suffix}"
+
+
+def _begun(path, facts):
+    """The states and seeds of a file; empty where there is none and one can be written."""
+    if not os.path.lexists(path):
+        _refuse_unwritable(path)
+        return {}, []
+
+    def check(header):
+        differ = _differences(header["facts"], facts)
+        if differ:
+            raise _AnotherFitError(f"checkpoint={path!r} is of another fit: {differ}. {_ADVICE}")
+
+    try:
+        header, states = _file.read(path, check)
+        seeds = header["seeds"]
+        if not isinstance(seeds, list) or not all(type(seed) is int and 0 <= seed < 2**31 for seed in seeds):
+            raise _file.UnreadableFileError("its seeds are none")
+    except _AnotherFitError as error:
+        raise ValueError(str(error)) from None
+    except _file.UnreadableFileError as error:
+        raise ValueError(
+            f"checkpoint={path!r} is no checkpoint of skvae, or it is damaged: {error}. {_ADVICE}"
+        ) from error
+    _refuse_unwritable(path)
+    return states, seeds
+
+
+def _refuse_unwritable(path):
+    """Complain of a folder in which no file can be written."""
+    probe = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(probe, "wb"):
+            pass
+        os.remove(probe)
+    except OSError as error:
+        raise type(error)(
+            error.errno, f"checkpoint={path!r} cannot be written; give a path in a folder that exists and is writable"
+        ) from error
+
+
+def _differences(written, facts):
+    """In what two fits differ, as text."""
+    differ = [name for name in {**written, **facts} if written.get(name) != facts.get(name)]
+    return "; ".join(f"{name} was {_short(written.get(name))} and is {_short(facts.get(name))}" for name in differ)
+
+
+def _short(text):
+    text = str(text)
+    return text if len(text) <= 100 else f"{text[:60]} ... {text[-30:]}"
