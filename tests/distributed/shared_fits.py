@@ -1,14 +1,17 @@
 """What each of the processes does in test_data_parallel.py: fit to its own rows, and compare with a fit to all of them.
 
-    torchrun --nproc-per-node=3 shared_fits.py TASK FOLDER
+    python shared_fits.py FOLDER
 
-Every process writes what it found to FOLDER/RANK.json.
+One process loads torch and forks those of each task: they start as by torchrun, from the variables that it sets, and
+no other one loads torch. Every process writes what it found to FOLDER/TASK/RANK.json, the first one the exit codes.
 """
 
 import datetime
 import json
+import multiprocessing
 import os
 import signal
+import socket
 import sys
 import warnings
 from pathlib import Path
@@ -88,8 +91,8 @@ def cases():
     variational = VariationalGaussianMixture(4, covariance_type="diag", max_iter=10, **seeded)
     yield "variational mixture", variational, X, mixture, True
     yield "variational mixture, gaps", variational, with_gaps(X), mixture, False
-    yield "bernoulli mixture", BernoulliMixtureEM(3, binarize=1.0, max_iter=10, **seeded), X, mixture, True
-    levels = BernoulliMixtureEM(3, categorical_features="all", max_iter=10, **seeded)
+    yield "bernoulli mixture", BernoulliMixtureEM(3, binarize=1.0, n_init=2, max_iter=4, **seeded), X, mixture, True
+    levels = BernoulliMixtureEM(3, categorical_features="all", n_init=2, max_iter=4, **seeded)
     yield "bernoulli mixture, levels", levels, answers, mixture, True
     yield "in a pipeline", make_pipeline(FunctionTransformer(), ProbabilisticPCA(2)), X, (), False
 
@@ -208,15 +211,36 @@ def killed(rank, size):
     return {"error": error_of(Mortal(2, random_state=0, data_parallel=True).fit, rows()[600 * rank : 600 * (rank + 1)])}
 
 
+def perform(task, folder, port, rank, size):
+    """What one of the processes does."""
+    os.environ |= {"RANK": f"{rank}", "WORLD_SIZE": f"{size}", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
+    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=40))
+    (folder / f"{rank}.json").write_text(json.dumps(task(rank, size)))
+    if task is not killed:
+        dist.destroy_process_group()
+
+
+def launch(task, folder, size):
+    """Exit codes of the processes of a task."""
+    folder.mkdir()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=perform, args=(task, folder, port, rank, size)) for rank in range(size)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    return [process.exitcode for process in processes]
+
+
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     # What counts as few rows is less here, so that small tables take the way of large ones.
     weights._FEW_CELLS = 4096
     _starts._SEEDING_ROWS, _lloyd._FEWEST_SAMPLED, _lloyd._SAMPLED_A_CLUSTER = 1500, 300, 20
-    task, folder = sys.argv[1:]
-    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=40))
-    rank = dist.get_rank()
-    result = globals()[task](rank, dist.get_world_size())
-    Path(folder, f"{rank}.json").write_text(json.dumps(result))
-    if task != "killed":
-        dist.destroy_process_group()
+    folder = Path(sys.argv[1])
+    sizes = {equal: 3, errors: 2, killed: 2}
+    codes = {task.__name__: launch(task, folder / task.__name__, size) for task, size in sizes.items()}
+    (folder / "codes.json").write_text(json.dumps(codes))

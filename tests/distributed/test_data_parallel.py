@@ -2,7 +2,7 @@
 
 import json
 import os
-import socket
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,39 +15,35 @@ from skvae import FactorAnalysisEM, GaussianMixtureEM, KMeansLite, _reduce
 SCRIPT = Path(__file__).with_name("shared_fits.py")
 
 
-def launch(task, n_processes, folder):
-    """Run a task of the script in several processes; what they wrote, by rank, and the run."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        f"--nproc-per-node={n_processes}",
-        "--master-addr=127.0.0.1",
-    ]
-    command += [f"--master-port={port}", str(SCRIPT), task, str(folder)]
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """What the processes of each task wrote, by rank; their exit codes; and what they printed."""
+    folder = tmp_path_factory.mktemp("shared")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2])}
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
-    found = {int(path.stem): json.loads(path.read_text()) for path in Path(folder).glob("*.json")}
-    return found, run
-
-
-def test_a_shared_fit_is_the_fit_to_all_rows(tmp_path):
-    found, run = launch("equal", 3, tmp_path)
+    command = [sys.executable, str(SCRIPT), str(folder)]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
     assert run.returncode == 0, run.stderr
-    assert len(found) == 3
-    for rank, cases in found.items():
+    codes = json.loads((folder / "codes.json").read_text())
+    written = {
+        task: {int(path.stem): json.loads(path.read_text()) for path in (folder / task).glob("*.json")}
+        for task in codes
+    }
+    return written, codes, run.stderr
+
+
+def test_a_shared_fit_is_the_fit_to_all_rows(runs):
+    written, codes, printed = runs
+    assert codes["equal"] == [0, 0, 0], printed
+    for rank, cases in written["equal"].items():
         for name, gaps in cases.items():
             limit = 1e-5 if "float32" in name else 1e-10
             assert max(gaps.values()) < limit, (rank, name, gaps)
 
 
-def test_the_mistake_of_one_process_is_told_to_all(tmp_path):
-    found, run = launch("errors", 2, tmp_path)
-    assert run.returncode == 0, run.stderr
-    first, second = found[0], found[1]
+def test_the_mistake_of_one_process_is_told_to_all(runs):
+    written, codes, printed = runs
+    assert codes["errors"] == [0, 0], printed
+    first, second = written["errors"][0], written["errors"][1]
     assert "X[3, 2] = inf" in second["infinite cell"]
     assert first["infinite cell"].startswith("ValueError") and "process 1 of 2" in first["infinite cell"]
     for each in (first, second):
@@ -70,11 +66,11 @@ def test_the_mistake_of_one_process_is_told_to_all(tmp_path):
     assert first["alone"] == 600
 
 
-def test_the_others_do_not_wait_for_a_dead_process(tmp_path):
-    found, run = launch("killed", 2, tmp_path)
-    assert run.returncode != 0
-    if 0 in found:  # unless the launcher ended it first
-        assert "LostProcessError: Process 0 of 2 that share this fit has lost another one" in found[0]["error"]
+def test_the_others_do_not_wait_for_a_dead_process(runs):
+    written, codes, printed = runs
+    assert codes["killed"] == [0, -signal.SIGKILL], printed
+    expected = "LostProcessError: Process 0 of 2 that share this fit has lost another one"
+    assert expected in written["killed"][0]["error"]
 
 
 @pytest.mark.parametrize(
