@@ -17,19 +17,16 @@ or which test runs it as a script of its own, under the name that its caption gi
 
 import ast
 import doctest
-import functools
 import importlib
 import inspect
-import os
 import re
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from doc_blocks import blocks_of
+from forking_python import ForkingPython
 
 ROOT = Path(__file__).parents[1]
 DOC = ROOT / "doc"
@@ -457,7 +454,7 @@ def test_every_guide_page_has_a_picture_that_is_told_in_words(page):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("picture", sorted((DOC / "pictures").glob("*.py")), ids=relative)
-def test_pictures_are_drawn(picture):
+def test_pictures_are_drawn(picture, run_python):
     run_python(["-c", NOTEBOOK, str(picture)], picture.parent)
 
 
@@ -497,30 +494,33 @@ assert n_figures, "no figure"
 """
 
 
-def run_python(arguments, folder):
-    """Run Python in a folder with the small form of the examples; the output where it succeeds."""
-    environment = os.environ | {"SKVAE_EXAMPLE_FAST": "1", "MPLBACKEND": "Agg"}
-    run = subprocess.run(
-        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert run.returncode == 0, f"{run.stdout}\n{run.stderr}"
-    return run.stdout
+@pytest.fixture(scope="module")
+def run_python():
+    """Run Python in a folder with the small form of the examples; what it prints, where it succeeds."""
+    with ForkingPython(SKVAE_EXAMPLE_FAST="1", MPLBACKEND="Agg") as python:
+
+        def run(arguments, folder):
+            code, output = python.run(arguments, folder)
+            assert code == 0, output
+            return output
+
+        yield run
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES, ids=relative)
-def test_examples_run_as_notebooks_and_leave_no_empty_axes(example, tmp_path):
+def test_examples_run_as_notebooks_and_leave_no_empty_axes(example, tmp_path, run_python):
     run_python(["-c", NOTEBOOK, str(example)], tmp_path)
 
 
-def test_the_gallery_shows_full_runs(tmp_path):
+def test_the_gallery_shows_full_runs(tmp_path, run_python):
     """Whatever the environment says, Sphinx's configuration leaves the small form of the examples."""
     told = f"import os, runpy; runpy.run_path({str(DOC / 'conf.py')!r}); print('SKVAE_EXAMPLE_FAST' in os.environ)"
     assert run_python(["-c", told], tmp_path).split() == ["False"]
 
 
 @pytest.mark.slow
-def test_the_demo_takes_a_command_line_and_saves_its_picture(tmp_path):
+def test_the_demo_takes_a_command_line_and_saves_its_picture(tmp_path, run_python):
     demo = ROOT / "examples/1_quickstart/tune_recommender.py"
     run_python([str(demo), "--output", "here.png"], tmp_path)
     assert (tmp_path / "here.png").stat().st_size > 10_000
@@ -538,7 +538,7 @@ CELLS = "import matplotlib.pyplot as plt\n{first}\n# %%\n# Text\n# ----\n{second
         ("", "plt.plot([1, 2])", None),
     ],
 )
-def test_the_notebook_runner_sees_a_planted_fault(first, second, complaint, tmp_path):
+def test_the_notebook_runner_sees_a_planted_fault(first, second, complaint, tmp_path, run_python):
     (tmp_path / "example.py").write_text(CELLS.format(first=first, second=second))
     if complaint is None:
         run_python(["-c", NOTEBOOK, "example.py"], tmp_path)

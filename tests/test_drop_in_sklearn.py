@@ -1,6 +1,6 @@
 """scikit-learn's own tests of a class pass with ours in its place.
 
-The installed test modules run in processes of their own, where `from sklearn.cluster import KMeans` gives KMeansLite. A
+The installed test modules run in a process of their own, where `from sklearn.cluster import KMeans` gives KMeansLite. A
 test counts if it is about the class (it names it, or is parametrised with it) and leans on nothing private of
 scikit-learn's implementation (no attribute or function of the class's package that begins with an underscore).
 """
@@ -9,6 +9,8 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
+from unittest import mock
 
 import pytest
 
@@ -37,17 +39,20 @@ ON_PURPOSE = {  # name of a test: why ours differs
 HARMLESS = {"_ortho_rotation"}  # private functions beside the class, which does not call them in our case
 
 
-@pytest.mark.parametrize(("theirs", "ours", "module", "at_least"), ROWS, ids=[row[1] for row in ROWS])
-def test_scikit_learns_tests_pass(theirs, ours, module, at_least):
+@pytest.fixture(scope="module")
+def outcomes():
+    """Of each module its tests, with the message of those that failed."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path]), "SCIPY_ARRAY_API": "1"}
-    done = subprocess.run(
-        [sys.executable, __file__, theirs, ours, module], capture_output=True, text=True, env=environment, timeout=600
-    )
+    done = subprocess.run([sys.executable, __file__], capture_output=True, text=True, env=environment, timeout=900)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    failed = {test: message for test, message in found.items() if message}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(("module", "at_least"), [row[2:] for row in ROWS], ids=[row[1] for row in ROWS])
+def test_scikit_learns_tests_pass(module, at_least, outcomes):
+    failed = {test: message for test, message in outcomes[module].items() if message}
     assert not failed, "\n\n".join(f"{test}: {message}" for test, message in failed.items())
-    assert len(found) >= at_least
+    assert len(outcomes[module]) >= at_least
 
 
 def base_name(test):
@@ -101,30 +106,18 @@ def leans_on_private(function):
 
 
 def run(theirs, ours, module):
-    """Run a module of scikit-learn's tests with another class; print the outcomes as JSON."""
-    from importlib import import_module
-
+    """Run a module of scikit-learn's tests with another class; what became of each test."""
     (package, name), (own_package, own_name) = (path.rsplit(".", 1) for path in (theirs, ours))
-    ours = getattr(import_module(own_package), own_name)
+    package, ours = import_module(package), getattr(import_module(own_package), own_name)
     ours = type(name, (ours,), {"__module__": ours.__module__})  # for messages, which name the class
-    setattr(import_module(package), name, ours)
     counted = Counted(name, ours)
-    options = [
-        "-q",
-        "--no-header",
-        "--no-summary",
-        "-p",
-        "no:cacheprovider",
-        "-W",
-        "ignore",
-        "-c",
-        os.devnull,
-        "--assert=plain",
-    ]
-    pytest.main([*options, "--pyargs", module], plugins=[counted])
-    print()
-    print(json.dumps(counted.found))
+    options = ["-q", "--no-header", "--no-summary", "-p", "no:cacheprovider", "-W", "ignore", "-c", os.devnull]
+    with mock.patch.object(package, name, ours):  # from which the module imports it
+        pytest.main([*options, "--assert=plain", "--pyargs", module], plugins=[counted])
+    return counted.found
 
 
 if __name__ == "__main__":
-    run(*sys.argv[1:])
+    found = {module: run(theirs, ours, module) for theirs, ours, module, _ in ROWS}
+    print()
+    print(json.dumps(found))

@@ -14,12 +14,20 @@ import skvae
 
 PUBLIC = [getattr(skvae, name) for name in skvae.__all__]
 ESTIMATORS = [found() for found in PUBLIC if inspect.isclass(found) and issubclass(found, BaseEstimator)]
+LEARNING = [estimator for estimator in ESTIMATORS if getattr(estimator, "max_iter", None) == "auto"]
+AS_THEY_ARE = [clone(estimator) for estimator in LEARNING if not isinstance(estimator, skvae.GANGenerator)]
+
+# Most checks look at containers, names, errors and what a method may not change, not at what was learnt: a few epochs
+# will do. Whole fits take a second, many times in each check; the checks in AFTER_WHOLE_FITS have them.
+QUICK = skvae.MultVAERecommender(max_iter=3)
 for estimator in ESTIMATORS:
-    if isinstance(estimator, skvae.LOCARecommender):
-        quick = skvae.MultVAERecommender(max_iter=5)
-        estimator.set_params(estimator=quick, embedding=quick, n_anchors=2)  # 50 networks take a minute
-    if isinstance(estimator, skvae.GANGenerator):
-        estimator.set_params(max_iter=5)  # a game takes thousands of steps
+    if estimator in LEARNING:
+        estimator.set_params(max_iter=3)
+    elif isinstance(estimator, skvae.LOCARecommender):
+        estimator.set_params(estimator=QUICK, embedding=QUICK, n_anchors=2)
+    elif isinstance(estimator, skvae.VotingRecommender):
+        estimator.set_params(estimators=[("vae", QUICK), ("ease", skvae.EASERecommender())])
+AFTER_WHOLE_FITS = ["check_fit_idempotent", "check_methods_subset_invariance"]
 
 # Checks that scikit-learn leaves out when a tag, a missing method or the environment says so.
 EASILY_LOST = {
@@ -97,9 +105,12 @@ def test_scikit_learns_checks_pass(estimator, check):
     ],
 )
 def test_scikit_learns_checks_of_its_own_estimators_pass(name, estimator):
-    estimator = clone(estimator)
-    if hasattr(estimator, "hidden_layer_sizes"):
-        estimator.set_params(max_iter=3)  # these look at names and containers, whatever the network has learnt
+    _pass(getattr(estimator_checks, name), type(estimator).__name__, clone(estimator))
+
+
+@pytest.mark.parametrize("name", AFTER_WHOLE_FITS)
+@pytest.mark.parametrize("estimator", AS_THEY_ARE, ids=lambda estimator: type(estimator).__name__)
+def test_scikit_learns_checks_pass_after_whole_fits(estimator, name):
     _pass(getattr(estimator_checks, name), type(estimator).__name__, estimator)
 
 
@@ -149,8 +160,6 @@ def _documented(estimator):
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda estimator: type(estimator).__name__)
 def test_what_a_fit_leaves_is_documented(estimator):
     estimator = clone(estimator)
-    if hasattr(estimator, "hidden_layer_sizes"):
-        estimator.set_params(max_iter=2)
     X = np.random.default_rng(0).integers(0, 2, (60, 6)).astype(float)
     estimator.fit(X)
     left = {name for name in vars(estimator) if name.endswith("_") and not name.startswith("_")}

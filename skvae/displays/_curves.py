@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from skvae.displays._plotting import MARKERS, hide_frame, merged, place_legend, use_palette
+from skvae.displays._plotting import MARKERS, as_numbers, hide_frame, merged, place_legend, use_palette
 
 _WIDE = 20  # ratio of the largest to the smallest value from which an axis is logarithmic
 
@@ -122,8 +122,8 @@ def as_curves(values, scores, errors, labels):
         The errors may be None.
     labels : list of str or None
     """
-    values, scores = list(values), np.atleast_2d(np.asarray(scores, dtype=float))
-    errors = np.full(scores.shape, np.nan) if errors is None else np.atleast_2d(np.asarray(errors, dtype=float))
+    values, scores = list(values), np.atleast_2d(as_numbers("scores", scores, None))
+    errors = np.full(scores.shape, np.nan) if errors is None else np.atleast_2d(as_numbers("errors", errors, None))
     if scores.shape[1] != len(values) or errors.shape != scores.shape or (labels and len(labels) != len(scores)):
         raise ValueError(
             f"{len(values)} values need scores and errors of shape (n_curves, {len(values)}) and as many labels, but "

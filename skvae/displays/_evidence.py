@@ -7,15 +7,16 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state, resample
 
+from skvae.displays._plotting import COLOURS, Display, as_numbers, check_lengths, hide_frame, merged, place_legend
 from skvae.inspection._evidence import check_has_density, evidence_decomposition
 from skvae.metrics._pipelines import transformed, unwrap
 
 _ITERATIONS = 10  # of a mixture, from which on steps are too small to be seen
 _NEXT = 1.3  # ratio of the numbers of the epochs that are looked at
-_EVIDENCE, _BOUND, _GAP = "#000000", "#0072B2", "#E69F00"  # of Okabe and Ito's palette for colour-blind readers
+_EVIDENCE, _BOUND, _GAP = COLOURS[6], COLOURS[0], COLOURS[4]
 
 
-class EvidenceDisplay:
+class EvidenceDisplay(Display):
     """Mean log-evidence and bound over the iterations of a fit: where the bound touches, and where a gap stays.
 
     Expectation maximisation raises the bound in turns. Each E-step takes the exact posterior as q, and the bound
@@ -150,39 +151,33 @@ class EvidenceDisplay:
         display : EvidenceDisplay
             Itself.
         """
-        import matplotlib.pyplot as plt
+        steps, evidence = as_numbers("steps", self.steps), as_numbers("log_evidence", self.log_evidence)
+        bounds = as_numbers("lower_bounds", self.lower_bounds)
+        check_lengths(steps=steps, log_evidence=evidence, lower_bounds=bounds)
+        axis = self._get_axes(ax)
+        from matplotlib.collections import PolyCollection
+        from matplotlib.lines import Line2D
 
-        self.ax_ = plt.subplots(layout="constrained")[1] if ax is None else ax
-        self.figure_ = self.ax_.figure
-        line = {} if len(self.steps) > 1 else {"marker": "o"}
-        self.gap_ = self.ax_.fill_between(
-            self.steps,
-            self.lower_bounds,
-            self.log_evidence,
-            **{"color": _GAP, "alpha": 0.35, "linewidth": 0, "label": "gap"} | (gap_kw or {}),
-        )
-        (self.evidence_line_,) = self.ax_.plot(
-            self.steps, self.log_evidence, **{"color": _EVIDENCE, "label": "log-evidence"} | line | (evidence_kw or {})
-        )
-        (self.bound_line_,) = self.ax_.plot(
-            self.steps,
-            self.lower_bounds,
-            **{"color": _BOUND, "linestyle": "--", "label": "bound"} | line | (bound_kw or {}),
-        )
+        marker = {} if len(steps) > 1 else {"marker": "o"}
+        area = {"color": _GAP, "alpha": 0.35, "linewidth": 0, "label": "gap"}
+        self.gap_ = axis.fill_between(steps, bounds, evidence, **merged(area, gap_kw, PolyCollection))
+        upper = {"color": _EVIDENCE, "label": "log-evidence"} | marker
+        (self.evidence_line_,) = axis.plot(steps, evidence, **merged(upper, evidence_kw, Line2D))
+        lower = {"color": _BOUND, "linestyle": "--", "label": "bound"} | marker
+        (self.bound_line_,) = axis.plot(steps, bounds, **merged(lower, bound_kw, Line2D))
         self.e_steps_ = self.m_steps_ = None
         if self.half_steps:
-            self.e_steps_ = self._marks(slice(None, None, 2), "o", _BOUND, "after an E-step")
-            self.m_steps_ = self._marks(slice(1, None, 2), "v", "white", "after an M-step")
-        elif self.unit == "epoch" and len(self.steps) > 1:
-            self.ax_.set_xscale("log")
-        self.ax_.set(xlabel=self.unit, ylabel="nats per row")
-        self.ax_.spines[["top", "right"]].set_visible(False)
-        self.ax_.legend(frameon=False, loc="best")
+            marks = {"linestyle": "none", "color": _BOUND, "markersize": 6}
+            e_step = marks | {"marker": "o", "label": "after an E-step"}
+            m_step = marks | {"marker": "v", "label": "after an M-step", "markerfacecolor": "white"}
+            (self.e_steps_,) = axis.plot(steps[::2], bounds[::2], **e_step)
+            (self.m_steps_,) = axis.plot(steps[1::2], bounds[1::2], **m_step)
+        elif self.unit == "epoch" and len(steps) > 1:
+            axis.set_xscale("log")
+        axis.set(xlabel=self.unit, ylabel="nats per row")
+        hide_frame(axis)
+        place_legend(axis, beside=False)
         return self
-
-    def _marks(self, some, marker, face, label):
-        style = {"linestyle": "none", "marker": marker, "color": _BOUND, "markerfacecolor": face, "markersize": 6}
-        return self.ax_.plot(self.steps[some], self.lower_bounds[some], label=label, **style)[0]
 
 
 class _Recorder:

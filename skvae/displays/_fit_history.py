@@ -2,7 +2,16 @@
 
 import numpy as np
 
-from skvae.displays._plotting import Display, check_has, hide_frame, merged, place_legend, use_palette
+from skvae.displays._plotting import (
+    Display,
+    as_numbers,
+    check_has,
+    check_lengths,
+    hide_frame,
+    merged,
+    place_legend,
+    use_palette,
+)
 
 _BOUND, _SCORE = ("lower bound", "nats per row"), ("held-out rows", "nats per row")
 
@@ -133,9 +142,12 @@ class FitHistoryDisplay(Display):
         display : FitHistoryDisplay
             This display.
         """
-        bounds = np.atleast_1d(np.asarray(self.lower_bounds, dtype=float))
+        bounds = as_numbers("lower_bounds", self.lower_bounds)
         together = self.score_and_units[1] == self.bound_and_units[1]
         has_scores, weights = self.validation_scores is not None, self._weights(kl_weight)
+        if has_scores:
+            done = {"lower_bounds": bounds} if self.validation_epochs is None else {"validation_epochs": self._epochs()}
+            check_lengths(validation_scores=as_numbers("validation_scores", self.validation_scores), **done)
         n_panels = 1 + (has_scores and not together) + (weights is not None)
         axes = self._get_axes(ax, n_panels, size=(6.4, 2.2 + 1.8 * n_panels))
         prefix = "" if self.name is None else f"{self.name}, "
@@ -165,8 +177,11 @@ class FitHistoryDisplay(Display):
             raise ValueError("kl_weight=True needs the weights of the KL term, but this fit has none.")
         if asked is False or self.kl_weights is None:
             return None
-        weights = np.asarray(self.kl_weights, dtype=float)
+        weights = as_numbers("kl_weights", self.kl_weights, None)  # of several layers a column for each
         return weights if asked is True or np.ptp(weights, axis=0).any() else None
+
+    def _epochs(self):
+        return as_numbers("validation_epochs", self.validation_epochs)
 
     @staticmethod
     def _draw(axis, x, y, default, given):
@@ -177,9 +192,7 @@ class FitHistoryDisplay(Display):
 
     def _draw_scores(self, axis, together, prefix, own, given):
         scores = np.asarray(self.validation_scores, dtype=float)
-        done = np.arange(1, len(scores) + 1) if self.validation_epochs is None else self.validation_epochs
-        if len(done) != len(scores):
-            raise ValueError(f"{len(scores)} validation_scores need as many validation_epochs, not {len(done)}.")
+        done = np.arange(1, len(scores) + 1) if self.validation_epochs is None else self._epochs()
         default = own | {"label": self.name}
         if together:  # the same colour as the curve of the bound, but points
             default = own | {"label": f"{prefix}{self.score_and_units[0]}", "linestyle": ":", "marker": "."}

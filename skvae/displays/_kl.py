@@ -2,7 +2,17 @@
 
 import numpy as np
 
-from skvae.displays._plotting import COLOURS, Display, check_has, has_normal_prior, hide_frame, merged, place_legend
+from skvae.displays._plotting import (
+    COLOURS,
+    Display,
+    as_numbers,
+    check_has,
+    check_lengths,
+    has_normal_prior,
+    hide_frame,
+    merged,
+    place_legend,
+)
 
 _ACTIVE = 0.01  # variance of the posterior mean from which a latent dimension is active (Burda et al. 2016)
 
@@ -107,7 +117,10 @@ class KLDisplay(Display):
         display : KLDisplay
             This display.
         """
-        kl = np.atleast_1d(np.asarray(self.kl, dtype=float))
+        kl = as_numbers("kl", self.kl)
+        check_lengths(kl=kl, active=self.active)
+        if not (max_bars is None or isinstance(max_bars, int | np.integer) and max_bars >= 1):
+            raise ValueError(f"max_bars must be None or a whole number from 1, but it is {max_bars!r}.")
         axis = self._get_axes(ax)
         self.inactive_points_ = None
         from matplotlib.patches import Patch

@@ -9,11 +9,13 @@ from skvae.displays._plotting import (
     LINES,
     MARKERS,
     Display,
+    as_numbers,
     check_has,
     dimensions_of,
     has_normal_prior,
     hide_frame,
     merged,
+    names_or,
     place_legend,
 )
 
@@ -128,20 +130,26 @@ class LatentSpaceDisplay(Display):
         display : LatentSpaceDisplay
             This display.
         """
-        Z = np.asarray(self.Z, dtype=float)
+        Z = as_numbers("Z", self.Z, None)
         if Z.ndim != 2:
             raise ValueError(f"Z must have the shape (n_samples, n_components), but it has {Z.shape}.")
         chosen = self._chosen(components, Z.shape[1])
-        names = [f"z{k}" for k in range(Z.shape[1])] if self.component_names is None else self.component_names
+        names = names_or("component_names", self.component_names, Z.shape[1], letter="z")
         axis = self._get_axes(ax)
         self.colorbar_ = None
-        Z, covariance = Z[:, chosen], None
+        n_components, Z, covariance = Z.shape[1], Z[:, chosen], None
         if self.y is not None and np.shape(self.y) != (len(Z),):
             raise ValueError(
                 f"y must have an entry for each of the {len(Z)} rows, but its shape is {np.shape(self.y)}."
             )
         if self.prior_covariance is not None:
-            covariance = np.asarray(self.prior_covariance, dtype=float)[np.ix_(chosen, chosen)]
+            covariance = as_numbers("prior_covariance", self.prior_covariance, 2)
+            if covariance.shape != (n_components, n_components):
+                raise ValueError(
+                    f"prior_covariance must have the shape {(n_components, n_components)}, but it has "
+                    f"{covariance.shape}."
+                )
+            covariance = covariance[np.ix_(chosen, chosen)]
         draw = self._draw_histogram if len(chosen) == 1 else self._draw_plane
         draw(axis, Z, covariance, scatter_kw or {}, contour_kw)
         axis.set_xlabel(names[chosen[0]])

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from skvae.displays._plotting import Display, check_has, column_names
+from skvae.displays._plotting import Display, as_numbers, check_has, column_names, names_or
 
 _MOST_NUMBERS = 200  # cells that have their number written in them
 _DARK = 0.6  # share of the largest value from which the number is white
@@ -83,11 +83,7 @@ class LoadingsDisplay(Display):
         check_has(cls, estimator, "components_", what="the loadings of a factor model")
         loadings = np.asarray(estimator.components_, dtype=float).T
         feature_names = column_names(estimator, len(loadings), feature_names)
-        component_names = [str(k) for k in range(loadings.shape[1])] if component_names is None else component_names
-        if len(component_names) != loadings.shape[1]:
-            raise ValueError(
-                f"component_names must name {loadings.shape[1]} factors, but it has {len(component_names)}."
-            )
+        component_names = names_or("component_names", component_names, loadings.shape[1], letter="")
         if sort:
             loadings = loadings * np.where(loadings.sum(axis=0) < 0, -1, 1)
             order = np.argsort(-(loadings**2).sum(axis=0), kind="stable")
@@ -116,7 +112,7 @@ class LoadingsDisplay(Display):
         display : LoadingsDisplay
             This display.
         """
-        values = np.asarray(self.loadings, dtype=float)
+        values = as_numbers("loadings", self.loadings, None)
         if values.ndim != 2:
             raise ValueError(f"loadings must have the shape (n_features, n_components), but it is {values.shape}.")
         D, K = values.shape
@@ -127,11 +123,10 @@ class LoadingsDisplay(Display):
         self.text_ = None
         if include_values is True or (include_values == "auto" and values.size <= _MOST_NUMBERS):
             self.text_ = self._write(axis, values, values_format, text_kw)
-        names = [f"x{row}" for row in range(D)] if self.feature_names is None else self.feature_names
+        names = names_or("feature_names", self.feature_names, D)
         every = -(-D // 50)
         axis.set_yticks(range(0, D, every), names[::every])
-        numbers = [str(k) for k in range(K)] if self.component_names is None else self.component_names
-        numbers = [str(number) for number in numbers]
+        numbers = names_or("component_names", self.component_names, K, letter="")
         turned = max(map(len, numbers)) > 2 and sum(map(len, numbers)) > 40
         every = -(-K // 40)
         axis.set_xticks(range(0, K, every), numbers[::every], rotation=90 if turned else 0)

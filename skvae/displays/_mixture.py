@@ -1,5 +1,7 @@
 """The components of a Gaussian mixture as ellipses."""
 
+from numbers import Real
+
 import numpy as np
 
 from skvae.displays._plotting import (
@@ -7,10 +9,13 @@ from skvae.displays._plotting import (
     LINES,
     MARKERS,
     Display,
+    as_numbers,
     check_has,
+    check_lengths,
     column_names,
     hide_frame,
     merged,
+    names_or,
     place_legend,
 )
 
@@ -108,7 +113,8 @@ class MixtureDisplay(Display):
         rows = labels = None
         if X is not None:
             labels, rows = estimator.predict(X), np.asarray(X, dtype=float)
-        covariances = full_covariances(estimator.covariances_, estimator.covariance_type, *means.shape)
+        kind = getattr(estimator, "_fitted_type", estimator.covariance_type)  # which may have been set anew
+        covariances = full_covariances(estimator.covariances_, kind, *means.shape)
         display = cls(means, covariances, estimator.weights_, X=rows, labels=labels, feature_names=feature_names)
         return display.plot(ax, columns=columns, **kwargs)
 
@@ -149,19 +155,22 @@ class MixtureDisplay(Display):
         display : MixtureDisplay
             This display.
         """
-        means, covariances = np.asarray(self.means, dtype=float), np.asarray(self.covariances, dtype=float)
-        weights = np.asarray(self.weights, dtype=float)
+        means, covariances = as_numbers("means", self.means, 2), as_numbers("covariances", self.covariances, None)
+        weights = as_numbers("weights", self.weights)
         K, D = means.shape
         if covariances.shape != (K, D, D) or weights.shape != (K,):
             raise ValueError(
                 f"means of shape {means.shape} need covariances of shape {(K, D, D)} and weights of shape {(K,)}, but "
                 f"they have {covariances.shape} and {weights.shape}."
             )
-        names = [f"x{j}" for j in range(D)] if self.feature_names is None else list(self.feature_names)
+        self._check_rows(D)
+        if not (isinstance(n_std, Real) and 0 < n_std < np.inf):
+            raise ValueError(f"n_std must be a finite number above 0, but it is {n_std!r}.")
+        names = names_or("feature_names", self.feature_names, D)
         pairs = pairs_of(columns, names)
         n = len(pairs)
-        order = np.arange(K) if order is None else np.asarray(order)
-        if sorted(order.tolist()) != list(range(K)):
+        order = np.arange(K) if order is None else np.atleast_1d(order)
+        if order.dtype.kind not in "iu" or sorted(order.tolist()) != list(range(K)):
             raise ValueError(f"order must hold each of the {K} components once, but it is {order.tolist()}.")
         across = 2 if n in (2, 4) else min(n, 3)
         size = (6.4, 4.8) if n == 1 else (3.4 * across, 3.1 * -(-n // across))
@@ -186,6 +195,14 @@ class MixtureDisplay(Display):
             else:
                 place_legend(axes[0], beside=len(handles) > 4, handles=handles)
         return self
+
+    def _check_rows(self, n_features):
+        if self.X is None:
+            return
+        X = as_numbers("X", self.X, 2)
+        check_lengths(X=X, labels=self.labels)
+        if X.shape[1] != n_features:
+            raise ValueError(f"X must have the {n_features} columns of the means, but it has {X.shape[1]}.")
 
     def _handles(self, order, weights):
         """Entries of the legend: the line, the marker and the weight of each component that is drawn."""
@@ -240,24 +257,31 @@ def full_covariances(covariances, covariance_type, n_components, n_features):
     n_components, n_features : int
     """
     covariances = np.asarray(covariances, dtype=float)
-    shape = (n_components, n_features, n_features)
+    K, D = n_components, n_features
+    shape, shapes = (K, D, D), {"full": (K, D, D), "tied": (D, D), "diag": (K, D), "spherical": (K,)}
+    if covariance_type not in shapes:
+        raise ValueError(f"covariance_type must be one of {list(shapes)}, but it is {covariance_type!r}.")
+    if covariances.shape != shapes[covariance_type]:
+        raise ValueError(
+            f"covariance_type={covariance_type!r} needs covariances_ of shape {shapes[covariance_type]}, but they have "
+            f"{covariances.shape}; set it back to that of the fit, or fit again."
+        )
     if covariance_type in ("full", "tied"):
         return np.broadcast_to(covariances, shape)
-    if covariance_type not in ("diag", "spherical"):
-        raise ValueError(
-            f"covariance_type must be 'full', 'tied', 'diag' or 'spherical', but it is {covariance_type!r}."
-        )
     variances = covariances if covariance_type == "diag" else covariances[:, None]
-    return np.broadcast_to(variances[:, :, None], shape) * np.eye(n_features)
+    return np.broadcast_to(variances[:, :, None], shape) * np.eye(D)
 
 
 def pairs_of(columns, names):
     """Numbers of the columns of each pair."""
     if len(names) < 2:
         raise ValueError(f"An ellipse needs two columns, but the mixture has one, {names[0]}.")
-    columns = list(columns)
+    whole = np.iterable(columns) and not isinstance(columns, str)
+    columns = list(columns) if whole else [columns]
     if len(columns) == 2 and all(isinstance(column, str | int | np.integer) for column in columns):
         columns = [columns]
+    if not columns:
+        raise ValueError("columns must be a pair of columns, or a list of pairs, but it is empty.")
     pairs = []
     for pair in columns:
         pair = [pair] if isinstance(pair, str) or not np.iterable(pair) else list(pair)
@@ -272,6 +296,8 @@ def _number_of(column, names):
         if column not in names:
             raise ValueError(f"columns names {column!r}, but the columns are {names}.")
         return names.index(column)
+    if not isinstance(column, int | np.integer):
+        raise ValueError(f"columns must hold numbers or names of columns, but it holds {column!r}.")
     if not -len(names) <= column < len(names):
         raise ValueError(f"columns has {column}, but there are only {len(names)} columns.")
     return int(column) % len(names)

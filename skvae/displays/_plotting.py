@@ -147,11 +147,36 @@ def has_normal_prior(estimator):
 
 def column_names(estimator, n_columns, given=None):
     """Names of the columns: those given, those of the fit's DataFrame, or x0, x1, ..."""
+    of_fit = getattr(estimator, "feature_names_in_", None)
+    return names_or("feature_names", of_fit if given is None else given, n_columns)
+
+
+def names_or(parameter, given, n, letter="x"):
+    """Names as texts: those given, or a letter with the numbers from 0 to n - 1."""
     if given is None:
-        given = getattr(estimator, "feature_names_in_", [f"x{number}" for number in range(n_columns)])
-    if len(given) != n_columns:
-        raise ValueError(f"feature_names must name {n_columns} columns, but it has {len(given)} names.")
+        return [f"{letter}{number}" for number in range(n)]
+    if isinstance(given, str) or not np.iterable(given) or len(given) != n:
+        raise ValueError(f"{parameter} must hold {n} names, but it is {given!r}.")
     return [str(name) for name in given]
+
+
+def as_numbers(parameter, values, n_axes=1):
+    """Values as an array of float with so many axes, or any number of them with None; a scalar as one value."""
+    try:
+        array = np.atleast_1d(np.asarray(values, dtype=float))
+    except (TypeError, ValueError):
+        raise ValueError(f"{parameter} must hold numbers, in rows of one length, but it is {values!r}.") from None
+    if n_axes not in (None, array.ndim):
+        raise ValueError(f"{parameter} must be an array of numbers with {n_axes} axes, but its shape is {array.shape}.")
+    return array
+
+
+def check_lengths(**arrays):
+    """Refuse arrays of different lengths, named as the parameters that they are; None is left out."""
+    lengths = {name: len(array) for name, array in arrays.items() if array is not None}
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+        raise ValueError(f"{' and '.join(lengths)} must have as many entries, but {found}.")
 
 
 def dimensions_of(components, n_components):

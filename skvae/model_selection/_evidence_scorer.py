@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler
 
-from skvae.metrics._pipelines import transformed, unwrap
+from skvae.metrics._pipelines import unwrap
 
 MEASURES = ("density", "probability")
 # Densities of scikit-learn, all over numbers. Its other `score_samples` are no log-likelihoods.
@@ -43,8 +43,9 @@ def make_evidence_scorer(measure="auto"):
       `VariationalGaussianMixture`.
     - In a pipeline the last step is the model. Where `StandardScaler`, `MinMaxScaler`, `MaxAbsScaler` or
       `RobustScaler` come before it, the score is of the columns before the scaling: the log of each factor is added for
-      each observed cell. So candidates may differ in their scalers. Other steps count for nothing: they must be the
-      same in all candidates, and leave as many columns as X has.
+      each observed cell. So candidates may differ in their scalers. Other steps must leave the numbers of X as they
+      are, as those that fill in missing cells do. A step that changes them, like `PowerTransformer`, is refused, and so
+      is ``MinMaxScaler(clip=True)``: transform X before the search, where the change is the same for all candidates.
     - `binarize` of `BernoulliMixtureEM` makes other columns, too: it must be the same in all candidates.
     - A column without variance has no density, and each family has a least variance of its own for it. Drop it.
 
@@ -84,8 +85,8 @@ class _EvidenceScorer:
         transforms, model = unwrap(estimator)
         found = _measures_of(model)
         self._check(found, self._measures(X), X, model)
-        read = transformed(transforms, X)
-        slopes = np.where(np.array(found) == "density", _log_slopes(transforms), 0.0)
+        columns = [j for j, measure in enumerate(found) if measure == "density"]
+        read, slopes = _followed(transforms, X, columns)
         return float(model.score_samples(read).mean(dtype=np.float64)) + _mean_log_jacobian(slopes, read)
 
     def _measures(self, X):
@@ -146,18 +147,72 @@ def _measures_of(model):
     return ["density"] * model.n_features_in_
 
 
-def _log_slopes(transforms):
-    """Sum of the log factors by which scalers multiply the columns: an array of them, or 0."""
-    total = 0.0
+def _followed(transforms, X, columns):
+    """What the model reads of X, and the sum of the log factors by which scalers have multiplied each column.
+
+    Raises ValueError if a step changes one of the columns in another way.
+    """
+    slopes = np.zeros(np.shape(X)[1])
+    for step in _steps(transforms):
+        read = step.transform(X)
+        log_slope = _log_slope(step)
+        if log_slope is None:
+            _check_unchanged(step, X, read, columns)
+        else:
+            slopes[columns] += np.broadcast_to(log_slope, slopes.shape)[columns]
+        X = read
+    return X, slopes
+
+
+def _steps(transforms):
+    """All steps of pipelines, those of pipelines in pipelines included."""
     for pipeline in transforms:
         for step in pipeline:
-            inner, scaler = unwrap(step)
-            if isinstance(scaler, MinMaxScaler):
-                total = total + np.log(np.abs(scaler.scale_))
-            elif isinstance(scaler, StandardScaler | MaxAbsScaler | RobustScaler) and scaler.scale_ is not None:
-                total = total - np.log(scaler.scale_)
-            total = total + _log_slopes(inner)
-    return total
+            inner, last = unwrap(step)
+            yield from _steps(inner)
+            if hasattr(last, "transform"):  # neither None nor "passthrough"
+                yield last
+
+
+def _log_slope(step):
+    """Log factors by which a scaler multiplies the columns: an array of them, or 0; None of any other step."""
+    if isinstance(step, MinMaxScaler):
+        if step.clip:
+            raise ValueError(
+                "MinMaxScaler(clip=True) moves what lies beyond the rows of the fit onto the ends of its range, where "
+                "it has no density; set clip=False."
+            )
+        return np.log(np.abs(step.scale_))
+    if isinstance(step, StandardScaler | MaxAbsScaler | RobustScaler):
+        return 0.0 if step.scale_ is None else -np.log(step.scale_)
+    return None
+
+
+def _check_unchanged(step, X, read, columns):
+    """Refuse a step that changes an observed cell of the columns of numbers."""
+    if columns and np.shape(read)[1] == np.shape(X)[1]:
+        before, after = _numbers(X, columns), _numbers(read, columns)
+        changed = (~np.isnan(before) & ~np.isclose(after, before, rtol=1e-6, atol=0.0)).any(axis=0)
+        if not changed.any():
+            return
+        which = columns[changed.argmax()]
+        what = f"column {X.columns[which] if hasattr(X, 'columns') else which!r}"
+    elif columns:
+        what = "the columns"
+    else:
+        return
+    raise ValueError(
+        f"{type(step).__name__} changes {what} in a way that the scorer does not follow, so that the density is on "
+        "another scale. Of the steps before the model only StandardScaler, MinMaxScaler, MaxAbsScaler and RobustScaler "
+        "may change numbers. If the change is the same for all candidates, transform X before the search."
+    )
+
+
+def _numbers(X, columns):
+    """The given columns of an array or a frame, in float64."""
+    if hasattr(X, "iloc"):
+        return X.iloc[:, columns].to_numpy(dtype=np.float64, na_value=np.nan)
+    return np.asarray(X)[:, columns].astype(np.float64)
 
 
 def _mean_log_jacobian(slopes, X):

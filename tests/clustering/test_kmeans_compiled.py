@@ -103,23 +103,36 @@ def test_which_steps_run_is_decided_by_the_rows(monkeypatch):
     assert not suits(few, 64)  # sums of three threads would be added in any order
 
 
-def test_the_same_seed_gives_the_same_bits_in_another_process():
-    code = """
+CHILD = """
+import pathlib, re
 import numpy as np
 from skvae import KMeansLite
+
 X = np.random.default_rng(0).normal(size=(9000, 6)).astype(np.float32)
 print(*{KMeansLite(9, random_state=0).fit(X).cluster_centers_.tobytes().hex() for _ in range(3)})
+
+X = np.random.default_rng(0).random((60000, 2)) * 5
+status = pathlib.Path("/proc/self/status")
+megabytes = lambda name: int(re.search(name + r":\\s*(\\d+)", status.read_text())[1]) / 1024
+KMeansLite(2, max_iter=1, random_state=0).fit(X)
+before = megabytes("VmRSS")
+pathlib.Path("/proc/self/clear_refs").write_text("5")
+KMeansLite(500, max_iter=1, random_state=0).fit(X)
+print(megabytes("VmHWM") - before)
 """
-    found = [run(code, OMP_NUM_THREADS="2") for _ in range(2)]
-    assert found[0] == found[1]
-    assert len(found[0].split()) == 1
 
 
-def run(code, **environment):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
-    return subprocess.run(
-        [sys.executable, "-c", code], env=environment, text=True, check=True, capture_output=True
-    ).stdout
+@pytest.fixture(scope="module")
+def child():
+    """Centres of fits in another process of two threads, and the memory that many seeds take in it."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "2"}
+    run = subprocess.run([sys.executable, "-c", CHILD], env=environment, text=True, check=True, capture_output=True)
+    return run.stdout.splitlines()
+
+
+def test_the_same_seed_gives_the_same_bits_in_another_process(child):
+    X = np.random.default_rng(0).normal(size=(9000, 6)).astype(np.float32)
+    assert child[0] == KMeansLite(9, random_state=0).fit(X).cluster_centers_.tobytes().hex()
 
 
 def test_the_threads_of_others_are_as_before():
@@ -214,22 +227,8 @@ def test_draws_follow_weight_times_mass_in_urns_small_and_large():
         np.testing.assert_array_equal(urn.draw(uniform), (uniform * n).astype(int))
 
 
-def test_many_seeds_take_little_memory():
-    code = """
-import pathlib, re
-import numpy as np
-from skvae import KMeansLite
-
-X = np.random.default_rng(0).random((60000, 2)) * 5
-status = pathlib.Path("/proc/self/status")
-megabytes = lambda name: int(re.search(name + r":\\s*(\\d+)", status.read_text())[1]) / 1024
-KMeansLite(2, max_iter=1, random_state=0).fit(X)
-before = megabytes("VmRSS")
-pathlib.Path("/proc/self/clear_refs").write_text("5")
-KMeansLite(500, max_iter=1, random_state=0).fit(X)
-print(megabytes("VmHWM") - before)
-"""
-    assert float(run(code)) < 40  # it was 1,463
+def test_many_seeds_take_little_memory(child):
+    assert float(child[1]) < 40  # it was 1,463 megabytes
 
 
 # --------------------------------------------------------------------------------------------------------- precision

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 from sklearn.exceptions import NotFittedError
+from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV
 
 from skvae import EASERecommender, FactorAnalysisEM, GaussianMixtureEM, KMeansLite, VAETransformer, displays
@@ -17,6 +18,7 @@ X = np.random.default_rng(0).normal(size=(30, 3)) @ np.array([[1, 0.4, 0], [0, 1
 MIXTURE = displays.MixtureDisplay([[0.0, 0.0]], [np.eye(2)], [1.0])
 MADE = {
     "ComponentSelectionDisplay": displays.ComponentSelectionDisplay([1, 2, 3], [0.0, 1.0, 0.5], errors=[0.1, 0.1, 0.1]),
+    "EvidenceDisplay": displays.EvidenceDisplay([1, 2], [-1.0, -0.9], [-2.0, -1.5]),
     "FitHistoryDisplay": displays.FitHistoryDisplay([1.0, 2.0, 2.5]),
     "KLDisplay": displays.KLDisplay([1.0, 0.0], active=[True, False]),
     "LatentSpaceDisplay": displays.LatentSpaceDisplay(X, y=[0, 1] * 15, prior_covariance=np.eye(3)),
@@ -85,6 +87,70 @@ def test_an_estimator_that_is_not_fitted_or_another_is_refused(name):
         wrong = "no estimator"
     with pytest.raises(TypeError, match=f"{name}.from_.*but"):
         CALLS[name](wrong)
+
+
+ONE = [[0.0, 0.0]], [np.eye(2)], [1.0]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: displays.ComponentSelectionDisplay([1], ["a"]), "scores must hold numbers"),
+        (lambda: displays.EvidenceDisplay([1], [0.0], [0.0, 1.0]), "log_evidence has 1, lower_bounds has 2"),
+        (lambda: displays.FitHistoryDisplay("abc"), "lower_bounds must hold numbers"),
+        (lambda: displays.FitHistoryDisplay(np.eye(2)), r"array of numbers with 1 axes, but its shape is \(2, 2\)"),
+        (lambda: displays.FitHistoryDisplay([1.0], validation_scores=[1.0, 2.0]), "validation_scores has 2, lower_bo"),
+        (
+            lambda: displays.FitHistoryDisplay([1.0], validation_scores=[1.0], validation_epochs=[1, 2]),
+            "validation_scores has 1, validation_epochs has 2",
+        ),
+        (lambda: displays.KLDisplay([1.0, 0.0], active=[True]), "kl has 2, active has 1"),
+        (lambda: displays.LatentSpaceDisplay(X, component_names=["a"]), "component_names must hold 3 names"),
+        (
+            lambda: displays.LatentSpaceDisplay(X, prior_covariance=np.eye(2)),
+            r"\(3, 3\), but it has \(2, 2\)",
+        ),
+        (lambda: displays.LoadingsDisplay([[1.0], [1.0, 2.0]]), "loadings must hold numbers, in rows of one length"),
+        (
+            lambda: displays.LoadingsDisplay(X[:4], feature_names="abcd"),
+            "feature_names must hold 4 names",
+        ),
+        (lambda: displays.MixtureDisplay([0.0, 0.0], *ONE[1:]), "means must be an array of numbers with 2 axes"),
+        (lambda: displays.MixtureDisplay(*ONE, X=X[:, :2], labels=[0]), "X has 30, labels has 1"),
+        (lambda: displays.MixtureDisplay(*ONE, X=X), "the 2 columns of the means, but it has 3"),
+    ],
+)
+def test_numbers_that_cannot_be_drawn_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make().plot()
+
+
+@pytest.mark.parametrize(
+    ("display", "settings", "message"),
+    [
+        ("KLDisplay", {"max_bars": 0}, "max_bars must be None or a whole number from 1, but it is 0"),
+        ("LatentSpaceDisplay", {"components": [0, 3]}, "whole numbers from 0 to 2"),
+        ("LatentSpaceDisplay", {"components": "z"}, "whole numbers from 0 to 2"),
+        ("MixtureDisplay", {"columns": 1}, r"must be a pair of columns, or a list of pairs, but it holds \[1\]"),
+        ("MixtureDisplay", {"columns": []}, "but it is empty"),
+        ("MixtureDisplay", {"columns": [(0, 2)]}, "columns has 2, but there are only 2 columns"),
+        ("MixtureDisplay", {"columns": [(0, 0.5)]}, "numbers or names of columns, but it holds 0.5"),
+        ("MixtureDisplay", {"order": 0.0}, "each of the 1 components once"),
+        ("MixtureDisplay", {"n_std": "two"}, "n_std must be a finite number above 0, but it is 'two'"),
+    ],
+)
+def test_settings_that_cannot_be_are_named(display, settings, message):
+    with pytest.raises(ValueError, match=message):
+        MADE[display].plot(**settings)
+
+
+def test_a_type_of_covariance_set_after_the_fit_is_not_drawn():
+    ours, theirs = GaussianMixtureEM(2, random_state=0).fit(X), GaussianMixture(2, random_state=0).fit(X)
+    drawn = displays.MixtureDisplay.from_estimator(ours)
+    again = displays.MixtureDisplay.from_estimator(ours.set_params(covariance_type="diag"))
+    np.testing.assert_array_equal(again.covariances, drawn.covariances)
+    with pytest.raises(ValueError, match=r"'diag' needs covariances_ of shape \(2, 3\), but they have \(2, 3, 3\)"):
+        displays.MixtureDisplay.from_estimator(theirs.set_params(covariance_type="diag"))
 
 
 def test_curves_differ_in_colour_and_line_and_are_seen_on_white():

@@ -130,7 +130,7 @@ def test_loadings_as_fitted_and_of_other_models(wine):
     assert display.text_ is None and display.ax_.get_yticklabels()[0].get_text() == "x0"
     one = LoadingsDisplay.from_estimator(FactorAnalysisEM(1).fit(wine), component_names=["strength"], colorbar=False)
     assert one.ax_.get_xticklabels()[0].get_text() == "strength" and one.colorbar_ is None
-    with pytest.raises(ValueError, match="feature_names must name 39 columns, but it has 1"):
+    with pytest.raises(ValueError, match="feature_names must hold 39 names, but it is"):
         LoadingsDisplay.from_estimator(pca, feature_names=["a"])
 
 

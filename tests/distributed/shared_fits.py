@@ -106,8 +106,8 @@ def cases():
     variational = VariationalGaussianMixture(4, covariance_type="diag", max_iter=10, **seeded)
     yield "variational mixture", variational, X, mixture, True
     yield "variational mixture, gaps", variational, with_gaps(X), mixture, False
-    yield "bernoulli mixture", BernoulliMixtureEM(3, binarize=1.0, max_iter=10, **seeded), X, mixture, True
-    levels = BernoulliMixtureEM(3, categorical_features="all", max_iter=10, **seeded)
+    yield "bernoulli mixture", BernoulliMixtureEM(3, binarize=1.0, n_init=2, max_iter=4, **seeded), X, mixture, True
+    levels = BernoulliMixtureEM(3, categorical_features="all", n_init=2, max_iter=4, **seeded)
     yield "bernoulli mixture, levels", levels, answers, mixture, True
     clicks = sp.csr_array(make_interactions(400, 60, random_state=0)).astype(np.float64)
     ease = ("item_weights_", "l2_", "n_samples_seen_")

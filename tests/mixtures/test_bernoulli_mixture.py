@@ -254,7 +254,7 @@ def test_given_probabilities_of_zero_and_one_become_tiny():
 
 
 # ------------------------------------------------------------------------------------------------------------- the face
-ENOUGH = dict(tol=1e-3, max_iter=500, random_state=0)
+ENOUGH = dict(n_init=1, tol=1e-3, max_iter=500, random_state=0)
 
 
 def drawn(n=400, D=8, K=3, seed=0, missing=0.0):
@@ -320,7 +320,7 @@ def test_weights_repeats_order_and_batches_change_nothing(init_params, categoric
     X = drawn(300, missing=missing)
     generator = np.random.default_rng(1)
     repeats = generator.integers(0, 4, len(X))
-    settings = dict(init_params=init_params, categorical_features=categorical, max_iter=200, random_state=3)
+    settings = dict(init_params=init_params, categorical_features=categorical, n_init=2, max_iter=200, random_state=3)
     weighted = BernoulliMixtureEM(2, **settings).fit(X, sample_weight=repeats)
     repeated = generator.permutation(np.repeat(X, repeats, axis=0))
     same_fit(weighted, BernoulliMixtureEM(2, **settings).fit(repeated))
@@ -373,7 +373,8 @@ def test_predictions_for_some_rows_are_those_among_all():
 @pytest.mark.parametrize("missing", [0.0, 0.3])
 def test_the_bound_of_a_fit_never_falls(acceleration, missing):
     X = drawn(missing=missing)
-    mixture = BernoulliMixtureEM(4, tol=1e-9, max_iter=3000, acceleration=acceleration, random_state=0).fit(X)
+    settings = dict(n_init=2, tol=1e-9, max_iter=3000, random_state=0)
+    mixture = BernoulliMixtureEM(4, acceleration=acceleration, **settings).fit(X)
     assert mixture.converged_
     assert np.diff(mixture.lower_bounds_).min() >= -1e-12
     assert len(mixture.lower_bounds_) == mixture.n_iter_
@@ -487,7 +488,7 @@ def test_binarising_into_constant_columns_is_warned_of():
     """Codes from 1 on are all above the threshold: every cell would be a one."""
     pd = pytest.importorskip("pandas")
     codes = pd.DataFrame(np.random.default_rng(0).integers(1, 7, size=(100, 4)), columns=list("abcd"))
-    fitting = BernoulliMixtureEM(2, random_state=0)
+    fitting = BernoulliMixtureEM(2, n_init=1, random_state=0)
     with pytest.warns(UserWarning, match=r"4 of 4 columns constant: a, b, c, d; .*from 1 to 6.*categorical_features"):
         fitting.fit(codes)
     with pytest.warns(UserWarning, match=r"binarize=9 makes 2 of 3 columns constant: 1, 2; .*threshold"):
@@ -762,7 +763,7 @@ def test_too_few_rows_and_empty_columns_are_refused():
 @pytest.mark.parametrize("bad", [np.inf, -np.inf])
 def test_infinity_is_refused(method, bad):
     X = drawn()
-    mixture = BernoulliMixtureEM(2, random_state=0).fit(X)
+    mixture = BernoulliMixtureEM(2, n_init=1, random_state=0).fit(X)
     X[5, 2] = bad
     with pytest.raises(ValueError, match="infinity"):
         getattr(mixture, method)(X)
@@ -798,7 +799,8 @@ def test_a_row_without_cells_teaches_nothing_and_gets_the_proportions():
 @pytest.mark.parametrize("categorical", [None, "all"])
 @pytest.mark.filterwarnings("ignore:BernoulliMixtureEM did not converge")
 def test_degenerate_tables(X, init_params, categorical):
-    mixture = BernoulliMixtureEM(4, init_params=init_params, categorical_features=categorical, random_state=0).fit(X)
+    settings = dict(init_params=init_params, categorical_features=categorical, n_init=2, random_state=0)
+    mixture = BernoulliMixtureEM(4, **settings).fit(X)
     assert ((mixture.means_ > 0) & (mixture.means_ <= 1)).all()
     assert mixture.weights_.sum() == pytest.approx(1)
     assert np.isfinite(mixture.score_samples(X)).all()
@@ -848,7 +850,7 @@ def test_pickles_and_clones():
 )
 def test_a_failed_fit_leaves_the_mixture_as_it_was(bad):
     X = np.random.default_rng(0).normal(size=(60, 4))
-    mixture = BernoulliMixtureEM(2, random_state=0).fit(X)
+    mixture = BernoulliMixtureEM(2, n_init=1, random_state=0).fit(X)
     before = mixture.means_
     with pytest.raises(ValueError):
         mixture.set_params(**bad, categorical_features=[0]).fit(X[:, :3])

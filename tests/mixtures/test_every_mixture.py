@@ -58,8 +58,8 @@ KINDS = {
         normals,
         (np.linspace(-200, 200, 20001), 0.02),
     ),
-    "binary": (BernoulliMixtureEM(2), bits, (np.arange(2.0), 1.0)),
-    "categorical": (BernoulliMixtureEM(2, categorical_features="all"), levels, (np.arange(3.0), 1.0)),
+    "binary": (BernoulliMixtureEM(2, n_init=1), bits, (np.arange(2.0), 1.0)),
+    "categorical": (BernoulliMixtureEM(2, categorical_features="all", n_init=1), levels, (np.arange(3.0), 1.0)),
     "poisson": (poisson_mixture()(2), counts, (np.arange(200.0), 1.0)),
 }
 

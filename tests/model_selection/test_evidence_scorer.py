@@ -5,14 +5,24 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_wine
 from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
+from sklearn.impute import SimpleImputer
 from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
 from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler
+from sklearn.preprocessing import (
+    FunctionTransformer,
+    MaxAbsScaler,
+    MinMaxScaler,
+    PowerTransformer,
+    QuantileTransformer,
+    RobustScaler,
+    StandardScaler,
+)
 
 from skvae import BernoulliMixtureEM, FactorAnalysisEM, GaussianMixtureEM, ProbabilisticPCA, VAETransformer
 from skvae.model_selection import make_evidence_scorer
@@ -136,6 +146,46 @@ def test_a_search_over_another_measure_says_so():
 def test_other_scales_are_refused(measure, model, X, message):
     with pytest.raises(ValueError, match=message):
         make_evidence_scorer(measure)(clone(model).fit(X), X)
+
+
+class Half(TransformerMixin, BaseEstimator):
+    """Halves the numbers, and can be told from what it leaves only by looking at them."""
+
+    def fit(self, X, y=None):
+        return self
+
+    def transform(self, X):
+        return X / 2
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (PowerTransformer(), "PowerTransformer changes column 0 "),
+        (QuantileTransformer(n_quantiles=20), "QuantileTransformer changes column 0 "),
+        (PCA(whiten=True), "PCA changes column 0 "),
+        (FunctionTransformer(np.log1p), "FunctionTransformer changes column 0 "),
+        (MinMaxScaler(clip=True), "clip=True.*set clip=False"),
+        (make_pipeline(StandardScaler(), Half()), "Half changes column 0 "),
+        (ColumnTransformer([("scale", StandardScaler(), [1])], remainder="passthrough"), "ColumnTransformer changes"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else type(value).__name__,
+)
+def test_steps_that_change_the_scale_are_refused(step, message):
+    """Half of all numbers is a density that is twice as high, of the same columns."""
+    with pytest.raises(ValueError, match=message):
+        make_evidence_scorer()(make_pipeline(step, FactorAnalysisEM(1)).fit(WINE), WINE)
+
+
+def test_steps_that_leave_the_numbers_are_no_part_of_the_score():
+    X = pd.DataFrame(WINE, columns=load_wine().feature_names).astype("Float64")
+    X.iloc[::7, 3] = pd.NA
+    filled, scorer, model = X.fillna(X.mean()), make_evidence_scorer(), FactorAnalysisEM(1)
+    expected = scorer(model.fit(filled), filled)
+    for steps in ([SimpleImputer()], ["passthrough", SimpleImputer(), FunctionTransformer()]):
+        assert scorer(make_pipeline(*steps, model).fit(X), X) == pytest.approx(expected)
+    codes = make_pipeline(FunctionTransformer(lambda X: 1 - X), BernoulliMixtureEM(2, n_init=1)).fit(BITS)
+    assert np.isfinite(make_evidence_scorer("probability")(codes, BITS))  # of other names for the levels
 
 
 def test_measures_that_are_right_are_accepted():

@@ -539,6 +539,9 @@ def test_columns_of_dates_and_of_mixed_types_are_refused():
         fit_columns([[1.0], [np.inf]], "categorical")
     with pytest.raises(ValueError, match="squares overflow"):
         fit_columns([[1e200], [1.0]])
+    with pytest.raises(ValueError, match=r"squares vanish in float64, such as 1e-200, in column\(s\) 1; scale"):
+        fit_columns([[0.0, 1e-200], [1.0, 2e-200]])
+    np.testing.assert_allclose(fit_columns([[1e-140, 1e140], [3e-140, 3e140]]).scale, [1e-140, 1e140])
 
 
 @pytest.mark.parametrize("likelihood", ["gaussian", "auto"])
