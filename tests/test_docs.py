@@ -17,6 +17,7 @@ or which test runs it as a script of its own, under the name that its caption gi
 
 import ast
 import doctest
+import functools
 import importlib
 import inspect
 import re
