@@ -1,12 +1,13 @@
 """One fit shared by several processes, one thread each: strong scaling (the same rows) and weak scaling (rows grow).
 
     python benchmarks/bench_data_parallel.py --processes 1 2
+    python benchmarks/bench_data_parallel.py --processes 1 2 --only networks
     python benchmarks/bench_data_parallel.py --processes 1 2 --only clicks
 
 Each process makes its own rows. The table shows the seconds of a fit of a fixed number of iterations, median of the
 rounds, and the share of ideal: the time of one process over (processes x time) for the same rows, over the time for
-rows that grow. Also the bytes that a process sends in an iteration; of a VAE, which goes through the rows once, in a
-step of 512 rows.
+rows that grow. Also the bytes that a process sends in an iteration. With ``--only networks``: VAEs that go through the
+rows once, and the bytes of a step.
 
 With ``--only clicks``: a Mult-VAE of many items, which the processes split among them. Seconds an epoch for the same
 users, and the bytes of what a process puts into sums in a step, beside those of the gradients of all weights.
@@ -35,7 +36,10 @@ N_ITEMS, N_CLICKS, N_COMPONENTS, BATCH = 20_000, 100, 200, 500
 N_COLUMNS, N_CLUSTERS = 32, 16
 
 
-def models():
+def models(only):
+    if only == "networks":
+        sizes = (64, 512), (512, 512), (512, 4096)
+        return {f"VAETransformer, {units} units, {size} rows a step": network(units, size) for units, size in sizes}
     centres = rows(N_CLUSTERS, seed=9)
     given = {"max_iter": ITERATIONS, "tol": 0, "data_parallel": True}
     return {
@@ -49,13 +53,12 @@ def models():
             N_CLUSTERS * (N_COLUMNS**2 + N_COLUMNS + 1) + 1,
         ),
         "FactorAnalysisEM": (FactorAnalysisEM(8, **given), N_COLUMNS**2 + N_COLUMNS + 1),
-        **{f"VAETransformer, {units} units": network(units) for units in (64, 512)},
     }
 
 
-def network(units):
+def network(units, batch_size):
     """A VAE that goes through the rows once, and how many float64 take as many bytes as its float32 gradients."""
-    given = {"batch_size": 512, "max_iter": 1, "early_stopping": False, "random_state": 0, "data_parallel": True}
+    given = {"batch_size": batch_size, "max_iter": 1, "early_stopping": False, "random_state": 0, "data_parallel": True}
     weights = units * (2 * N_COLUMNS + 3 * 8 + 2) + 2 * 8 + 2 * N_COLUMNS
     return VAETransformer(8, hidden_layer_sizes=(units,), **given), (weights + 3) / 2
 
@@ -67,13 +70,13 @@ def rows(n, seed=0):
     )
 
 
-def work(n_rows, rounds, out):
+def work(n_rows, rounds, out, only):
     """What each process does: print the median seconds of a fit to its part."""
     dist.init_process_group("gloo")
     warnings.simplefilter("ignore")
     own = rows(n_rows // dist.get_world_size(), seed=dist.get_rank())
     lines = []
-    for name, (model, _) in models().items():
+    for name, (model, _) in models(only).items():
         model.fit(own)
         seconds = []
         for _ in range(rounds):
@@ -163,31 +166,38 @@ def launched(n_processes, n_rows, rounds, only="rows"):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--only", choices=["rows", "clicks"], default="rows")
+    parser.add_argument("--only", choices=["rows", "networks", "clicks"], default="rows")
     parser.add_argument(
         "--rows", type=int, help="of one process, and of all for strong scaling; 200,000, clicks 20,000"
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--work", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    args.rows = args.rows or (200_000 if args.only == "rows" else 20_000)
+    args.rows = args.rows or (20_000 if args.only == "clicks" else 200_000)
+    if args.work and args.only == "clicks":
+        work_on_clicks(args.rows, args.rounds, args.work)
+        return
     if args.work:
-        (work if args.only == "rows" else work_on_clicks)(args.rows, args.rounds, args.work)
+        work(args.rows, args.rounds, args.work, args.only)
         return
     if args.only == "clicks":
         compare_clicks(args.processes, args.rows, args.rounds)
         return
-    print(f"{args.rows:,} x {N_COLUMNS}, K = {N_CLUSTERS}, {ITERATIONS} iterations, one thread a process")
+    kind = "one epoch" if args.only == "networks" else f"K = {N_CLUSTERS}, {ITERATIONS} iterations"
+    print(f"{args.rows:,} x {N_COLUMNS}, {kind}, one thread a process")
     first = args.processes[0]
-    strong = {n: launched(n, args.rows, args.rounds) for n in args.processes}
-    weak = {n: strong[n] if n == first else launched(n, args.rows * n // first, args.rounds) for n in args.processes}
-    for name, (_, numbers) in models().items():
+    strong = {n: launched(n, args.rows, args.rounds, args.only) for n in args.processes}
+    weak = {
+        n: strong[n] if n == first else launched(n, args.rows * n // first, args.rounds, args.only)
+        for n in args.processes
+    }
+    for name, (_, numbers) in models(args.only).items():
         for n in args.processes:
             shares = first * strong[first][name] / (n * strong[n][name]), weak[first][name] / weak[n][name]
             print(
                 f"{name}, {n} processes: same rows {strong[n][name]:.2f} s, {shares[0]:.0%} of ideal; "
-                f"{args.rows * n // first:,} rows {weak[n][name]:.2f} s, {shares[1]:.0%}; {8 * numbers:,.0f} bytes an "
-                "iteration",
+                f"{args.rows * n // first:,} rows {weak[n][name]:.2f} s, {shares[1]:.0%}; {8 * numbers:,.0f} bytes "
+                f"{'a step' if args.only == 'networks' else 'an iteration'}",
                 flush=True,
             )
 

@@ -146,12 +146,13 @@ def compare(name, estimator, X, attributes, weighs, own):
     mine = X.iloc[own] if hasattr(X, "iloc") else X[own]
     shared = clone(estimator).fit(mine, **given)
     last.set_params(data_parallel=False)
-    alone = clone(estimator).fit(X, **all_given)
+    alone = of_one_process(name, lambda: clone(estimator).fit(X, **all_given))
     if hasattr(alone, "recommend"):  # their scores take no weights
         given = all_given = {}
     found = {}
     if hasattr(alone, "score"):
-        found = {"score": (shared.set_params(**{}).score(mine, **given), alone.score(X, **all_given))}
+        wanted = of_one_process(name, lambda: alone.score(X, **all_given))
+        found = {"score": (shared.score(mine, **given), wanted)}
     found |= {attribute: (getattr(shared, attribute), getattr(alone, attribute)) for attribute in attributes}
     gaps = {key: _gap(*pair) for key, pair in found.items()}
     if hasattr(alone, "parameters_"):
@@ -159,6 +160,14 @@ def compare(name, estimator, X, attributes, weighs, own):
     if hasattr(alone, "labels_"):
         gaps["labels_"] = float(np.mean(shared.labels_ != alone.labels_[own])) if len(shared.labels_) else 0.0
     return gaps
+
+
+def of_one_process(name, make):
+    """What one of the processes makes, in its turn: they share the cores of one machine."""
+    rank = len(name) % dist.get_world_size()
+    made = [make() if dist.get_rank() == rank else None]
+    dist.broadcast_object_list(made, src=rank)
+    return made[0]
 
 
 def _gap(found, wanted):

@@ -8,7 +8,7 @@ from sklearn.base import clone
 
 from skvae import AutoencoderTransformer, GANGenerator, GaussianMixtureEM, KMeansLite, VAETransformer
 
-SHORT = {"n_components": 2, "max_iter": 2, "precision": "float64", "random_state": 0}
+SHORT = {"n_components": 2, "max_iter": 2, "batch_size": 300, "precision": "float64", "random_state": 0}
 PASSES = SHORT | {"early_stopping": False}
 
 

@@ -15,7 +15,7 @@ import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array
-from sklearn.utils.validation import _num_samples, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skvae import _reduce
 from skvae._compat import Interval, fit_context
@@ -47,7 +47,7 @@ from skvae.tables import decoding, encoding
 from skvae.tables.checks import refuse_gaps, refuse_overflow
 from skvae.tables.column_likelihoods import likelihood_of
 from skvae.tables.columns import listed
-from skvae.tables.frames import is_frame
+from skvae.tables.frames import as_table, is_frame
 from skvae.tables.learning import columns_of_all, measure_columns
 from skvae.tables.weights import scaled, spread, together_if_small, weigh
 from skvae.training import defaults
@@ -274,7 +274,7 @@ class TableNetwork(NetworkEstimator):
 
     def _columns_of_all(self, X):
         """What is known of the columns before the numbers are read, from the rows of all processes."""
-        has_rows = not _reduce.is_shared() or _num_samples(X) > 0
+        has_rows = not _reduce.is_shared() or as_table(X, type(self).__name__).shape[0] > 0
         return columns_of_all(self._read_columns(X) if has_rows else None)
 
     def _numbers_to_learn(self, columns, X, **checks):
