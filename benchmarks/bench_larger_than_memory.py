@@ -153,18 +153,20 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", help="where to write the files; default: the system's folder for temporary files")
     parser.add_argument("--gigabytes", type=float, default=20)
+    parser.add_argument("--quick", action="store_true", help="0.2 GB")
     parser.add_argument("--only", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--work", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.work:
         fit(args.only[0], args.work)
         return
+    gigabytes = 0.2 if args.quick else args.gigabytes
     for kind, (write, _) in KINDS.items():
         names = [name for name in args.only if MODELS[name][0] == kind]
         if not names:
             continue
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-            write(folder, int(args.gigabytes * 1e9))
+            write(folder, int(gigabytes * 1e9))
             size = sum(file.stat().st_size for file in Path(folder).iterdir())
             print(f"{kind}: {size / 1e9:.1f} GB", flush=True)
             for name in names:

@@ -17,6 +17,7 @@ from skvae._rounding import CHANGED, CONSTANT_VARIANCE
 from skvae._tensors import (
     Noise,
     Table,
+    any_nan,
     by_row,
     explain_out_of_memory,
     inference_device,
@@ -184,7 +185,7 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
             if continuation.continues:
                 agree_in_state(self, "components_", "_sufficient_statistics")
             before = self._sufficient_statistics if continuation.continues else None
-            if np.isnan(checked).any():
+            if any_nan(checked):
                 raise ValueError(
                     "partial_fit keeps means and covariances, which missing cells do not have, but X contains NaN; "
                     "use fit with all rows."

@@ -6,7 +6,7 @@ import torch
 
 from skvae._tensors import Rows, TableBatch, torch_dtype
 
-_CELLS_A_BATCH, _ENTRIES_A_BATCH = 2**20, 2**18  # a stored entry takes four times the memory of a cell
+_CELLS_A_BATCH, _ENTRIES_A_BATCH = 2**20, 2**17  # a stored entry takes many times the memory of a cell
 
 
 class MappedRows:
