@@ -215,14 +215,14 @@ def perform(task, folder, port, rank, size):
     """What one of the processes does."""
     os.environ |= {"RANK": f"{rank}", "WORLD_SIZE": f"{size}", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
     dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=40))
-    (folder / f"{rank}.json").write_text(json.dumps(task(rank, size)))
+    (folder / task.__name__ / f"{rank}.json").write_text(json.dumps(task(rank, size)))
     if task is not killed:
         dist.destroy_process_group()
 
 
 def launch(task, folder, size):
     """Exit codes of the processes of a task."""
-    folder.mkdir()
+    (folder / task.__name__).mkdir()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -241,6 +241,6 @@ if __name__ == "__main__":
     weights._FEW_CELLS = 4096
     _starts._SEEDING_ROWS, _lloyd._FEWEST_SAMPLED, _lloyd._SAMPLED_A_CLUSTER = 1500, 300, 20
     folder = Path(sys.argv[1])
-    sizes = {equal: 3, errors: 2, killed: 2}
-    codes = {task.__name__: launch(task, folder / task.__name__, size) for task, size in sizes.items()}
+    sizes = {equal: 3, killed: 2, errors: 2}
+    codes = {task.__name__: launch(task, folder, size) for task, size in sizes.items()}
     (folder / "codes.json").write_text(json.dumps(codes))
