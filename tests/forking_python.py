@@ -14,7 +14,7 @@ import tempfile
 import types
 from pathlib import Path
 
-_TIMEOUT = 300  # seconds for a script
+_TIMEOUT = 600  # seconds for a script
 
 
 class ForkingPython:

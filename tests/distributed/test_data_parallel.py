@@ -39,7 +39,7 @@ def launch(task, n_processes, folder):
     ]
     command += [f"--master-port={port}", str(SCRIPT), task, str(folder)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2])}
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
     found = {int(path.stem): json.loads(path.read_text()) for path in Path(folder).glob("*.json")}
     return found, run
 
