@@ -5,6 +5,7 @@ last digit, except where a device is given other operations: those cases state a
 is a slope, those of a fit of 2 n iterations less those of n, over n: what a fit costs once does not enter.
 """
 
+import contextlib
 import functools
 import inspect
 import pickle
@@ -38,8 +39,12 @@ from skvae import (
     VariationalGaussianMixture,
     VotingRecommender,
 )
-from skvae._tensors import cholesky
+from skvae._tensors import Noise, Rows, Split, SplitRows, WholeRows, cholesky
+from skvae.likelihoods import Bernoulli, Multinomial, WeightedGaussian
 from skvae.model_selection import StackedGridSearchCV
+from skvae.models.recommenders.mult_dae import MultDAE
+from skvae.models.recommenders.mult_vae import MultVAE
+from skvae.models.recommenders.rec_vae import RecVAE
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -838,3 +843,44 @@ def test_gradients_of_a_device_stay_there():
         assert there.device.type == "cuda"
         here = (2 * regular().mT @ (regular() @ w)).detach()
         assert torch.equal(there, here)
+
+
+class OneProcess:
+    """Processes of which there is one: what it holds is all there is, and what it sends comes back."""
+
+    rank, size = 0, 1
+
+    def add_in_step(self, tensor):
+        assert tensor.device.type == "cpu" and tensor.is_contiguous()
+
+    largest_in_step = add_in_step
+
+
+SPLIT_MODELS = {
+    "multinomial": MultVAE(40, 3, (), torch.tanh, 0.3, Multinomial(), 4),
+    "bernoulli": MultVAE(40, 3, (5,), torch.tanh, 0.3, Bernoulli()),
+    "gaussian": MultDAE(40, 3, (), torch.tanh, 0.3, WeightedGaussian((1.0, 5.0))),
+    "RecVAE": RecVAE(40, 3, 5, 2, 0.3),
+}
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("name", SPLIT_MODELS)
+def test_items_that_are_split_have_the_bound_and_gradients_of_whole_rows(name, device):
+    model, X = SPLIT_MODELS[name], sp.csr_array(skvae.datasets.make_interactions(30, 40, random_state=0))
+
+    def found(rows):
+        params = {key: t.to(rows.device, torch.float64) for key, t in initial.items()}
+        leaves = {key: t.requires_grad_() for key, t in params.items()}
+        old = {f"old.{key}": t.detach() for key, t in params.items()}
+        model.bound(leaves | old, rows.whole(), Noise(1)).value(0.5).sum().backward()
+        return {key: t.grad.cpu() for key, t in leaves.items()}
+
+    initial = model.init(Noise(0), torch.full((40,), 0.1), torch.full((40,), 0.1))
+    wanted = found(Rows(X, torch.device("cpu"), torch.float64))
+    with accelerator() if device == "cuda" else contextlib.nullcontext():
+        split = Split(OneProcess(), 40)
+        rows = SplitRows(X, split, WholeRows.of(X, torch.float64), torch.device(device), torch.float64)
+        gradients = found(rows)
+    for key, gradient in gradients.items():
+        np.testing.assert_allclose(gradient, wanted[key], rtol=1e-10, atol=1e-12, err_msg=key)

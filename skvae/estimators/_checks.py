@@ -125,7 +125,7 @@ def warn_of_many_components(estimator, columns):
             f"{type(estimator).__name__}(n_components={estimator.n_components}) does not compress X: its columns that "
             f"vary and their levels are {columns.width} in all. Use fewer components than that.",
             UserWarning,
-            stacklevel=6,  # the caller of `fit`
+            stacklevel=7,  # the caller of `fit`
         )
 
 

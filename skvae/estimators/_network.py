@@ -90,6 +90,7 @@ class NetworkEstimator(Estimator, abc.ABC):
     _watcher = EpochWatcher
     _iteration = "epoch"
 
+    precision = "float32"  # of a subclass without the parameter
     _beta_is_of_kl = True  # whether the `beta` of the plan is the weight of a KL term
 
     @abc.abstractmethod

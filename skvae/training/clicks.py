@@ -171,7 +171,7 @@ class ClickTraining(Training):
 
     Parameters
     ----------
-    model : object with bound(params, batch, noise), a likelihood and item_axes
+    model : object with bound(params, batch, noise), a likelihood and, if processes are to split its items, item_axes
     X : {CSR array, SomeRows} of shape (n_users, n_items)
         Informative users only.
     weight : float64 ndarray of shape (n_users,) or None
@@ -192,8 +192,13 @@ class ClickTraining(Training):
         self, model, X, weight, noise, plan, params, *, validation=None, optimizer_state=None, keeps_state=True
     ):
         some = next(iter(params.values()))
-        self.split, self.axes, self.keeps_state = None, model.item_axes, keeps_state
+        self.split, self.axes, self.keeps_state = None, getattr(model, "item_axes", {}), keeps_state
         if _reduce.is_shared():
+            if not self.axes:
+                raise ValueError(
+                    f"The items of {type(model).__name__} cannot be split over processes: it has no item_axes. Use "
+                    "data_parallel=False."
+                )
             self.split = Split(_reduce.company(), X.shape[1])
             rows = rows_of_all(X, weight, self.split, some.device, some.dtype)
             params = self.split.cut(params, self.axes.get)
