@@ -52,7 +52,7 @@ class ReconstructionTerm(abc.ABC):
         """
 
     def init_own(self, mean, variance):
-        """Find `own` at about the same maximum, from means and variances (D,): a dict of Tensors."""
+        """Find `own` at about the same maximum, from means and variances (D,): a dict of Tensors of their dtype."""
         return {}
 
     def log_prob_and_back(self, x, f, own=None):

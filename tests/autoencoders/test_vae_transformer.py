@@ -851,11 +851,12 @@ def test_a_column_that_is_constant_among_the_rows_of_a_copy_has_no_loadings(seed
     Z = (Z - Z.mean(axis=0)) / Z.std(axis=0)
     Z[rng.random(Z.shape) < 0.2] = np.nan
     weight = np.ones(200)
-    start = linear.factor_analysis(Z, weight, 3)
+    start = linear.factor_analysis(linear.summary_of(Z, weight), 3)
     weight[:10] = 0
-    found = linear.factor_analysis(Z, weight, 3, init_params=start)
+    rows = linear.summary_of(Z, weight)
+    found = linear.factor_analysis(rows, 3, init_params=start)
     assert found.W[7].abs().max() < 1e-6
-    again = linear.factor_analysis(Z, weight, 3)
+    again = linear.factor_analysis(rows, 3)
     scores = [linear.evaluate(fa.log_prob, params, Z[10:]).mean() for params in (found, again)]
     assert scores[0] == approx(scores[1], abs=0.5)
 

@@ -122,7 +122,7 @@ def test_processes_of_this_machine(monkeypatch):
 
 @pytest.mark.slow
 def test_dask(tmp_path, monkeypatch):
-    distributed = pytest.importorskip("distributed", reason="needs the extra `distributed`")
+    distributed = pytest.importorskip("dask.distributed", reason="needs the extra `distributed`")
     local = {"dashboard_address": None, "local_directory": str(tmp_path)}
     with (
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, **local) as cluster,

@@ -83,7 +83,7 @@ def test_few_batches_lists_and_other_devices_stay_on_one_thread(monkeypatch):
     assert em._n_threads(table_batches(size=300)) == 1
     assert em._n_threads(list(table_batches())) == 1
     elsewhere = table_batches()
-    elsewhere.table.placed = ()  # as on an accelerator
+    elsewhere.table.device = torch.device("meta")  # as on an accelerator
     assert em._n_threads(elsewhere) == 1
 
 

@@ -195,7 +195,7 @@ class Contract:
         assert own.keys() == self.own.keys()
         best, step = self.total(x, bias.expand_as(x.value), own).sum(), 1e-2 if self.own_is_exact else 1.5
         for name, tensor in own.items():
-            assert tensor.shape == self.own[name].shape and tensor.dtype == torch.float32
+            assert tensor.shape == self.own[name].shape and tensor.dtype == mean.dtype
             for away in torch.eye(len(tensor)) * step:
                 for moved in (tensor - away, tensor + away):
                     assert self.total(x, bias.expand_as(x.value), own | {name: moved}).sum() < best

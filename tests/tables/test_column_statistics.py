@@ -8,7 +8,7 @@ import pytest
 
 from skvae.tables import column_statistics
 from skvae.tables.column_statistics import column_means_and_variances
-from skvae.training.factor_analysis_start import constant_columns
+from skvae.training.factor_analysis_start import summary_of
 
 WEIGHT = np.random.default_rng(0).integers(1, 5, 40).astype(np.float64)
 
@@ -66,5 +66,5 @@ def test_what_varies_by_rounding_only_is_constant():
     X = draw()
     X[:, 1], X[:, 2], X[:, 3] = 7.0, np.nan, np.where(WEIGHT > 2, 0.1 + 0.2, 0.3)
     X[:, 4] = np.where(np.arange(40) == 3, 1.0, 0.0)
-    assert constant_columns(X, WEIGHT).tolist() == [False, True, True, True, False, False]
-    assert constant_columns(X, np.where(np.arange(40) == 3, 0.0, WEIGHT))[4]
+    assert summary_of(X, WEIGHT).constant.tolist() == [False, True, True, True, False, False]
+    assert summary_of(X, np.where(np.arange(40) == 3, 0.0, WEIGHT)).constant[4]

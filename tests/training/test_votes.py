@@ -150,7 +150,7 @@ def test_the_bound_of_factor_analysis_is_that_of_its_best_posterior(beta, missin
     rng = np.random.default_rng(0)
     Z = rng.normal(size=(200, 2)) @ np.repeat(np.eye(2), 4, axis=1) + 0.5 * rng.normal(size=(200, 8))
     Z = np.where(rng.random(Z.shape) < missing, np.nan, Z)
-    found = linear.factor_analysis(Z, np.ones(200), 2, beta=beta)
+    found = linear.factor_analysis(linear.summary_of(Z, np.ones(200)), 2, beta=beta)
     bound = linear.bound_of_rows(found, Z, beta)
     observed = ~np.isnan(Z)
     for row in range(5):  # of a full Gaussian q: its precision is I + W' W / (beta psi)
