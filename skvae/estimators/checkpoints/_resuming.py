@@ -4,9 +4,9 @@ import contextlib
 import hashlib
 import json
 import os
-import warnings
 
 from skvae import _reduce
+from skvae._compat import warn
 from skvae.engines import checkpoints
 from skvae.estimators._progress import say
 from skvae.estimators.checkpoints import _file
@@ -75,29 +75,26 @@ class _Keeper:
         try:
             _file.write(self.path, {"facts": self.facts, "seeds": seeds}, states)
         except OSError as error:
-            warnings.warn(
+            warn(
                 f"The checkpoint {self.path!r} could not be written ({error}). The fit goes on, and tries again later.",
                 RuntimeWarning,
-                stacklevel=2,
             )
 
     def conclude(self, name):
         """Remove the file of a fit that is done; warn of one that was stopped."""
         if self.journal.stopped:
-            warnings.warn(
+            warn(
                 f"Ctrl-C stopped {name}.fit before it was done; it keeps the best parameters so far. Call fit again "
                 f"with the same parameters and rows to go on from {self.path!r}, or delete that file.",
                 UserWarning,
-                stacklevel=6,  # the caller of `fit`
             )
         elif _reduce.is_first():
             try:
                 _file.remove(self.path)
             except OSError as error:
-                warnings.warn(
+                warn(
                     f"{name}.fit is done, but its checkpoint {self.path!r} could not be removed ({error}).",
                     RuntimeWarning,
-                    stacklevel=6,  # the caller of `fit`
                 )
 
 
