@@ -50,9 +50,10 @@ def case(request, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _handler_as_it_was():
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a program in the background ignores Ctrl-C
     yield
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
 
 
 def goes_on(model, monkeypatch):
