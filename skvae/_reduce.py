@@ -179,8 +179,10 @@ def shared(data_parallel=True):
         processes.leave()
         raise
     except Exception as error:
-        with contextlib.suppress(LostProcessError):  # where the others are lost too, this error says more
+        try:
             processes.fail(error)
+        except LostProcessError:  # the others are lost too, but this error says more
+            processes.leave()
         raise
     except BaseException:  # such as Ctrl-C, perhaps in the middle of a sum
         processes.leave()
