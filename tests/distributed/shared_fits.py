@@ -258,10 +258,14 @@ def _gaps_of_networks(shared, alone):
     return {name: _gap(shared.parameters_[name], value) for name, value in alone.parameters_.items()}
 
 
+HELD = []  # errors with all that their frames know, as a notebook keeps them: connections close all the same
+
+
 def error_of(fit, *arguments):
     try:
         fit(*arguments)
     except (Exception, KeyboardInterrupt) as error:
+        HELD.append(error)
         return f"{type(error).__name__}: {error}"
     return "no error"
 
