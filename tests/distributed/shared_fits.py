@@ -375,6 +375,7 @@ def errors(rank, size, folder):
             PopularityRecommender().fit(abs(X[own])).set_params(data_parallel=True).partial_fit, abs(X[own])
         ),
         "other network": error_of(network.set_params(data_parallel=True).partial_fit, clicks),
+        "score": error_of(EASERecommender(5.0, data_parallel=True).fit(abs(X[own])).score, abs(X[own])[:, : 6 - rank]),
         "no clicks": error_of(EASERecommender(data_parallel=True).fit, np.zeros_like(X[own])),
         "interrupted": error_of(Interrupted(2, random_state=0, data_parallel=True).fit, X[own]),
         "and failing": error_of(InterruptedAndFailing(2, random_state=0, data_parallel=True).fit, X[own]),

@@ -86,6 +86,7 @@ def test_a_dead_process_and_mistakes_of_one_are_told_to_all_and_the_fit_goes_on(
         assert "The 'tol' parameter of GaussianMixtureEM" in each["parameter"]
         assert "feature_names, but process 0 has ['a0', " in each["names"]
         assert "layout, but process 0 has dense rows and process 1 has sparse rows" in each["layout"]
+        assert "ValueError: X has 5 features, but EASERecommender" in each["score"]
         assert "found no interaction in X: all (1200, 6) cells are zero" in each["no clicks"]
         assert each["timeout"] == 40  # of `init_process_group`
         assert "feature_names, but process 0 has ['a0', " in each["items"]
