@@ -12,6 +12,7 @@ well: an error of one process is then raised on all.
 import contextlib
 import functools
 import operator
+import traceback
 from contextvars import ContextVar
 from zlib import crc32
 
@@ -80,7 +81,7 @@ class Processes:
     def _together(self, collective, *arguments, **settings):
         try:
             collective(*arguments, group=self.group, **settings)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:  # the second: a fit inside this one has left the group
             raise LostProcessError(
                 f"Process {self.rank} of {self.size} that share this fit has lost another one, which ended or does not "
                 f"answer: {error}"
@@ -93,13 +94,18 @@ class Processes:
         self.objects((kind, type(error).__name__, str(error)))
         error.add_note(f"It was raised in process {self.rank} of {self.size} that share this fit.")
 
-    def leave(self):
-        """Close the connections, so that nobody waits for this process; the next shared fit makes new ones."""
+    def leave(self, error):
+        """Close the connections, so that nobody waits for this process; the next shared fit makes new ones.
+
+        They are open while anything knows the group, as do the frames of torch's functions that the error went through.
+        """
         _own_groups.clear()
         group, self.group = self.group, None
         if group is not None:
             with contextlib.suppress(RuntimeError, ValueError):
                 dist.destroy_process_group(group)
+        for each in (error, error.__cause__):
+            traceback.clear_frames(getattr(each, "__traceback__", None))
 
     # Messages of an algorithm's own, also in a block that sums nothing. All have the same shapes for them.
     def add_in_step(self, tensor):
@@ -175,16 +181,20 @@ def shared(data_parallel=True):
         processes.meet(_DONE)
     except _OfAnother as error:
         raise error.error from None
-    except LostProcessError:
-        processes.leave()
+    except LostProcessError as error:
+        processes.leave(error)
         raise
     except Exception as error:
-        with contextlib.suppress(LostProcessError):  # where the others are lost too, this error says more
+        try:
             processes.fail(error)
+        except LostProcessError as lost:  # the others are lost too, but this error says more
+            processes.leave(lost)
         raise
-    except BaseException:  # such as Ctrl-C, perhaps in the middle of a sum
-        processes.leave()
+    except BaseException as error:  # such as Ctrl-C, perhaps in the middle of a sum
+        processes.leave(error)
         raise
+    finally:
+        processes.group = None  # what outlives the fit, such as a traceback, must not keep the connections open
 
 
 def alone():

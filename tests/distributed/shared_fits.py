@@ -258,10 +258,14 @@ def _gaps_of_networks(shared, alone):
     return {name: _gap(shared.parameters_[name], value) for name, value in alone.parameters_.items()}
 
 
+HELD = []  # errors with all that their frames know, as a notebook keeps them: connections close all the same
+
+
 def error_of(fit, *arguments):
     try:
         fit(*arguments)
     except (Exception, KeyboardInterrupt) as error:
+        HELD.append(error)
         return f"{type(error).__name__}: {error}"
     return "no error"
 
@@ -273,6 +277,13 @@ class Interrupted(GaussianMixtureEM):
         if dist.get_rank() == 1:
             raise KeyboardInterrupt
         return False
+
+
+class InterruptedAndFailing(GaussianMixtureEM):
+    """Ctrl-C in process 1 at the same time as an error in process 0."""
+
+    def _has_converged(self, iteration):
+        raise KeyboardInterrupt if dist.get_rank() == 1 else ValueError("no more")
 
 
 MORTAL = {"tol": 0, "max_iter": 9, "random_state": 0, "data_parallel": True}
@@ -364,7 +375,10 @@ def errors(rank, size, folder):
             PopularityRecommender().fit(abs(X[own])).set_params(data_parallel=True).partial_fit, abs(X[own])
         ),
         "other network": error_of(network.set_params(data_parallel=True).partial_fit, clicks),
+        "score": error_of(EASERecommender(5.0, data_parallel=True).fit(abs(X[own])).score, abs(X[own])[:, : 6 - rank]),
+        "no clicks": error_of(EASERecommender(data_parallel=True).fit, np.zeros_like(X[own])),
         "interrupted": error_of(Interrupted(2, random_state=0, data_parallel=True).fit, X[own]),
+        "and failing": error_of(InterruptedAndFailing(2, random_state=0, data_parallel=True).fit, X[own]),
         "after all": clone(estimator).fit(X[own]).means_.tolist(),
     }
     found |= {"networks": errors_of_networks(X[own], rank, error_of)}

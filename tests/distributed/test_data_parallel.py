@@ -86,6 +86,8 @@ def test_a_dead_process_and_mistakes_of_one_are_told_to_all_and_the_fit_goes_on(
         assert "The 'tol' parameter of GaussianMixtureEM" in each["parameter"]
         assert "feature_names, but process 0 has ['a0', " in each["names"]
         assert "layout, but process 0 has dense rows and process 1 has sparse rows" in each["layout"]
+        assert "ValueError: X has 5 features, but EASERecommender" in each["score"]
+        assert "found no interaction in X: all (1200, 6) cells are zero" in each["no clicks"]
         assert each["timeout"] == 40  # of `init_process_group`
         assert "feature_names, but process 0 has ['a0', " in each["items"]
         assert "must agree in the earlier fit (by a hash of popularity_, last_time_)" in each["other counts"]
@@ -109,6 +111,7 @@ def test_a_dead_process_and_mistakes_of_one_are_told_to_all_and_the_fit_goes_on(
     assert "process 0 of 2" in second["networks"]["callback fails"] and "process 1" in first["networks"]["module"]
     assert first["parameter"].startswith("ValueError")
     assert first["interrupted"].startswith("LostProcessError") and second["interrupted"].startswith("KeyboardInterrupt")
+    assert first["and failing"] == "ValueError: no more" and second["and failing"].startswith("KeyboardInterrupt")
     assert first["seeds"] == second["seeds"]  # the first draws one for both
     assert first["after"] == second["after"] == first["after all"] == second["after all"]
     assert first["alone"] == 600

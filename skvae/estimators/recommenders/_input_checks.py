@@ -103,7 +103,8 @@ def check_new_items(estimator, known, new_items):
 def refuse_no_interaction(estimator, X):
     """Complain of a CSR array without any entry; in a shared fit, where no process has any."""
     if not _reduce.count(X.nnz):
-        raise ValueError(f"{type(estimator).__name__} found no interaction in X: all {X.shape} cells are zero.")
+        shape = _reduce.count(X.shape[0]), X.shape[1]
+        raise ValueError(f"{type(estimator).__name__} found no interaction in X: all {shape} cells are zero.")
 
 
 def refuse_long_table(X):

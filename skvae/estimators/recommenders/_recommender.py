@@ -318,10 +318,10 @@ class RecommenderMixin(abc.ABC):
         ValueError
             If y has two dimensions but not the shape of X, or no user has a held-out interaction.
         """
-        check_is_fitted(self)
-        validate_data(self, X, reset=False, skip_check_array=True)  # the items' names and number, before any is hidden
-        scorer = make_ranking_scorer("ndcg", k=LIST_LENGTH)
         with self._shared():
+            check_is_fitted(self)
+            validate_data(self, X, reset=False, skip_check_array=True)  # before any is hidden: the items' names, number
+            scorer = make_ranking_scorer("ndcg", k=LIST_LENGTH)
             return mean_ranking(scorer, self, X, y, LIST_LENGTH) if _reduce.is_shared() else scorer(self, X, y)
 
     def __sklearn_tags__(self):
