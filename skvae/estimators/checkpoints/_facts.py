@@ -1,5 +1,6 @@
 """What a fit is of, in words: class, parameters, rows and the fit that it goes on from."""
 
+import functools
 import hashlib
 import inspect
 import re
@@ -15,6 +16,7 @@ from skvae.tables.frames import is_frame
 
 _NO_MATTER = {"checkpoint", "device", "verbose", "verbose_interval", "data_parallel", "copy"}  # to the result
 _BYTES_AT_ONCE = 2**24
+_PLAIN = (bool, int, float, str, type(None))
 
 
 def facts_of(estimator, X, given):
@@ -52,7 +54,9 @@ def _earlier(estimator):
 def said(value):
     """A parameter as text: without addresses, which differ from process to process, and no array cut short."""
     if inspect.isfunction(value):
-        return f"{value.__module__}.{value.__qualname__}"
+        return f"{value.__module__}.{value.__qualname__} with hash {_hash_of_function(value)}"
+    if isinstance(value, functools.partial):
+        return f"partial {said([value.func, value.args, value.keywords])}"
     if isinstance(value, np.ndarray) or sp.issparse(value) or is_frame(value):
         return described(value)
     if isinstance(value, dict):
@@ -62,6 +66,27 @@ def said(value):
             f"{'[' if type(value) is list else '('}{', '.join(map(said, value))}{']' if type(value) is list else ')'}"
         )
     return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+
+
+def _hash_of_function(function):
+    """A hash of the code of a function and of the plain values that it has as defaults or encloses.
+
+    All lambdas of a module may have one name, and a body may have changed since a file was written. Other values that a
+    function encloses do not count: they may be those that it changes.
+    """
+    enclosed = inspect.getclosurevars(function).nonlocals.values()
+    values = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *enclosed]
+    plain = [repr(value) for value in values if isinstance(value, _PLAIN)]
+    return hashlib.blake2b(f"{_of_code(function.__code__)}{plain}".encode(), digest_size=8).hexdigest()
+
+
+def _of_code(code):
+    """What code does, without where it stands; sets have another order in another process."""
+    constants = [
+        _of_code(each) if inspect.iscode(each) else sorted(map(repr, each)) if type(each) is frozenset else repr(each)
+        for each in code.co_consts
+    ]
+    return [code.co_code.hex(), code.co_names, constants]
 
 
 def described(X):

@@ -138,11 +138,12 @@ def _begun(path, facts):
 
 def _refuse_unwritable(path):
     """Complain of a folder in which no file can be written."""
-    probe = f"{path}.{os.getpid()}.tmp"
+    probe = _file.temporary_of(path)
     try:
         with open(probe, "wb"):
             pass
-        os.remove(probe)
+        with contextlib.suppress(FileNotFoundError):  # an equal fit beside this one has ended, and tidied up
+            os.remove(probe)
     except OSError as error:
         raise type(error)(
             error.errno, f"checkpoint={path!r} cannot be written; give a path in a folder that exists and is writable"
