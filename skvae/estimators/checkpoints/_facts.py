@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import inspect
+import pickle
 import re
 
 import joblib
@@ -48,7 +49,7 @@ def _earlier(estimator):
     state = {name: value for name, value in vars(estimator).items() if name not in own and name.endswith("_")}
     if not getattr(estimator, "warm_start", False) or not state.keys() - {"n_features_in_", "feature_names_in_"}:
         return "none"
-    return joblib.hash(state)
+    return joblib.hash(pickle.loads(pickle.dumps(state)))  # as it is in a process that has read it from a file
 
 
 def said(value):
@@ -98,6 +99,8 @@ def described(X):
     if is_frame(X):
         return f"a {type(X).__name__} of shape {X.shape} with hash {joblib.hash(X)[:16]}"
     array = X if isinstance(X, np.ndarray) else np.asarray(X)
+    if array.dtype.hasobject and not array.ndim:  # nothing that a fit takes, such as a generator
+        return f"a {type(X).__name__}"
     key = joblib.hash(array)[:16] if array.dtype.hasobject else _hash([array])
     return f"{array.dtype} of shape {array.shape} with hash {key}"
 

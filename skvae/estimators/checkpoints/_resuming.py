@@ -132,6 +132,10 @@ def _begun(path, facts):
         raise ValueError(
             f"checkpoint={path!r} is no checkpoint of skvae, or it is damaged: {error}. {_ADVICE}"
         ) from error
+    except OSError as error:
+        raise type(error)(
+            error.errno, f"checkpoint={path!r} cannot be read ({error.strerror}); give the path of a file"
+        ) from error
     _refuse_unwritable(path)
     return states, seeds
 
