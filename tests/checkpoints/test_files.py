@@ -270,9 +270,7 @@ def test_threads_write_under_other_names(tmp_path):
 def test_a_place_that_cannot_be_written_is_an_error_before_the_fit(place, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(GaussianMixtureEM, "_ascended", None)
-    with pytest.raises(
-        OSError, match="give a path in a folder that exists|give the path of a file"
-    ):
+    with pytest.raises(OSError, match="give a path in a folder that exists|give the path of a file"):
         GaussianMixtureEM(2, checkpoint=tmp_path / place).fit(table())
 
 
