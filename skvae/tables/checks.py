@@ -145,7 +145,8 @@ def refuse_gaps(numbers, columns):
 def largest_magnitude(X):
     """The largest absolute value of the cells that are not NaN."""
     parts = (np.asarray(X[part]) for part in row_slices(X)) if is_mapped(X) else [X]
-    return max(max(float(np.fmax.reduce(x, axis=None)), -float(np.fmin.reduce(x, axis=None))) for x in parts)
+    ends = [(float(np.fmax.reduce(x, axis=None)), -float(np.fmin.reduce(x, axis=None))) for x in parts]
+    return float(np.fmax.reduce(ends, axis=None))  # a block may hold nothing but NaN
 
 
 def refuse_overflow(X, dtype=None):

@@ -4,7 +4,10 @@ import errno
 import io
 import json
 import pickle
+import threading
 import zipfile
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from sklearn.base import clone
 from test_resuming import SMALL, Death, assert_same, dies_after, state_of, table
 
 from skvae import AutoencoderTransformer, Checkpoint, GaussianMixtureEM, KMeansLite
+from skvae.estimators.checkpoints import _file
 from skvae.estimators.checkpoints._facts import described, said
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -142,6 +146,7 @@ CRAFTED = {
     "fewer fields": (MIXTURE, lambda header, arrays: fit(header)["params"].pop(), "params has another length"),
     "array that is not there": (MIXTURE, set_in(means, "array", 999), "KeyError"),
     "strings": (MIXTURE, replaced(means, lambda a: a.astype("U9")), "is declared as <U9"),
+    "states that are none": (MIXTURE, set_in(lambda header: header, "states", [1]), "its states are none"),
     "seeds": (MIXTURE, set_in(lambda header: header, "seeds", ["1"]), "its seeds are none"),
     "axes": (
         MIXTURE,
@@ -236,12 +241,36 @@ def test_rows_are_described_alike_wherever_they_are(tmp_path):
     assert said(lambda x: x) == said(lambda x: x) and " at 0x" not in said(object())
 
 
+def test_functions_are_described_by_what_they_do():
+    def enclosing(factor):
+        return lambda x, power=1: (factor * x**power, x in {"a", "b"})
+
+    first = said(enclosing(1))
+    assert first == said(enclosing(1)) != said(enclosing(2))
+    one, other = (lambda x: x + 1), (lambda x: x + 2)
+    assert said(one) != said(other) and said(partial(one, 1)) != said(partial(other, 1))
+    assert said(partial(one, 1)) == said(partial(one, 1)) != said(partial(one, 2))
+    assert said({"a": lambda x: np.sin(x)}) != said({"a": lambda x: np.cos(x)})
+
+
 # -------------------------------------------------------------------------------------------------- where it is written
+def test_threads_write_under_other_names(tmp_path):
+    path, names = str(tmp_path / "fit.npz"), [_file.temporary_of(str(tmp_path / "fit.npz"))]
+    thread = threading.Thread(target=lambda: names.append(_file.temporary_of(path)))
+    thread.start()
+    thread.join()
+    assert len(set(names)) == 2
+    for name in names:
+        Path(name).touch()
+    _file.remove(path)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("place", ["missing/fit.npz", "file/fit.npz", "."])
 def test_a_place_that_cannot_be_written_is_an_error_before_the_fit(place, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(GaussianMixtureEM, "_ascended", None)
-    with pytest.raises(OSError, match="fit.npz' cannot be written; give a path in a folder that exists|Is a directory"):
+    with pytest.raises(OSError, match="give a path in a folder that exists|give the path of a file"):
         GaussianMixtureEM(2, checkpoint=tmp_path / place).fit(table())
 
 

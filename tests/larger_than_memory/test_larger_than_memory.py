@@ -116,3 +116,10 @@ def test_missing_cells_of_a_map_are_fitted(mapped):
     X[::10, 3] = np.nan
     a, b = (GaussianMixtureEM(2, **FEW).fit(each) for each in (X, mapped(X)))
     assert close(b.means_, a.means_)
+
+
+def test_huge_cells_behind_a_block_of_gaps_are_refused(mapped):
+    X = rows()
+    X[:5_000], X[-1, 3] = np.nan, 1e30
+    with pytest.raises(ValueError, match="overflow in float32, such as 1e\\+30"):
+        GaussianMixtureEM(2, **FEW).fit(mapped(X))

@@ -1,7 +1,9 @@
 """What a fit is of, in words: class, parameters, rows and the fit that it goes on from."""
 
+import functools
 import hashlib
 import inspect
+import pickle
 import re
 
 import joblib
@@ -15,6 +17,7 @@ from skvae.tables.frames import is_frame
 
 _NO_MATTER = {"checkpoint", "device", "verbose", "verbose_interval", "data_parallel", "copy"}  # to the result
 _BYTES_AT_ONCE = 2**24
+_PLAIN = (bool, int, float, str, type(None))
 
 
 def facts_of(estimator, X, given):
@@ -46,13 +49,15 @@ def _earlier(estimator):
     state = {name: value for name, value in vars(estimator).items() if name not in own and name.endswith("_")}
     if not getattr(estimator, "warm_start", False) or not state.keys() - {"n_features_in_", "feature_names_in_"}:
         return "none"
-    return joblib.hash(state)
+    return joblib.hash(pickle.loads(pickle.dumps(state)))  # as it is in a process that has read it from a file
 
 
 def said(value):
     """A parameter as text: without addresses, which differ from process to process, and no array cut short."""
     if inspect.isfunction(value):
-        return f"{value.__module__}.{value.__qualname__}"
+        return f"{value.__module__}.{value.__qualname__} with hash {_hash_of_function(value)}"
+    if isinstance(value, functools.partial):
+        return f"partial {said([value.func, value.args, value.keywords])}"
     if isinstance(value, np.ndarray) or sp.issparse(value) or is_frame(value):
         return described(value)
     if isinstance(value, dict):
@@ -64,6 +69,27 @@ def said(value):
     return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
 
 
+def _hash_of_function(function):
+    """A hash of the code of a function and of the plain values that it has as defaults or encloses.
+
+    All lambdas of a module may have one name, and a body may have changed since a file was written. Other values that a
+    function encloses do not count: they may be those that it changes.
+    """
+    enclosed = inspect.getclosurevars(function).nonlocals.values()
+    values = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *enclosed]
+    plain = [repr(value) for value in values if isinstance(value, _PLAIN)]
+    return hashlib.blake2b(f"{_of_code(function.__code__)}{plain}".encode(), digest_size=8).hexdigest()
+
+
+def _of_code(code):
+    """What code does, without where it stands; sets have another order in another process."""
+    constants = [
+        _of_code(each) if inspect.iscode(each) else sorted(map(repr, each)) if type(each) is frozenset else repr(each)
+        for each in code.co_consts
+    ]
+    return [code.co_code.hex(), code.co_names, constants]
+
+
 def described(X):
     """Shape and dtype of rows or weights, and a hash of all that they hold."""
     if sp.issparse(X):
@@ -73,6 +99,8 @@ def described(X):
     if is_frame(X):
         return f"a {type(X).__name__} of shape {X.shape} with hash {joblib.hash(X)[:16]}"
     array = X if isinstance(X, np.ndarray) else np.asarray(X)
+    if array.dtype.hasobject and not array.ndim:  # nothing that a fit takes, such as a generator
+        return f"a {type(X).__name__}"
     key = joblib.hash(array)[:16] if array.dtype.hasobject else _hash([array])
     return f"{array.dtype} of shape {array.shape} with hash {key}"
 

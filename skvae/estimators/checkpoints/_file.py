@@ -5,11 +5,13 @@ What is read is never trusted: sizes are compared with that of the file before m
 """
 
 import contextlib
+import functools
 import glob
 import io
 import json
 import math
 import os
+import threading
 import zipfile
 
 import numpy as np
@@ -21,6 +23,11 @@ _KINDS = "fiub"  # of dtypes
 
 class UnreadableFileError(Exception):
     """Raised for a file that is no checkpoint, or no whole one."""
+
+
+def temporary_of(path):
+    """The name under which this thread of this process writes the file; threads of a search may fit alike."""
+    return f"{path}.{os.getpid()}-{threading.get_ident()}.tmp"
 
 
 def write(path, header, states):
@@ -37,7 +44,7 @@ def write(path, header, states):
     arrays = []
     header = {"format": FORMAT, "version": VERSION, **header, "states": _numbered(states, arrays)}
     told = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
-    temporary = f"{path}.{os.getpid()}.tmp"
+    temporary = temporary_of(path)
     try:
         with open(temporary, "wb") as file:
             with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
@@ -110,7 +117,10 @@ def read(path, check):
             if header.get("version") != VERSION:
                 raise UnreadableFileError(f"its format has version {header.get('version')!r}, and not {VERSION}")
             check(header)
-            states = _filled(header.pop("states"), lambda number: _read_array(archive, f"a{int(number)}", size))
+            read_once = functools.cache(lambda number: _read_array(archive, f"a{int(number)}", size))
+            states = _filled(header.pop("states"), read_once)
+            if not isinstance(states, dict):
+                raise UnreadableFileError("its states are none")
             return header, states
     except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RecursionError) as error:
         raise UnreadableFileError(str(error)) from error

@@ -129,17 +129,22 @@ def _begun(path, facts):
         raise ValueError(
             f"checkpoint={path!r} is no checkpoint of skvae, or it is damaged: {error}. {_ADVICE}"
         ) from error
+    except OSError as error:
+        raise type(error)(
+            error.errno, f"checkpoint={path!r} cannot be read ({error.strerror}); give the path of a file"
+        ) from error
     _refuse_unwritable(path)
     return states, seeds
 
 
 def _refuse_unwritable(path):
     """Complain of a folder in which no file can be written."""
-    probe = f"{path}.{os.getpid()}.tmp"
+    probe = _file.temporary_of(path)
     try:
         with open(probe, "wb"):
             pass
-        os.remove(probe)
+        with contextlib.suppress(FileNotFoundError):  # an equal fit beside this one has ended, and tidied up
+            os.remove(probe)
     except OSError as error:
         raise type(error)(
             error.errno, f"checkpoint={path!r} cannot be written; give a path in a folder that exists and is writable"
