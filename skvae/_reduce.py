@@ -306,8 +306,7 @@ class _Summed(torch.autograd.Function):
 def _of_step(processes, tensor):
     """The sum of a tensor of one shape over the processes; torch may ask for it in another thread."""
     total = tensor.detach().to("cpu", copy=True).contiguous()
-    processes.meet(_WELL)
-    processes.add(total)
+    processes.add_in_step(total)
     return total.to(tensor.device)
 
 
@@ -349,11 +348,16 @@ def agree(**facts):
 
 def gathered(own):
     """What each process gives, in their order; a list of one where the fit is not shared."""
+    return _heard(own, Processes.objects)
+
+
+def _heard(own, by):
+    """What a method of `Processes` makes of what each gives, once all are well."""
     processes = _rows.get()
     if processes is None:
         return [own]
     processes.meet(_WELL)
-    return processes.objects(own)
+    return by(processes, own)
 
 
 def place(n):
@@ -394,11 +398,7 @@ def gathered_at_first(own):
 
     A list of one where the fit is not shared, or its processes compute the same.
     """
-    processes = _rows.get()
-    if processes is None:
-        return [own]
-    processes.meet(_WELL)
-    return processes.objects_at_first(own)
+    return _heard(own, Processes.objects_at_first)
 
 
 def own_of(parts):

@@ -15,6 +15,7 @@ from sklearn.utils.validation import validate_data
 from skvae import _reduce
 from skvae._compat import warn
 from skvae.engines import checkpoints
+from skvae.estimators.checkpoints._facts import hash_of_state
 from skvae.tables.checks import naming_cells
 
 _MAX_SEED = 2**31 - 1
@@ -68,7 +69,7 @@ def agree_in_columns(estimator, checked):
 def agree_in_state(estimator, *attributes):
     """Refuse a shared fit that is to go on from fits which differ: of these attributes, a hash must be the same."""
     if _reduce.is_shared():
-        state = joblib.hash([getattr(estimator, name, None) for name in attributes])
+        state = hash_of_state([getattr(estimator, name, None) for name in attributes])
         _reduce.agree(**{f"the earlier fit (by a hash of {', '.join(attributes)})": state})
 
 

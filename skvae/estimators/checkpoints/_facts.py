@@ -49,7 +49,12 @@ def _earlier(estimator):
     state = {name: value for name, value in vars(estimator).items() if name not in own and name.endswith("_")}
     if not getattr(estimator, "warm_start", False) or not state.keys() - {"n_features_in_", "feature_names_in_"}:
         return "none"
-    return joblib.hash(pickle.loads(pickle.dumps(state)))  # as it is in a process that has read it from a file
+    return hash_of_state(state)
+
+
+def hash_of_state(state):
+    """A hash of fitted attributes, the same in a process that has read them from a file."""
+    return joblib.hash(pickle.loads(pickle.dumps(state)))
 
 
 def said(value):
