@@ -348,16 +348,16 @@ def agree(**facts):
 
 def gathered(own):
     """What each process gives, in their order; a list of one where the fit is not shared."""
-    return _heard(own, Processes.objects)
+    processes = _well()
+    return [own] if processes is None else processes.objects(own)
 
 
-def _heard(own, by):
-    """What a method of `Processes` makes of what each gives, once all are well."""
+def _well():
+    """The processes whose rows are summed, once all are well; None where the fit is not shared."""
     processes = _rows.get()
-    if processes is None:
-        return [own]
-    processes.meet(_WELL)
-    return by(processes, own)
+    if processes is not None:
+        processes.meet(_WELL)
+    return processes
 
 
 def place(n):
@@ -398,7 +398,8 @@ def gathered_at_first(own):
 
     A list of one where the fit is not shared, or its processes compute the same.
     """
-    return _heard(own, Processes.objects_at_first)
+    processes = _well()
+    return [own] if processes is None else processes.objects_at_first(own)
 
 
 def own_of(parts):
