@@ -44,6 +44,7 @@ from skvae.engines.contracts import check_contract
 from skvae.engines.optimizer import SGD, Adam, Optimizer
 from skvae.engines.watching import EARLY, INTERRUPTED, LIMIT, STOPPED, Watcher
 
+_STEPS_A_RECORD = 32  # of more, 20,000 steps of 512 rows x 512 columns scattered 1 GB of memory
 REFUSED = "The bound or its gradient was not finite"  # how a warning of steps that were left out begins
 
 
@@ -351,11 +352,10 @@ def _sums_of_epoch(turns):
 
     The host waits for the device here, and elsewhere in an epoch only to validate.
     """
-    records = [turn.record_of_epoch() for turn in turns]
-    on_host = torch.cat([record.flatten() for record in records]).cpu().double()
-    for turn, record in zip(turns, on_host.split([record.numel() for record in records]), strict=True):
-        sums, refused = record.view(len(turn.sums), -1).tensor_split([-1], 1)
-        sums = torch.where(refused > 0, 0, sums).reshape(-1, *turn.sums[0].shape).sum(0)
+    parts = [part for turn in turns for part in turn.record_of_epoch()]
+    on_host = torch.cat([part.flatten() for part in parts]).cpu().double().split([part.numel() for part in parts])
+    for sums, refused, like in zip(on_host[::2], on_host[1::2], parts[::2], strict=True):
+        sums = torch.where(refused[:, None] > 0, 0, sums.view(len(refused), -1)).reshape(like.shape).sum(0)
         yield *sums.numpy(), int(refused.sum())
 
 
@@ -386,7 +386,7 @@ class _ActiveTurn:
         """Start the batches, copy what the bound looks back at, and clear the step records of an epoch."""
         self.batches = self._batches_of_passes(noise.fold("turn", self.name) if self.name else noise)
         self.seen = self.params | {f"old.{name}": self.params[name].detach().clone() for name in self.old}
-        self.sums, self.refusals = [], []  # of each step, kept on the device until the epoch's end
+        self.records, self.sums, self.refusals = [], [], []  # of each step, kept on the device until the epoch's end
 
     def _batches_of_passes(self, noise):
         """Yield batches without end, pass after pass, each with the noise of its pass."""
@@ -413,11 +413,19 @@ class _ActiveTurn:
         self.optimizer.step(self.factor * multiplier, refused)
         self.sums.append(sums)
         self.refusals.append(refused)
+        if len(self.sums) == _STEPS_A_RECORD:
+            self._record_steps()
+
+    def _record_steps(self):
+        """Join what is kept of the last steps: among the large tensors of a step, small ones would scatter memory."""
+        if self.sums:
+            self.records.append((torch.stack(self.sums), torch.stack(self.refusals)))
+            self.sums, self.refusals = [], []
 
     def record_of_epoch(self):
-        """Return the sums of each step, and 1 if it was refused, of shape (n_steps, n_sums + 1)."""
-        sums = torch.stack(self.sums).flatten(1)
-        return torch.cat([sums, torch.stack(self.refusals)[:, None].to(sums.dtype)], 1)
+        """Return the sums of each step, of shape (n_steps, ...), and 1 if it was refused, of shape (n_steps,)."""
+        self._record_steps()
+        return map(torch.cat, zip(*self.records, strict=True))
 
     def review(self, n_refused, epoch):
         """Halve the learning rate if steps were refused, and raise an error if they were once before."""

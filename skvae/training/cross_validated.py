@@ -111,7 +111,7 @@ def folds_of(rows, held_out, noise, fraction):
         return Folds(weight[None], [HeldOutRows.once(np.arange(first, first + len(held_out)))])
     n = rows.n_all
     folds = deal_folds(rows, noise, defaults.n_folds(n, n * rows.x.shape[1], rows.n_observations), fraction)
-    return folds if n < defaults.MANY_ROWS else Folds(folds.weight[1:], folds.held_out[1:])
+    return folds if n < defaults.MANY_ROWS else Folds(folds.weight[1:].copy(), folds.held_out[1:])
 
 
 class CrossValidatedNetwork(Training):

@@ -1,5 +1,6 @@
 """The gradient engine, on a model of four lines: it must not matter which model is fitted."""
 
+import gc
 import math
 from dataclasses import replace
 
@@ -181,6 +182,22 @@ def test_a_watcher_sees_every_epoch_and_may_stop(rows, start):
     watcher = Stopper()
     assert fit_line(rows, start, watcher=watcher).n_iter == 2
     assert watcher.log == [0, 0.0, 1, 0.0]
+
+
+def test_an_epoch_of_many_steps_keeps_few_tensors(start):
+    """Small ones among the large ones of every step would scatter memory: 1 GB in 20,000 steps."""
+
+    class Counting(Line):
+        found = []
+
+        def bound(self, *arguments):
+            self.found.append(sum(isinstance(each, torch.Tensor) for each in gc.get_objects()))
+            return super().bound(*arguments)
+
+    many = Rows(sp.random(200, N_COLUMNS, density=0.6, format="csr", random_state=0), torch.device("cpu"))
+    fit_line(many, start, Counting(), max_iter=1, batch_size=1)
+    assert len(Counting.found) == 200
+    assert max(Counting.found[1:]) < Counting.found[1] + 150  # of the 400 sums and refusals of all steps
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
