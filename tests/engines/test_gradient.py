@@ -191,7 +191,7 @@ def test_an_epoch_of_many_steps_keeps_few_tensors(start):
         found = []
 
         def bound(self, *arguments):
-            self.found.append(sum(isinstance(each, torch.Tensor) for each in gc.get_objects()))
+            self.found.append(sum(type(each) is torch.Tensor for each in gc.get_objects()))
             return super().bound(*arguments)
 
     many = Rows(sp.random(200, N_COLUMNS, density=0.6, format="csr", random_state=0), torch.device("cpu"))
