@@ -84,6 +84,7 @@ def cases():
     yield "variational factor analysis", VariationalFactorAnalysis(), X, factors, False
     yield "k-means", KMeansLite(5, **seeded), X, clusters, True
     yield "k-means, of a sample", KMeansLite(5, **seeded), many, clusters, False
+    yield "k-means, many rows and clusters", KMeansLite(40, max_iter=5, **seeded), many, clusters, True
     yield "k-means, random", KMeansLite(5, init="random", n_init=2, max_iter=20, **seeded), X, clusters, True
     yield "k-means||", KMeansLite(5, init="k-means||", **seeded), X, clusters, False
     yield "k-means, given", KMeansLite(3, init=X[:3]), X, clusters, False
@@ -413,6 +414,7 @@ if __name__ == "__main__":
             Path(folder, f"{rank}.txt").write_text(importlib.import_module("doc_blocks").output_of("train.py"))
     # What counts as few rows is less here, so that small tables take the way of large ones.
     weights._FEW_CELLS = 4096
+    _lloyd.MOST_CELLS = 12_000  # 2,000 rows of the tables of K-means
     _starts._SEEDING_ROWS, _lloyd._FEWEST_SAMPLED, _lloyd._SAMPLED_A_CLUSTER = 1500, 300, 20
     _block_sizes._WHOLE_CELLS["cpu"], _block_sizes._CELLS_OF_A_BLOCK["cpu"] = 2000, 1
     _split._SENT_AT_ONCE = 500

@@ -13,6 +13,7 @@ import scipy.sparse as sp
 from skvae import FactorAnalysisEM, GaussianMixtureEM, KMeansLite, MultVAERecommender, VAETransformer
 from skvae._tensors import _block_sizes, is_mapped
 from skvae.datasets import make_interactions
+from skvae.estimators.clustering import _lloyd
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -84,6 +85,16 @@ def test_a_map_of_a_table_is_fitted_as_the_array_is(mapped, model, names):
     assert [name for name in names if not close(getattr(model, name), in_memory[name])] == []
     again = model.transform(M) if hasattr(model, "transform") else model.score_samples(M)
     assert close(again, answer, 1e-4)
+
+
+@pytest.mark.parametrize("n_kept", [1000, 300])  # a sample of all that is allowed; too few rows a cluster for one
+def test_the_initial_centres_are_those_of_the_array_where_not_all_rows_may_be_kept(mapped, monkeypatch, n_kept):
+    monkeypatch.setattr(_lloyd, "_FEWEST_SAMPLED", 200)
+    monkeypatch.setattr(_lloyd, "_SAMPLED_A_CLUSTER", 200)
+    for X, n_columns in ((rows(), 25), (clicks(), clicks().nnz // 1500)):
+        monkeypatch.setattr(_lloyd, "MOST_CELLS", n_kept * n_columns)
+        a, b = (KMeansLite(3, max_iter=1, random_state=0).fit(each) for each in (X, mapped(X)))
+        assert close(b.cluster_centers_, a.cluster_centers_) and np.array_equal(a.labels_, b.labels_)
 
 
 @pytest.mark.parametrize("early_stopping", [True, False])
