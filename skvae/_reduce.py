@@ -12,10 +12,12 @@ well: an error of one process is then raised on all.
 import contextlib
 import functools
 import operator
+import os
 import traceback
 from contextvars import ContextVar
 from zlib import crc32
 
+import joblib
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -185,7 +187,10 @@ def shared(data_parallel=True):
 
     An error on the way is raised on all processes.
     """
-    if not data_parallel or _by_itself.get() or not there_are_others():
+    wanted = data_parallel and not _by_itself.get()
+    if wanted:
+        _refuse_jobs()
+    if not wanted or not there_are_others():
         with _set(_fit, None), _set(_rows, None):
             yield
         return
@@ -210,6 +215,19 @@ def shared(data_parallel=True):
         raise
     finally:
         processes.group = None  # what outlives the fit, such as a traceback, must not keep the connections open
+
+
+def _refuse_jobs():
+    """Complain of a fit in a job of joblib's beside the processes of torch.distributed.
+
+    Threads of one process would take each other's messages for their own. Processes have no group to share the fit in.
+    """
+    job = joblib.parallel.get_active_backend()[0].nesting_level
+    if job and (there_are_others() or os.environ.get("WORLD_SIZE", "1") != "1"):
+        raise ValueError(
+            "n_jobs starts threads or processes of its own, which cannot share a fit with others; use n_jobs=None with "
+            "data_parallel=True."
+        )
 
 
 def alone():
