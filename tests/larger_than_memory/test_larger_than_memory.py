@@ -145,7 +145,7 @@ def test_a_map_of_any_kind_is_fitted_as_the_array_is(mapped, monkeypatch, kind):
 
 
 def test_mapped_clicks_of_any_kind_are_fitted_as_those_in_memory(mapped, monkeypatch):
-    monkeypatch.setattr(_block_sizes, "_LEAST_BYTES", 2**10)
+    monkeypatch.setattr(_block_sizes, "_LEAST_BYTES", 2**8)
     monkeypatch.setattr(weights, "_FEW_CELLS", 2**10)
     C = clicks()[:200, :50]
     twice = np.repeat(C.data / 2, 2), np.repeat(C.indices, 2), 2 * C.indptr
