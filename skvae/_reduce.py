@@ -12,10 +12,12 @@ well: an error of one process is then raised on all.
 import contextlib
 import functools
 import operator
+import os
 import traceback
 from contextvars import ContextVar
 from zlib import crc32
 
+import joblib
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -74,10 +76,6 @@ class Processes:
         self._together(dist.gather_object, own, heard if self.rank == 0 else None)
         return heard
 
-    def add(self, tensor):
-        """Add up a contiguous tensor on the CPU over the processes, in place."""
-        self._together(dist.all_reduce, tensor)
-
     def _together(self, collective, *arguments, **settings):
         try:
             collective(*arguments, group=self.group, **settings)
@@ -107,11 +105,30 @@ class Processes:
         for each in (error, error.__cause__):
             traceback.clear_frames(getattr(each, "__traceback__", None))
 
+    def sums(self, tensors):
+        """Add up tensors over the processes, those of one dtype in one message; None stays None.
+
+        Returns
+        -------
+        sums : list of Tensor or None
+            Where the tensors lie, which are left as they are.
+        """
+        found = list(tensors)
+        for dtype in dict.fromkeys(tensor.dtype for tensor in found if tensor is not None):
+            places = [place for place, tensor in enumerate(found) if tensor is not None and tensor.dtype == dtype]
+            flat = torch.cat([found[place].detach().reshape(-1) for place in places])
+            total = flat.cpu()
+            self._together(dist.all_reduce, total)
+            parts = total.to(flat.device).split([found[place].numel() for place in places])
+            for place, part in zip(places, parts, strict=True):
+                found[place] = part.view(found[place].shape)
+        return found
+
     # Messages of an algorithm's own, also in a block that sums nothing. All have the same shapes for them.
-    def add_in_step(self, tensor):
-        """Add up a contiguous tensor on the CPU over the processes, in place, once all are well."""
+    def sums_in_step(self, *tensors):
+        """Add up tensors over the processes, as `sums` does, once all are well."""
         self.meet(_WELL)
-        self.add(tensor)
+        return self.sums(tensors)
 
     def largest_in_step(self, tensor):
         """Put the largest of all processes' values into each cell of a contiguous tensor on the CPU."""
@@ -170,7 +187,10 @@ def shared(data_parallel=True):
 
     An error on the way is raised on all processes.
     """
-    if not data_parallel or _by_itself.get() or not there_are_others():
+    wanted = data_parallel and not _by_itself.get()
+    if wanted:
+        _refuse_jobs()
+    if not wanted or not there_are_others():
         with _set(_fit, None), _set(_rows, None):
             yield
         return
@@ -195,6 +215,19 @@ def shared(data_parallel=True):
         raise
     finally:
         processes.group = None  # what outlives the fit, such as a traceback, must not keep the connections open
+
+
+def _refuse_jobs():
+    """Complain of a fit in a job of joblib's beside the processes of torch.distributed.
+
+    Threads of one process would take each other's messages for their own. Processes have no group to share the fit in.
+    """
+    job = joblib.parallel.get_active_backend()[0].nesting_level
+    if job and (there_are_others() or os.environ.get("WORLD_SIZE", "1") != "1"):
+        raise ValueError(
+            "n_jobs starts threads or processes of its own, which cannot share a fit with others; use n_jobs=None with "
+            "data_parallel=True."
+        )
 
 
 def alone():
@@ -262,7 +295,7 @@ def total(sums):
     tensors = [] if sums is None else [_as_tensor(each) for each in sums]
     shapes = str([None if each is None else (each.dtype, each.shape) for each in tensors])
     if processes.meet(_WELL, crc32(shapes.encode()) if sums is not None else -1 - processes.rank):
-        tensors = _added_in_one(processes, tensors)
+        tensors = processes.sums(tensors)
         odd = [place for place, tensor in enumerate(tensors) if tensor is None]
         found = [None if tensor is None else _placed_like(tensor, own) for tensor, own in zip(tensors, sums)]
         for place, each in zip(odd, _added(processes.objects([sums[place] for place in odd]) if odd else [])):
@@ -270,18 +303,6 @@ def total(sums):
         return _made_like(sums, found)
     added = _added([each for each in processes.objects(_on_cpu(sums)) if each is not None])
     return added if sums is None else _made_like(added, map(_placed_like, added, sums))
-
-
-def _added_in_one(processes, tensors):
-    """Add up tensors over the processes, those of one dtype in one message; None stays None."""
-    tensors = list(tensors)
-    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors if tensor is not None):
-        places = [place for place, tensor in enumerate(tensors) if tensor is not None and tensor.dtype == dtype]
-        flat = torch.cat([tensors[place].reshape(-1) for place in places])
-        processes.add(flat)
-        for place, part in zip(places, flat.split([tensors[place].numel() for place in places]), strict=True):
-            tensors[place] = part.view(tensors[place].shape)
-    return tensors
 
 
 def summed(tensor):
@@ -296,18 +317,11 @@ class _Summed(torch.autograd.Function):
     @staticmethod
     def forward(ctx, tensor, processes):
         ctx.processes = processes
-        return _of_step(processes, tensor)
+        return processes.sums_in_step(tensor)[0]
 
     @staticmethod
     def backward(ctx, of_sum):
-        return _of_step(ctx.processes, of_sum), None
-
-
-def _of_step(processes, tensor):
-    """The sum of a tensor of one shape over the processes; torch may ask for it in another thread."""
-    total = tensor.detach().to("cpu", copy=True).contiguous()
-    processes.add_in_step(total)
-    return total.to(tensor.device)
+        return ctx.processes.sums_in_step(of_sum)[0], None  # torch may ask for it in another thread
 
 
 def _added(parts):
@@ -408,9 +422,9 @@ def own_of(parts):
 
 
 def _as_tensor(value):
-    """A copy on the CPU of what adds like a tensor; None of other things."""
+    """A tensor on the CPU of what adds like one; None of other things."""
     if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True).contiguous()
+        return value.detach().cpu()
     if isinstance(value, np.ndarray | np.number | int | float):
         return torch.from_numpy(np.array(value))
     return None

@@ -45,13 +45,6 @@ class Split:
         self.ends = np.arange(processes.size + 1, dtype=np.int64) * n_columns // processes.size
         self.own = slice(*self.ends[processes.rank : processes.rank + 2].tolist())
 
-    def add(self, *tensors):
-        """Return the sums of tensors of one dtype over the processes, in one message."""
-        flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors]).cpu()
-        self.processes.add_in_step(flat)
-        parts = flat.to(tensors[0].device).split([tensor.numel() for tensor in tensors])
-        return tuple(part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True))
-
     def largest(self, tensor):
         """Return the maxima of a tensor over the processes."""
         found = tensor.detach().to("cpu", copy=True)
@@ -204,7 +197,7 @@ class SplitRows(Rows):
 
     def joined(self, own):
         """Return the sum of a Tensor over the processes."""
-        return self.split.add(own)[0]
+        return self.split.processes.sums_in_step(own)[0]
 
 
 class SplitBatch(Batch):
@@ -261,7 +254,7 @@ class _Joined(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, split, *own):
-        return split.add(*own)
+        return tuple(split.processes.sums_in_step(*own))
 
     @staticmethod
     @once_differentiable
@@ -280,4 +273,4 @@ class _Spread(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, upstream):
-        return ctx.split.add(upstream)[0], None
+        return ctx.split.processes.sums_in_step(upstream)[0], None

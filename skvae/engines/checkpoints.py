@@ -82,14 +82,25 @@ class Journal:
         self.states[place] = state
         due, asked = self._heard_of_all()
         if due or asked:
-            began = time.monotonic()
-            self.write({key: each() if callable(each) else each for key, each in self.states.items()}, self.seeds)
-            ended = time.monotonic()
-            self.due = ended + (max(self.interval, (ended - began) / _WRITING) if self.interval else 0)
+            self._write()
         if asked and self.raises:
             raise KeyboardInterrupt
         self.stopped = asked
         return asked
+
+    def ended(self):
+        """Hear that the fit is done; return True if the user has asked for its end since the last safe point."""
+        late = not self.stopped and self._heard_of_all()[1]
+        if late and self.raises:
+            self._write()
+            raise KeyboardInterrupt
+        return late
+
+    def _write(self):
+        began = time.monotonic()
+        self.write({key: each() if callable(each) else each for key, each in self.states.items()}, self.seeds)
+        ended = time.monotonic()
+        self.due = ended + (max(self.interval, (ended - began) / _WRITING) if self.interval else 0)
 
     def _heard_of_all(self):
         """Whether the first process finds it time to write, and whether any is asked for the end."""

@@ -91,9 +91,16 @@ class Estimator(CallbackSupportMixin, BaseEstimator):
         return clone
 
     def _validate_params(self):
-        """Check the parameters as scikit-learn does, before a fit; a wrong one of one process is told to all."""
-        with self._shared():
+        """Check the parameters as scikit-learn does, before a fit; a wrong one of one process is told to all.
+
+        The others hear of it at the first step of their fits: nothing is shared where all is well, since scikit-learn
+        does not come here before a `partial_fit` of an estimator that is fitted.
+        """
+        try:
             super()._validate_params()
+        except Exception:
+            with self._shared():
+                raise
 
     def _shared(self):
         """A block whose sums are those over all processes, if `data_parallel` says so."""

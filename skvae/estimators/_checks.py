@@ -67,10 +67,15 @@ def agree_in_columns(estimator, checked):
 
 
 def agree_in_state(estimator, *attributes):
-    """Refuse a shared fit that is to go on from fits which differ: of these attributes, a hash must be the same."""
+    """Refuse a shared fit that is to go on from fits which differ, or that some processes do not have.
+
+    Of these attributes, a hash must be the same. Call it before anything else that depends on the earlier fit.
+    """
     if _reduce.is_shared():
-        state = hash_of_state([getattr(estimator, name, None) for name in attributes])
-        _reduce.agree(**{f"the earlier fit (by a hash of {', '.join(attributes)})": state})
+        state = [getattr(estimator, name, None) for name in attributes]
+        unfitted = all(value is None for value in state)
+        said = "none, since it is not fitted," if unfitted else hash_of_state(state)
+        _reduce.agree(**{f"the earlier fit (by a hash of {', '.join(attributes)})": said})
 
 
 def column_names(estimator):

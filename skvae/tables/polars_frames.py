@@ -48,7 +48,7 @@ def _numpy_dtype(dtype):
 def cells_of(frame, j):
     """Give the cells of a column as floats, integers, Booleans or objects, and which of them are missing."""
     series = frame.to_series(j)
-    missing, kind = np.array(series.is_null().to_numpy(), dtype=bool), numpy_dtypes(frame)[j].kind
+    missing, kind = np.array(series.is_null().to_numpy(), dtype=bool), _numpy_dtype(series.dtype).kind
     if kind == "f":
         cells = series.to_numpy()  # NaN for a null
         return cells, missing | np.isnan(cells)
@@ -67,7 +67,7 @@ def filled(frame, missing, cells):
     """Copy a frame, with `cells(j, rows, dtype)` in the missing cells of column j: in the rows of a mask."""
     columns = []
     for j in np.flatnonzero(missing.any(axis=0)):
-        series, rows, dtype = frame.to_series(j), missing[:, j], numpy_dtypes(frame)[j]
+        series, rows, dtype = frame.to_series(j), missing[:, j], _numpy_dtype(frame.dtypes[j])
         column = np.array(series.to_numpy()) if dtype.kind == "f" else _objects(series)
         column[rows] = cells(j, rows, dtype)
         known = None if str(series.dtype) == "Null" else series.dtype  # None in every row: of no type

@@ -27,12 +27,9 @@ def informative_users(X, weight, likelihood):
 
 def initial_params(model, X, weight, noise, device, dtype):
     """Random weights, with the decoder's biases at the marginal maximum of the likelihood; of this dtype."""
-    parts = row_slices(X) if is_mapped(X) else [slice(None)]
-    total = count = 0
-    for part in parts:
-        of_items, n_of_items = _sums_of_items(
-            X if len(parts) == 1 else X[part], None if weight is None else weight[part]
-        )
+    mapped, total, count = is_mapped(X), 0, 0
+    for part in row_slices(X) if mapped else [slice(None)]:
+        of_items, n_of_items = _sums_of_items(X[part] if mapped else X, None if weight is None else weight[part])
         total, count = total + of_items, count + n_of_items
     total, count, n = _reduce.total((total, count, X.shape[0]))
     mean, share = (torch.from_numpy(sums).to(dtype) / n for sums in (total, count))

@@ -1,5 +1,6 @@
 """A file that is not whole, not ours, or of another fit is refused, and stays as it is."""
 
+import datetime
 import errno
 import io
 import json
@@ -239,6 +240,48 @@ def test_rows_are_described_alike_wherever_they_are(tmp_path):
         assert described(other) != described(changed)
     assert said([np.zeros(2000)]) != said([np.eye(1, 2000, 1000)[0]])
     assert said(lambda x: x) == said(lambda x: x) and " at 0x" not in said(object())
+
+
+def test_equal_frames_are_described_alike_however_they_were_put_together():
+    import pandas as pd
+    import polars as pl
+
+    frame = pd.DataFrame(
+        {
+            "x": np.random.default_rng(0).normal(size=6),
+            "word": list("abcabc"),
+            "y": np.arange(6.0),
+            "level": pd.Categorical(list("uvuvuv"), categories=list("uvw")),
+            "gaps": pd.array([1, None, 3, 4, 5, 6], dtype="Int64"),
+            "yes": [True, None, False, True, False, None],
+            "day": pd.date_range("2020-01-01", periods=6),
+            "date": [datetime.date(2020, 1, int("1")) for _ in range(6)],
+        }
+    )
+    numbers = frame[["x", "y"]]
+    for one in (frame, numbers):
+        halves = pd.concat([one.iloc[:3], one.iloc[3:]])
+        for other in (one.copy(), pd.DataFrame({name: one[name] for name in one}), halves, one.reset_index(drop=True)):
+            assert other.equals(one) and described(other) == described(one)
+    changes = {
+        "cell": frame.assign(word=list("abcabd")),
+        "sum of cells": frame.assign(x=frame["x"][::-1].to_numpy()),
+        "missing": frame.assign(gaps=frame["gaps"].fillna(2)),
+        "another missing": frame.assign(yes=[True, None, False, True, None, False]),
+        "1 for True": frame.assign(yes=[1, None, False, True, False, None]),
+        "levels": frame.assign(level=frame["level"].cat.remove_unused_categories()),
+        "order of levels": frame.assign(level=frame["level"].cat.reorder_categories(list("wuv"))),
+        "ordered": frame.assign(level=frame["level"].cat.as_ordered()),
+        "dtype": frame.assign(y=frame["y"].astype("f4")),
+        "words for levels": frame.assign(level=frame["level"].astype(str)),
+        "name": frame.rename(columns={"x": "z"}),
+        "columns": frame[[*frame.columns[1:], "x"]],
+        "rows": frame[::-1],
+    }
+    assert [name for name, other in changes.items() if described(other) == described(frame)] == []
+    plain = pl.DataFrame({"x": [1.0, None, 3.0], "level": pl.Series(["u", "v", None], dtype=pl.Enum(["u", "v"]))})
+    assert described(plain) == described(pl.concat([plain[:1], plain[1:]])) != described(plain[::-1])
+    assert described(plain) != described(plain.with_columns(pl.col("level").cast(pl.Enum(["u", "v", "w"]))))
 
 
 def test_functions_are_described_by_what_they_do():

@@ -5,9 +5,20 @@ import threading
 
 import pytest
 from sklearn.base import clone
-from test_resuming import SMALL, assert_same, table
+from test_resuming import CLICKS, SMALL, assert_same, table
 
-from skvae import AutoencoderTransformer, Checkpoint, GaussianMixtureEM, VAETransformer
+from skvae import (
+    AutoencoderTransformer,
+    Checkpoint,
+    FactorAnalysisEM,
+    GaussianMixtureEM,
+    KMeansLite,
+    MultVAERecommender,
+    ProbabilisticPCA,
+    VAETransformer,
+)
+from skvae.engines import checkpoints
+from skvae.estimators._base import Estimator
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -84,6 +95,57 @@ def test_it_stops_with_what_was_found_so_far(case, tmp_path, monkeypatch):
     assert model.score(table()) < whole.score(table()) + 1e-9
     assert_same(goes_on(model, monkeypatch), whole)
     assert not path.exists()
+
+
+LATE = [
+    (KMeansLite(3, max_iter=3, random_state=0), table()),
+    (FactorAnalysisEM(1), table()),
+    (ProbabilisticPCA(1), table()),  # has no iteration
+    (VAETransformer(1, **SMALL), table()),
+    (MultVAERecommender(3, max_iter=2, early_stopping=True, random_state=0), CLICKS),
+]
+
+
+@pytest.mark.parametrize(("estimator", "X"), LATE, ids=lambda each: type(each).__name__)
+@pytest.mark.parametrize("on_interrupt", ["raise", "stop"])
+def test_one_that_comes_after_the_last_safe_point_is_not_lost(estimator, X, on_interrupt, tmp_path, monkeypatch):
+    reached, points = checkpoints.Journal.reached, []
+    press_after = 0
+
+    def counted(journal, place, state):
+        end = reached(journal, place, state)
+        points.append(place)
+        if len(points) == press_after:
+            signal.raise_signal(signal.SIGINT)
+        return end
+
+    monkeypatch.setattr(checkpoints.Journal, "reached", counted)
+    path = tmp_path / "fit.npz"
+    model = type(estimator)(**estimator.get_params()).set_params(checkpoint=Checkpoint(path, 60, on_interrupt))
+    whole, press_after = clone(model).fit(X), len(points)
+    points.clear()
+    with monkeypatch.context() as patch:
+        if not press_after:
+            patch.setattr(Estimator, "_set", pressed_first(Estimator._set))
+        if on_interrupt == "raise":
+            with pytest.raises(KeyboardInterrupt):
+                model.fit(X)
+            assert not hasattr(model, "device_") and path.exists() == bool(press_after)
+        else:
+            with pytest.warns(UserWarning, match="Ctrl-C came after the last iteration of .*: the fit is whole"):
+                model.fit(X)
+            assert_same(model, whole)
+            assert not path.exists()
+    assert_same(model.fit(X), whole)
+    assert not path.exists()
+
+
+def pressed_first(function):
+    def pressing(*arguments, **others):
+        signal.raise_signal(signal.SIGINT)
+        return function(*arguments, **others)
+
+    return pressing
 
 
 @pytest.mark.parametrize("on_interrupt", ["raise", "stop"])

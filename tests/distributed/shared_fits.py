@@ -17,12 +17,14 @@ import warnings
 from pathlib import Path
 from unittest import mock
 
+import joblib
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 import torch.distributed as dist
 from shared_tables import errors_of_networks, networks_go_on, networks_of_tables
 from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
@@ -40,6 +42,7 @@ from skvae import (
     PopularityRecommender,
     ProbabilisticPCA,
     RecVAERecommender,
+    VAETransformer,
     VariationalFactorAnalysis,
     VariationalGaussianMixture,
     VotingRecommender,
@@ -50,6 +53,7 @@ from skvae.datasets import make_interactions
 from skvae.engines import checkpoints
 from skvae.estimators.clustering import _lloyd
 from skvae.estimators.mixtures import _starts
+from skvae.model_selection import StackedGridSearchCV
 from skvae.tables import weights
 from skvae.training import defaults
 
@@ -84,6 +88,7 @@ def cases():
     yield "variational factor analysis", VariationalFactorAnalysis(), X, factors, False
     yield "k-means", KMeansLite(5, **seeded), X, clusters, True
     yield "k-means, of a sample", KMeansLite(5, **seeded), many, clusters, False
+    yield "k-means, many rows and clusters", KMeansLite(40, max_iter=5, **seeded), many, clusters, True
     yield "k-means, random", KMeansLite(5, init="random", n_init=2, max_iter=20, **seeded), X, clusters, True
     yield "k-means||", KMeansLite(5, init="k-means||", **seeded), X, clusters, False
     yield "k-means, given", KMeansLite(3, init=X[:3]), X, clusters, False
@@ -361,7 +366,6 @@ def errors(rank, size, folder):
         "seeds": clone(estimator).set_params(random_state=None).fit(X[own]).means_.tolist(),
         "after": clone(estimator).fit(X[own]).means_.tolist(),
     }
-    new = KMeansLite(3, random_state=0)
     clicks = abs(np.round(X[own, :4]))
     network = MultVAERecommender(2, max_iter=1, random_state=rank).fit(clicks).set_params(random_state=0)
     names = [f"{'ab'[rank]}{j}" for j in range(X.shape[1])]
@@ -369,7 +373,6 @@ def errors(rank, size, folder):
         "parameter": error_of(GaussianMixtureEM(2, tol=[1e-3, -1][rank], data_parallel=True).fit, X[own]),
         "names": error_of(estimator.fit, pd.DataFrame(X[own], columns=names)),
         "layout": error_of(KMeansLite(3, data_parallel=True).fit, [X[own], sp.csr_array(X[own])][rank]),
-        "state": error_of([new, clone(new).fit(X[own])][rank].set_params(data_parallel=True).partial_fit, X[own]),
         "items": error_of(EASERecommender(data_parallel=True).fit, pd.DataFrame(abs(X[own]), columns=names)),
         "other counts": error_of(
             PopularityRecommender().fit(abs(X[own])).set_params(data_parallel=True).partial_fit, abs(X[own])
@@ -382,9 +385,34 @@ def errors(rank, size, folder):
         "after all": clone(estimator).fit(X[own]).means_.tolist(),
     }
     found |= {"networks": errors_of_networks(X[own], rank, error_of)}
+    found |= {"unfitted": {}, "search": searches(X, own)}
+    seeded = {"max_iter": 1, "random_state": 0}
+    tables = KMeansLite(3, **seeded), GaussianMixtureEM(2, random_state=0), FactorAnalysisEM(2)
+    networks = AutoencoderTransformer(2, **seeded), MultVAERecommender(2, **seeded)
+    for new in (*tables, *networks, EASERecommender(), PopularityRecommender()):
+        one = [new, clone(new).fit(clicks)][rank].set_params(data_parallel=True)
+        found["unfitted"][type(new).__name__] = [error_of(one.partial_fit, clicks), error_of(one.score, clicks)]
     found["timeout"] = _reduce._timeout_of(next(iter(_reduce._own_groups.values()))).total_seconds()
     if rank == 0:  # who does not ask for a shared fit has none, whatever the others do
         found["alone"] = GaussianMixtureEM(2, random_state=0).fit(X[own]).n_samples_seen_
+    return found
+
+
+def searches(X, own):
+    """Gaps of a search of all processes to one with the same folds of all rows, and what one with jobs is told."""
+    vae = VAETransformer(2, max_iter=1, early_stopping=False, precision="float64", random_state=0)
+    grid, n = {"learning_rate": [1e-3, 1e-2]}, len(X) // 2
+    folds = [[np.concatenate([part, part + n]) for part in fold] for fold in KFold(2).split(X[:n])]
+    alone = StackedGridSearchCV(vae, grid, cv=folds).fit(X)
+    shared = clone(vae).set_params(data_parallel=True)
+    found = {}
+    for kind in (StackedGridSearchCV, GridSearchCV):
+        search = kind(shared, grid, cv=2).fit(X[own])
+        pairs = [[each.cv_results_["mean_test_score"] for each in (search, alone)]]
+        pairs.append([each.best_estimator_.lower_bounds_ for each in (search, alone)])
+        found[kind.__name__] = max(_gap(*pair) for pair in pairs)
+        with joblib.parallel_config("threading"):
+            found[f"{kind.__name__} in threads"] = error_of(kind(shared, grid, cv=2, n_jobs=2).fit, X[own])
     return found
 
 
@@ -413,6 +441,7 @@ if __name__ == "__main__":
             Path(folder, f"{rank}.txt").write_text(importlib.import_module("doc_blocks").output_of("train.py"))
     # What counts as few rows is less here, so that small tables take the way of large ones.
     weights._FEW_CELLS = 4096
+    _lloyd.MOST_CELLS = 12_000  # 2,000 rows of the tables of K-means
     _starts._SEEDING_ROWS, _lloyd._FEWEST_SAMPLED, _lloyd._SAMPLED_A_CLUSTER = 1500, 300, 20
     _block_sizes._WHOLE_CELLS["cpu"], _block_sizes._CELLS_OF_A_BLOCK["cpu"] = 2000, 1
     _split._SENT_AT_ONCE = 500

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
 
@@ -92,7 +93,14 @@ def test_a_dead_process_and_mistakes_of_one_are_told_to_all_and_the_fit_goes_on(
         assert "feature_names, but process 0 has ['a0', " in each["items"]
         assert "must agree in the earlier fit (by a hash of popularity_, last_time_)" in each["other counts"]
         assert "the earlier fit (by a hash of parameters_" in each["other network"]
-        assert "process [1] has not. All must call the same methods" in each["state"]
+        for name, (partial_fit, score) in each["unfitted"].items():
+            assert partial_fit.startswith("ValueError"), (name, partial_fit)
+            assert "process 0 has none, since it is not fitted, and process 1 has" in partial_fit, (name, partial_fit)
+            assert f"This {name} instance is not fitted yet" in score, (name, score)
+        assert len(each["unfitted"]) == 7
+        for kind in ("StackedGridSearchCV", "GridSearchCV"):
+            assert each["search"][kind] < 1e-10
+            assert "use n_jobs=None with data_parallel=True" in each["search"][f"{kind} in threads"]
         of_networks = each["networks"]
         assert "agree in weights, but process 0 has no sample_weight" in of_networks["score"]
         assert "agree in weights, but process 0 has no sample_weight" in of_networks["score of k-means"]
@@ -135,3 +143,16 @@ def test_without_other_processes_nothing_changes(estimator):
     alone = estimator.fit(X).score(X)
     assert estimator.set_params(data_parallel=True).fit(X).score(X) == alone
     assert not _reduce.is_shared() and _reduce.is_first()
+
+
+def test_a_worker_of_a_process_that_could_share_a_fit_refuses_to_fit_to_its_rows_alone(monkeypatch):
+    X, mixture = np.random.default_rng(0).normal(size=(20, 2)), GaussianMixtureEM(data_parallel=True)
+
+    def in_a_worker():
+        return joblib.Parallel(n_jobs=2, backend="threading")(joblib.delayed(mixture.fit)(X) for _ in range(1))
+
+    assert in_a_worker() == [mixture]
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as of torchrun, in whose processes and all that they start
+    assert mixture.fit(X) is mixture
+    with pytest.raises(ValueError, match="use n_jobs=None with data_parallel=True"):
+        in_a_worker()

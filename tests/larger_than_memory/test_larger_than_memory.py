@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from sklearn.base import clone
 
 from skvae import FactorAnalysisEM, GaussianMixtureEM, KMeansLite, MultVAERecommender, VAETransformer
 from skvae._tensors import _block_sizes, is_mapped
 from skvae.datasets import make_interactions
+from skvae.estimators.clustering import _lloyd
+from skvae.tables import weights
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -86,6 +89,16 @@ def test_a_map_of_a_table_is_fitted_as_the_array_is(mapped, model, names):
     assert close(again, answer, 1e-4)
 
 
+@pytest.mark.parametrize("n_kept", [1000, 300])  # a sample of all that is allowed; too few rows a cluster for one
+def test_the_initial_centres_are_those_of_the_array_where_not_all_rows_may_be_kept(mapped, monkeypatch, n_kept):
+    monkeypatch.setattr(_lloyd, "_FEWEST_SAMPLED", 200)
+    monkeypatch.setattr(_lloyd, "_SAMPLED_A_CLUSTER", 200)
+    for X, n_columns in ((rows(), 25), (clicks(), clicks().nnz // 1500)):
+        monkeypatch.setattr(_lloyd, "MOST_CELLS", n_kept * n_columns)
+        a, b = (KMeansLite(3, max_iter=1, random_state=0).fit(each) for each in (X, mapped(X)))
+        assert close(b.cluster_centers_, a.cluster_centers_) and np.array_equal(a.labels_, b.labels_)
+
+
 @pytest.mark.parametrize("early_stopping", [True, False])
 def test_mapped_clicks_are_fitted_as_those_in_memory(mapped, early_stopping):
     C = clicks()
@@ -98,6 +111,59 @@ def test_mapped_clicks_are_fitted_as_those_in_memory(mapped, early_stopping):
     assert np.mean(model.recommend(M)[0] == ids) > 0.99
     a, b = (KMeansLite(3, **FEW).fit(each) for each in (C, M))
     assert close(b.cluster_centers_, a.cluster_centers_)
+
+
+KINDS = {
+    "float64": lambda X, as_map: as_map(X),
+    "big-endian": lambda X, as_map: as_map(X.astype(">f8")),
+    "float16": lambda X, as_map: as_map(X.astype(np.float16)),
+    "integers": lambda X, as_map: as_map(np.round(X).astype(">i4")),
+    "Booleans": lambda X, as_map: as_map(X > 5),
+    "by column": lambda X, as_map: as_map(np.asfortranarray(X)),
+    "transposed": lambda X, as_map: as_map(np.ascontiguousarray(X.T)).T,
+    "later rows": lambda X, as_map: as_map(X)[10:],
+    "every other row": lambda X, as_map: as_map(X)[::2],
+    "backwards": lambda X, as_map: as_map(X)[::-1],
+    "some columns": lambda X, as_map: as_map(X)[:, 1:6],
+    "one column": lambda X, as_map: as_map(X[:, :1]),
+    "no rows": lambda X, as_map: as_map(X)[:0],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_map_of_any_kind_is_fitted_as_the_array_is(mapped, monkeypatch, kind):
+    monkeypatch.setattr(_block_sizes, "_LEAST_BYTES", 2**10)
+    monkeypatch.setattr(weights, "_FEW_CELLS", 2**10)
+    M = KINDS[kind](rows(np.float64)[:900, :8], mapped)
+    for model in (KMeansLite(2, **FEW), FactorAnalysisEM(1, max_iter=3), GaussianMixtureEM(2, **FEW)):
+        if kind == "no rows":
+            with pytest.raises(ValueError, match=r"Found array with 0 sample\(s\)"):
+                model.fit(M)
+            continue
+        a, b = (clone(model).fit(each).score(each) for each in (np.array(M), M))
+        assert close(b, a)
+
+
+def test_mapped_clicks_of_any_kind_are_fitted_as_those_in_memory(mapped, monkeypatch):
+    monkeypatch.setattr(_block_sizes, "_LEAST_BYTES", 2**8)
+    monkeypatch.setattr(weights, "_FEW_CELLS", 2**10)
+    C = clicks()[:200, :50]
+    twice = np.repeat(C.data / 2, 2), np.repeat(C.indices, 2), 2 * C.indptr
+    backwards = (C.data[::-1], C.indices[::-1], np.append(0, np.diff(C.indptr)[::-1].cumsum()))
+    kinds = [
+        (C.data, C.indices.astype(np.int64), C.indptr.astype(np.int64)),
+        (C.data.astype(np.uint8), C.indices, C.indptr.astype(np.int64)),
+        (np.append(C.data[:-1], 0), C.indices, C.indptr),
+        twice,
+        backwards,
+    ]
+    for number, parts in enumerate(kinds):
+        A = sp.csr_array(tuple(map(np.array, parts)), shape=C.shape)
+        M = sp.csr_array(tuple(mapped(part, f"{number}{i}") for i, part in enumerate(parts)), shape=C.shape)
+        assert is_mapped(M)
+        for model in (KMeansLite(2, **FEW), MultVAERecommender(2, max_iter=1, random_state=0)):
+            a, b = (clone(model).fit(each).score(each) for each in (A, M))
+            assert close(b, a), (number, model)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from skvae import _reduce
 from skvae._compat import CALLBACK_STATE, CALLBACKS
 from skvae._version import __version__
-from skvae.tables.frames import is_frame
+from skvae.tables.frames import all_numbers, cells_of, is_frame
 
 _NO_MATTER = {"checkpoint", "device", "verbose", "verbose_interval", "data_parallel", "copy"}  # to the result
 _BYTES_AT_ONCE = 2**24
@@ -98,16 +98,28 @@ def _of_code(code):
 def described(X):
     """Shape and dtype of rows or weights, and a hash of all that they hold."""
     if sp.issparse(X):
-        parts = [getattr(X, name) for name in ("data", "indices", "indptr", "row", "col") if hasattr(X, name)]
-        key = _hash(parts) if X.format in ("csr", "csc", "coo", "bsr") else joblib.hash(X)
-        return f"{X.format} of {X.dtype} of shape {X.shape} with hash {key}"
+        named = X if X.format in ("csr", "csc", "coo", "bsr") else X.tocsr()
+        parts = [getattr(named, name) for name in ("data", "indices", "indptr", "row", "col") if hasattr(named, name)]
+        return f"{X.format} of {X.dtype} of shape {X.shape} with hash {_hash(parts)}"
     if is_frame(X):
-        return f"a {type(X).__name__} of shape {X.shape} with hash {joblib.hash(X)[:16]}"
+        return f"a {type(X).__name__} of shape {X.shape} with hash {_hash(_parts_of_frame(X))}"
     array = X if isinstance(X, np.ndarray) else np.asarray(X)
     if array.dtype.hasobject and not array.ndim:  # nothing that a fit takes, such as a generator
         return f"a {type(X).__name__}"
-    key = joblib.hash(array)[:16] if array.dtype.hasobject else _hash([array])
-    return f"{array.dtype} of shape {array.shape} with hash {key}"
+    return f"{array.dtype} of shape {array.shape} with hash {_hash([array])}"
+
+
+def _parts_of_frame(frame):
+    """Arrays that say all of a frame but its index, which no fit reads, and how columns lie in memory together."""
+    dtypes = list(frame.dtypes)
+    yield np.array([repr((name, str(dtype))) for name, dtype in zip(frame.columns, dtypes, strict=True)])
+    if all_numbers(frame) and len(set(dtypes)) == 1:
+        yield np.asarray(frame)
+        return
+    for j, dtype in enumerate(dtypes):
+        if hasattr(dtype, "ordered"):  # categories of pandas; the text of a dtype of polars names its own
+            yield np.array([dtype.ordered, *dtype.categories], dtype=object)
+        yield from cells_of(frame, j)
 
 
 def _hash(arrays):
@@ -118,5 +130,11 @@ def _hash(arrays):
         array = np.atleast_1d(array)
         n = max(1, _BYTES_AT_ONCE * len(array) // max(1, array.nbytes))
         for start in range(0, len(array), n):
-            key.update(np.ascontiguousarray(array[start : start + n]).view(np.uint8))
+            some = array[start : start + n]
+            if array.dtype.hasobject:  # of equal cells, some may be one object and some two
+                key.update(
+                    repr([cell.item() if isinstance(cell, np.generic) else cell for cell in some.ravel()]).encode()
+                )
+            else:
+                key.update(np.ascontiguousarray(some).view(np.uint8))
     return key.hexdigest()

@@ -53,6 +53,7 @@ def resumable(estimator, X, given, *, of_a_clone):
     try:
         with keeper.interrupts, checkpoints.kept_in(keeper.journal):
             yield
+            keeper.hear_the_end()
     except checkpoints.UnusableState as error:
         raise ValueError(f"checkpoint={path!r} cannot be gone on from: {error}. {_ADVICE}") from error
     keeper.conclude(type(estimator).__name__)
@@ -64,7 +65,8 @@ class _Keeper:
     def __init__(self, path, facts, settings, states, seeds):
         self.path, self.facts = path, facts
         self.raises = settings.on_interrupt == "raise"
-        self.interrupts = Interrupts(lambda: not self.raises or self.journal.n_running)
+        self.is_done = self.is_late = False
+        self.interrupts = Interrupts(lambda: not self.is_done and (not self.raises or self.journal.n_running))
         self.journal = checkpoints.Journal(
             self._write, settings.interval, lambda: self.interrupts.asked, self.raises, states, seeds
         )
@@ -80,8 +82,15 @@ class _Keeper:
                 RuntimeWarning,
             )
 
+    def hear_the_end(self):
+        """Note that the fit is done: a Ctrl-C that no ascent has answered is answered here, a later one at once."""
+        self.is_done = True
+        self.is_late = self.journal.ended()
+
     def conclude(self, name):
-        """Remove the file of a fit that is done; warn of one that was stopped."""
+        """Remove the file of a fit that is done; warn of one that was stopped, or could not be."""
+        if self.is_late:
+            warn(f"Ctrl-C came after the last iteration of {name}.fit, or it has none: the fit is whole.", UserWarning)
         if self.journal.stopped:
             warn(
                 f"Ctrl-C stopped {name}.fit before it was done; it keeps the best parameters so far. Call fit again "

@@ -103,6 +103,9 @@ class TrainingRun:
         self.weight = np.ones(rows.shape[0]) if weight is None else weight
         self.total = _reduce.count(float(self.weight.sum()))
         self.first, self.n = _reduce.place(rows.shape[0])
+        self.cells_a_row = rows.shape[1]
+        if sp.issparse(rows):
+            self.cells_a_row = max(1, _reduce.count(rows.nnz) // self.n)
         if not sp.issparse(rows):
             refuse_overflow(rows)
         self.dtype = self._working_dtype(rows)
@@ -225,22 +228,27 @@ class TrainingRun:
             found = init(self.X, self.estimator.n_clusters, random_state=random_state)
             return self._placed_centres(self._checked(found))
         n_clusters = self.estimator.n_clusters
-        n_sampled = max(_FEWEST_SAMPLED, _SAMPLED_A_CLUSTER * n_clusters, self.n // 10)
-        too_many = False
-        if self.mapped:  # a tenth of the rows may be more than there is memory for
-            most = max(n_clusters, MOST_CELLS // self.rows.cells_a_row)
-            n_sampled, too_many = min(n_sampled, most), self.n > most
-        if init == "k-means||":
+        if init == "random":
+            return seeding.random_seeds(self.rows, n_clusters, noise)
+        # What is sampled has a size that memory maps and processes have room for, and so does what k-means++ reads.
+        most, enough = max(n_clusters, MOST_CELLS // self.cells_a_row), _SAMPLED_A_CLUSTER * n_clusters
+        n_sampled = max(_FEWEST_SAMPLED, enough, self.n // 10)
+        if init == "k-means++" and self.n >= _WORTH_SAMPLING * n_sampled and enough <= most:
+            return self._centres_of(self._sample(min(n_sampled, most), noise), noise)
+        if init == "k-means||" or self.n > most:
             found = seeding.scalable_seeds(self.rows, n_clusters, noise)
             if found is not None:
                 return found
-        elif init == "k-means++" and (too_many or self.n >= _WORTH_SAMPLING * n_sampled):
-            return self._centres_of_sample(n_sampled, noise)
-        if init == "random":
-            return seeding.random_seeds(self.rows, n_clusters, noise)
-        rows = self._rows_of_all(np.arange(len(self.weight)))  # at most `most` of a memory map
+        rows = self._sample(most, noise)
         with _reduce.alone():
             return seeding.spread_seeds(rows, n_clusters, noise)
+
+    def _sample(self, n, noise):
+        """At most n of the rows of all processes as one batch on the device."""
+        if self.n <= n:
+            return self._rows_of_all(np.arange(len(self.weight)))
+        keys = noise.fold("sample").keys(self.first + np.arange(len(self.weight), dtype=np.int64))
+        return self._rows_of_all(np.sort(_reduce.places_of_least(keys, n)))
 
     def _rows_of_all(self, index):
         """Some rows of this process, and of each of the others those that it names, as one batch on the device."""
@@ -252,15 +260,8 @@ class TrainingRun:
             (sp.vstack if sp.issparse(rows[0]) else np.concatenate)(rows), self.device, np.concatenate(weight)
         )
 
-    def _centres_of_sample(self, n_sampled, noise):
-        """Run K-means on a sample of the rows, where iterations are cheap; return its centres."""
-        keys = noise.fold("sample").keys(self.first + np.arange(len(self.weight), dtype=np.int64))
-        sample = self._rows_of_all(np.sort(_reduce.places_of_least(keys, n_sampled)))
-        with _reduce.alone():
-            return self._centres_of(sample, noise)
-
     def _centres_of(self, sample, noise):
-        """Centres by K-means of a sample, the best of a few restarts."""
+        """Centres by K-means of a sample, where iterations are cheap: the best of a few restarts."""
         n_clusters = self.estimator.n_clusters
 
         def init(number):
@@ -270,8 +271,9 @@ class TrainingRun:
         weight, (few, more) = float(sample.w.sum()), _SAMPLE_ITERATIONS
         compiled = self.compiled or CompiledKMeans.suits(sample, n_clusters)
         model = CompiledKMeans(sample, n_clusters) if compiled else kmeans.KMeans(n_clusters)
-        best = em.ascend(model, [sample], init_params, plan=self._plan(few, weight)).params
-        return em.ascend(model, [sample], [best], plan=self._plan(more, weight)).params.centres
+        with _reduce.alone():
+            best = em.ascend(model, [sample], init_params, plan=self._plan(few, weight)).params
+            return em.ascend(model, [sample], [best], plan=self._plan(more, weight)).params.centres
 
     # ---------------------------------------------------------------------------------------- from and to the estimator
     def _placed_centres(self, centres):

@@ -42,7 +42,9 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
             default="k-means++"
         The initial centres. "k-means++": rows that lie far apart, each the best of 2 + log(K) draws. Large fits take
         them from K-means on a sample: a tenth of the rows, at least 5,000 and 300 a cluster, if that is at most a fifth
-        of all rows. There, the best of three k-means++ draws after a few iterations goes on.
+        of all rows. There, the best of three k-means++ draws after a few iterations goes on. The sample has at most
+        2**25 cells. Where 300 rows a cluster are more than that, or more than a fifth, tables of more cells take
+        "k-means||".
         "k-means||": rows that lie far apart, drawn many at a time; for many clusters. "random": rows drawn by weight.
         A callable is given X, `n_clusters` and `random_state`, and returns centres.
     n_init : int or "auto", default="auto"
@@ -260,11 +262,11 @@ class KMeansLite(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
             If the first call has too few rows, or `n_clusters` is no longer the number of the centres.
         """
         with self._unchanged_on_error(), one_blas_thread(), explain_out_of_memory("use device='cpu'"):
+            agree_in_state(self, "cluster_centers_", "_weights", "n_iter_")
             fitted = hasattr(self, "cluster_centers_")
             continuation = Continuation.PARTIAL_FIT if fitted else Continuation.FRESH
             X = self._check_X(X, reset=not continuation.continues)
             if continuation.continues:
-                agree_in_state(self, "cluster_centers_", "_weights", "n_iter_")
                 refuse_another_number(self, "clusters", len(self.cluster_centers_))
                 X = X.astype(self.cluster_centers_.dtype, copy=False)
                 centres, weights, n_iter = self.cluster_centers_, self._weights, self.n_iter_

@@ -178,12 +178,11 @@ class LinearGaussian(LikelihoodScoreMixin, ClassNamePrefixFeaturesOutMixin, Tran
             rows than columns.
         """
         with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
+            agree_in_state(self, "components_", "_sufficient_statistics")
             continuation = Continuation.PARTIAL_FIT if hasattr(self, "components_") else Continuation.FRESH
             checked = validated(self, X, reset=not continuation.continues)
             _check_n_components(self, checked.shape[1])
             device = resolve_device(self.device)
-            if continuation.continues:
-                agree_in_state(self, "components_", "_sufficient_statistics")
             before = self._sufficient_statistics if continuation.continues else None
             if any_nan(checked):
                 raise ValueError(

@@ -178,6 +178,7 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
         Cappe and Moulines, *On-line expectation-maximization algorithm for latent data models*, JRSS B 71(3), 2009.
         """
         with self._unchanged_on_error(), explain_out_of_memory("lower batch_size"):
+            agree_in_state(self, *self._state)
             if not hasattr(self, "converged_"):
                 with warnings.catch_warnings():  # to converge on the first part of the rows would mean little
                     warnings.simplefilter("ignore", ConvergenceWarning)
@@ -273,7 +274,6 @@ class BaseMixture(MixtureContract, LikelihoodScoreMixin, DensityMixin, Estimator
 
     def _stepped(self, X, sample_weight):
         """Take one step of stepwise EM with the rows of X; returns the fitted attributes."""
-        agree_in_state(self, *self._state)
         refuse_another_number(self, "components", len(self.weights_))
         learnt, device = self._learnt(), resolve_device(self.device)
         coded = self._coded(self._validated(X, reset=False), learnt)

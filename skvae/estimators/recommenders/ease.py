@@ -149,14 +149,13 @@ class EASERecommender(RecommenderMixin, Estimator):
             The estimator, fitted.
         """
         with self._unchanged_on_error():
+            agree_in_state(self, "_item_gram", "_popularity", "l2_", "n_samples_seen_")
             if new_items is not None:
                 self._take_in(new_items)
             return self._fit(X, sample_weight, fitted=hasattr(self, "item_weights_"))
 
     def _fit(self, X, sample_weight, *, fitted):
         X = self._check_to_fit(X, sample_weight, reset=not fitted)
-        if fitted:
-            agree_in_state(self, "_item_gram", "_popularity", "l2_", "n_samples_seen_")
         X, weight = drop_weightless(X, sample_weight)
         refuse_no_interaction(self, X)
         device = resolve_device(self.device)

@@ -107,14 +107,13 @@ class PopularityRecommender(RecommenderMixin, Estimator):
             The estimator, fitted.
         """
         with self._unchanged_on_error():
+            agree_in_state(self, "popularity_", "last_time_")
             if new_items is not None:
                 self._take_in(new_items)
             return self._fit(X, sample_weight, times, fitted=hasattr(self, "popularity_"))
 
     def _fit(self, X, sample_weight, times, *, fitted):
         X = self._check_to_fit(X, sample_weight, reset=not fitted)
-        if fitted:
-            agree_in_state(self, "popularity_", "last_time_")
         rows, weight = drop_weightless(np.arange(X.shape[0]), sample_weight)
         counted = X.astype(np.float64)[rows]
         self._refuse_unknown_ages(times, fitted)

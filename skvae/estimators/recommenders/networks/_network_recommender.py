@@ -165,9 +165,9 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
 
     def _prepare(self, X, continuation, sample_weight=None, X_val=None):
         fitted = self._goes_on(continuation)
-        X = self._check_training_X(X, sample_weight, reset=not fitted)
-        if fitted:
+        if continuation.continues:
             agree_in_state(self, "parameters_", "_optimizer_state", "n_iter_", "n_samples_seen_")
+        X = self._check_training_X(X, sample_weight, reset=not fitted)
         _reduce.agree(X_val="no X_val" if X_val is None else "X_val")
         for text in advice(self, X):
             warn(text, UserWarning)
