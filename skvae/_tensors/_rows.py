@@ -301,10 +301,6 @@ class Batch(_Entries):
         """The largest value of each row, 0 for a row without entries, of shape (n_rows,)."""
         return torch.segment_reduce(self.value, "max", lengths=self.count, unsafe=True, initial=0)
 
-    def zero_if_empty(self, h):
-        """Return h (n_rows, n), times 0 for the rows of x without entries; where there are some, they are positive."""
-        return h * self.top.sign().unsqueeze(1)
-
     def linear(self, weight, bias):
         """Return x @ weight + bias, reading only the rows of `weight` (n_columns, n_out) that x stores."""
         return _SparseLinear.apply(weight, bias, self) if torch.is_grad_enabled() else self._linear(weight, bias)
