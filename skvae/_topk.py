@@ -34,11 +34,11 @@ def top_k(scores, k, amax=np.max):
         return _sort_rows(scores, k)
     depth = scores.shape[1] // n_groups
     maxima = amax(scores[:, : depth * n_groups].reshape(len(scores), depth, n_groups), 1)
-    bound = np.partition(maxima, n_groups - k, axis=1)[:, n_groups - k, None]
+    maxima.partition(n_groups - k, axis=1)
+    candidate = scores >= maxima[:, n_groups - k, None]
     if len(scores) == 1:
-        column = np.flatnonzero(scores[0] >= bound[0])
+        column = candidate[0].nonzero()[0]
         return column[_sort_rows(scores[:, column], k)]
-    candidate = scores >= bound
     if np.count_nonzero(candidate) <= _CROWDED * k * len(scores):
         return _sort_candidates(scores, candidate, k)
     crowded = np.count_nonzero(candidate, axis=1) > _CROWDED * k  # many ties, as in a row of zeros
@@ -80,4 +80,4 @@ def _descending(value):
 
 
 def _sort_rows(scores, k):
-    return np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return (-scores).argsort(axis=1, kind="stable")[:, :k]

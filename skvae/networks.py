@@ -175,15 +175,15 @@ class _Chain(torch.autograd.Function):
             if ctx.activations[i] is not None:
                 of_h = _DERIVATIVES[ctx.activations[i]](of_h, before, after)
             weight, bias = ctx.pairs[2 * i : 2 * i + 2]
-            bias.gradient.add_(of_h.sum(-2))
+            bias.to_add().add_(of_h.sum(-2))
             of_h = products.factor(of_h)
-            products.add_to(weight.gradient, h.mT, of_h)
+            weight.add_product(products, h.mT, of_h)
             if i or goes_back:
                 of_h = products.times(of_h, products.weight(weight.value).mT)
         if len(ctx.pairs) % 2:
             skip = ctx.pairs[-1]
             of_past = upstream[..., : skip.value.shape[-1]]
-            products.add_to(skip.gradient, values[0].mT, of_past)
+            skip.add_product(products, values[0].mT, of_past)
             of_h = of_h + products.times(of_past, products.weight(skip.value).mT) if goes_back else of_h
         of_h = of_h.unsqueeze(0) if ctx.alone else of_h
         return of_h if goes_back else None, None, None, None  # autograd sums it for members of one input

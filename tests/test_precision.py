@@ -69,6 +69,10 @@ def test_factors_and_results_are_rounded_to_bfloat16_and_totals_are_not(stack):
     expected = total + times  # in float32: terms of 1 would be lost in a bfloat16 total of 1,000
     own.add_to(total, h, weight)
     torch.testing.assert_close(total, expected, rtol=1e-6, atol=1e-4)
+    for each in (own, products_of("float32")):
+        written = torch.full_like(total, torch.nan)  # what was there does not matter
+        each.add_to(written, h, weight, adds=False)
+        torch.testing.assert_close(written, each.times(h, weight), rtol=1e-6, atol=1e-6)
     assert {own.times(h, weight).dtype, total.dtype} == {torch.float32}
 
 

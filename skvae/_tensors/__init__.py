@@ -28,7 +28,16 @@ from skvae._tensors._devices import (
     to_read,
     torch_dtype,
 )
-from skvae._tensors._gradients import RowGradient, and_back, keep_gradient, keep_rows_of_gradient, kept, kept_gradient
+from skvae._tensors._gradients import (
+    RowGradient,
+    and_back,
+    collect_gradient,
+    forget_gradient,
+    keep_gradient,
+    keep_rows_of_gradient,
+    kept,
+    kept_gradient,
+)
 from skvae._tensors._libraries import as_tensors, at_least, concatenated, library, on_host
 from skvae._tensors._linear_algebra import cholesky
 from skvae._tensors._noise import Noise, content_keys, normal_at, uniform_at
@@ -61,12 +70,14 @@ __all__ = [
     "block_rows",
     "by_row",
     "cholesky",
+    "collect_gradient",
     "column_blocks",
     "concatenated",
     "content_keys",
     "dtype_of",
     "entry_slices",
     "explain_out_of_memory",
+    "forget_gradient",
     "inference_device",
     "is_mapped",
     "keep_gradient",

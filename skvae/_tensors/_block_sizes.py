@@ -72,10 +72,10 @@ def top_k_of_blocks(blocks, k):
 
 
 def _top_k_where_it_is(scores, k):
-    if scores.device.type == "cpu":
+    if scores.is_cpu:
         scores = scores.numpy()
         columns = _numpy_top_k(scores, k, _amax)
-        return columns, np.take_along_axis(scores, columns, axis=1)
+        return columns, scores[np.arange(len(scores))[:, None], columns]
     values, columns = scores.topk(k, dim=1)
     return columns, values
 

@@ -1,6 +1,7 @@
 """Where tensors live, and how arrays get there and back."""
 
 import contextlib
+from functools import cache
 
 import numpy as np
 import torch
@@ -56,6 +57,7 @@ def explain_out_of_memory(advice):
         raise MemoryError(f"The GPU ran out of memory; {advice}. ({str(error).splitlines()[0]})") from error
 
 
+@cache
 def torch_dtype(dtype):
     """Return the torch.dtype of a NumPy dtype."""
     return torch.from_numpy(np.empty(0, dtype)).dtype

@@ -13,22 +13,45 @@ with autograd.
 """
 
 import inspect
-from typing import NamedTuple
 
 import torch
 
 
-class Kept(NamedTuple):
+class Kept:
     """A leaf and its gradient, unknown to autograd; matrices where the leaf is a stack of one.
+
+    A large gradient is not cleared between steps, which takes as long as to write it. It is marked as old, and what is
+    found first in a step replaces it.
 
     Attributes
     ----------
     value : Tensor
     gradient : Tensor or RowGradient
+    is_old : bool
+        Whether the gradient is that of an earlier step, and counts as 0.
     """
 
-    value: torch.Tensor
-    gradient: object
+    __slots__ = ("value", "gradient", "is_old")
+
+    def __init__(self, value, gradient):
+        self.value, self.gradient, self.is_old = value, gradient, False
+
+    def to_add(self):
+        """Return the gradient, to add to it."""
+        if self.is_old:
+            self.gradient.zero_()
+            self.is_old = False
+        return self.gradient
+
+    def to_fill(self):
+        """Return the gradient and whether to add to it; if not, the caller must write all of it."""
+        adds, self.is_old = not self.is_old, False
+        return self.gradient, adds
+
+    def add_product(self, products, a, b):
+        """Add a @ b to the gradient."""
+        total, adds = self.to_fill()
+        products.add_to(total, a, b, adds=adds)
 
 
 class RowGradient:
@@ -82,6 +105,19 @@ def keep_gradient(leaf, gradient):
     leaf.kept = Kept(*(part.squeeze(0) for part in parts) if leaf.dim() == 3 and len(leaf) == 1 else parts)
 
 
+def forget_gradient(leaf):
+    """Mark the gradient that a leaf keeps as old. From then on autograd, if it finds one, has a tensor of its own."""
+    leaf.grad, leaf.kept.is_old = None, True
+
+
+def collect_gradient(leaf):
+    """Bring the gradient that a leaf keeps up to date, after `forget_gradient` and a backward pass."""
+    total = leaf.kept.to_add()
+    if leaf.grad is not None:
+        total.add_(leaf.grad.view(total.shape))
+        leaf.grad = None
+
+
 def keep_rows_of_gradient(leaf):
     """Give a leaf (n, n_out) that only `Batch.linear` reads a `RowGradient`, and return that."""
     leaf.kept = Kept(leaf.detach(), RowGradient())
@@ -94,8 +130,8 @@ def kept(tensor):
 
 
 def kept_gradient(tensor):
-    """Return the gradient of a leaf that keeps it, else None."""
-    return tensor.kept.gradient if kept(tensor) else None
+    """Return the gradient of a leaf that keeps it, to add to it, else None."""
+    return tensor.kept.to_add() if kept(tensor) else None
 
 
 class _Context:

@@ -45,12 +45,13 @@ class Products:
             return torch.addmm(bias, h, weight)
         return torch.baddbmm(bias[:, None], h.expand(len(weight), -1, -1), weight)
 
-    def add_to(self, total, a, b):
-        """Add a @ b to a total in place."""
+    def add_to(self, total, a, b, *, adds=True):
+        """Add a @ b to a total in place; if not `adds`, write it there."""
+        beta = float(adds)
         if total.dim() == 2:
-            total.addmm_(a, b)
+            total.addmm_(a, b, beta=beta)
         else:
-            total.baddbmm_(a.expand(len(total), -1, -1), b)
+            total.baddbmm_(a.expand(len(total), -1, -1), b, beta=beta)
 
     def around_module(self, device):
         """Return a context for calls of a user's module."""
@@ -87,16 +88,18 @@ class _LowerProducts(Products):
         return torch.matmul(self.factor(a), self.factor(b)).float()
 
     def affine(self, h, weight, bias):
-        return torch.matmul(self.factor(h), self.factor(weight)) + (bias if weight.dim() == 2 else bias[:, None])
+        product = torch.matmul(self.factor(h), self.factor(weight)).float()
+        return product.add_(bias if weight.dim() == 2 else bias[:, None])
 
-    def add_to(self, total, a, b):
+    def add_to(self, total, a, b, *, adds=True):
         a, b = self.factor(a), self.factor(b)
+        put = torch.Tensor.add_ if adds else torch.Tensor.copy_
         if total.dim() > 2:
-            total.add_(torch.matmul(a, b))
+            put(total, torch.matmul(a, b))
             return
         width = max(64, _CELLS_ADDED // len(total) // 64 * 64)
         for own, part in zip(total.split(width, 1), b.split(width, 1), strict=True):
-            own.add_(torch.mm(a, part))
+            put(own, torch.mm(a, part))
 
     def around_module(self, device):
         return torch.autocast(device.type, self.dtype)

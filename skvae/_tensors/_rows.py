@@ -94,14 +94,15 @@ class Rows:
         """Return all rows in one batch, without the cost of picking them."""
         if self.number is not None:
             return self.batch(np.arange(len(self)))
-        return self._batch(np.arange(len(self)), self.indices, self.data, np.diff(self.indptr), self.indptr)
+        count = self.indptr[1:] - self.indptr[:-1]
+        return self._batch(np.arange(len(self)), self.indices, self.data, count, self.indptr)
 
     def _batch(self, index, item, value, count, ends):
         place = self._place
         return self._batch_of(
             index,
             row=place(index, torch.int64),
-            user=place(np.repeat(np.arange(len(index)), count), torch.int64),
+            user=place(np.arange(len(index)).repeat(count), torch.int64),
             item=place(item, torch.int64),
             value=place(value, self.dtype),
             offset=place(ends[:-1], torch.int64),
@@ -262,8 +263,9 @@ class Batch(_Entries):
 
     def at_unit_length(self):
         """Return the values divided by the length of their row."""
-        value = self.value / self.max()[self.user]  # first, so that no square leaves the range of the dtype
-        return value / self.sum(value.square()).sqrt()[self.user]
+        # The largest first, so that no square leaves the range of the dtype.
+        value = self.value / self.top.index_select(0, self.user)
+        return value / self.sum(value.square()).sqrt().index_select(0, self.user)
 
     def squared_norms(self):
         """Return the sum of squares of each row, of shape (n_rows,)."""
@@ -294,8 +296,9 @@ class Batch(_Entries):
         """Sum over each row of values in the places of the stored entries that are here, of shape (n_rows,)."""
         return torch.segment_reduce(value, "sum", lengths=self.count, unsafe=True)
 
-    def max(self):
-        """Return the largest value of each row, 0 for a row without entries, of shape (n_rows,)."""
+    @cached_property
+    def top(self):
+        """The largest value of each row, 0 for a row without entries, of shape (n_rows,)."""
         return torch.segment_reduce(self.value, "max", lengths=self.count, unsafe=True, initial=0)
 
     def linear(self, weight, bias):

@@ -167,7 +167,7 @@ class WholeRows(NamedTuple):
         parts = [[np.empty(0, dtype=str(dtype).removeprefix("torch."))] * 3]
         for start in range(0, X.shape[0], size):
             batch = Rows(X[start : start + size], torch.device("cpu"), dtype).whole()
-            top = batch.max()
+            top = batch.top
             length = batch.sum((batch.value / top[batch.user]).square()).sqrt()
             parts.append([tensor.numpy() for tensor in (batch.sum(), top, length)])
         return cls(*map(np.concatenate, zip(*parts, strict=True)))
@@ -235,7 +235,8 @@ class SplitBatch(Batch):
     def sum(self, value=None):
         return self.whole.total if value is None else super().sum(value)
 
-    def max(self):
+    @property
+    def top(self):
         return self.whole.top
 
     def n_observed(self):

@@ -406,7 +406,7 @@ class _ActiveTurn:
             bound.descend(beta, batch.w, getattr(batch, "n_rows", None))
         log_prob, kl = bound.log_prob.detach(), bound.kl.detach().sum(-1)
         sums = (torch.stack([log_prob, kl, torch.ones_like(kl)]) * batch.counted).sum(-1)
-        gradient, sums = _reduce.total((self.optimizer.gradient, sums))  # so that all refuse the same steps
+        gradient, sums = _reduce.total((self.optimizer.collect(), sums))  # so that all refuse the same steps
         self.optimizer.gradient.copy_(gradient)
         total = self.joined(sums.sum() + self.optimizer.sum_of_gradients())
         refused = (total - total).nan_to_num_(1.0).float()  # 1 where that is not finite, else 0

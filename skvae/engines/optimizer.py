@@ -10,9 +10,10 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from skvae._tensors import keep_gradient, keep_rows_of_gradient
+from skvae._tensors import collect_gradient, forget_gradient, keep_gradient, keep_rows_of_gradient
 
 _CELLS_AT_ONCE = 2**20  # of a weight whose gradient is kept by rows: the caches hold its gradient
+_LARGE = 2**17  # cells of a gradient, from which to clear it takes longer than to mark it as old
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,8 @@ class Optimizer:
     Attributes
     ----------
     gradient : Tensor of shape (n_parameters,)
-        Of minus what is raised, of all parameters but those that are kept by rows; cleared by `step`.
+        Of minus what is raised, of all parameters but those that are kept by rows; complete after `collect`, until the
+        next `step`.
     state : dict of Tensor
         "step", the number of steps taken, and the running averages, "<parameter>.<average>".
     """
@@ -141,17 +143,33 @@ class Optimizer:
         dense = {name: tensor for name, tensor in params.items() if name not in by_rows}
         sizes = [tensor.numel() for tensor in dense.values()]
         self.gradient = torch.zeros(sum(sizes), dtype=first.dtype, device=first.device)
-        for tensor, part in zip(dense.values(), self.gradient.split(sizes), strict=True):
-            keep_gradient(tensor, part.view(tensor.shape))
+        parts = {name: part.view(dense[name].shape) for name, part in zip(dense, self.gradient.split(sizes))}
+        for name, part in parts.items():
+            keep_gradient(dense[name], part)
+        self.large = [tensor for tensor in dense.values() if tensor.numel() >= _LARGE]
+        self.others = _pieces(self.gradient, sizes)
+        self._clear()
         self.row_gradients = {name: keep_rows_of_gradient(params[name]) for name in by_rows}
         step = state["step"] if "step" in state else torch.zeros((), device=first.device)
         self.state = {"step": step.float()}  # which the kernel of a GPU asks for, whatever the parameters are
         for name, tensor in params.items():
             for key in (f"{name}.{average}" for average in settings.averages):
                 self.state[key] = state[key] if key in state else torch.zeros_like(tensor, requires_grad=False)
-        self.groups = _groups(settings, dense, self.state, has_members)
+        self.groups = _groups(settings, dense, parts, self.state, has_members)
         for name, gradient in self.row_gradients.items():
             self.groups.append(_RowGroup(settings, name, params[name], self.state, gradient))
+
+    def collect(self):
+        """Return the gradient, after the backward pass of a step."""
+        for tensor in self.large:
+            collect_gradient(tensor)
+        return self.gradient
+
+    def _clear(self):
+        for tensor in self.large:
+            forget_gradient(tensor)
+        for piece in self.others:
+            piece.zero_()
 
     def sum_of_gradients(self):
         """Sum of all gradients, finite where they are."""
@@ -165,7 +183,7 @@ class Optimizer:
         self.state["step"] += refused.new_ones(()) - refused
         for group in self.groups:
             group.step(self.state["step"], multiplier, refused)
-        self.gradient.zero_()
+        self._clear()
         for gradient in self.row_gradients.values():
             gradient.clear()
 
@@ -175,7 +193,18 @@ class Optimizer:
         return max(group.rate for group in self.groups)
 
 
-def _groups(settings, params, state, has_members):
+def _pieces(gradient, sizes):
+    """What lies between the large parts of a gradient, of which the others come in as few pieces as there can be."""
+    pieces, start, end = [], 0, 0
+    for size in sizes:
+        if size >= _LARGE:
+            pieces.append(gradient[start:end])
+            start = end + size
+        end += size
+    return [piece for piece in [*pieces, gradient[start:end]] if len(piece)]
+
+
+def _groups(settings, params, gradients, state, has_members):
     """Parameters by learning rate and weight decay; of members with rates of their own, views of runs of them."""
     rate, decay = settings.learning_rate, settings.weight_decay
     one_for_all = np.ndim(rate) == np.ndim(decay) == 0
@@ -186,7 +215,7 @@ def _groups(settings, params, state, has_members):
         others = [name for name in params if name not in matrices]
         for names, own in ((matrices, decay), (others, 0.0)):
             if names:
-                groups.append(_Group(settings, names, params, state, rate, own, members))
+                groups.append(_Group(settings, names, params, gradients, state, rate, own, members))
     return groups
 
 
@@ -202,10 +231,10 @@ def _runs(rates, decays):
 class _Group:
     """Parameters of one learning rate and weight decay, with their gradients and running averages."""
 
-    def __init__(self, settings, names, params, state, rate, decay, members):
+    def __init__(self, settings, names, params, gradients, state, rate, decay, members):
         self.settings, self.rate, self.decay = settings, rate, decay
         self.params = [params[name].detach()[members] for name in names]
-        self.gradients = [params[name].grad[members] for name in names]
+        self.gradients = [gradients[name][members] for name in names]
         self.averages = [[state[f"{name}.{key}"][members] for name in names] for key in settings.averages]
 
     def step(self, step_count, multiplier, refused):

@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 from torch.autograd.function import once_differentiable
 
-from skvae._tensors import column_blocks, kept_gradient, products
+from skvae._tensors import column_blocks, kept, products
 from skvae.likelihoods._base import ClickLikelihood, Likelihood, fine_uniform, quantile
 from skvae.likelihoods._counts import CountDomain, in_float64, log_factorials
 
@@ -121,9 +121,9 @@ class _MultinomialOfLinear(torch.autograd.Function):
         gradient = softmax.mul_((-scale * upstream)[:, None])
         gradient.view(-1).index_add_(0, x.cell, x.value * upstream[x.user])
         of_bias, gradient = gradient.sum(0), products.factor(gradient)
-        kept, of_weight = kept_gradient(weight), None
-        if kept is not None:
-            products.add_to(kept, h.T, gradient)
+        own, of_weight = kept(weight), None
+        if own is not None:
+            own.add_product(products, h.T, gradient)
         elif ctx.needs_input_grad[1]:
             of_weight = products.times(h.T, gradient)
         return products.times(gradient, products.weight(weight).T), of_weight, of_bias, None
@@ -158,20 +158,23 @@ class _MultinomialInBlocks(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, upstream):
         h, weight, bias, log_norm = ctx.saved_tensors
-        x, products, kept = ctx.x, ctx.products, kept_gradient(weight)
-        of_weight = torch.zeros_like(weight) if kept is None and ctx.needs_input_grad[1] else kept
+        x, products, own = ctx.x, ctx.products, kept(weight)
+        if own is None:
+            total, adds = torch.empty_like(weight) if ctx.needs_input_grad[1] else None, False
+        else:
+            total, adds = own.to_fill()
         of_h, of_bias = torch.zeros_like(h), torch.empty_like(bias)
         h, factor = products.factor(h), products.weight(weight)
         scale, of_entries = (-x.sum() * upstream)[:, None], x.value * upstream[x.user]
         for columns, entries, cells in x.in_columns(ctx.blocks):
-            own = factor[:, columns]
+            of_columns = factor[:, columns]
             gradient = torch.sub(bias[columns], log_norm)
-            products.add_to(gradient, h, own)
+            products.add_to(gradient, h, of_columns)
             gradient.exp_().mul_(scale)
             gradient.view(-1).index_add_(0, cells, of_entries[entries])
             torch.sum(gradient, 0, out=of_bias[columns])
             gradient = products.factor(gradient)
-            if of_weight is not None:
-                products.add_to(of_weight[:, columns], h.T, gradient)
-            products.add_to(of_h, gradient, own.T)
-        return of_h, of_weight if kept is None else None, of_bias, None, None
+            if total is not None:
+                products.add_to(total[:, columns], h.T, gradient, adds=adds)
+            products.add_to(of_h, gradient, of_columns.T)
+        return of_h, total if own is None else None, of_bias, None, None

@@ -6,7 +6,7 @@ from copy import deepcopy
 import pytest
 import torch
 
-from skvae._tensors import Noise
+from skvae._tensors import Noise, products
 from skvae.engines import optimizer
 from skvae.engines.optimizer import SGD, Adam, Optimizer
 
@@ -106,6 +106,31 @@ def test_a_weight_that_is_read_by_rows_moves_as_if_its_gradient_were_whole(setti
             each.step(1.0, REFUSED if step == 3 else TAKEN)
     assert own.gradient.numel() == 3 and own.sum_of_gradients() == 0
     torch.testing.assert_close([ours, own.state], [theirs, reference.state], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("ways", ["own", "own own", "autograd", "own autograd", "own own autograd"])
+def test_a_gradient_that_is_written_over_is_as_if_it_had_been_cleared(ways, monkeypatch):
+    """Bit for bit, whoever finds it; in every other step nobody does, and one is refused for a gradient of NaN."""
+    a, b = draw(1, (4, 5)), draw(2, (4, 3))
+    found = []
+    for least in (1, 100):  # cells of a large gradient
+        monkeypatch.setattr(optimizer, "_LARGE", least)
+        params = leaves()
+        own = Optimizer(Adam(0.1), params, {}, has_members=False)
+        for step in range(6):
+            (params["bias"] * draw(step, (3,))).sum().backward()
+            for way in ways.split() if step % 2 == 0 else ():
+                if way == "own":
+                    params["weight"].kept.add_product(products(), a.T, b * (math.nan if step == 2 else step + 1))
+                else:
+                    (params["weight"] * draw(step, (5, 3))).sum().backward()
+            gradient = own.collect()
+            found.append((gradient.clone(), own.sum_of_gradients()))
+            own.step(1.0, REFUSED if step == 2 else TAKEN)
+        found.append(params)
+    half = len(found) // 2
+    torch.testing.assert_close(found[:half], found[half:], rtol=0, atol=0, equal_nan=True)
+    assert found[0][0].abs().min() > 0 and found[1][0][:15].abs().max() == 0
 
 
 @pytest.mark.parametrize("kind", [Adam, SGD])

@@ -41,6 +41,8 @@ def read_filters(n_users, n_items, names, items, filter_items):
 
     `names` are those of the columns, or None.
     """
+    if items is None and filter_items is None:
+        return Filters()
     of_each = {"items": None, "filter_items": None}
     for name, given in (("items", items), ("filter_items", filter_items)):
         if _is_of_each_user(given, n_items):
@@ -158,8 +160,12 @@ def users_of(X, rows):
 def _fill(tensor, X, rows, value):
     """Overwrite a contiguous tensor by a value where a slice of the rows of a CSR array has entries."""
     some, n_columns = users_of(X, rows), tensor.shape[1]
-    cell = np.repeat(np.arange(0, tensor.numel(), n_columns), np.diff(some.indptr)) + some.indices
-    tensor.view(-1).index_fill_(0, _placed(cell, tensor), value)
+    ends = some.indptr
+    cell = np.arange(0, tensor.numel(), n_columns).repeat(ends[1:] - ends[:-1]) + some.indices
+    if tensor.is_cpu:
+        tensor.numpy().reshape(-1)[cell] = value
+    else:
+        tensor.view(-1).index_fill_(0, _placed(cell, tensor), value)
 
 
 def _placed(index, scores):

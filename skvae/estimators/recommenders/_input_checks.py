@@ -9,7 +9,7 @@ from skvae import _reduce
 from skvae._sparse import entry
 from skvae._tensors import entry_slices
 
-_DTYPES = (np.float32, np.float64)  # native ones
+_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))  # native ones
 _EVEN_ENOUGH = 0.05  # below this share of effective interactions, ranking was worse by more than 0.007 NDCG@100
 _FEWEST_IDS = 11  # distinct whole numbers in a column that may hold ids
 _WIDEST_TABLE = 6  # columns of a long table
@@ -55,7 +55,8 @@ def is_in_form(estimator, X):
     """
     if not (type(X) is np.ndarray or sp.issparse(X) and X.format == "csr") or X.ndim != 2 or X.dtype not in _DTYPES:
         return False
-    if not X.shape[0] or X.shape[1] != estimator.n_features_in_ or hasattr(estimator, "feature_names_in_"):
+    n_users, n_items = X.shape
+    if not n_users or n_items != estimator.n_features_in_ or hasattr(estimator, "feature_names_in_"):
         return False
     if type(X) is np.ndarray:
         return bool(X.min(initial=0) >= 0 and X.max(initial=0) < np.inf)  # NaN is neither

@@ -63,7 +63,7 @@ class RecommenderMixin(abc.ABC):
 
     def _check_X(self, X, *, reset):
         if not reset and is_in_form(self, X):
-            return X if type(X) is sp.csr_array else merged(X, sp.csr_array)
+            return X if type(X) is sp.csr_array else sp.csr_array(X)
         form = {"accept_sparse": "csr", "dtype": [np.float32, np.float64], "ensure_non_negative": True}
         form["ensure_min_samples"] = 0 if _reduce.is_shared() else 1
         if sp.issparse(X) and X.ndim == 2:  # a purchase and its refund in one cell are what is left of both

@@ -203,7 +203,7 @@ class EASERecommender(RecommenderMixin, Estimator):
 
         def score(users):
             scores = product(users if read is None else users[:, read])
-            empty = np.flatnonzero(np.diff(users.indptr) == 0)
+            empty = np.flatnonzero(users.indptr[1:] == users.indptr[:-1])
             if len(empty):
                 scores[torch.from_numpy(empty).to(device)] = placed(self._popularity, device, dtype)
             return scores
@@ -259,8 +259,13 @@ def _best_l2(X, weight, gram, device):
 
 def _product(weight):
     """A function from users, a CSR array, to their product with item weights."""
-    no_bias = weight.new_zeros(weight.shape[1])
-    return lambda users: Rows(users, weight.device, weight.dtype).whole().linear(weight, no_bias)
+    no_bias = weight.new_zeros(())
+
+    @torch.no_grad()
+    def product(users):
+        return Rows(users, weight.device, weight.dtype).whole().linear(weight, no_bias)
+
+    return product
 
 
 def _refuse_too_many_items(X):

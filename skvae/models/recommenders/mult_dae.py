@@ -21,7 +21,7 @@ class MultDAE(MultVAE):
 
     def encode(self, params, x, noise=None):
         """The code of each row, as a posterior of no width; zero for a row without entries."""
-        z = self.activation(self._encoded(params, x, noise)) * (x.sum() > 0)[:, None]
+        z = self.activation(self._encoded(params, x, noise)) * x.top.sign().unsqueeze(1)
         return Posterior(z, torch.full_like(z, -math.inf))
 
     def bound(self, params, x, noise=None):

@@ -87,7 +87,7 @@ class MultVAE:
 
     def encode(self, params, x, noise=None):
         """q(z | x). A row without entries tells nothing: its posterior is the prior, exactly."""
-        heads = self._encoded(params, x, noise) * (x.sum() > 0)[:, None]
+        heads = self._encoded(params, x, noise) * x.top.sign().unsqueeze(1)
         return Posterior(*heads.chunk(2, dim=-1))
 
     def _encoded(self, params, x, noise):
