@@ -11,6 +11,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from skvae import (
     EASERecommender,
+    ELSARecommender,
     LOCARecommender,
     MultDAERecommender,
     MultVAERecommender,
@@ -28,6 +29,7 @@ RECOMMENDERS = {
     "MultDAE": MultDAERecommender(4, **QUICK),
     "RecVAE": RecVAERecommender(4, hidden_size=8, n_layers=2, **QUICK),
     "EASE": EASERecommender(5),
+    "ELSA": ELSARecommender(4, **QUICK),
     "Popularity": PopularityRecommender(),
     "Voting": VotingRecommender(
         [("dae", MultDAERecommender(4, **QUICK)), ("ease", EASERecommender(5))], weights=(1, 2)
