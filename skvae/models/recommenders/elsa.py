@@ -16,8 +16,9 @@ matrix times a diagonal one, by which popular items get higher scores. Hidden it
 import math
 
 import torch
+from torch.autograd.function import once_differentiable
 
-from skvae._tensors import products
+from skvae._tensors import keep_gradient, kept_gradient, products
 from skvae.elbo import Bound, Posterior
 from skvae.likelihoods._base import ClickLikelihood
 from skvae.models.recommenders.mult_vae import normalised
@@ -69,17 +70,30 @@ class ELSA:
         return {"items.weight": weight.div_(weight.norm(dim=1, keepdim=True)), "popularity": mean.clone()}
 
     def bound(self, params, x, noise=None):
-        """Minus the loss of each row, with a KL term of no dimensions."""
-        A, s = directions(params), scale(params)
-        scaled, of_entry, nothing = A * s[:, None], s[x.item], A.new_zeros(self.n_components)
+        """Minus the loss of each row, with a KL term of no dimensions.
+
+        Its gradient is that of A first, which is put together in one array and then leads to that of the weight.
+        """
+        weight, s = params["items.weight"], scale(params)
+        length = weight.detach().norm(dim=1, keepdim=True)
+        A = (weight.detach() / length).requires_grad_(weight.requires_grad)
+        keep_gradient(A, torch.zeros_like(A))
         seen = normalised(x, self.dropout, noise)
-        target = x.with_values(x.at_unit_length() * of_entry)  # x S / |x|
-        twice = x.with_values(seen.value * of_entry.square())  # x~ S^2
+        target = x.with_values(x.at_unit_length() * s[x.item])  # x S / |x|
+        twice = x.with_values(seen.value * s[x.item].square())  # x~ S^2
+        nothing = A.new_zeros(self.n_components)
         z, y, u = (rows.linear(A, nothing) for rows in (seen, target, twice))
-        H = x.joined(products().times(scaled.T, scaled))
+        H = x.joined(_Gram.apply(A, s.square()))
         of_target, of_seen = x.joined(*(x.own_sum(seen.value * rows.value) for rows in (target, twice)))
         inner, squared = (z * y).sum(1) - of_target, ((z @ H) * z).sum(1) - 2 * (z * u).sum(1) + of_seen
-        return Bound(self.likelihood.of_products(inner, squared), z.new_zeros(len(z), 0))
+        log_prob = self.likelihood.of_products(inner, squared)
+
+        def back(of_log_prob, of_kl):
+            log_prob.backward(of_log_prob)
+            along = torch.linalg.vecdot(A.detach(), A.grad)[:, None]  # the sphere alone can be moved on
+            kept_gradient(weight).add_(A.grad.addcmul_(A.detach(), along, value=-1).div_(length))
+
+        return Bound(log_prob, z.new_zeros(len(z), 0), by_hand=back)
 
     def scores(self, params, x):
         """f of each row, (n_rows, n_items); of a row without entries, the popularity of the items."""
@@ -102,12 +116,22 @@ class ELSA:
         return cosine.masked_fill_(i == j, 0) * scale(params)[j]
 
 
-def directions(params):
-    """A (n_items, n_components), whose rows have length 1."""
-    weight = params["items.weight"]
-    return weight / weight.norm(dim=1, keepdim=True)
-
-
 def scale(params):
     """The diagonal of S, (n_items,)."""
     return params["popularity"].pow(_EXPONENT)
+
+
+class _Gram(torch.autograd.Function):
+    """A' diag(w) A, whose gradient is added to the one that A keeps."""
+
+    @staticmethod
+    def forward(ctx, A, w):
+        weighted, ctx.products = A * w[:, None], products()
+        ctx.A, ctx.weighted = A, weighted
+        return ctx.products.times(A.T, weighted)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, upstream):
+        ctx.products.add_to(kept_gradient(ctx.A), ctx.weighted, upstream + upstream.T)
+        return None, None
