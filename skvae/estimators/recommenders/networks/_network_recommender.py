@@ -59,11 +59,13 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
     """A recommender that is fitted by gradient ascent.
 
     A subclass has the parameters n_components, learning_rate, learning_rate_schedule, batch_size, max_iter,
-    weight_decay, early_stopping, validation_fraction, n_iter_no_change, warm_start, device, data_parallel, random_state
-    and verbose.
+    early_stopping, validation_fraction, n_iter_no_change, warm_start, device, data_parallel, random_state and verbose,
+    and may have weight_decay.
     """
 
     _parameter_constraints = {**NetworkEstimator._parameter_constraints, "data_parallel": ["boolean"]}
+
+    weight_decay = 0.0  # of a subclass without the parameter
 
     _watcher = RankingWatcher
     _bound_and_units = ("lower bound", "nats per user")
@@ -197,7 +199,8 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
                 model, X, weight, noise, X_val, continuation, users, architecture
             )
         known = {f"{name}_": value for name, value in users._asdict().items()}
-        known["weight_decay_"] = float(training.ascent.plan.weight_decay)
+        if "weight_decay" in self._get_param_names():
+            known["weight_decay_"] = float(training.ascent.plan.weight_decay)
         return PreparedFit(training, architecture, earlier, device, known=known)
 
     def _training(self, model, X, weight, noise, X_val, continuation, users, architecture):

@@ -111,7 +111,8 @@ class ELSARecommender(NetworkRecommender):
 
     References
     ----------
-    Vancura, Alves, Kasalicky and Kordik, *Scalable Linear Shallow Autoencoder for Collaborative Filtering*, RecSys 2022.
+    Vancura, Alves, Kasalicky and Kordik, *Scalable Linear Shallow Autoencoder for Collaborative Filtering*, RecSys
+    2022.
 
     Examples
     --------
@@ -136,8 +137,6 @@ class ELSARecommender(NetworkRecommender):
         },
         "dropout": [Interval(Real, 0, 1, closed="left")],
     }
-
-    weight_decay = 0.0  # lengths of the vectors mean nothing
 
     def __init__(
         self,
