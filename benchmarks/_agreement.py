@@ -16,6 +16,7 @@ from sklearn.base import BaseEstimator, clone
 from skvae import (
     AutoencoderTransformer,
     BernoulliMixtureEM,
+    ELSARecommender,
     FactorAnalysisEM,
     GANGenerator,
     GaussianMixtureEM,
@@ -65,6 +66,10 @@ def draw(estimator, X):
 def listed_scores(estimator, X):
     """Scores of the recommended items. Of two with almost equal scores either may come first: ids say less."""
     return estimator.recommend(X, k=10)[1]
+
+
+def explained(estimator, X):
+    return estimator.explain(X, 0).data
 
 
 def mean_test_scores(search, X):
@@ -338,6 +343,10 @@ def recommenders(n):
     yield Case("Mult-VAE, users to validate", model, X, ("validation_scores_", *asks), SINGLE, fit_validated)
     model = MultVAERecommender(8, **plain)
     yield Case("Mult-VAE, in parts", model, X, asks[1:], SINGLE, fit_in_parts)
+    linear = ELSARecommender(8, max_iter=3, batch_size=100, early_stopping=False, random_state=0)
+    asks_of_linear = ("lower_bounds_", "transform", "decision_function", explained, listed_scores)
+    yield Case("ELSA", linear, X, asks_of_linear, SINGLE)
+    yield Case("ELSA, in parts", linear, X, asks_of_linear[1:], SINGLE, fit_in_parts)
     deep = RecVAERecommender(
         8, hidden_size=32, n_layers=3, max_iter=3, batch_size=100, early_stopping=False, random_state=0
     )

@@ -141,6 +141,7 @@ MODELS = {
     "skvae-dae": default("MultDAERecommender"),
     "rec-vae": default("RecVAERecommender"),
     "skvae-ease": default("EASERecommender"),
+    "elsa": default("ELSARecommender"),
     "vote": vote(1, 1, 0.5),
     "vote-vae": vote(1, 0, 0.25),
     "vote-rec-vae": vote(0, 1, 0.25),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     from skvae.estimators.mixtures.variational import VariationalGaussianMixture as VariationalGaussianMixture
     from skvae.estimators.recommenders.ease import EASERecommender as EASERecommender
     from skvae.estimators.recommenders.loca import LOCARecommender as LOCARecommender
+    from skvae.estimators.recommenders.networks.elsa import ELSARecommender as ELSARecommender
     from skvae.estimators.recommenders.networks.mult_dae import MultDAERecommender as MultDAERecommender
     from skvae.estimators.recommenders.networks.mult_vae import MultVAERecommender as MultVAERecommender
     from skvae.estimators.recommenders.networks.rec_vae import RecVAERecommender as RecVAERecommender
@@ -38,6 +39,7 @@ _PUBLIC = {
     "BernoulliMixtureEM": "skvae.estimators.mixtures.bernoulli",
     "Checkpoint": "skvae.estimators.checkpoints.checkpoint",
     "EASERecommender": "skvae.estimators.recommenders.ease",
+    "ELSARecommender": "skvae.estimators.recommenders.networks.elsa",
     "KMeansLite": "skvae.estimators.clustering.kmeans_lite",
     "FactorAnalysisEM": "skvae.estimators.decomposition.factor_analysis",
     "GANGenerator": "skvae.estimators.autoencoders.gan",

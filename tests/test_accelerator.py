@@ -25,6 +25,7 @@ from skvae import (
     AutoencoderTransformer,
     BernoulliMixtureEM,
     EASERecommender,
+    ELSARecommender,
     FactorAnalysisEM,
     GANGenerator,
     GaussianMixtureEM,
@@ -39,10 +40,11 @@ from skvae import (
     VariationalGaussianMixture,
     VotingRecommender,
 )
-from skvae._tensors import Noise, Rows, Split, SplitRows, WholeRows, cholesky
+from skvae._tensors import Noise, Rows, Split, SplitRows, WholeRows, cholesky, keep_gradient
 from skvae.engines import checkpoints
 from skvae.likelihoods import Bernoulli, Multinomial, WeightedGaussian
 from skvae.model_selection import StackedGridSearchCV
+from skvae.models.recommenders.elsa import ELSA
 from skvae.models.recommenders.mult_dae import MultDAE
 from skvae.models.recommenders.mult_vae import MultVAE
 from skvae.models.recommenders.rec_vae import RecVAE
@@ -272,6 +274,7 @@ CASES = {
     "recommender, deep encoder": Case(
         RecVAERecommender(3, hidden_size=6, n_layers=3, batch_size=25, max_iter=3, random_state=0), CLICKS
     ),
+    "recommender, low rank": Case(ELSARecommender(3, batch_size=25, max_iter=3, random_state=0), CLICKS),
     "ease": Case(EASERecommender(), CLICKS, IN_ANOTHER_ORDER),
     "voting": Case(VotingRecommender([("vae", recommender()), ("ease", EASERecommender(20))]), CLICKS),
     "local models": Case(
@@ -893,6 +896,7 @@ SPLIT_MODELS = {
     "bernoulli": MultVAE(40, 3, (5,), torch.tanh, 0.3, Bernoulli()),
     "gaussian": MultDAE(40, 3, (), torch.tanh, 0.3, WeightedGaussian((1.0, 5.0))),
     "RecVAE": RecVAE(40, 3, 5, 2, 0.3),
+    "ELSA": ELSA(40, 3, 0.3),
 }
 
 
@@ -904,8 +908,11 @@ def test_items_that_are_split_have_the_bound_and_gradients_of_whole_rows(name, d
     def found(rows):
         params = {key: t.to(rows.device, torch.float64) for key, t in initial.items()}
         leaves = {key: t.requires_grad_() for key, t in params.items()}
+        for leaf in leaves.values():
+            keep_gradient(leaf, torch.zeros_like(leaf))
         old = {f"old.{key}": t.detach() for key, t in params.items()}
-        model.bound(leaves | old, rows.whole(), Noise(1)).value(0.5).sum().backward()
+        batch = rows.whole()
+        model.bound(leaves | old, batch, Noise(1)).descend(0.5, batch.w)
         return {key: t.grad.cpu() for key, t in leaves.items()}
 
     initial = model.init(Noise(0), torch.full((40,), 0.1), torch.full((40,), 0.1))

@@ -10,6 +10,7 @@ from sklearn.base import clone
 
 from skvae import (
     AutoencoderTransformer,
+    ELSARecommender,
     GANGenerator,
     MultDAERecommender,
     MultVAERecommender,
@@ -31,6 +32,7 @@ EVERY_NETWORK = {
     "hidden layers": (MultVAERecommender(4, hidden_layer_sizes=(8,), max_iter=3, random_state=0), CLICKS),
     "bernoulli": (MultVAERecommender(4, likelihood="bernoulli", max_iter=3, random_state=0), CLICKS > 0),
     "MultDAERecommender": (MultDAERecommender(4, max_iter=3, random_state=0), CLICKS),
+    "ELSARecommender": (ELSARecommender(4, learning_rate=0.01, max_iter=3, random_state=0), CLICKS),
     "VAETransformer": (VAETransformer(2, max_iter=3, early_stopping=False, random_state=0), TABLE),
     "of several draws": (VAETransformer(2, n_draws=2, max_iter=3, early_stopping=False, random_state=0), TABLE),
     "in copies": (VAETransformer(2, likelihood="bernoulli", max_iter=8, random_state=0), (TABLE > 0).astype(float)),

@@ -27,13 +27,30 @@ def informative_users(X, weight, likelihood):
 
 def initial_params(model, X, weight, noise, device, dtype):
     """Random weights, with the decoder's biases at the marginal maximum of the likelihood; of this dtype."""
+    mean, share = _means_of_items(X, weight, dtype)
+    return {name: tensor.to(device, dtype) for name, tensor in model.init(noise.fold("init"), mean, share).items()}
+
+
+def add_to_means(model, params, X, weight, share_of_all):
+    """Move the parameters that are means over users, if a model has such, towards those of new users, in place.
+
+    These are the names in its attribute `means_over_users`. `share_of_all` is the part of all users that is new.
+    """
+    names = getattr(model, "means_over_users", ())
+    if names:
+        mean, _ = _means_of_items(X, weight, torch.float64)
+    for name in names:
+        params[name].lerp_(mean.to(params[name]), share_of_all)
+
+
+def _means_of_items(X, weight, dtype):
+    """The weighted mean of each column, and the weighted share of the users who have the item; of all processes."""
     mapped, total, count = is_mapped(X), 0, 0
     for part in row_slices(X) if mapped else [slice(None)]:
         of_items, n_of_items = _sums_of_items(X[part] if mapped else X, None if weight is None else weight[part])
         total, count = total + of_items, count + n_of_items
     total, count, n = _reduce.total((total, count, X.shape[0]))
-    mean, share = (torch.from_numpy(sums).to(dtype) / n for sums in (total, count))
-    return {name: tensor.to(device, dtype) for name, tensor in model.init(noise.fold("init"), mean, share).items()}
+    return tuple(torch.from_numpy(sums).to(dtype) / n for sums in (total, count))
 
 
 def _sums_of_items(X, weight):

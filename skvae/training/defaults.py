@@ -23,6 +23,7 @@ LEAST_BATCH = 128  # rows a step, where a table has as many observations
 MANY_USERS = 10_000  # from here on, early_stopping="auto" can spare a tenth of them
 LONG_ROW = 50  # items of the mean user, from which on a linear decoder ranks best, where users are not alike
 ALIKE = 0.33  # similarity of users beyond chance, from which on they are
+_ELSA_STEPS = 320
 _N_FOLDS = 5
 _FOLD_ROWS, _FOLD_CELLS = 2000, 200_000  # up to which every row is held out by one copy
 _STEPS_PER_VALIDATION = (20, 50)  # of few rows and of many
@@ -126,4 +127,14 @@ def recommender_defaults(n_users, n_seen, users, *, has_units):
         "learning_rate": 1e-2 if fast else 5e-3,
         "batch_size": batch_size,
         "max_iter": max(math.ceil(240 / steps), int(np.clip(1500 // steps, 10, 35 if fast else 30))),
+    }
+
+
+def elsa_defaults(n_users):
+    """Values of "auto" for `ELSARecommender`."""
+    batch_size = int(np.clip(n_users // 16, 8, 500))
+    return {
+        "learning_rate": 0.1,
+        "batch_size": batch_size,
+        "max_iter": max(5, math.ceil(_ELSA_STEPS / math.ceil(n_users / batch_size))),
     }

@@ -16,6 +16,7 @@ from skvae import (
     AutoencoderTransformer,
     BernoulliMixtureEM,
     Checkpoint,
+    ELSARecommender,
     FactorAnalysisEM,
     GANGenerator,
     GaussianMixtureEM,
@@ -109,6 +110,7 @@ CASES = {
     "GAN": (GANGenerator(early_stopping=True, **SMALL), table(), 2),
     "Mult-VAE": (MultVAERecommender(3, max_iter=5, early_stopping=True, random_state=0), CLICKS, 2),
     "Mult-DAE": (MultDAERecommender(3, max_iter=3, random_state=0), CLICKS, 1),
+    "ELSA": (ELSARecommender(3, max_iter=3, random_state=0), CLICKS, 1),
     "RecVAE": (RecVAERecommender(3, hidden_size=4, max_iter=3, random_state=0), CLICKS, 1),
 }
 

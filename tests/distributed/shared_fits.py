@@ -33,6 +33,7 @@ from skvae import (
     BernoulliMixtureEM,
     Checkpoint,
     EASERecommender,
+    ELSARecommender,
     FactorAnalysisEM,
     GaussianMixtureEM,
     KMeansLite,
@@ -134,6 +135,7 @@ def networks_of_clicks(clicks):
     binary = MultVAERecommender(4, hidden_layer_sizes=(6,), likelihood="bernoulli", **given)
     yield "Mult-VAE, bernoulli", binary, clicks, found, False
     yield "Mult-DAE, gaussian", MultDAERecommender(4, likelihood="gaussian", **given), clicks, found, True
+    yield "ELSA", ELSARecommender(4, early_stopping=True, **given), clicks, (*found, "validation_scores_"), True
     network, ease = MultDAERecommender(3, decoder_units=0, **given), EASERecommender(10.0)
     yield "voting", VotingRecommender([("dae", network), ("ease", ease)]), clicks, ("weights_",), False
     anchors = ("anchor_embeddings_", "training_bandwidths_", "bandwidths_", "coverage_")

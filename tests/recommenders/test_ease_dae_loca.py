@@ -65,7 +65,7 @@ def test_ease_chooses_a_penalty_that_ranks_well(X):
 
 def test_items_that_do_not_fit_into_memory_are_refused(monkeypatch, X):
     monkeypatch.setattr("skvae.estimators.recommenders.ease._memory", lambda: 1000)
-    with pytest.raises(MemoryError, match=r"for 20 items take .* GB of float64"):
+    with pytest.raises(MemoryError, match=r"for 20 items take .* GB of float64.*or use ELSARecommender"):
         EASERecommender(7.0).fit(X)
 
 

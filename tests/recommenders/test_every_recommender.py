@@ -11,6 +11,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from skvae import (
     EASERecommender,
+    ELSARecommender,
     LOCARecommender,
     MultDAERecommender,
     MultVAERecommender,
@@ -28,6 +29,7 @@ RECOMMENDERS = {
     "MultDAE": MultDAERecommender(4, **QUICK),
     "RecVAE": RecVAERecommender(4, hidden_size=8, n_layers=2, **QUICK),
     "EASE": EASERecommender(5),
+    "ELSA": ELSARecommender(4, **QUICK),
     "Popularity": PopularityRecommender(),
     "Voting": VotingRecommender(
         [("dae", MultDAERecommender(4, **QUICK)), ("ease", EASERecommender(5))], weights=(1, 2)
@@ -277,7 +279,7 @@ def test_odd_users_get_lists(model, X):
 
 def test_a_user_without_items_gets_the_order_of_popularity(X):
     popular = np.argsort(-np.asarray(X.sum(axis=0)).ravel(), kind="stable")
-    for name in ("EASE", "Popularity"):
+    for name in ("EASE", "ELSA", "Popularity"):
         ids, _ = clone(RECOMMENDERS[name]).fit(X).recommend(np.zeros((1, N_ITEMS)), k=N_ITEMS)
         np.testing.assert_array_equal(ids[0], popular)
 
@@ -379,14 +381,15 @@ def test_reasons_are_what_a_score_loses_without_an_item(model, X):
             assert found.data[place] == pytest.approx(loss[0, items[user]], rel=1e-5, abs=1e-7)
 
 
-def test_reasons_of_ease_sum_to_the_score(X):
-    ease = EASERecommender(5).fit(X)
+@pytest.mark.parametrize("name", ["EASE", "ELSA"])
+def test_reasons_of_linear_models_sum_to_the_score(name, X):
+    linear = clone(RECOMMENDERS[name]).fit(X)
     items = np.arange(N_USERS) % N_ITEMS
-    whole = ease.decision_function(X)[np.arange(N_USERS), items]
+    whole = linear.decision_function(X)[np.arange(N_USERS), items]
     some = np.diff(X.indptr) > 0
-    np.testing.assert_allclose(ease.explain(X, items).sum(axis=1)[some], whole[some], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(linear.explain(X, items).sum(axis=1)[some], whole[some], rtol=1e-9, atol=1e-12)
     with pytest.raises(ValueError, match="items names 3 items for 60 users"):
-        ease.explain(X, [0, 1, 2])
+        linear.explain(X, [0, 1, 2])
 
 
 def test_names_go_in_and_out(model, X):

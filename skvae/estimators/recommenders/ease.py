@@ -62,6 +62,7 @@ class EASERecommender(RecommenderMixin, Estimator):
 
     See Also
     --------
+    ELSARecommender : The same by matrices of low rank, for wide catalogues.
     MultVAERecommender : A non-linear model with an embedding of users.
     VotingRecommender : Adds the scores of several recommenders.
 
@@ -275,7 +276,7 @@ def _refuse_too_many_items(X):
         raise MemoryError(
             f"EASERecommender keeps two matrices of items x items, which for {X.shape[1]:,} items take "
             f"{needed / 1e9:,.0f} GB of {X.dtype}, but this machine has {there / 1e9:,.0f} GB. Use float32, leave out "
-            "rare items, or use MultVAERecommender, whose memory grows with the number of items only."
+            "rare items, or use ELSARecommender, a model of low rank whose memory grows with the number of items only."
         )
 
 

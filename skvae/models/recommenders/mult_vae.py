@@ -93,29 +93,34 @@ class MultVAE:
     def _encoded(self, params, x, noise):
         """Output of the encoder."""
         weight, bias = layer(params, "encoder", 0)
-        h = self.normalise(x, noise).linear(weight, bias)
+        h = normalised(x, self.dropout, noise).linear(weight, bias)
         if not self.last:
             return h
         return network(params, "encoder", self.activation(h), range(1, self.last + 1), self.activation)
-
-    def normalise(self, x, noise=None):
-        """The rows at unit length, then entries hidden at random: zeros stay zeros, so only stored entries draw."""
-        value = x.at_unit_length()
-        if noise is not None and self.dropout:
-            key = noise.fold("dropout").keys(x.row)
-            kept = uniform_at(key[x.user], x.column, value.dtype) >= self.dropout
-            value = value * kept / (1 - self.dropout)
-        return x.with_values(value)
 
     def log_prob(self, params, x, z):
         """log p(x | z) less the part that is constant in the parameters, of shape (n_rows,)."""
         return self.likelihood.log_prob_of_linear(x, self._before_last(params, z), *layer(params, "decoder", self.last))
 
+    def scores(self, params, x):
+        """Scores of all items at the mean of q(z | x), of shape (n_rows, n_items)."""
+        return self.decode(params, self.encode(params, x).mean)
+
     def decode(self, params, z):
-        """f_theta(z): the scores of all items, of shape (n_rows, n_items)."""
+        """f_theta(z), of shape (n_rows, n_items)."""
         weight, bias = layer(params, "decoder", self.last)
         return torch.addmm(bias, self._before_last(params, z), weight)
 
     def _before_last(self, params, z):
         h = hidden(params, "decoder", z, range(self.last), self.activation)
         return torch.cat([h, hidden(params, "decoder.units", z, range(1), F.silu)], -1) if self.decoder_units else h
+
+
+def normalised(x, dropout, noise=None):
+    """The rows at unit length, then entries hidden at random: zeros stay zeros, so only stored entries draw."""
+    value = x.at_unit_length()
+    if noise is not None and dropout:
+        key = noise.fold("dropout").keys(x.row)
+        kept = uniform_at(key[x.user], x.column, value.dtype) >= dropout
+        value = value * kept / (1 - dropout)
+    return x.with_values(value)

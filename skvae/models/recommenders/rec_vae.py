@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from skvae._tensors import products
 from skvae.elbo import Bound
 from skvae.likelihoods import Multinomial
-from skvae.models.recommenders.mult_vae import MultVAE
+from skvae.models.recommenders.mult_vae import MultVAE, normalised
 from skvae.networks import layer
 
 OLD = "old."  # begins the names of the parameters of the last epoch
@@ -67,7 +67,7 @@ class RecVAE(MultVAE):
         return Bound(log_prob, kl, objective=lambda gamma: log_prob - gamma * total * kl.sum(-1))
 
     def _encoded(self, params, x, noise):
-        f, before = self.normalise(x, noise).linear(*layer(params, "encoder", 0)), 0
+        f, before = normalised(x, self.dropout, noise).linear(*layer(params, "encoder", 0)), 0
         for i in range(self.n_layers):
             scale, shift = params[f"encoder.{i}.scale"], params[f"encoder.{i}.shift"]
             h = F.layer_norm(F.silu(f + before), (self.hidden_size,), scale, shift)

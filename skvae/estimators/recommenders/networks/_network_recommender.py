@@ -39,7 +39,14 @@ from skvae.estimators.recommenders._users_of_all import content_split, first_by_
 from skvae.metrics import content_holdout, ndcg_at_k
 from skvae.tables.weights import drop_weightless, together_if_small, weigh
 from skvae.training import defaults
-from skvae.training.clicks import ClickTraining, UserStatistics, informative_users, initial_params, with_new_items
+from skvae.training.clicks import (
+    ClickTraining,
+    UserStatistics,
+    add_to_means,
+    informative_users,
+    initial_params,
+    with_new_items,
+)
 from skvae.training.continuation import Continuation
 from skvae.training.plan import CONSTANT_WEIGHT, make_plan, settle
 from skvae.training.validation import Validation
@@ -52,11 +59,13 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
     """A recommender that is fitted by gradient ascent.
 
     A subclass has the parameters n_components, learning_rate, learning_rate_schedule, batch_size, max_iter,
-    weight_decay, early_stopping, validation_fraction, n_iter_no_change, warm_start, device, data_parallel, random_state
-    and verbose.
+    early_stopping, validation_fraction, n_iter_no_change, warm_start, device, data_parallel, random_state and verbose,
+    and may have weight_decay.
     """
 
     _parameter_constraints = {**NetworkEstimator._parameter_constraints, "data_parallel": ["boolean"]}
+
+    weight_decay = 0.0  # of a subclass without the parameter
 
     _watcher = RankingWatcher
     _bound_and_units = ("lower bound", "nats per user")
@@ -74,7 +83,7 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
     def _build(self, architecture):
         """The model of an architecture.
 
-        It has `n_components`, a `likelihood` (a `ClickLikelihood`), and the methods init, bound, encode and decode, as
+        It has `n_components`, a `likelihood` (a `ClickLikelihood`), and the methods init, bound, encode and scores, as
         `models.recommenders.mult_vae.MultVAE` has them.
         """
 
@@ -190,7 +199,8 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
                 model, X, weight, noise, X_val, continuation, users, architecture
             )
         known = {f"{name}_": value for name, value in users._asdict().items()}
-        known["weight_decay_"] = float(training.ascent.plan.weight_decay)
+        if "weight_decay" in self._get_param_names():
+            known["weight_decay_"] = float(training.ascent.plan.weight_decay)
         return PreparedFit(training, architecture, earlier, device, known=known)
 
     def _training(self, model, X, weight, noise, X_val, continuation, users, architecture):
@@ -209,6 +219,7 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
                 params, optimizer_state = with_new_items(
                     params, optimizer_state, initial_params(model, X, weight, noise, device, dtype)
                 )
+            add_to_means(model, params, X, weight, n_users / earlier.n_samples_seen)
         else:
             params = initial_params(model, X, weight, noise, device, dtype)
         validation = None if X_val is None else ranking_of_held_out(model, X_val)
@@ -346,7 +357,7 @@ class HeldOutRanking(Validation):
 
     Parameters
     ----------
-    model : object with encode(params, batch) and decode(params, z)
+    model : object with scores(params, batch)
     X : CSR array of shape (n_users, n_items)
     """
 
@@ -368,7 +379,7 @@ class SplitRanking(Validation):
 
     Parameters
     ----------
-    model : object with encode(params, batch) and decode(params, z)
+    model : object with scores(params, batch)
     X : CSR array of shape (n_own_users, n_items)
     split : Split
     """
@@ -397,7 +408,7 @@ class SplitRanking(Validation):
         size = block_rows(self.split.n_columns)  # the same for all
         for start in range(0, len(rows), size):
             batch = rows.batch(np.arange(start, min(start + size, len(rows))))
-            yield slice(start, start + size), self.model.decode(params, self.model.encode(params, batch).mean)
+            yield slice(start, start + size), self.model.scores(params, batch)
 
     def score(self, measured):
         own = measured[self.first : self.first + self.hidden.shape[0]]
@@ -430,6 +441,5 @@ def rows_beside(X, params):
 
 @torch.no_grad()
 def _score(model, params, X):
-    """Scores of all items for the users of X, at the mean of their posteriors."""
-    batch = rows_beside(X, params).whole()
-    return model.decode(params, model.encode(params, batch).mean)
+    """Scores of all items for the users of X."""
+    return model.scores(params, rows_beside(X, params).whole())
