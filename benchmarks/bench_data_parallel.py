@@ -111,13 +111,13 @@ def work_on_clicks(n_users, rounds, out):
     sent = []
 
     def counting(plain):
-        def count(self, tensor):
-            sent.append(tensor.nbytes)
-            plain(self, tensor)
+        def count(self, *tensors):
+            sent.append(sum(tensor.nbytes for tensor in tensors))
+            return plain(self, *tensors)
 
         return count
 
-    Processes.add_in_step = counting(Processes.add_in_step)
+    Processes.sums_in_step = counting(Processes.sums_in_step)
     Processes.largest_in_step = counting(Processes.largest_in_step)
     own = clicks(n_users)[dist.get_rank() :: dist.get_world_size()]
     given = {"decoder_units": 0, "batch_size": BATCH, "early_stopping": False, "random_state": 0, "data_parallel": True}

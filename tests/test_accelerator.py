@@ -39,6 +39,7 @@ from skvae import (
     VariationalFactorAnalysis,
     VariationalGaussianMixture,
     VotingRecommender,
+    _reduce,
 )
 from skvae._tensors import Noise, Rows, Split, SplitRows, WholeRows, cholesky, keep_gradient
 from skvae.engines import checkpoints
@@ -880,15 +881,19 @@ def test_gradients_of_a_device_stay_there():
         assert torch.equal(there, here)
 
 
-class OneProcess:
+class OneProcess(_reduce.Processes):
     """Processes of which there is one: what it holds is all there is, and what it sends comes back."""
 
     rank, size = 0, 1
 
-    def add_in_step(self, tensor):
-        assert tensor.device.type == "cpu" and tensor.is_contiguous()
+    def __init__(self):
+        """Join nothing."""
 
-    largest_in_step = add_in_step
+    def meet(self, state, tag=0):
+        return True
+
+    def _together(self, collective, tensor, *others):
+        assert tensor.device.type == "cpu" and tensor.is_contiguous()
 
 
 SPLIT_MODELS = {
