@@ -386,7 +386,7 @@ class _ActiveTurn:
         """Start the batches, copy what the bound looks back at, and clear the step records of an epoch."""
         self.batches = self._batches_of_passes(noise.fold("turn", self.name) if self.name else noise)
         self.seen = self.params | {f"old.{name}": self.params[name].detach().clone() for name in self.old}
-        self.records, self.sums, self.refusals = [], [], []  # of each step, kept on the device until the epoch's end
+        self.records, self.steps = [], []  # sums and refusals, kept on the device until the epoch's end
 
     def _batches_of_passes(self, noise):
         """Yield batches without end, pass after pass, each with the noise of its pass."""
@@ -411,16 +411,15 @@ class _ActiveTurn:
         total = self.joined(sums.sum() + self.optimizer.sum_of_gradients())
         refused = (total - total).nan_to_num_(1.0).float()  # 1 where that is not finite, else 0
         self.optimizer.step(self.factor * multiplier, refused)
-        self.sums.append(sums)
-        self.refusals.append(refused)
-        if len(self.sums) == _STEPS_A_RECORD:
+        self.steps.append((sums, refused))
+        if len(self.steps) == _STEPS_A_RECORD:
             self._record_steps()
 
     def _record_steps(self):
         """Join what is kept of the last steps: among the large tensors of a step, small ones would scatter memory."""
-        if self.sums:
-            self.records.append((torch.stack(self.sums), torch.stack(self.refusals)))
-            self.sums, self.refusals = [], []
+        if self.steps:
+            self.records.append(tuple(map(torch.stack, zip(*self.steps, strict=True))))
+            self.steps = []
 
     def record_of_epoch(self):
         """Return the sums of each step, of shape (n_steps, ...), and 1 if it was refused, of shape (n_steps,)."""

@@ -222,8 +222,10 @@ class ClickTraining(Training):
         else:
             rows = Rows(X, some.device, some.dtype, weight)
         batches = rows.batches(plan.batch_size)
-        log_base = torch.stack([(batch.w * model.likelihood.log_base(batch)).sum() for batch in batches])
-        log_base = sum(log_base.cpu().tolist()) / len(rows)
+        log_base = torch.zeros((), dtype=torch.float64, device=some.device)
+        for batch in batches:
+            log_base += (batch.w * model.likelihood.log_base(batch)).sum()
+        log_base = log_base.item() / len(rows)
         validation = None if validation is None else validation(self.split)
         ascent = Ascent(model, params, rows, plan, noise, log_base, validation, optimizer_state)
         self.ascent = ascent if _reduce.company() is None else TogetherAscent(**vars(ascent), whole=self._whole)

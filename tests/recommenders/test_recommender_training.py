@@ -1,5 +1,6 @@
 """What the parameters of `fit` make the engine do."""
 
+import gc
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from skvae._tensors import Rows
 from skvae.datasets import make_interactions
 from skvae.engines import gradient
 from skvae.estimators.recommenders.networks import _network_recommender as face
+from skvae.likelihoods import Multinomial
 from skvae.training import defaults
 from skvae.training.clicks import UserStatistics
 
@@ -195,6 +197,19 @@ def test_running_out_of_memory_on_a_gpu_names_the_batch_size(X, monkeypatch):
 
 
 # -------------------------------------------------------------------------------------------------------------- memory
+def test_the_pass_before_the_epochs_keeps_no_tensor_a_batch(X, monkeypatch):
+    """Small ones among the large ones of every batch would scatter memory: 0.5 GB in 16,000 batches."""
+    of_batch, found = Multinomial.log_base, []
+
+    def counting(self, x):
+        found.append(sum(type(each) is torch.Tensor for each in gc.get_objects()))
+        return of_batch(self, x)
+
+    monkeypatch.setattr(Multinomial, "log_base", counting)
+    tiny(batch_size=1).fit(X)
+    assert len(found) == 60 and found[-1] < found[1] + 30
+
+
 def test_no_array_of_users_x_items_is_made_where_it_would_be_large():
     """Two arrays of a batch's users x items would take 500 MB (it was 281 with one)."""
     code = """
