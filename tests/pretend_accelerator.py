@@ -35,7 +35,6 @@ _CHECKED = {
     aten._linalg_svd.default,
     aten.linalg_eig.default,
     aten.linalg_pinv.atol_rtol_tensor,
-    aten.cholesky.default,
 }
 _INDEX = {aten.index.Tensor, aten._unsafe_index.Tensor}
 _INDEX_PUT = {

@@ -253,7 +253,7 @@ def test_bad_arguments_of_the_splits_are_named():
         leave_last_out(X, X, seed=None)
     with pytest.raises(ValueError, match="times must have the shape of X"):
         leave_last_out(X, None)
-    for at in (None, np.nan, np.inf, np.datetime64("NaT"), [2]):
+    for at in (None, np.nan, np.inf, np.datetime64("NaT", "s"), [2]):
         with pytest.raises(ValueError, match="at must be one finite number, date or datetime, but at="):
             time_split(X, X, at)
 
