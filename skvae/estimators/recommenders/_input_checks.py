@@ -6,6 +6,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from skvae import _reduce
+from skvae._compat import warn
 from skvae._sparse import entry
 from skvae._tensors import entry_slices
 
@@ -130,24 +131,24 @@ def _subject(name):
 
 def advice(estimator, X):
     """Warnings about a CSR array that an estimator is to be fitted to, as sentences."""
-    return [text for text in (_on_long_table(X), _on_large_values(estimator, X), _on_components(estimator, X)) if text]
+    return [text for text in (_on_large_values(estimator, X), _on_components(estimator, X)) if text]
 
 
-def _on_long_table(X):
-    """On few columns with hardly a zero, two of which hold whole numbers that may be ids."""
+def warn_of_long_table(X):
+    """Warn of a CSR array of few columns with hardly a zero, two of which hold whole numbers that may be ids."""
     n_rows, n_columns = X.shape
     if not n_rows or not 2 <= n_columns <= 4 or X.nnz < 0.95 * n_rows * n_columns:
-        return None
+        return
     may_be_ids = [
         (column == np.rint(column)).all() and len(np.unique(column)) >= _FEWEST_IDS for column in X.toarray().T
     ]
-    if sum(may_be_ids) < 2:
-        return None
-    return (
-        f"X has {n_columns} columns and hardly a zero, which leaves nothing to recommend. If each row is one "
-        "interaction (user, item, value), make a matrix of users by items by "
-        "skvae.datasets.to_interactions(users, items, values).data."
-    )
+    if sum(may_be_ids) >= 2:
+        warn(
+            f"X has {n_columns} columns and hardly a zero, which leaves nothing to recommend. If each row is one "
+            "interaction (user, item, value), make a matrix of users by items by "
+            "skvae.datasets.to_interactions(users, items, values).data.",
+            UserWarning,
+        )
 
 
 def _on_large_values(estimator, X):

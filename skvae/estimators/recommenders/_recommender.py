@@ -16,7 +16,13 @@ from skvae._sparse import merged
 from skvae._tensors import block_rows, explain_out_of_memory, inference_device, placed, top_k_of_blocks, torch_dtype
 from skvae.estimators._checks import agree_in_columns
 from skvae.estimators.recommenders._filters import columns_of_items, read_filters, read_user_filter, seen, users_of
-from skvae.estimators.recommenders._input_checks import check_new_items, explained, is_in_form
+from skvae.estimators.recommenders._input_checks import (
+    check_new_items,
+    explained,
+    is_in_form,
+    refuse_long_table,
+    warn_of_long_table,
+)
 from skvae.estimators.recommenders._users_of_all import mean_ranking
 from skvae.metrics import make_ranking_scorer
 
@@ -77,7 +83,9 @@ class RecommenderMixin(abc.ABC):
 
     def _check_to_fit(self, X, sample_weight=None, *, reset):
         """Check users to learn from; refuse a shared fit whose processes differ in items, dtype or weights."""
+        refuse_long_table(X)
         X = self._check_X(X, reset=reset)
+        warn_of_long_table(X)
         agree_in_columns(self, X)
         _reduce.agree(
             weights="sample_weight" if sample_weight is not None else "no sample_weight",
@@ -161,7 +169,8 @@ class RecommenderMixin(abc.ABC):
         """Names of columns, None for a padding."""
         if not hasattr(self, "feature_names_in_"):
             raise ValueError(
-                f"{type(self).__name__} knows no names of items: fit it to a DataFrame, or use names=False."
+                f"{type(self).__name__} knows no names of items: fit it to a DataFrame whose columns are strings, as by "
+                "X.columns = X.columns.astype(str), or use names=False."
             )
         return np.append(self.feature_names_in_, None)[ids]  # -1 is the last
 
@@ -189,6 +198,8 @@ class RecommenderMixin(abc.ABC):
         known, n_items = getattr(self, "feature_names_in_", None), self.n_features_in_
         columns = columns_of_items(np.atleast_1d(items), n_items, known, "items")
         n, ones = len(columns), np.ones(len(columns), dtype=np.float32)
+        if not n:
+            raise ValueError("similar_items needs one item at least, but items names none.")
         X = sp.csr_array((ones, columns.astype(np.int64), np.arange(n + 1)), shape=(n, n_items))
         filters = read_filters(n, n_items, known, None, filter_items)
         ids, scores = rank(self._scorer(X), X, k, filters=filters)

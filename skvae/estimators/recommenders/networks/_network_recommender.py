@@ -33,7 +33,7 @@ from skvae.estimators._checks import agree_in_state, draw_seed, refuse_another_a
 from skvae.estimators._network import NetworkEstimator, PreparedFit
 from skvae.estimators._progress import RankingWatcher
 from skvae.estimators.recommenders._filters import seen
-from skvae.estimators.recommenders._input_checks import advice, refuse_long_table, refuse_no_interaction
+from skvae.estimators.recommenders._input_checks import advice, refuse_no_interaction
 from skvae.estimators.recommenders._recommender import LIST_LENGTH, RecommenderMixin, best, rank
 from skvae.estimators.recommenders._users_of_all import content_split, first_by_key, gathered_rows
 from skvae.metrics import content_holdout, ndcg_at_k
@@ -242,7 +242,6 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
 
     def _check_training_X(self, X, sample_weight, *, reset):
         """Users to learn from, as a CSR array; complain of values whose squares leave float32."""
-        refuse_long_table(X)
         X = self._check_to_fit(X, sample_weight, reset=reset)
         for part in entry_slices(X.nnz):
             outside = np.flatnonzero((X.data[part] < _SMALLEST) | (X.data[part] > _LARGEST))

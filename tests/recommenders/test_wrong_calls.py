@@ -1,0 +1,108 @@
+"""Calls that look right but are not: labels in another order, masks of another kind, values that leave a dtype."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone
+
+from skvae import EASERecommender, LOCARecommender, MultVAERecommender, PopularityRecommender, VotingRecommender
+from skvae.datasets import make_interactions
+from skvae.metrics import make_ranking_scorer
+
+N_USERS, N_ITEMS = 40, 10
+VAE = MultVAERecommender(3, max_iter=2, random_state=0)
+RECOMMENDERS = [
+    PopularityRecommender(),
+    EASERecommender(5),
+    VAE,
+    VotingRecommender([("a", EASERecommender(5)), ("b", PopularityRecommender())]),
+    LOCARecommender(EASERecommender(5), embedding=VAE, n_anchors=2, random_state=0),
+]
+
+
+@pytest.fixture(scope="module")
+def X():
+    values = make_interactions(N_USERS, N_ITEMS, n_factors=2, mean_interactions=4, random_state=0).toarray()
+    return pd.DataFrame(values.astype(np.float64), columns=[f"item{i}" for i in range(N_ITEMS)])
+
+
+@pytest.fixture(scope="module")
+def model(X):
+    return EASERecommender(5).fit(X)
+
+
+# ------------------------------------------------------------------------------------------------------- a long table
+@pytest.mark.parametrize("recommender", RECOMMENDERS, ids=lambda recommender: type(recommender).__name__)
+def test_every_recommender_refuses_a_long_table(recommender):
+    users, items = np.repeat(np.arange(30), 2), np.tile(np.arange(20), 3)
+    table = pd.DataFrame({"user_id": users + 1000, "item_id": items + 7, "rating": 3.0})
+    with pytest.raises(ValueError, match=r"'user_id' and 'item_id', as a long table.*to_interactions\(X\['user_id'\]"):
+        clone(recommender).fit(table)
+    with pytest.warns(UserWarning, match="X has 3 columns and hardly a zero"):
+        clone(recommender).fit(table.to_numpy())
+
+
+# ------------------------------------------------------------------------------------------------- labels in any order
+def test_masks_with_labels_are_those_of_the_items_in_their_order(model, X):
+    pl = pytest.importorskip("polars")
+    mask = X == 0
+    expected = model.recommend(X, 3, items=mask.to_numpy())
+    for given in (mask, mask.astype(object), mask.astype(float), mask.astype("boolean"), pl.DataFrame(mask)):
+        np.testing.assert_array_equal(model.recommend(X, 3, items=given)[0], expected[0])
+    turned = mask[mask.columns[::-1]]
+    for given in (turned, pl.DataFrame(turned), turned.iloc[0]):
+        for parameter in ("items", "filter_items"):
+            with pytest.raises(ValueError, match="label 0 is 'item9', but item 0 of fit is 'item0'.*reindex"):
+                model.recommend(X, 3, **{parameter: given})
+    gap = mask.astype(object).where(X > 0, None)
+    with pytest.raises(ValueError, match=r"dtype object.*missing.*fillna\(False\)"):
+        model.recommend(X, 3, items=gap)
+    some = pd.Series(["item1", "item2"], index=["x", "y"])  # labels of no items
+    np.testing.assert_array_equal(model.recommend(X, 3, items=some)[0], model.recommend(X, 3, items=[1, 2])[0])
+
+
+def test_held_out_interactions_have_the_columns_of_what_is_shown(model, X):
+    hidden = X.iloc[::-1].set_axis(X.index)
+    expected = model.score(X, hidden)
+    turned = hidden[hidden.columns[::-1]]
+    assert model.score(X, turned[X.columns]) == expected == model.score(X, hidden.to_numpy())
+    for scorer in (model.score, lambda *given: make_ranking_scorer("recall@3")(model, *given)):
+        with pytest.raises(ValueError, match="column 0 of y is 'item9' where X has 'item0'"):
+            scorer(X, turned)
+
+
+# --------------------------------------------------------------------------------------------------- lists of items
+def test_items_may_come_as_any_collection(model, X):
+    expected = model.recommend(X, 3, items=[1, 2, 5])[0]
+    names = ["item1", "item2", "item5"]
+    for given in ({1, 2, 5}, iter([1, 2, 5]), frozenset(names), dict.fromkeys(names).keys()):
+        np.testing.assert_array_equal(model.recommend(X, 3, items=given)[0], expected)
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ("item1", r"pass a list, \['item1'\]"),
+        (3, r"pass a list, \[3\]"),
+        ([1.0, 2.0], "pass column numbers as integers"),
+        ([[1, 2], None, *[[3]] * (N_USERS - 2)], r"items\[1\] is None; pass a list for each user, \[\] for none"),
+        ([["item1"], "item2", *[["item3"]] * (N_USERS - 2)], r"items\[1\] is 'item2'; pass a list for each user"),
+    ],
+)
+def test_what_is_no_list_of_items_is_answered_with_one(given, message, model, X):
+    with pytest.raises(ValueError, match=message):
+        model.recommend(X, 3, items=given)
+
+
+def test_similar_items_needs_an_item(model):
+    for given in ([], np.zeros(N_ITEMS, bool)):
+        with pytest.raises(ValueError, match="similar_items needs one item at least"):
+            model.similar_items(given)
+
+
+def test_columns_that_are_numbers_are_no_names(X):
+    numbered = EASERecommender(5).fit(X.set_axis(range(100, 100 + N_ITEMS), axis=1))
+    with pytest.raises(ValueError, match=r"columns are strings.*X\.columns = X\.columns\.astype\(str\)"):
+        numbered.recommend(X.to_numpy(), names=True)
+    with pytest.raises(ValueError, match="fit saw no names.*DataFrame whose columns are strings"):
+        numbered.recommend(X.to_numpy(), items=["item1"])
