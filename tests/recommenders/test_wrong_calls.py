@@ -1,13 +1,16 @@
 """Calls that look right but are not: labels in another order, masks of another kind, values that leave a dtype."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 from sklearn.base import clone
 
 from skvae import EASERecommender, LOCARecommender, MultVAERecommender, PopularityRecommender, VotingRecommender
 from skvae.datasets import make_interactions
-from skvae.metrics import make_ranking_scorer
+from skvae.metrics import content_holdout, make_ranking_scorer
 
 N_USERS, N_ITEMS = 40, 10
 VAE = MultVAERecommender(3, max_iter=2, random_state=0)
@@ -106,3 +109,40 @@ def test_columns_that_are_numbers_are_no_names(X):
         numbered.recommend(X.to_numpy(), names=True)
     with pytest.raises(ValueError, match="fit saw no names.*DataFrame whose columns are strings"):
         numbered.recommend(X.to_numpy(), items=["item1"])
+
+
+# ------------------------------------------------------------------------------------------- values that leave a dtype
+def test_ease_says_where_rounding_takes_its_weights():
+    """Fewer users than items: l2 alone makes X'X + l2 invertible, and float32 loses it in large values."""
+    X = make_interactions(30, 80, random_state=0).astype(np.float64)
+    exact, scaled = EASERecommender(20).fit(X * 1e3).item_weights_, []
+    for factor in (1.0, 1e3):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            scaled.append(EASERecommender(20).fit((X * factor).astype(np.float32)).item_weights_)
+    assert np.abs(scaled[1] - exact).max() > 0.02 * np.abs(exact).max()
+    assert [w.filename for w in caught] == [__file__]
+    assert "rounding in float32 may change item_weights_" in str(caught[0].message)
+    for factor, weight, dtype in ((1e5, 1, np.float32), (1, 1e18, np.float64), (1e38, 1, np.float32)):
+        model, given = EASERecommender(20), (X * factor).astype(dtype)
+        weights = np.where(np.arange(30) == 0, weight, 1.0)
+        with pytest.raises(ValueError, match="l2=20 is too small beside X'X.*nothing is left of it.*raise l2"):
+            model.fit(given, sample_weight=weights)
+        assert not hasattr(model, "item_weights_")
+    many = make_interactions(300, 20, random_state=0).astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        EASERecommender(20).fit(many * 1e6)  # as exact as without the factor, whatever l2
+
+
+@pytest.mark.parametrize("kind", [sp.csr_array, sp.csr_matrix, sp.csc_array, sp.coo_matrix])
+@pytest.mark.parametrize("dtype, value", [(np.uint8, 200), (np.int8, 100), (np.int16, -20_000), (np.int32, 2**31 - 1)])
+def test_duplicates_are_added_without_an_overflow(dtype, value, kind):
+    values = np.array([value, value, 1], dtype=dtype)
+    cells = (values, ([0, 0, 1], [0, 0, 1])) if kind is sp.coo_matrix else (values, [0, 0, 1], [0, 2, 3])
+    given = kind(cells, shape=(2, 2))
+    shown, hidden = content_holdout(given)
+    assert (shown + hidden).toarray()[0, 0] == 2 * value
+    if value > 0:
+        assert PopularityRecommender().fit(given).popularity_.tolist() == [np.float32(2 * value), 1]
+    assert given.dtype == dtype and given.nnz == 3

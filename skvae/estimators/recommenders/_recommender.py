@@ -169,8 +169,8 @@ class RecommenderMixin(abc.ABC):
         """Names of columns, None for a padding."""
         if not hasattr(self, "feature_names_in_"):
             raise ValueError(
-                f"{type(self).__name__} knows no names of items: fit it to a DataFrame whose columns are strings, as by "
-                "X.columns = X.columns.astype(str), or use names=False."
+                f"{type(self).__name__} knows no names of items: fit it to a DataFrame whose columns are strings, as "
+                "after X.columns = X.columns.astype(str), or use names=False."
             )
         return np.append(self.feature_names_in_, None)[ids]  # -1 is the last
 
