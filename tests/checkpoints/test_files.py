@@ -361,7 +361,7 @@ def test_a_fit_leaves_the_file_that_another_has_written_meanwhile(files, tmp_pat
             path.write_bytes(meanwhile)
             return found
 
-        with pytest.MonkeyPatch.context() as patch, pytest.warns(RuntimeWarning, match="another one.*a path of its own"):
+        with pytest.MonkeyPatch.context() as patch, pytest.warns(RuntimeWarning, match="another one has written"):
             patch.setattr(_resuming, "_begun", begun_and_written)
             assert_same(model.fit(table()), clone(MIXTURE).fit(table()))
         assert path.read_bytes() == meanwhile and list(tmp_path.iterdir()) == [path]

@@ -146,3 +146,18 @@ def test_duplicates_are_added_without_an_overflow(dtype, value, kind):
     if value > 0:
         assert PopularityRecommender().fit(given).popularity_.tolist() == [np.float32(2 * value), 1]
     assert given.dtype == dtype and given.nnz == 3
+
+
+# ---------------------------------------------------------------------------------------------- what is wrong, by name
+def test_errors_name_the_argument_and_the_estimator_that_was_called(X):
+    model = clone(VAE).fit(X)
+    hole = X.mask(X > 0)
+    for name, call in {
+        "X_val": lambda wrong: clone(VAE).fit(X, X_val=wrong),
+        "candidates": lambda wrong: model.similar_users(X, wrong),
+    }.items():
+        for wrong, message in ((hole, "contains NaN"), (X[X.columns[::-1]], "same order"), (-X, "Negative values")):
+            with pytest.raises(ValueError, match=rf"(?s)^{name}: .*{message}"):
+                call(wrong)
+    with pytest.raises(ValueError, match=r"^LOCARecommender found no interaction in X: all \(40, 10\) cells are zero"):
+        clone(RECOMMENDERS[-1]).fit(X * 0)

@@ -65,8 +65,13 @@ def is_in_form(estimator, X):
     return bool(in_range and X.has_canonical_format)
 
 
-def explained(error):
-    """The ValueError to raise in place of one of scikit-learn's about X: the same, with a remedy where one is known."""
+def explained(error, name="X"):
+    """The ValueError to raise in place of one of scikit-learn's about X: the same, with a remedy where one is known.
+
+    `name` is that of the parameter, where it is not X.
+    """
+    if name != "X":
+        return ValueError(f"{name}: {explained(error)}")
     message = str(error)
     if "contains NaN" in message:
         return ValueError(

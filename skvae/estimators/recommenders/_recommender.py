@@ -67,18 +67,18 @@ class RecommenderMixin(abc.ABC):
         """The same without what only further training needs."""
         return self
 
-    def _check_X(self, X, *, reset):
+    def _check_X(self, X, *, reset, name="X"):
         if not reset and is_in_form(self, X):
             return X if type(X) is sp.csr_array else sp.csr_array(X)
         form = {"accept_sparse": "csr", "dtype": [np.float32, np.float64], "ensure_non_negative": True}
         form["ensure_min_samples"] = 0 if _reduce.is_shared() else 1
         if sp.issparse(X) and X.ndim == 2:  # a purchase and its refund in one cell are what is left of both
             X = merged(X, sp.csr_array)
-        refuse_masked(X)
+        refuse_masked(X, name)
         try:
             X = validate_data(self, X, reset=reset, **form)
         except ValueError as error:
-            raise explained(error) from None
+            raise explained(error, name) from None
         return merged(X, sp.csr_array)
 
     def _check_to_fit(self, X, sample_weight=None, *, reset):
@@ -93,10 +93,10 @@ class RecommenderMixin(abc.ABC):
         )
         return X
 
-    def _check_fitted_X(self, X):
+    def _check_fitted_X(self, X, name="X"):
         if "n_features_in_" not in vars(self):
             check_is_fitted(self)
-        return self._check_X(X, reset=False)
+        return self._check_X(X, reset=False, name=name)
 
     def _take_in(self, new_items):
         """Extend the number and the names of the items by those that `partial_fit` is to add."""
@@ -243,7 +243,7 @@ class RecommenderMixin(abc.ABC):
         """
         _check_k(k, "similar_users")
         X = self._check_fitted_X(X)
-        others = X if candidates is None else self._check_fitted_X(candidates)
+        others = X if candidates is None else self._check_fitted_X(candidates, "candidates")
         filters = [read_user_filter(X.shape[0], others.shape[0], filter_users)]
         if candidates is None:
             filters.append(seen(sp.eye_array(X.shape[0], format="csr")))

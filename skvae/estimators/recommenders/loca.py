@@ -14,7 +14,7 @@ from skvae._compat import Interval, StrOptions, fit_context, warn
 from skvae.estimators._base import Estimator
 from skvae.estimators._checks import draw_seed, seeded_clone
 from skvae.estimators.clustering.kmeans_lite import KMeansLite
-from skvae.estimators.recommenders._input_checks import check_recommender, refuse_other_items
+from skvae.estimators.recommenders._input_checks import check_recommender, refuse_no_interaction, refuse_other_items
 from skvae.estimators.recommenders._recommender import RecommenderMixin, scorer_of
 from skvae.estimators.recommenders._users_of_all import passed_on, refuse_jobs
 from skvae.estimators.recommenders.networks.mult_vae import MultVAERecommender
@@ -190,6 +190,7 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
                     "sample_weight."
                 )
             X = self._check_to_fit(X, sample_weight, reset=True)
+            refuse_no_interaction(self, X)
             refuse_jobs(self)
             kept, weight = weigh(X, sample_weight)
             kept = sp.csr_array(kept)  # small ones come dense

@@ -185,7 +185,7 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         architecture = self._architecture_of(X, users)
         model = self._build(architecture)
         model.likelihood.check(given)
-        X_val = None if X_val is None else self._check_X(X_val, reset=False)
+        X_val = None if X_val is None else self._check_X(X_val, reset=False, name="X_val")
         noise = Noise(draw_seed(self.random_state))
         if not continuation.single_pass:
             X, weight, X_val = self._held_out(X, weight, X_val, noise)
