@@ -161,3 +161,11 @@ def test_errors_name_the_argument_and_the_estimator_that_was_called(X):
                 call(wrong)
     with pytest.raises(ValueError, match=r"^LOCARecommender found no interaction in X: all \(40, 10\) cells are zero"):
         clone(RECOMMENDERS[-1]).fit(X * 0)
+
+
+@pytest.mark.parametrize("recommender", RECOMMENDERS, ids=lambda recommender: type(recommender).__name__)
+def test_users_without_interactions_teach_nothing(recommender, X):
+    values = X.to_numpy()
+    more = np.concatenate([values[:7], np.zeros((30, N_ITEMS)), values[7:]])
+    one, other = (clone(recommender).fit(rows).decision_function(X.to_numpy()) for rows in (values, more))
+    np.testing.assert_array_equal(one, other)

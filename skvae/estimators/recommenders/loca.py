@@ -163,7 +163,8 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_users, n_items)
-            Interactions: counts, ratings or ones; non-negative, zero where there was none.
+            Interactions: counts, ratings or ones; non-negative, zero where there was none. Users without interactions
+            teach nothing and are left out.
         y : ignored
             Present for scikit-learn's convention.
         sample_weight : array-like of shape (n_users,) or None, default=None
@@ -194,6 +195,8 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
             refuse_jobs(self)
             kept, weight = weigh(X, sample_weight)
             kept = sp.csr_array(kept)  # small ones come dense
+            kept, weight = _without_empty(kept, weight)
+            refuse_no_interaction(self, kept)
             if _reduce.largest(weight is not None) and weight is None:  # those of this process are all 1
                 weight = np.ones(kept.shape[0])
             rng = np.random.RandomState(draw_seed(self.random_state))
@@ -315,6 +318,15 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
             return scores
 
         return score
+
+
+def _without_empty(X, weight):
+    """Users who have interactions, and their weights: the others teach nothing, and have no neighbours."""
+    some = np.flatnonzero(np.diff(X.indptr))
+    if len(some) == X.shape[0]:
+        return X, weight
+    weight = None if weight is None or (weight[some] == 1).all() else weight[some]
+    return X[some], weight
 
 
 def _settled(bandwidth, d, share, weight):
