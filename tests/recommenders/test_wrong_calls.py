@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
 
 from skvae import EASERecommender, LOCARecommender, MultVAERecommender, PopularityRecommender, VotingRecommender
 from skvae.datasets import make_interactions
@@ -129,6 +130,8 @@ def test_ease_says_where_rounding_takes_its_weights():
         with pytest.raises(ValueError, match="l2=20 is too small beside X'X.*nothing is left of it.*raise l2"):
             model.fit(given, sample_weight=weights)
         assert not hasattr(model, "item_weights_")
+    with pytest.raises(ValueError, match="beyond the largest number of float32"):
+        EASERecommender(1e300).fit(X.astype(np.float32))
     many = make_interactions(300, 20, random_state=0).astype(np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -161,6 +164,30 @@ def test_errors_name_the_argument_and_the_estimator_that_was_called(X):
                 call(wrong)
     with pytest.raises(ValueError, match=r"^LOCARecommender found no interaction in X: all \(40, 10\) cells are zero"):
         clone(RECOMMENDERS[-1]).fit(X * 0)
+
+
+def test_lists_of_ids_are_answered_with_what_makes_a_matrix(model):
+    for given in ([[1, 2, 3], [4, 5]], [{"a", "b"}, {"c"}], {"user": 1}):
+        for call in (EASERecommender(5).fit, model.recommend):
+            with warnings.catch_warnings(), pytest.raises((TypeError, ValueError), match="not .*ids.*to_interactions"):
+                warnings.simplefilter("ignore")
+                call(given)
+    with pytest.raises(ValueError, match=r"items holds \{'item1'\}, but fit saw no item of that name"):
+        model.similar_items({"item1"})  # it has no order
+
+
+def test_names_that_have_been_compared_are_not_missed_later(X):
+    named = clone(VAE).fit(X)
+    loca = LOCARecommender(EASERecommender(5), embedding=FrozenEstimator(named), n_anchors=2, random_state=0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "X does not have valid feature names")
+        rows, _ = named.similar_users(X, X[:9], 3)
+        loca.fit(X)
+        loca.similar_users(X, k=3)
+        loca.recommend(X)
+    np.testing.assert_array_equal(
+        rows, clone(VAE).fit(X.to_numpy()).similar_users(X.to_numpy(), X[:9].to_numpy(), 3)[0]
+    )
 
 
 @pytest.mark.parametrize("recommender", RECOMMENDERS, ids=lambda recommender: type(recommender).__name__)

@@ -1,6 +1,6 @@
 """Which items may be recommended to whom: for all users alike, or for each user."""
 
-from collections.abc import Iterator, Set
+from collections.abc import Hashable, Iterator, Set
 from typing import NamedTuple
 
 import numpy as np
@@ -199,7 +199,7 @@ def _refuse_repeats(columns):
 def _numbers_of(items, names, name):
     """Numbers of the columns with these names."""
     number = {known: column for column, known in enumerate(names)}
-    unknown = [item for item in items.tolist() if item not in number]
+    unknown = [item for item in items.tolist() if not isinstance(item, Hashable) or item not in number]
     if unknown:
         raise ValueError(f"{name} holds {unknown[0]!r}, but fit saw no item of that name.")
     return np.array([number[item] for item in items.tolist()], dtype=np.int64)

@@ -38,6 +38,10 @@ _REMEDIES = {
     "makes a filter for recommend of them.",
     "could not convert string": "X takes rows of numbers, not ids: make it from a long table of users and items by "
     "skvae.datasets.to_interactions.",
+    "setting an array element with a sequence": "X takes a row of numbers for each user, not lists of ids: make it "
+    "from a long table of users and items by skvae.datasets.to_interactions.",
+    "float() argument must be": "X takes a row of numbers for each user, not ids: make it from a long table of users "
+    "and items by skvae.datasets.to_interactions.",
     "features, but": "Columns are items: an item must be the same column in every call, and only partial_fit takes new "
     "ones, which come last and are named by new_items.",
     "feature names should match": "Columns are items: those that fit saw must come first and in the same order, as in "
@@ -66,20 +70,20 @@ def is_in_form(estimator, X):
 
 
 def explained(error, name="X"):
-    """The ValueError to raise in place of one of scikit-learn's about X: the same, with a remedy where one is known.
+    """The error to raise in place of one of scikit-learn's about X: the same, with a remedy where one is known.
 
     `name` is that of the parameter, where it is not X.
     """
+    kind, message = TypeError if isinstance(error, TypeError) else ValueError, str(error)
     if name != "X":
-        return ValueError(f"{name}: {explained(error)}")
-    message = str(error)
+        return kind(f"{name}: {explained(error)}")
     if "contains NaN" in message:
-        return ValueError(
+        return kind(
             "Input X contains NaN. Zero, not NaN, says that there was no interaction: pass X.fillna(0) of a pivot "
             "table, or make X from the long table by skvae.datasets.to_interactions."
         )
     remedy = next((remedy for words, remedy in _REMEDIES.items() if words in message), None)
-    return error if remedy is None else ValueError(f"{message.strip().rstrip('.')}. {remedy}")
+    return error if remedy is None else kind(f"{message.strip().rstrip('.')}. {remedy}")
 
 
 def check_new_items(estimator, known, new_items):

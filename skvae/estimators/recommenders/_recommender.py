@@ -77,7 +77,7 @@ class RecommenderMixin(abc.ABC):
         refuse_masked(X, name)
         try:
             X = validate_data(self, X, reset=reset, **form)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise explained(error, name) from None
         return merged(X, sp.csr_array)
 
@@ -401,6 +401,13 @@ def scorer_of(estimator, X):
     if isinstance(estimator, RecommenderMixin):
         return estimator._scorer(X)
     return lambda users: torch.from_numpy(_finite_scores(estimator, users, X.dtype))
+
+
+def embedded_by(estimator, X):
+    """Vectors of the users of X, which is checked, by any transformer that is fitted."""
+    if isinstance(estimator, FrozenEstimator) and getattr(estimator, "n_features_in_", None) == X.shape[1]:
+        estimator = estimator.estimator  # as in `scorer_of`
+    return estimator._embedding(X) if isinstance(estimator, RecommenderMixin) else estimator.transform(X)
 
 
 def _finite_scores(estimator, users, dtype):

@@ -274,6 +274,8 @@ def _refuse_rounded_away(error, l2, gram):
     if error < _NOTICEABLE:
         return
     largest = float(gram.diagonal().max())
+    if l2 > float(np.finfo(gram.dtype).max):
+        raise ValueError(f"EASERecommender: l2={l2:g} is beyond the largest number of {gram.dtype}, of X. Lower it.")
     found = f"l2={l2:g} is too small beside X'X, whose largest entry is {largest:.3g}: "
     remedy = (
         "pass X as float64, " if gram.dtype == np.float32 else ""

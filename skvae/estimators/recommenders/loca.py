@@ -15,7 +15,7 @@ from skvae.estimators._base import Estimator
 from skvae.estimators._checks import draw_seed, seeded_clone
 from skvae.estimators.clustering.kmeans_lite import KMeansLite
 from skvae.estimators.recommenders._input_checks import check_recommender, refuse_no_interaction, refuse_other_items
-from skvae.estimators.recommenders._recommender import RecommenderMixin, scorer_of
+from skvae.estimators.recommenders._recommender import RecommenderMixin, embedded_by, scorer_of
 from skvae.estimators.recommenders._users_of_all import passed_on, refuse_jobs
 from skvae.estimators.recommenders.networks.mult_vae import MultVAERecommender
 from skvae.models.recommenders import loca as model
@@ -237,7 +237,7 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
         """Directions of the embeddings of all users, their weights, and which of them this process has passed."""
         first, n = _reduce.place(X.shape[0])
         with _reduce.alone():
-            own = embedding.transform(X) if X.shape[0] else None
+            own = embedded_by(embedding, X) if X.shape[0] else None
         parts = [part for part in _reduce.gathered(own) if part is not None]
         weight = None if weight is None else np.concatenate(_reduce.gathered(weight))
         users = model.directions(torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts)))
@@ -294,7 +294,7 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
             )
 
     def _embedding(self, X):
-        return self.embedding_.transform(X)
+        return embedded_by(self.embedding_, X)
 
     def _scorer(self, X):
         whole, local = scorer_of(self.estimator_, X), [scorer_of(member, X) for member in self.estimators_]
@@ -302,7 +302,7 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
 
         def score(users):
             scores = whole(users)
-            embedded = torch.from_numpy(self.embedding_.transform(users)).to(anchors)
+            embedded = torch.from_numpy(embedded_by(self.embedding_, users)).to(anchors)
             near = model.kernel(
                 model.distance(model.directions(embedded), anchors), bandwidths.to(anchors), self.kernel
             )

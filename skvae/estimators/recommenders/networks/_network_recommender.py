@@ -324,7 +324,12 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         mean, std : ndarrays of shape (n_users, n_components)
             Means and standard deviations of the factorised normal posterior.
         """
-        X = self._check_fitted_X(X)
+        return self._posterior(self._check_fitted_X(X))
+
+    def _embedding(self, X):
+        return self._posterior(X)[0]  # `transform` would miss the names of the items, which have been compared
+
+    def _posterior(self, X):
         model, params = self._fitted_model(X.dtype)
         batches = rows_beside(X, params).batches(block_rows(model.n_components))
         with torch.no_grad():
