@@ -168,6 +168,7 @@ class _RankingScorer:
                 f"y must hold the held-out interactions, in the shape of X, {np.shape(X)}, but it has {np.shape(y)}; "
                 "give y=None to have a part of X hidden."
             )
+        _refuse_other_columns(X, y)
         X, y = _transform(transforms, X), _transform(transforms, _like(y, X))
         relevant, seen = canonical_csr(y, "y", sp.csr_array), canonical_csr(X, "X", sp.csr_array)
         if relevant.shape != seen.shape:
@@ -240,6 +241,17 @@ def _rank(model, foldin, k):
 
 def _is_frame(X):
     return hasattr(X, "iloc") and hasattr(X, "columns")
+
+
+def _refuse_other_columns(X, y):
+    """Complain of two frames whose columns are not the same items in the same order."""
+    if not (hasattr(X, "columns") and hasattr(y, "columns")) or list(X.columns) == list(y.columns):
+        return
+    at = next(i for i, pair in enumerate(zip(X.columns, y.columns)) if pair[0] != pair[1])
+    raise ValueError(
+        f"y must have the columns of X in their order, but column {at} of y is {y.columns[at]!r} where X has "
+        f"{X.columns[at]!r}; pass y[X.columns]."
+    )
 
 
 def _like(values, X):

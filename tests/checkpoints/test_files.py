@@ -16,7 +16,7 @@ from sklearn.base import clone
 from test_resuming import SMALL, Death, assert_same, dies_after, state_of, table
 
 from skvae import AutoencoderTransformer, Checkpoint, GaussianMixtureEM, KMeansLite
-from skvae.estimators.checkpoints import _file
+from skvae.estimators.checkpoints import _file, _resuming
 from skvae.estimators.checkpoints._facts import described, said
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -190,7 +190,7 @@ OTHERS = {
         {},
         "tol was 0 and is 0.1.*n_components was 3",
     ),
-    "class": (KMeansLite(3), None, {}, "estimator was GaussianMixtureEM and is KMeansLite"),
+    "class": (KMeansLite(3), None, {}, r"estimator was GaussianMixtureEM and is KMeansLite\."),
     "seed": (clone(MIXTURE).set_params(random_state=1), None, {}, "random_state was 0 and is 1"),
     "one cell": (MIXTURE, table() + 1e-12 * np.eye(120, 4), {}, "X was float64 of shape .* and is float64 of shape"),
     "rows": (MIXTURE, table()[:-1], {}, r"X was float64 of shape \(120, 4\) .* and is float64 of shape \(119, 4\)"),
@@ -346,3 +346,32 @@ def test_a_fit_that_fails_keeps_its_file(files, tmp_path, monkeypatch):
         model.fit(table())
     assert path.read_bytes() == files[MIXTURE]
     assert_same(model.fit(table()), clone(MIXTURE).fit(table()))
+
+
+def test_a_fit_leaves_the_file_that_another_has_written_meanwhile(files, tmp_path):
+    """Two fits may begin with one path before either has written it; the first to write keeps it."""
+    path = tmp_path / "fit.npz"
+    for meanwhile in (files[NETWORK], b"a table of the user"):
+        path.unlink(missing_ok=True)
+        model = GaussianMixtureEM(**MIXTURE.get_params()).set_params(checkpoint=Checkpoint(path, interval=0))
+        begun = _resuming._begun
+
+        def begun_and_written(*given, begun=begun, meanwhile=meanwhile):
+            found = begun(*given)
+            path.write_bytes(meanwhile)
+            return found
+
+        with pytest.MonkeyPatch.context() as patch, pytest.warns(RuntimeWarning, match="another one has written"):
+            patch.setattr(_resuming, "_begun", begun_and_written)
+            assert_same(model.fit(table()), clone(MIXTURE).fit(table()))
+        assert path.read_bytes() == meanwhile and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_to_the_file_stays_one(tmp_path):
+    (tmp_path / "scratch").mkdir()
+    link, target = tmp_path / "fit.npz", tmp_path / "scratch" / "fit.npz"
+    link.symlink_to(target)
+    interrupted(MIXTURE, link)
+    assert link.is_symlink() and target.is_file() and list(target.parent.iterdir()) == [target]
+    assert_same(clone(MIXTURE).set_params(checkpoint=link).fit(table()), clone(MIXTURE).fit(table()))
+    assert link.is_symlink()

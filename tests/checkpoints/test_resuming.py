@@ -317,6 +317,8 @@ def test_a_checkpoint_compares_clones_and_pickles_by_value(tmp_path):
     ("arguments", "kind", "text"),
     [
         ((3,), TypeError, "must be a path"),
+        (("",), ValueError, "is no path of a file; give one"),
+        (("a\0b",), ValueError, "is no path of a file; give one"),
         (("a", -1), ValueError, "seconds >= 0"),
         (("a", float("nan")), ValueError, "seconds >= 0"),
         (("a", 1, "ignore"), ValueError, "'raise' or 'stop'"),

@@ -108,6 +108,24 @@ def read(path, check):
     UnreadableFileError
         If the file is no checkpoint, of another version, cut off, or damaged.
     """
+    with _opened(path) as (archive, size, header):
+        check(header)
+        read_once = functools.cache(lambda number: _read_array(archive, f"a{int(number)}", size))
+        states = _filled(header.pop("states"), read_once)
+        if not isinstance(states, dict):
+            raise UnreadableFileError("its states are none")
+        return header, states
+
+
+def header_of(path):
+    """The header of a checkpoint alone, as of `read`."""
+    with _opened(path) as (_, _, header):
+        return header
+
+
+@contextlib.contextmanager
+def _opened(path):
+    """A block with the archive of a checkpoint, the size of the file, and its header."""
     try:
         with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
             size = os.fstat(file.fileno()).st_size
@@ -116,12 +134,7 @@ def read(path, check):
                 raise UnreadableFileError("its header is another")
             if header.get("version") != VERSION:
                 raise UnreadableFileError(f"its format has version {header.get('version')!r}, and not {VERSION}")
-            check(header)
-            read_once = functools.cache(lambda number: _read_array(archive, f"a{int(number)}", size))
-            states = _filled(header.pop("states"), read_once)
-            if not isinstance(states, dict):
-                raise UnreadableFileError("its states are none")
-            return header, states
+            yield archive, size, header
     except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RecursionError) as error:
         raise UnreadableFileError(str(error)) from error
     except (KeyError, TypeError, ValueError, EOFError, OverflowError, AttributeError) as error:

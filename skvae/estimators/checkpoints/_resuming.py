@@ -74,6 +74,13 @@ class _Keeper:
     def _write(self, states, seeds):
         if not _reduce.is_first():
             return
+        if not self._may_replace():
+            warn(
+                f"The checkpoint {self.path!r} was not written: since this fit began, another one has written a file "
+                "there, which is left as it is. Give each fit a path of its own.",
+                RuntimeWarning,
+            )
+            return
         try:
             _file.write(self.path, {"facts": self.facts, "seeds": seeds}, states)
         except OSError as error:
@@ -81,6 +88,15 @@ class _Keeper:
                 f"The checkpoint {self.path!r} could not be written ({error}). The fit goes on, and tries again later.",
                 RuntimeWarning,
             )
+
+    def _may_replace(self):
+        """Whether there is no file at the path, or one of this fit: two may have begun before either wrote it."""
+        try:
+            return _file.header_of(self.path).get("facts") == self.facts
+        except FileNotFoundError:
+            return True
+        except (OSError, _file.UnreadableFileError):
+            return False
 
     def hear_the_end(self):
         """Note that the fit is done: a Ctrl-C that no ascent has answered is answered here, a later one at once."""
@@ -97,7 +113,7 @@ class _Keeper:
                 f"with the same parameters and rows to go on from {self.path!r}, or delete that file.",
                 UserWarning,
             )
-        elif _reduce.is_first():
+        elif _reduce.is_first() and self._may_replace():
             try:
                 _file.remove(self.path)
             except OSError as error:
@@ -109,7 +125,7 @@ class _Keeper:
 
 def _path(path, facts):
     """The file of a fit; of a clone one whose name follows from what the fit is of."""
-    path = os.path.abspath(os.fspath(path))
+    path = os.path.realpath(os.fspath(path))  # the file that a link stands for is written, not the link
     if facts is None:
         return path
     stem, suffix = os.path.splitext(path)
@@ -163,6 +179,8 @@ def _refuse_unwritable(path):
 def _differences(written, facts):
     """In what two fits differ, as text."""
     differ = [name for name in {**written, **facts} if written.get(name) != facts.get(name)]
+    if "estimator" in differ:  # whose parameters are others too
+        differ = ["estimator"]
     return "; ".join(f"{name} was {_short(written.get(name))} and is {_short(facts.get(name))}" for name in differ)
 
 

@@ -53,6 +53,8 @@ class Checkpoint:
     def __post_init__(self):
         if not isinstance(self.path, str | os.PathLike):
             raise TypeError(f"Checkpoint(path={self.path!r}) must be a path: a str or os.PathLike.")
+        if not os.fspath(self.path) or "\0" in str(os.fspath(self.path)):
+            raise ValueError(f"checkpoint={self.path!r} is no path of a file; give one, such as 'fit.npz'.")
         if not isinstance(self.interval, Real) or not self.interval >= 0:
             raise ValueError(f"Checkpoint(interval={self.interval!r}) must be a number of seconds >= 0.")
         if self.on_interrupt not in ("raise", "stop"):

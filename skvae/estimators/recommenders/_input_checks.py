@@ -6,6 +6,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from skvae import _reduce
+from skvae._compat import warn
 from skvae._sparse import entry
 from skvae._tensors import entry_slices
 
@@ -37,6 +38,10 @@ _REMEDIES = {
     "makes a filter for recommend of them.",
     "could not convert string": "X takes rows of numbers, not ids: make it from a long table of users and items by "
     "skvae.datasets.to_interactions.",
+    "setting an array element with a sequence": "X takes a row of numbers for each user, not lists of ids: make it "
+    "from a long table of users and items by skvae.datasets.to_interactions.",
+    "float() argument must be": "X takes a row of numbers for each user, not ids: make it from a long table of users "
+    "and items by skvae.datasets.to_interactions.",
     "features, but": "Columns are items: an item must be the same column in every call, and only partial_fit takes new "
     "ones, which come last and are named by new_items.",
     "feature names should match": "Columns are items: those that fit saw must come first and in the same order, as in "
@@ -64,16 +69,21 @@ def is_in_form(estimator, X):
     return bool(in_range and X.has_canonical_format)
 
 
-def explained(error):
-    """The ValueError to raise in place of one of scikit-learn's about X: the same, with a remedy where one is known."""
-    message = str(error)
+def explained(error, name="X"):
+    """The error to raise in place of one of scikit-learn's about X: the same, with a remedy where one is known.
+
+    `name` is that of the parameter, where it is not X.
+    """
+    kind, message = TypeError if isinstance(error, TypeError) else ValueError, str(error)
+    if name != "X":
+        return kind(f"{name}: {explained(error)}")
     if "contains NaN" in message:
-        return ValueError(
+        return kind(
             "Input X contains NaN. Zero, not NaN, says that there was no interaction: pass X.fillna(0) of a pivot "
             "table, or make X from the long table by skvae.datasets.to_interactions."
         )
     remedy = next((remedy for words, remedy in _REMEDIES.items() if words in message), None)
-    return error if remedy is None else ValueError(f"{message.strip().rstrip('.')}. {remedy}")
+    return error if remedy is None else kind(f"{message.strip().rstrip('.')}. {remedy}")
 
 
 def check_new_items(estimator, known, new_items):
@@ -130,24 +140,24 @@ def _subject(name):
 
 def advice(estimator, X):
     """Warnings about a CSR array that an estimator is to be fitted to, as sentences."""
-    return [text for text in (_on_long_table(X), _on_large_values(estimator, X), _on_components(estimator, X)) if text]
+    return [text for text in (_on_large_values(estimator, X), _on_components(estimator, X)) if text]
 
 
-def _on_long_table(X):
-    """On few columns with hardly a zero, two of which hold whole numbers that may be ids."""
+def warn_of_long_table(X):
+    """Warn of a CSR array of few columns with hardly a zero, two of which hold whole numbers that may be ids."""
     n_rows, n_columns = X.shape
     if not n_rows or not 2 <= n_columns <= 4 or X.nnz < 0.95 * n_rows * n_columns:
-        return None
+        return
     may_be_ids = [
         (column == np.rint(column)).all() and len(np.unique(column)) >= _FEWEST_IDS for column in X.toarray().T
     ]
-    if sum(may_be_ids) < 2:
-        return None
-    return (
-        f"X has {n_columns} columns and hardly a zero, which leaves nothing to recommend. If each row is one "
-        "interaction (user, item, value), make a matrix of users by items by "
-        "skvae.datasets.to_interactions(users, items, values).data."
-    )
+    if sum(may_be_ids) >= 2:
+        warn(
+            f"X has {n_columns} columns and hardly a zero, which leaves nothing to recommend. If each row is one "
+            "interaction (user, item, value), make a matrix of users by items by "
+            "skvae.datasets.to_interactions(users, items, values).data.",
+            UserWarning,
+        )
 
 
 def _on_large_values(estimator, X):

@@ -16,7 +16,13 @@ from skvae._sparse import merged
 from skvae._tensors import block_rows, explain_out_of_memory, inference_device, placed, top_k_of_blocks, torch_dtype
 from skvae.estimators._checks import agree_in_columns
 from skvae.estimators.recommenders._filters import columns_of_items, read_filters, read_user_filter, seen, users_of
-from skvae.estimators.recommenders._input_checks import check_new_items, explained, is_in_form
+from skvae.estimators.recommenders._input_checks import (
+    check_new_items,
+    explained,
+    is_in_form,
+    refuse_long_table,
+    warn_of_long_table,
+)
 from skvae.estimators.recommenders._users_of_all import mean_ranking
 from skvae.metrics import make_ranking_scorer
 
@@ -61,23 +67,25 @@ class RecommenderMixin(abc.ABC):
         """The same without what only further training needs."""
         return self
 
-    def _check_X(self, X, *, reset):
+    def _check_X(self, X, *, reset, name="X"):
         if not reset and is_in_form(self, X):
             return X if type(X) is sp.csr_array else sp.csr_array(X)
         form = {"accept_sparse": "csr", "dtype": [np.float32, np.float64], "ensure_non_negative": True}
         form["ensure_min_samples"] = 0 if _reduce.is_shared() else 1
         if sp.issparse(X) and X.ndim == 2:  # a purchase and its refund in one cell are what is left of both
             X = merged(X, sp.csr_array)
-        refuse_masked(X)
+        refuse_masked(X, name)
         try:
             X = validate_data(self, X, reset=reset, **form)
-        except ValueError as error:
-            raise explained(error) from None
+        except (TypeError, ValueError) as error:
+            raise explained(error, name) from None
         return merged(X, sp.csr_array)
 
     def _check_to_fit(self, X, sample_weight=None, *, reset):
         """Check users to learn from; refuse a shared fit whose processes differ in items, dtype or weights."""
+        refuse_long_table(X)
         X = self._check_X(X, reset=reset)
+        warn_of_long_table(X)
         agree_in_columns(self, X)
         _reduce.agree(
             weights="sample_weight" if sample_weight is not None else "no sample_weight",
@@ -85,10 +93,10 @@ class RecommenderMixin(abc.ABC):
         )
         return X
 
-    def _check_fitted_X(self, X):
+    def _check_fitted_X(self, X, name="X"):
         if "n_features_in_" not in vars(self):
             check_is_fitted(self)
-        return self._check_X(X, reset=False)
+        return self._check_X(X, reset=False, name=name)
 
     def _take_in(self, new_items):
         """Extend the number and the names of the items by those that `partial_fit` is to add."""
@@ -161,7 +169,8 @@ class RecommenderMixin(abc.ABC):
         """Names of columns, None for a padding."""
         if not hasattr(self, "feature_names_in_"):
             raise ValueError(
-                f"{type(self).__name__} knows no names of items: fit it to a DataFrame, or use names=False."
+                f"{type(self).__name__} knows no names of items: fit it to a DataFrame whose columns are strings, as "
+                "after X.columns = X.columns.astype(str), or use names=False."
             )
         return np.append(self.feature_names_in_, None)[ids]  # -1 is the last
 
@@ -189,6 +198,8 @@ class RecommenderMixin(abc.ABC):
         known, n_items = getattr(self, "feature_names_in_", None), self.n_features_in_
         columns = columns_of_items(np.atleast_1d(items), n_items, known, "items")
         n, ones = len(columns), np.ones(len(columns), dtype=np.float32)
+        if not n:
+            raise ValueError("similar_items needs one item at least, but items names none.")
         X = sp.csr_array((ones, columns.astype(np.int64), np.arange(n + 1)), shape=(n, n_items))
         filters = read_filters(n, n_items, known, None, filter_items)
         ids, scores = rank(self._scorer(X), X, k, filters=filters)
@@ -232,7 +243,7 @@ class RecommenderMixin(abc.ABC):
         """
         _check_k(k, "similar_users")
         X = self._check_fitted_X(X)
-        others = X if candidates is None else self._check_fitted_X(candidates)
+        others = X if candidates is None else self._check_fitted_X(candidates, "candidates")
         filters = [read_user_filter(X.shape[0], others.shape[0], filter_users)]
         if candidates is None:
             filters.append(seen(sp.eye_array(X.shape[0], format="csr")))
@@ -390,6 +401,13 @@ def scorer_of(estimator, X):
     if isinstance(estimator, RecommenderMixin):
         return estimator._scorer(X)
     return lambda users: torch.from_numpy(_finite_scores(estimator, users, X.dtype))
+
+
+def embedded_by(estimator, X):
+    """Vectors of the users of X, which is checked, by any transformer that is fitted."""
+    if isinstance(estimator, FrozenEstimator) and getattr(estimator, "n_features_in_", None) == X.shape[1]:
+        estimator = estimator.estimator  # as in `scorer_of`
+    return estimator._embedding(X) if isinstance(estimator, RecommenderMixin) else estimator.transform(X)
 
 
 def _finite_scores(estimator, users, dtype):

@@ -9,7 +9,7 @@ import torch
 from sklearn.base import clone
 
 from skvae import _reduce
-from skvae._compat import Interval, StrOptions, fit_context
+from skvae._compat import Interval, StrOptions, fit_context, warn
 from skvae._tensors import Noise, Rows, inference_device, placed, resolve_device, torch_dtype
 from skvae.estimators._base import Estimator
 from skvae.estimators._checks import agree_in_state
@@ -22,6 +22,7 @@ from skvae.tables.weights import drop_weightless
 
 _L2 = (10.0, 50.0, 200.0, 500.0, 1000.0)  # that "auto" chooses from
 _MOST_ASIDE = 2000  # users for the choice
+_NOTICEABLE = 0.01  # share of the item weights by which rounding may change them
 _CELLS_SENT = 2**22  # of a Gram matrix at once
 
 
@@ -118,9 +119,15 @@ class EASERecommender(RecommenderMixin, Estimator):
         Raises
         ------
         ValueError
-            If X holds negative values, NaN or infinity, or no interaction at all.
+            If X holds negative values, NaN or infinity, or no interaction at all; or if l2 is so small beside them that
+            rounding leaves nothing of it.
         MemoryError
             If matrices of items x items do not fit into memory.
+
+        Warns
+        -----
+        UserWarning
+            If rounding may change the item weights by more than a hundredth.
         """
         with self._unchanged_on_error():
             return self._fit(X, sample_weight, fitted=False)
@@ -171,8 +178,10 @@ class EASERecommender(RecommenderMixin, Estimator):
             n_seen += self.n_samples_seen_
             gram = sp.csr_array(self._gram_so_far(X.shape[1]) + gram)
             popularity = popularity + widened(self._popularity, X.shape[1])
+        weights, error = _weights(gram, l2, device)
+        _refuse_rounded_away(error, l2, gram)
         return self._set(
-            item_weights_=np.ascontiguousarray(_weights(gram, l2, device).cpu().numpy()),  # else each call copies them
+            item_weights_=np.ascontiguousarray(weights.cpu().numpy()),  # else each call copies them
             _item_gram={name: getattr(gram, name) for name in ("data", "indices", "indptr")},
             _popularity=popularity,
             l2_=float(l2),
@@ -252,10 +261,28 @@ def _best_l2(X, weight, gram, device):
     rest = sp.csr_array(gram - _gram(aside, weight))
 
     def quality(l2):
-        model = _weights(rest, l2, device)
+        model, error = _weights(rest, l2, device)
+        if not error < 1:
+            return -1.0
         return ndcg_at_k(hidden, ranked=rank(_product(model), shown, LIST_LENGTH)[0], k=LIST_LENGTH)
 
     return _reduce.of_first(max(_L2, key=quality))  # rounding may differ from machine to machine
+
+
+def _refuse_rounded_away(error, l2, gram):
+    """Complain of item weights of which rounding leaves nothing; warn of those it changes."""
+    if error < _NOTICEABLE:
+        return
+    largest = float(gram.diagonal().max())
+    if l2 > float(np.finfo(gram.dtype).max):
+        raise ValueError(f"EASERecommender: l2={l2:g} is beyond the largest number of {gram.dtype}, of X. Lower it.")
+    found = f"l2={l2:g} is too small beside X'X, whose largest entry is {largest:.3g}: "
+    remedy = (
+        "pass X as float64, " if gram.dtype == np.float32 else ""
+    ) + "raise l2, or make the values of X or sample_weight smaller, as by np.log1p or Binarizer()."
+    if not error < 1:
+        raise ValueError(f"EASERecommender: {found}in {gram.dtype} nothing is left of it. To mend it, {remedy}")
+    warn(f"{found}rounding in {gram.dtype} may change item_weights_ by {error:.0%} of themselves. To mend it, {remedy}")
 
 
 def _product(weight):

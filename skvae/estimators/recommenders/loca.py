@@ -14,8 +14,8 @@ from skvae._compat import Interval, StrOptions, fit_context, warn
 from skvae.estimators._base import Estimator
 from skvae.estimators._checks import draw_seed, seeded_clone
 from skvae.estimators.clustering.kmeans_lite import KMeansLite
-from skvae.estimators.recommenders._input_checks import check_recommender, refuse_other_items
-from skvae.estimators.recommenders._recommender import RecommenderMixin, scorer_of
+from skvae.estimators.recommenders._input_checks import check_recommender, refuse_no_interaction, refuse_other_items
+from skvae.estimators.recommenders._recommender import RecommenderMixin, embedded_by, scorer_of
 from skvae.estimators.recommenders._users_of_all import passed_on, refuse_jobs
 from skvae.estimators.recommenders.networks.mult_vae import MultVAERecommender
 from skvae.models.recommenders import loca as model
@@ -163,7 +163,8 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_users, n_items)
-            Interactions: counts, ratings or ones; non-negative, zero where there was none.
+            Interactions: counts, ratings or ones; non-negative, zero where there was none. Users without interactions
+            teach nothing and are left out.
         y : ignored
             Present for scikit-learn's convention.
         sample_weight : array-like of shape (n_users,) or None, default=None
@@ -190,9 +191,12 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
                     "sample_weight."
                 )
             X = self._check_to_fit(X, sample_weight, reset=True)
+            refuse_no_interaction(self, X)
             refuse_jobs(self)
             kept, weight = weigh(X, sample_weight)
             kept = sp.csr_array(kept)  # small ones come dense
+            kept, weight = _without_empty(kept, weight)
+            refuse_no_interaction(self, kept)
             if _reduce.largest(weight is not None) and weight is None:  # those of this process are all 1
                 weight = np.ones(kept.shape[0])
             rng = np.random.RandomState(draw_seed(self.random_state))
@@ -233,7 +237,7 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
         """Directions of the embeddings of all users, their weights, and which of them this process has passed."""
         first, n = _reduce.place(X.shape[0])
         with _reduce.alone():
-            own = embedding.transform(X) if X.shape[0] else None
+            own = embedded_by(embedding, X) if X.shape[0] else None
         parts = [part for part in _reduce.gathered(own) if part is not None]
         weight = None if weight is None else np.concatenate(_reduce.gathered(weight))
         users = model.directions(torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts)))
@@ -290,7 +294,7 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
             )
 
     def _embedding(self, X):
-        return self.embedding_.transform(X)
+        return embedded_by(self.embedding_, X)
 
     def _scorer(self, X):
         whole, local = scorer_of(self.estimator_, X), [scorer_of(member, X) for member in self.estimators_]
@@ -298,7 +302,7 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
 
         def score(users):
             scores = whole(users)
-            embedded = torch.from_numpy(self.embedding_.transform(users)).to(anchors)
+            embedded = torch.from_numpy(embedded_by(self.embedding_, users)).to(anchors)
             near = model.kernel(
                 model.distance(model.directions(embedded), anchors), bandwidths.to(anchors), self.kernel
             )
@@ -314,6 +318,15 @@ class LOCARecommender(MetaEstimatorMixin, RecommenderMixin, Estimator):
             return scores
 
         return score
+
+
+def _without_empty(X, weight):
+    """Users who have interactions, and their weights: the others teach nothing, and have no neighbours."""
+    some = np.flatnonzero(np.diff(X.indptr))
+    if len(some) == X.shape[0]:
+        return X, weight
+    weight = None if weight is None or (weight[some] == 1).all() else weight[some]
+    return X[some], weight
 
 
 def _settled(bandwidth, d, share, weight):

@@ -33,7 +33,7 @@ from skvae.estimators._checks import agree_in_state, draw_seed, refuse_another_a
 from skvae.estimators._network import NetworkEstimator, PreparedFit
 from skvae.estimators._progress import RankingWatcher
 from skvae.estimators.recommenders._filters import seen
-from skvae.estimators.recommenders._input_checks import advice, refuse_long_table, refuse_no_interaction
+from skvae.estimators.recommenders._input_checks import advice, refuse_no_interaction
 from skvae.estimators.recommenders._recommender import LIST_LENGTH, RecommenderMixin, best, rank
 from skvae.estimators.recommenders._users_of_all import content_split, first_by_key, gathered_rows
 from skvae.metrics import content_holdout, ndcg_at_k
@@ -185,7 +185,7 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         architecture = self._architecture_of(X, users)
         model = self._build(architecture)
         model.likelihood.check(given)
-        X_val = None if X_val is None else self._check_X(X_val, reset=False)
+        X_val = None if X_val is None else self._check_X(X_val, reset=False, name="X_val")
         noise = Noise(draw_seed(self.random_state))
         if not continuation.single_pass:
             X, weight, X_val = self._held_out(X, weight, X_val, noise)
@@ -242,7 +242,6 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
 
     def _check_training_X(self, X, sample_weight, *, reset):
         """Users to learn from, as a CSR array; complain of values whose squares leave float32."""
-        refuse_long_table(X)
         X = self._check_to_fit(X, sample_weight, reset=reset)
         for part in entry_slices(X.nnz):
             outside = np.flatnonzero((X.data[part] < _SMALLEST) | (X.data[part] > _LARGEST))
@@ -325,7 +324,12 @@ class NetworkRecommender(RecommenderMixin, ClassNamePrefixFeaturesOutMixin, Tran
         mean, std : ndarrays of shape (n_users, n_components)
             Means and standard deviations of the factorised normal posterior.
         """
-        X = self._check_fitted_X(X)
+        return self._posterior(self._check_fitted_X(X))
+
+    def _embedding(self, X):
+        return self._posterior(X)[0]  # `transform` would miss the names of the items, which have been compared
+
+    def _posterior(self, X):
         model, params = self._fitted_model(X.dtype)
         batches = rows_beside(X, params).batches(block_rows(model.n_components))
         with torch.no_grad():
