@@ -198,7 +198,7 @@ def test_running_out_of_memory_on_a_gpu_names_the_batch_size(X, monkeypatch):
 
 # -------------------------------------------------------------------------------------------------------------- memory
 def test_the_pass_before_the_epochs_keeps_no_tensor_a_batch(X, monkeypatch):
-    """Small ones among the large ones of every batch would scatter memory: 0.5 GB in 16,000 batches."""
+    """Small ones among the large ones of every batch would scatter memory: 0.3 GB in 16,000 batches."""
     of_batch, found = Multinomial.log_base, []
 
     def counting(self, x):
