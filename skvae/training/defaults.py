@@ -130,11 +130,22 @@ def recommender_defaults(n_users, n_seen, users, *, has_units):
     }
 
 
-def elsa_defaults(n_users):
-    """Values of "auto" for `ELSARecommender`."""
+def elsa_discount(users):
+    """Power of popularity by which `ELSARecommender` divides interactions, given `UserStatistics`."""
+    return 0.3 if users.similarity >= ALIKE else 0.0
+
+
+def elsa_dropout(discount):
+    """Value of "auto" for `dropout` of `ELSARecommender`: less where users are alike, who have a discount."""
+    return 0.2 if discount else 0.5
+
+
+def elsa_defaults(n_users, users):
+    """Values of "auto" for `ELSARecommender`, given `UserStatistics`."""
+    steps = _ELSA_STEPS * (2 if users.similarity >= ALIKE else 1)
     batch_size = int(np.clip(n_users // 16, 8, 500))
     return {
         "learning_rate": 0.1,
         "batch_size": batch_size,
-        "max_iter": max(5, math.ceil(_ELSA_STEPS / math.ceil(n_users / batch_size))),
+        "max_iter": max(5, math.ceil(steps / math.ceil(n_users / batch_size))),
     }

@@ -10,6 +10,8 @@ from skvae._tensors import Noise, Rows, keep_gradient
 from skvae.datasets import make_interactions
 from skvae.models.recommenders.elsa import ELSA, Direction
 from skvae.models.recommenders.mult_vae import normalised
+from skvae.training import defaults
+from skvae.training.clicks import UserStatistics
 
 N_USERS, N_ITEMS, K = 9, 12, 4
 COUNTS = np.random.default_rng(0).poisson(0.7, (N_USERS, N_ITEMS)).astype(float)
@@ -20,18 +22,19 @@ def batch_of(dense):
     return Rows(sp.csr_array(dense), torch.device("cpu"), torch.float64).batch(np.arange(len(dense)))
 
 
-def make_model(dropout=0.0, n_components=K):
+def make_model(dropout=0.0, discount=0.3):
     """A model, and parameters whose vectors have any length."""
-    model, mean = ELSA(N_ITEMS, n_components, dropout), torch.from_numpy(COUNTS.mean(0))
+    model, mean = ELSA(N_ITEMS, K, dropout, discount), torch.from_numpy(COUNTS.mean(0))
     params = {name: tensor.double() for name, tensor in model.init(Noise(1), mean, mean).items()}
     params["items.weight"] *= 0.1 + torch.rand(N_ITEMS, 1, dtype=torch.float64, generator=torch.Generator())
     return model, params
 
 
-def plain_weights(params):
-    """(A A' - I) S, items x items."""
-    A = torch.nn.functional.normalize(params["items.weight"].detach())
-    return (A @ A.T - torch.eye(N_ITEMS)) * params["popularity"] ** 0.4
+def plain_weights(params, discount, A=None):
+    """D (A A' - I) S, items x items."""
+    A, p = torch.nn.functional.normalize(params["items.weight"].detach()) if A is None else A, params["popularity"]
+    d = torch.where(p > 0, p**-discount, torch.zeros_like(p))
+    return d[:, None] * (A @ A.T - torch.eye(N_ITEMS)) * p**0.4
 
 
 @pytest.fixture(scope="module")
@@ -39,17 +42,22 @@ def X():
     return make_interactions(300, 40, n_factors=3, mean_interactions=8, random_state=0).astype(np.float64)
 
 
-def test_scores_are_those_of_items_times_items():
-    model, params = make_model()
-    scores = model.scores(params, batch_of(COUNTS))
-    expected = torch.from_numpy(COUNTS) @ plain_weights(params)
-    expected[2] = params["popularity"]
-    torch.testing.assert_close(scores, expected)
+@pytest.mark.parametrize("discount", [0.0, 0.3])
+def test_scores_are_those_of_items_times_items(discount):
+    """An item that nobody had tells nothing: the user of it alone gets the order of popularity."""
+    model, params = make_model(discount=discount)
+    dense, weights = COUNTS.copy(), plain_weights(params, discount)
+    dense[4], dense[5, 5] = 2 * np.eye(N_ITEMS)[5], 3
+    expected = torch.from_numpy(dense) @ weights
+    expected[[2, 4]] = params["popularity"]
+    torch.testing.assert_close(model.scores(params, batch_of(dense)), expected)
+    i, j = torch.cartesian_prod(torch.arange(N_ITEMS), torch.arange(N_ITEMS)).T
+    torch.testing.assert_close(model.effects(params, i, j).reshape(N_ITEMS, N_ITEMS), weights)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.4])
-def test_loss_and_gradient_are_those_of_whole_scores(dropout):
-    model, params = make_model(dropout)
+@pytest.mark.parametrize(("dropout", "discount"), [(0.0, 0.3), (0.4, 0.3), (0.4, 0.0)])
+def test_loss_and_gradient_are_those_of_whole_scores(dropout, discount):
+    model, params = make_model(dropout, discount)
     x, some = batch_of(COUNTS), torch.from_numpy(COUNTS.any(1) & (COUNTS.astype(bool).sum(1) > 1))
     found = []
     for by_hand in (False, True):
@@ -57,7 +65,7 @@ def test_loss_and_gradient_are_those_of_whole_scores(dropout):
         if by_hand:
             A = torch.nn.functional.normalize(weight)
             seen = normalised(x, dropout, Noise(3)).dense()
-            f = (seen @ A @ A.T - seen) * params["popularity"] ** 0.4
+            f = seen @ plain_weights(params, discount, A)
             target, f = (torch.nn.functional.normalize(each[some]) for each in (torch.from_numpy(COUNTS), f))
             loss = (target - f).square().sum(1)
             loss.sum().backward()
@@ -97,6 +105,26 @@ def test_vectors_of_items_have_length_one_and_no_item_predicts_itself(X):
     np.testing.assert_allclose(model.transform(X), X @ model.item_embeddings_, rtol=1e-5, atol=1e-6)
     with pytest.raises(AttributeError):
         ELSARecommender().item_embeddings_  # noqa: B018
+
+
+def test_alike_users_have_a_discount_less_dropout_and_more_steps(X):
+    """Also where a fit goes on from that of other users; and explanations are still parts of the scores."""
+    alike = np.repeat(np.eye(12), 3, axis=1).repeat(10, axis=0)  # each of twelve groups has three items
+    alike[np.arange(120), np.arange(120) * 7 % 36] = 1
+    model = ELSARecommender(5, max_iter=3, random_state=0).fit(alike)
+    given = ELSARecommender(5, max_iter=3, random_state=0, dropout=0.2).fit(alike)
+    assert model.similarity_ >= 0.33 > ELSARecommender(5, max_iter=1, random_state=0).fit(X).similarity_
+    np.testing.assert_array_equal(model.item_embeddings_, given.item_embeddings_)
+    epochs = [defaults.elsa_defaults(160, UserStatistics(4, similar))["max_iter"] for similar in (0.32, 0.33)]
+    assert epochs == [320 // 16, 640 // 16]
+    weighed = alike * alike.mean(0) ** -0.3
+    np.testing.assert_allclose(model.transform(alike), weighed @ model.item_embeddings_, rtol=1e-5, atol=1e-6)
+    best = model.predict(alike)
+    parts = model.explain(alike, best).sum(axis=1)
+    np.testing.assert_allclose(parts, model.decision_function(alike)[np.arange(120), best], rtol=1e-5)
+    unlike = np.random.default_rng(0).integers(0, 2, (50, 36)).astype(float)
+    weighed = unlike * model.partial_fit(unlike).parameters_["popularity"] ** -0.3
+    np.testing.assert_allclose(model.transform(unlike), weighed @ model.item_embeddings_, rtol=1e-5, atol=1e-6)
 
 
 def test_lists_of_blocks_are_those_of_all_scores(X, monkeypatch):

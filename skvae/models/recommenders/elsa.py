@@ -1,16 +1,18 @@
 """ELSA: a linear map of low rank from a user's items to scores of all items, where no item predicts itself.
 
-    z = x A,   f(x) = x (A A' - I) S = z A' S - x S,   |a_i| = 1,   s_i = p_i^0.4,
+    z = x D A,   f(x) = x D (A A' - I) S = z A' S - x D S,   |a_i| = 1,   s_i = p_i^0.4,   d_i = p_i^-c,
     loss(x) = | x / |x| - f(x~) / |f(x~)| |^2 = 2 - 2 x f' / (|x| |f|)
 
-with p_i the mean of column i over users, and x~ the row of which training hides a part. A row a_i of A has length 1, so
-the diagonal of A A' - I is zero. Neither items x items nor the scores of all items are made in training, since
+with p_i the mean of column i over users, c the discount, and x~ the row of which training hides a part. A row a_i of A
+has length 1, so the diagonal of A A' - I is zero. Neither items x items nor the scores of all items are made in
+training, since with y = x~ D
 
-    x f'  = z (A' S x') - x~ S x',     |f|^2 = z H z' - 2 z (A' S^2 x~') + x~ S^2 x~',     H = A' S^2 A   (K x K).
+    x f'  = z (A' S x') - y S x',     |f|^2 = z H z' - 2 z (A' S^2 y') + y S^2 y',     H = A' S^2 A   (K x K).
 
 Vancura, Alves, Kasalicky and Kordik, *Scalable Linear Shallow Autoencoder for Collaborative Filtering*, RecSys 2022,
-equations 5 to 7, have S = I and x~ = x. The matrix S is what EASE (Steck 2019) has too: its weights are a symmetric
-matrix times a diagonal one, by which popular items get higher scores. Hidden items take the place of its penalty.
+equations 5 to 7, have D = S = I and x~ = x. EASE (Steck 2019) has such factors too: with r_ij the correlation of items
+i and j given all others, and v_i the variance of item i that the others leave, its weight is r_ij (v_j / v_i)^0.5. So
+popular items get higher scores, and count less in those of others. Hidden items take the place of its penalty.
 """
 
 import math
@@ -56,13 +58,16 @@ class ELSA:
     n_items, n_components : int
     dropout : float
         Share of the input's entries that training hides.
+    discount : float, default=0.0
+        Power of popularity by which the input's entries are divided.
     """
 
     item_axes = {"items.weight": 0, "popularity": 0}
     means_over_users = ("popularity",)
 
-    def __init__(self, n_items, n_components, dropout):
-        self.n_items, self.n_components, self.dropout, self.likelihood = n_items, n_components, dropout, Direction()
+    def __init__(self, n_items, n_components, dropout, discount=0.0):
+        self.n_items, self.n_components, self.dropout, self.discount = n_items, n_components, dropout, discount
+        self.likelihood = Direction()
 
     def init(self, noise, mean, share):
         """Random directions of the items, and the mean of each column."""
@@ -78,9 +83,9 @@ class ELSA:
         length = weight.detach().norm(dim=1, keepdim=True)
         A = (weight.detach() / length).requires_grad_(weight.requires_grad)
         keep_gradient(A, torch.zeros_like(A))
-        seen = normalised(x, self.dropout, noise)
+        seen = self._weighed(params, normalised(x, self.dropout, noise))  # x~ D / |x|
         target = x.with_values(x.at_unit_length() * s[x.item])  # x S / |x|
-        twice = x.with_values(seen.value * s[x.item].square())  # x~ S^2
+        twice = x.with_values(seen.value * s[x.item].square())  # x~ D S^2 / |x|
         nothing = A.new_zeros(self.n_components)
         z, y, u = (rows.linear(A, nothing) for rows in (seen, target, twice))
         H = x.joined(_Gram.apply(A, s.square()))
@@ -96,24 +101,37 @@ class ELSA:
         return Bound(log_prob, z.new_zeros(len(z), 0), by_hand=back)
 
     def scores(self, params, x):
-        """f of each row, (n_rows, n_items); of a row without entries, the popularity of the items."""
-        s = scale(params)
-        f = self.encode(params, x).mean @ params["items.weight"].T
+        """f of each row, (n_rows, n_items); of a row without items that users had, the popularity of the items."""
+        s, x = scale(params), self._weighed(params, x)
+        f = self._user_vectors(params, x) @ params["items.weight"].T
         f.mul_(s / params["items.weight"].norm(dim=1)).view(-1).index_add_(0, x.cell, -x.value * s[x.item])
         return torch.where(x.sum()[:, None] > 0, f, params["popularity"])
 
     def encode(self, params, x):
         """z of each row, as a posterior of no width."""
+        z = self._user_vectors(params, self._weighed(params, x))
+        return Posterior(z, torch.full_like(z, -math.inf))
+
+    def _user_vectors(self, params, x):
+        """x A, of rows that are weighed."""
         weight = params["items.weight"]
         length = weight[x.item].norm(dim=1)
-        z = x.with_values(x.value / length).linear(weight, weight.new_zeros(self.n_components))
-        return Posterior(z, torch.full_like(z, -math.inf))
+        return x.with_values(x.value / length).linear(weight, weight.new_zeros(self.n_components))
+
+    def _weighed(self, params, x):
+        """x D."""
+        return x.with_values(x.value * self._input_scale(params)[x.item])
+
+    def _input_scale(self, params):
+        """The diagonal of D, (n_items,); 0 for an item that no user had, whose vector is still random."""
+        popularity = params["popularity"]
+        return torch.where(popularity > 0, popularity.pow(-self.discount), 0)
 
     def effects(self, params, i, j):
         """How much an interaction with item i adds to the score of item j, for items i and j (n,)."""
         a, b = (params["items.weight"][item] for item in (i, j))
         cosine = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
-        return cosine.masked_fill_(i == j, 0) * scale(params)[j]
+        return cosine.masked_fill_(i == j, 0) * self._input_scale(params)[i] * scale(params)[j]
 
 
 def scale(params):
