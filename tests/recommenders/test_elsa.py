@@ -115,6 +115,7 @@ def test_alike_users_have_a_discount_less_dropout_and_more_steps(X):
     given = ELSARecommender(5, max_iter=3, random_state=0, dropout=0.2).fit(alike)
     assert model.similarity_ >= 0.33 > ELSARecommender(5, max_iter=1, random_state=0).fit(X).similarity_
     np.testing.assert_array_equal(model.item_embeddings_, given.item_embeddings_)
+    assert (model.discount_, model.dropout_, given.set_params(dropout=0.7).fit(alike).dropout_) == (0.3, 0.2, 0.7)
     epochs = [defaults.elsa_defaults(160, UserStatistics(4, similar))["max_iter"] for similar in (0.32, 0.33)]
     assert epochs == [320 // 16, 640 // 16]
     weighed = alike * alike.mean(0) ** -0.3
@@ -124,6 +125,7 @@ def test_alike_users_have_a_discount_less_dropout_and_more_steps(X):
     np.testing.assert_allclose(parts, model.decision_function(alike)[np.arange(120), best], rtol=1e-5)
     unlike = np.random.default_rng(0).integers(0, 2, (50, 36)).astype(float)
     weighed = unlike * model.partial_fit(unlike).parameters_["popularity"] ** -0.3
+    assert (model.discount_, model.dropout_) == (0.3, 0.2)
     np.testing.assert_allclose(model.transform(unlike), weighed @ model.item_embeddings_, rtol=1e-5, atol=1e-6)
 
 

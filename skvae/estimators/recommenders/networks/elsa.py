@@ -90,6 +90,10 @@ class ELSARecommender(NetworkRecommender):
         Mean number of items of the users who have any, in the first fit of those that went on from one another.
     similarity_ : float
         How much more alike users are than by chance, in the same fit; as of :class:`~skvae.MultVAERecommender`.
+    discount_ : float
+        Power of popularity by which a user's items are divided: 0.3 if `similarity_` is 0.33 or more, else 0.
+    dropout_ : float
+        Share of a row's interactions that training hid.
     device_ : str
         Where the fit ran.
     precision_ : {"float32", "float64", "bfloat16"}
@@ -199,6 +203,11 @@ class ELSARecommender(NetworkRecommender):
 
     def _turns(self, model):
         return (Turn(moves="items."),)
+
+    def _summary(self, prepared, kept):
+        model = prepared.training.ascent.model
+        chosen = {"discount_": float(model.discount), "dropout_": float(model.dropout)}
+        return super()._summary(prepared, kept) | chosen
 
     # ---------------------------------------------------------------------------------------------------- prediction
     @property
