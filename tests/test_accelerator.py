@@ -86,7 +86,7 @@ OF_KINDS = [
 ]
 CLICKS = sp.csr_array((RNG.random((60, 20)) < 0.3) * RNG.integers(1, 4, size=(60, 20)).astype(float))
 ONES = sp.csr_array((CLICKS.toarray() > 0).astype(float))
-SPARSE = sp.random_array((60, 12), density=0.3, format="csr", rng=np.random.default_rng(3))
+SPARSE = sp.csr_array(sp.random(60, 12, density=0.3, random_state=0))
 FRAME = pd.DataFrame({"size": REAL[:, 0], "colour": pd.Categorical(np.array(list("abc"))[LEVELS[:, 0].astype(int)])})
 WEIGHT = RNG.integers(1, 4, size=60).astype(float)
 

@@ -320,7 +320,7 @@ def test_the_arithmetic_of_a_step_of_mult_vae_is_that_of_the_model(scaling, monk
     assert net.parameters == sum(each.numel() for each in params.values())
     n_wide = sum(each.numel() for name, each in params.items() if 128 in each.shape)
     assert (net.wide, net.middle) == (n_wide, net.parameters - n_wide)
-    X = sp.random_array((9, 128), density=0.2, format="csr", rng=np.random.default_rng(0), dtype=np.float32)
+    X = sp.csr_array(sp.random(9, 128, density=0.2, random_state=0, dtype=np.float32))
     batch = Rows(X, torch.device("cpu"), torch.float32).whole()
     for each in params.values():
         each.requires_grad_()

@@ -460,7 +460,7 @@ class _Squarem:
             return found
         origin, middle, end = (self.model.to_free(params) for params in (self.begin, before, found))
         r, v = middle - origin, end - 2 * middle + origin
-        ratio = float(r.norm() / v.norm())  # of a fixed point 0 / 0
+        ratio = float(torch.linalg.vector_norm(r) / torch.linalg.vector_norm(v))  # of a fixed point 0 / 0
         self.length = length = min(self.longest, max(1.0, ratio)) if math.isfinite(ratio) else 1.0
         self.begin, self.plain = None, found
         if length == 1.0:

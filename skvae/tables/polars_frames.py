@@ -86,7 +86,7 @@ def names_and_dtypes(frame):
     """
     described = []
     for (name, dtype), like in zip(frame.schema.items(), numpy_dtypes(frame), strict=True):
-        word = str(dtype)
+        word = str(dtype).removesuffix("(ordering='physical')")  # of Categorical, in versions before 1.32
         described.append((name, "" if "(" in word or word == "Null" else word, getattr(like, "categories", None)))
     return described
 
