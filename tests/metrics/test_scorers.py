@@ -287,8 +287,11 @@ def test_data_frames_keep_their_names(X):
         assert scorer(named, shown, hidden) == expected
         assert scorer(named, shown, heldout) == expected
         assert scorer(plain, foldin.toarray(), hidden) == expected
+    others = {"item 0": "another"}
+    with pytest.raises(ValueError, match="column 0 of y is 'another' where X has 'item 0'; pass y\\[X.columns\\]"):
+        scorer(named, shown, hidden.rename(columns=others))
     with pytest.raises(ValueError, match="feature names should match"):
-        scorer(named, shown, hidden.rename(columns={"item 0": "another"}))
+        scorer(named, shown.rename(columns=others), hidden.rename(columns=others))
 
 
 # --- inside scikit-learn's model selection ----------------------------------------------------------------------------
